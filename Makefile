@@ -1,0 +1,25 @@
+# make demo: set everything up and run Algorithm 1 on Meta-World. make test: set up the same and run the tests.
+.PHONY: setup demo test check slow clean
+
+setup: .venv/ready
+
+.venv/ready: pyproject.toml constraints.txt scripts/setup.sh
+	@PYTHON="$(or $(PYTHON),python3)" sh scripts/setup.sh
+
+demo: setup
+	@.venv/bin/irevla run quickstart
+
+test: setup
+	@.venv/bin/python -m pytest
+
+slow: setup
+	@.venv/bin/python -m pytest -m slow
+
+check: setup
+	@.venv/bin/ruff check .
+	@.venv/bin/ruff format --check .
+	@.venv/bin/mypy
+	@.venv/bin/lint-imports
+
+clean:
+	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .import_linter_cache

@@ -1,0 +1,273 @@
+"""The command line. It composes and never computes; everything heavy is imported inside the commands, so that
+`--help` is instant."""
+
+import contextlib
+import dataclasses
+import io
+import json
+import os
+import re
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+import tyro
+
+from irevla.config import Config, EnvConfig, ExpertConfig
+from irevla.errors import UserError, unknown
+from irevla.presets import PRESETS, find_preset
+
+
+def run(argv: Sequence[str]) -> None:
+    """Algorithm 1: improve a policy by trial and error. The same command again resumes."""
+    if not argv or argv[0] in ("-h", "--help"):
+        print("usage: irevla run PRESET [--out DIR] [--tensorboard] [--any.field VALUE ...]\n")
+        for name, (purpose, _) in PRESETS.items():
+            print(f"  {name:<12} {purpose}")
+        print("\n`irevla run PRESET --help` shows every field with its default.")
+        return
+    preset = find_preset(argv[0])
+
+    @dataclasses.dataclass(frozen=True)
+    class RunArguments:
+        """Algorithm 1 with a preset; every field can be overridden. The same command again resumes."""
+
+        out: Path = Path("runs") / argv[0]  # the run's directory
+        tensorboard: bool = False  # write TensorBoard curves beside metrics.jsonl
+        config: Annotated[Config, tyro.conf.arg(name="")] = dataclasses.field(default_factory=lambda: preset)
+
+    arguments = parse(RunArguments, argv[1:], prog=f"irevla run {argv[0]}")
+
+    from rich.console import Console
+
+    from irevla.algorithm import run_algorithm
+    from irevla.evaluation.report import write_report
+    from irevla.evaluation.stats import read_results
+    from irevla.evaluation.tables import forgetting, summary
+    from irevla.runs.run import open_run
+
+    with open_run(arguments.out, arguments.config, tensorboard=arguments.tensorboard) as opened:
+        run_algorithm(opened)
+        report = write_report(arguments.out)
+    results, screen = read_results(arguments.out / "results.json"), Console()
+    screen.print(summary(results))
+    screen.print(forgetting(results))
+    screen.print(f"report: {report}", soft_wrap=True)
+
+
+def evaluate(argv: Sequence[str]) -> None:
+    """Success rates of a run's newest policy, or of a checkpoint, on fixed seeds."""
+
+    @dataclasses.dataclass(frozen=True)
+    class EvalArguments:
+        """Success rates with counts and Wilson intervals, on seeds that training never uses."""
+
+        policy: tyro.conf.Positional[Path]  # a run directory or a checkpoint
+        tasks: tuple[str, ...] = ()  # tasks of the suite; none: all of the run's
+        episodes: int = 50  # per task
+        seed: int = 0  # which block of evaluation seeds
+        json: bool = False  # print rows as JSON
+
+    arguments = parse(EvalArguments, argv, prog="irevla eval")
+    if arguments.episodes < 1 or not 0 <= arguments.seed < 1000:
+        raise UserError("--episodes must be at least 1 and --seed in 0..999")
+
+    from rich.console import Console
+
+    from irevla.evaluation.tables import rows_table
+    from irevla.setting import evaluate_saved
+
+    rows = evaluate_saved(arguments.policy, arguments.tasks, episodes=arguments.episodes, seed=arguments.seed)
+    if arguments.json:
+        print(json.dumps([row.to_json() for row in rows]))
+    else:
+        Console().print(rows_table(rows))
+
+
+def collect(argv: Sequence[str]) -> None:
+    """Expert demonstrations of a suite, as a LeRobotDataset v3."""
+
+    @dataclasses.dataclass(frozen=True)
+    class CollectArguments:
+        """Expert demonstrations by the suite's scripted experts, as a LeRobotDataset v3. The same command again goes
+        on."""
+
+        suite: tyro.conf.Positional[str]
+        out: Path  # the dataset's directory
+        tasks: tuple[str, ...] = ()  # none: all expert tasks
+        seed: int = 0
+        expert: ExpertConfig = dataclasses.field(default_factory=ExpertConfig)
+        env: EnvConfig = dataclasses.field(default_factory=EnvConfig)
+
+    arguments = parse(CollectArguments, argv, prog="irevla collect")
+
+    from irevla.collect import collect_expert
+    from irevla.envs.base import load_suite, named_tasks
+    from irevla.types import Category
+
+    suite = load_suite(arguments.suite)
+    suite.check()
+    names = named_tasks(suite, arguments.tasks, Category.EXPERT)
+    writable(arguments.out)
+    store = collect_expert(
+        arguments.suite, names, arguments.expert, env=arguments.env, seed=arguments.seed, root=arguments.out
+    )
+    print(f"{len(store)} episodes of {len(names)} tasks in {arguments.out}")
+
+
+def tasks(argv: Sequence[str]) -> None:
+    """The tasks of a suite: categories and instructions."""
+
+    @dataclasses.dataclass(frozen=True)
+    class TasksArguments:
+        """The tasks of a suite, with category and instruction."""
+
+        suite: tyro.conf.Positional[str]
+        json: bool = False  # print as JSON
+
+    arguments = parse(TasksArguments, argv, prog="irevla tasks")
+
+    from irevla.envs.base import load_suite
+
+    found = load_suite(arguments.suite).tasks
+    if arguments.json:
+        print(json.dumps([dataclasses.asdict(task) for task in found], indent=1))
+        return
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table("task", "category", "instruction", "what is new", box=None, header_style="bold")
+    for task in found:
+        table.add_row(task.name, task.category.value, task.instruction, task.note)
+    Console().print(table)
+
+
+def report(argv: Sequence[str]) -> None:
+    """Tables, learning curves and videos of a run, in one page."""
+
+    @dataclasses.dataclass(frozen=True)
+    class ReportArguments:
+        """One self-contained HTML page (DIR/report.html) and PNGs (DIR/plots), from what the run has written so far."""
+
+        run: tyro.conf.Positional[Path]
+
+    arguments = parse(ReportArguments, argv, prog="irevla report")
+
+    from irevla.evaluation.report import write_report
+
+    print(write_report(arguments.run))
+
+
+def bench(argv: Sequence[str]) -> None:
+    """One of the benchmarks."""
+
+    @dataclasses.dataclass(frozen=True)
+    class BenchArguments:
+        """Measure one of the costs that matter, against the usual way, in one run."""
+
+        name: tyro.conf.Positional[str] = ""
+        list: bool = False  # the names
+        json: bool = False  # print one JSON object; its "ratio" is the headline
+
+    arguments = parse(BenchArguments, argv, prog="irevla bench")
+
+    from irevla.bench import BENCHMARKS, run_benchmark
+
+    if arguments.list or not arguments.name:
+        for name, (purpose, _) in BENCHMARKS.items():
+            print(f"{name:<12} {purpose}")
+        return
+    result = run_benchmark(arguments.name)
+    print(json.dumps(result) if arguments.json else "\n".join(f"{key:<24} {value}" for key, value in result.items()))
+
+
+COMMANDS: dict[str, Callable[[Sequence[str]], None]] = {
+    "run": run,
+    "eval": evaluate,
+    "collect": collect,
+    "tasks": tasks,
+    "report": report,
+    "bench": bench,
+}
+
+
+def parse(kind: type[Any], argv: Sequence[str], *, prog: str) -> Any:
+    """Parse `argv` into the dataclass `kind`; whatever is wrong with it becomes a `UserError` of one line."""
+    if "-h" in argv or "--help" in argv:
+        return tyro.cli(kind, args=list(argv), prog=prog)
+    complaint = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(complaint), contextlib.redirect_stdout(complaint):
+            arguments, strangers = tyro.cli(kind, args=list(argv), prog=prog, return_unknown_args=True)
+    except SystemExit as error:
+        raise UserError(f"{_one_line(complaint.getvalue())} (see `{prog} --help`)") from error
+    if strangers:
+        raise unknown("option", strangers[0].partition("=")[0], _options(kind))
+    return arguments
+
+
+def _one_line(box: str) -> str:
+    """What tyro says in a box of several lines, without the box and the help text."""
+    text = " ".join(re.sub(r"[╭╮╰╯│─]+|-{4,}", " ", box).split())
+    text = re.sub(r"Argument helptext:.*|For full helptext.*", "", text)
+    return re.sub(
+        r"^(Parsing error|Value error|Required options) (Error parsing [a-z]+(\.[a-z]+)*: )?", "", text
+    ).strip()
+
+
+def _options(kind: type[Any]) -> list[str]:
+    """All options of an argument class, as "--sft.steps", for "did you mean"."""
+
+    def walk(cls: type[Any], prefix: str) -> list[str]:
+        names: list[str] = []
+        for field in dataclasses.fields(cls):
+            default = field.default_factory() if field.default_factory is not dataclasses.MISSING else field.default
+            if isinstance(default, Config):
+                names += walk(Config, "")
+            elif dataclasses.is_dataclass(default):
+                names += walk(type(default), f"{prefix}{field.name}.")
+            else:
+                names.append(f"--{prefix}{field.name}".replace("_", "-"))
+        return names
+
+    return walk(kind, "")
+
+
+def writable(directory: Path) -> None:
+    """`UserError` unless files can be written below `directory`."""
+    place = next(path for path in (directory, *directory.parents) if path.exists())
+    if not place.is_dir() or not os.access(place, os.W_OK):
+        raise UserError(f"cannot write to {place}; choose another --out")
+
+
+def usage() -> str:
+    """What `irevla --help` prints."""
+    lines = [f"  {name:<8} {(command.__doc__ or '').splitlines()[0]}" for name, command in COMMANDS.items()]
+    return "usage: irevla COMMAND ...\n\n" + "\n".join(lines) + "\n\n`irevla COMMAND --help` says more."
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Entry point. Exit code 0: done. 2: something a person can put right, said in one line. 130: stopped by Ctrl-C."""
+    words = list(sys.argv[1:] if argv is None else argv)
+    if not words or words[0] in ("-h", "--help"):
+        print(usage())
+        return 0
+    try:
+        if words[0] not in COMMANDS:
+            raise unknown("command", words[0], COMMANDS)
+        COMMANDS[words[0]](words[1:])
+    except UserError as error:
+        print(f"irevla: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("irevla: stopped; the same command goes on from here", file=sys.stderr)
+        return 130
+    except BrokenPipeError:  # the reader of our output has left, as `| head` does
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,148 @@
+"""Episodes worth imitating: the expert dataset D_e from scripted experts, and the harvest of D_RL (Algorithm 1, line
+6)."""
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from irevla.config import Config, EnvConfig, ExpertConfig
+from irevla.data.episodes import EpisodeStore, StoreSpec
+from irevla.envs.base import Suite, load_suite
+from irevla.envs.vector import Job, VectorEnv
+from irevla.errors import UserError
+from irevla.models.policy import VLAPolicy
+from irevla.rollout import Actor, Outcome, play
+from irevla.runs.progress import bar
+from irevla.seeds import Purpose, first_seed
+from irevla.types import Episode
+
+ROUNDS = 6  # first attempts, then retries with new seeds for those that failed
+FLUSH = 50  # episodes written at once
+
+
+def store_spec(suite: Suite, config: EnvConfig, *, online: bool = False) -> StoreSpec:
+    """What a dataset of this suite, drawn with these settings, must be."""
+    shape = (config.image_size, config.image_size, 3)
+    settings = dict(suite.render_settings(config))
+    return StoreSpec(suite.name, shape, suite.action_dim, suite.fps, settings, "online" if online else "expert")
+
+
+def open_store(suite: Suite, config: EnvConfig, root: Path, *, online: bool = False) -> EpisodeStore:
+    """The dataset at `root`, new where there is none. `UserError` where it was drawn with other settings."""
+    return EpisodeStore(root, store_spec(suite, config, online=online))
+
+
+def collect_expert(
+    suite: str, tasks: Sequence[str], config: ExpertConfig, *, env: EnvConfig, seed: int, root: Path
+) -> EpisodeStore:
+    """Bring D_e at `root` to `config.episodes` successful demonstrations of each task.
+
+    Every other one (by `config.noisy_fraction`) is executed with action noise and labelled with the clean action.
+    Interrupted, it goes on where it was, and ends with the same episodes in the same order as if it had not been.
+    """
+    store = open_store(load_suite(suite), env, root)
+    wanted = dict.fromkeys(tasks, config.episodes)
+    with bar(f"Demonstrations of {len(tasks)} tasks", sum(wanted.values())) as advance:
+        for attempt in range(ROUNDS):
+            jobs = list(_missing(store, wanted, attempt, config=config, first=first_seed(Purpose.EXPERT, seed)))
+            if jobs:
+                with VectorEnv(suite, env, iter(jobs)) as vec:
+                    for episodes in _successes(play(vec, None, keep_images=True), jobs):
+                        store.extend(episodes)
+                        advance(len(store), "")
+            advance(len(store), f"{len(store)} episodes")
+    lacking = [f"{task} {store.counts().get(task, 0)}" for task in tasks if store.counts().get(task, 0) < wanted[task]]
+    if lacking:
+        raise UserError(
+            f"the scripted expert failed too often ({', '.join(lacking)} of {config.episodes} demonstrations): "
+            "choose other tasks, a longer env.horizon or less expert.noise"
+        )
+    return store
+
+
+def _missing(
+    store: EpisodeStore, wanted: dict[str, int], attempt: int, *, config: ExpertConfig, first: int
+) -> Iterator[Job]:
+    """What to try in this round: one seed for each demonstration in round 0, then a new seed for each that failed."""
+    done = {(info.provenance.task, info.provenance.seed) for info in store.episodes}
+    for task, number in wanted.items():
+        for index in range(number):
+            seeds = [first + index + late * number for late in range(attempt + 1)]
+            if not any((task, seed) in done for seed in seeds):
+                noisy = int((index + 1) * config.noisy_fraction) > int(index * config.noisy_fraction)
+                yield Job(task, seeds[-1], noise=config.noise if noisy else 0.0)
+
+
+def in_order(outcomes: Iterable[Outcome], jobs: Iterable[Job]) -> Iterator[Outcome]:
+    """The same outcomes in the order of their jobs, so that a dataset does not depend on which worker was faster."""
+    early: dict[Job, Outcome] = {}
+    awaited = iter(jobs)
+    job = next(awaited, None)
+    for outcome in outcomes:
+        early[outcome.job] = outcome
+        while job in early:
+            yield early.pop(job)
+            job = next(awaited, None)
+
+
+def _successes(outcomes: Iterable[Outcome], jobs: Iterable[Job]) -> Iterator[list[Episode]]:
+    """Successful episodes in the order of their jobs, in batches of one file each."""
+    batch: list[Episode] = []
+    for outcome in in_order(outcomes, jobs):
+        if outcome.success and outcome.episode is not None:
+            batch.append(outcome.episode)
+        if len(batch) >= FLUSH:
+            yield batch
+            batch = []
+    if batch:
+        yield batch
+
+
+def harvest(policy: VLAPolicy, task: str, config: Config, *, store: EpisodeStore) -> int:
+    """D_RL <- D_RL + x_i: successful trajectories of the converged policy on `task`; failures never. Returns the
+    episodes tried.
+
+    The policy acts with its mean, and its actions are the labels. Ends with `harvest.episodes` successes in the
+    store, or after
+    `harvest.attempts` tries.
+    """
+    settings, first = config.harvest, first_seed(Purpose.HARVEST, config.seed)
+    jobs = [Job(task, first + index) for index in range(settings.attempts)]
+    have = {info.provenance.seed for info in store.episodes if info.provenance.task == task}
+    tried = 0
+    with (
+        bar(f"Harvest of {task}", settings.episodes) as advance,
+        VectorEnv(config.suite, config.env, iter(jobs)) as vec,
+    ):
+        outcomes = play(vec, Actor(policy), keep_images=True, policy_hash=policy.hash())
+        for outcome in in_order(outcomes, jobs):
+            if outcome.success and outcome.episode is not None and outcome.job.seed not in have:
+                store.append(outcome.episode)
+                have.add(outcome.job.seed)
+            tried += 1
+            advance(len(have), f"{len(have)} successes in {tried} episodes")
+            if len(have) >= settings.episodes:
+                break
+    return tried
+
+
+def demonstrations(suite: str, tasks: Sequence[str], *, env: EnvConfig, seed: int) -> dict[str, Episode]:
+    """One successful demonstration of each task, without pictures: what the blind baseline replays."""
+    found: dict[str, Episode] = {}
+    first = first_seed(Purpose.BLIND, seed)
+    for attempt in range(ROUNDS):
+        jobs = [Job(task, first + attempt, draw=False) for task in tasks if task not in found]
+        if jobs:
+            with VectorEnv(suite, replace(env, workers=min(env.workers, len(jobs))), iter(jobs)) as vec:
+                outcomes = list(play(vec, None, keep_images=True))
+            found |= {
+                outcome.job.task: outcome.episode
+                for outcome in outcomes
+                if outcome.success and outcome.episode is not None
+            }
+    lacking = [task for task in tasks if task not in found]
+    if lacking:
+        raise UserError(
+            f"the scripted expert never solved {', '.join(lacking)} in {ROUNDS} tries; there is nothing to replay"
+        )
+    return found

@@ -1,0 +1,217 @@
+"""Every setting of a run, with its meaning and unit. Read-only after parsing; imports nothing heavy, so that `--help`
+is instant."""
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+from irevla.errors import UserError, unknown
+
+
+def _check(condition: bool, message: str) -> None:
+    if not condition:
+        raise UserError(message)
+
+
+@dataclass(frozen=True)
+class EnvConfig:
+    """How environments are drawn, stepped and shared out. Datasets record the first three and refuse to be mixed with
+    others."""
+
+    image_size: int = 64  # side of the square picture, pixels
+    action_repeat: int = 2  # simulator control steps per decision of the policy
+    horizon: int = 75  # decisions after which an episode is truncated
+    workers: int = 2  # worker processes, one thread and one GL context each
+    envs_per_worker: int = 4  # environments that share a worker
+    timeout: float = 60.0  # seconds without an answer after which a worker is killed and replaced
+
+    def __post_init__(self) -> None:
+        _check(self.image_size >= 16, f"env.image_size is {self.image_size}; the smallest usable picture is 16 pixels")
+        for name in ("action_repeat", "horizon", "workers", "envs_per_worker", "timeout"):
+            _check(getattr(self, name) > 0, f"env.{name} must be positive, not {getattr(self, name)}")
+
+
+@dataclass(frozen=True)
+class ExpertConfig:
+    """The expert dataset D_e, collected by scripted experts."""
+
+    episodes: int = 50  # successful demonstrations per expert task (paper: 50)
+    noisy_fraction: float = 0.5  # share of them executed with action noise; labels stay clean
+    noise: float = 0.3  # standard deviation of that noise, in action units (actions are in [-1, 1])
+    dataset: str = ""  # an existing LeRobotDataset v3 to use instead of collecting
+
+    def __post_init__(self) -> None:
+        _check(self.episodes > 0, f"expert.episodes must be positive, not {self.episodes}")
+        _check(0 <= self.noisy_fraction <= 1, f"expert.noisy_fraction must be in [0, 1], not {self.noisy_fraction}")
+        _check(self.noise >= 0, f"expert.noise must not be negative, but is {self.noise}")
+
+
+@dataclass(frozen=True)
+class LoRAConfig:
+    """Low-rank adaptation of the VLM (section IV-A). Off at rank 0: the small VLM trains in full."""
+
+    rank: int = 0  # rank of the update; 0 trains the VLM in full
+    alpha: float = 16.0  # scale of the update (alpha / rank)
+    targets: str = ""  # regular expression over the names of linear layers; empty: the VLM's own default
+
+    def __post_init__(self) -> None:
+        _check(self.rank >= 0, f"lora.rank must not be negative, but is {self.rank}")
+        _check(
+            self.rank > 0 or not self.targets, "lora.targets is set but lora.rank is 0: set a rank or drop the targets"
+        )
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """The VLA: VLM, token learner, MLP (section IV-A)."""
+
+    vlm: str = "tiny-random"  # the vision-language model: "tiny-random" is our small one, newly initialised
+    width: int = 128  # d of the small VLM
+    layers: int = 2  # transformer layers of its language tower
+    head_groups: int = 8  # channel groups of the token learner, each with its own attention over the m tokens
+    head_hidden: int = 256  # width of the MLP of the action and critic heads
+    action_std: float = 0.3  # exploration: initial standard deviation of the Gaussian around the head's output
+    lora: LoRAConfig = field(default_factory=LoRAConfig)
+
+    def __post_init__(self) -> None:
+        _check(
+            self.width % self.head_groups == 0,
+            f"model.width {self.width} must be a multiple of model.head_groups {self.head_groups}",
+        )
+        _check(self.action_std > 0, f"model.action_std must be positive, not {self.action_std}")
+
+
+@dataclass(frozen=True)
+class SFTConfig:
+    """Supervised learning by mean squared error (equations 2 and 4), AdamW, cosine schedule after a linear warm-up."""
+
+    steps: int = 3000  # gradient steps
+    batch: int = 128  # samples per step
+    lr: float = 1e-3  # peak learning rate
+    warmup: int = 100  # steps of linear warm-up
+    weight_decay: float = 1e-4
+    grad_clip: float = 1.0  # largest gradient norm; steps with a non-finite gradient are skipped and counted
+    shift: int = 3  # random shift, +- pixels
+    colour: float = 0.35  # strength of the random 3x3 colour mix, I + colour * N(0, 1); 0 is off
+    colour_share: float = 0.8  # share of the samples whose colours are mixed
+    validation: float = 0.05  # share of the episodes held out of training
+    validate_every: int = 500  # steps between validations; the best checkpoint by validation loss is kept
+    online_share: float = 0.25  # stage 2: share of every batch drawn from D_RL; the rest from D_e
+
+    def __post_init__(self) -> None:
+        for name in ("steps", "batch", "lr", "grad_clip", "validate_every"):
+            _check(getattr(self, name) > 0, f"sft {name} must be positive, not {getattr(self, name)}")
+        for name in ("colour_share", "validation", "online_share"):
+            _check(0 <= getattr(self, name) <= 1, f"sft {name} must be in [0, 1], not {getattr(self, name)}")
+        _check(self.validation < 1, "sft validation must leave something to train on: choose less than 1")
+
+
+@dataclass(frozen=True)
+class PPOConfig:
+    """Stage 1: proximal policy optimisation with a clipped objective, on latents (equation 3)."""
+
+    steps: int = 50_000  # budget: decisions of the policy in the environment
+    rollout: int = 128  # decisions per environment between updates
+    epochs: int = 4  # passes over each rollout
+    minibatch: int = 256  # samples per gradient step
+    lr: float = 3e-4  # of the actor
+    critic_lr: float = 1e-3
+    gamma: float = 0.98  # discount per decision
+    lam: float = 0.95  # lambda of generalised advantage estimation
+    clip: float = 0.2  # epsilon of the clipped objective
+    target_kl: float = 0.05  # an epoch that ends above this KL estimate is the update's last
+    grad_clip: float = 0.5  # largest gradient norm
+    warmup: int = 3  # updates of the critic alone before the actor moves
+    converged: float = 0.95  # stop when this share of the last `window` training episodes succeeded ...
+    window: int = 100  # ... episodes
+    checkpoint_every: int = 5  # updates between checkpoints
+
+    def __post_init__(self) -> None:
+        for name in (
+            "steps",
+            "rollout",
+            "epochs",
+            "minibatch",
+            "lr",
+            "critic_lr",
+            "clip",
+            "target_kl",
+            "grad_clip",
+            "window",
+        ):
+            _check(getattr(self, name) > 0, f"ppo.{name} must be positive, not {getattr(self, name)}")
+        for name in ("gamma", "lam"):
+            _check(0 <= getattr(self, name) <= 1, f"ppo.{name} must be in [0, 1], not {getattr(self, name)}")
+        _check(self.converged > 0, "ppo.converged must be positive; above 1 it never stops before the budget")
+
+
+@dataclass(frozen=True)
+class HarvestConfig:
+    """Successful trajectories of the converged policy, for the online dataset D_RL."""
+
+    episodes: int = 50  # successes wanted per RL task
+    attempts: int = 150  # episodes tried at most
+
+    def __post_init__(self) -> None:
+        _check(0 < self.episodes <= self.attempts, "harvest needs 0 < episodes <= attempts")
+
+
+@dataclass(frozen=True)
+class EvalConfig:
+    """Success rates on fixed seeds that training never uses."""
+
+    episodes: int = 50  # per task, before and after the whole algorithm
+    interim: int = 20  # per task, after each stage between (for the forgetting matrix); 0 skips it
+    seed: int = 0  # which block of evaluation seeds
+    videos: bool = True  # record one episode of every task with the final policy
+
+    def __post_init__(self) -> None:
+        _check(self.episodes > 0, f"eval.episodes must be positive, not {self.episodes}")
+        _check(self.interim >= 0 and self.seed >= 0, "eval.interim and eval.seed must not be negative")
+
+
+@dataclass(frozen=True)
+class Method:
+    """A row of the paper's table I or figure 5, as data: which parameters each stage trains."""
+
+    sft: bool  # stage 0 on D_e
+    rl: Literal["head", "all", "none"]  # what stage 1 trains
+    sl: Literal["head", "all", "none"]  # what stage 2 trains
+
+
+METHODS = {
+    "irevla": Method(sft=True, rl="head", sl="all"),
+    "irevla-freeze": Method(sft=True, rl="head", sl="head"),
+    "ppo-replay": Method(sft=True, rl="all", sl="all"),
+    "sft": Method(sft=True, rl="none", sl="none"),
+    "scratch": Method(sft=False, rl="all", sl="none"),
+}
+
+
+@dataclass(frozen=True)
+class Config:
+    """One run of Algorithm 1."""
+
+    suite: str = "metaworld"
+    expert_tasks: tuple[str, ...] = ()  # empty: all of the suite's category
+    rl_tasks: tuple[str, ...] = ()  # in the order in which they are learned; empty: all
+    unseen_tasks: tuple[str, ...] = ()  # empty: all
+    method: str = "irevla"
+    from_checkpoint: str = ""  # start from this policy (a run, a checkpoint or a saved policy) instead of stage 0
+    seed: int = 0
+    device: str = "auto"  # "auto": cuda when present, else cpu
+    threads: int = 0  # threads of supervised learning on the CPU; 0: one per core
+    env: EnvConfig = field(default_factory=EnvConfig)
+    expert: ExpertConfig = field(default_factory=ExpertConfig)
+    model: ModelConfig = field(default_factory=ModelConfig)
+    sft: SFTConfig = field(default_factory=SFTConfig)  # stage 0
+    ppo: PPOConfig = field(default_factory=PPOConfig)  # stage 1
+    harvest: HarvestConfig = field(default_factory=HarvestConfig)
+    sl: SFTConfig = field(default_factory=lambda: SFTConfig(steps=800, lr=5e-4))  # stage 2
+    eval: EvalConfig = field(default_factory=EvalConfig)
+
+    def __post_init__(self) -> None:
+        if self.method not in METHODS:
+            raise unknown("method", self.method, METHODS)
+        _check(0 <= self.seed < 1000, f"seed must be in 0..999, not {self.seed}")
+        held_out = set(self.unseen_tasks) & (set(self.expert_tasks) | set(self.rl_tasks))
+        _check(not held_out, f"unseen tasks must not be trained on, but {sorted(held_out)} is; take it out of one list")

@@ -1,0 +1,400 @@
+"""The append-only store of episodes: D_e and D_RL on disk, each a LeRobotDataset v3 that official readers can open.
+
+Every `extend` adds one data file and one file of meta/episodes, both complete before they get their names. The second
+is the commit: an episode whose row is there is there for good, one whose row is missing never was. So a kill at any
+moment, or a full disk, costs the episodes of the running call at most. info.json and stats.json follow the commit and
+are repaired on opening.
+"""
+
+import hashlib
+import json
+import os
+import shutil
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import pyarrow as pa
+from jaxtyping import Float32, Int64, UInt8
+
+from irevla.data import atomic, lerobot
+from irevla.data.lerobot import EpisodeInfo, Shape, Stats
+from irevla.errors import UserError
+from irevla.types import Episode
+
+SCHEMA = 1  # of our own facts in info.json; another number is refused
+
+
+@dataclass(frozen=True)
+class StoreSpec:
+    """What all episodes of a store have in common. Data that differ in any of it must not be mixed."""
+
+    suite: str
+    image_shape: Shape  # H, W, 3
+    action_dim: int
+    fps: int  # decisions per second of simulated time, rounded
+    render: Mapping[str, Any] = field(default_factory=dict)  # whatever changes the picture or the dynamics; JSON-able
+    kind: Literal["expert", "online"] = "expert"  # D_e or D_RL; an online store takes successes only
+
+
+@dataclass(frozen=True)
+class Frames:
+    """All frames of a store in memory. `instruction`, `task` and `episode` give, for each frame, an index."""
+
+    images: UInt8[np.ndarray, "N H W 3"]
+    actions: Float32[np.ndarray, "N A"]
+    instruction: Int64[np.ndarray, " N"]  # into `instructions`
+    task: Int64[np.ndarray, " N"]  # into `tasks`
+    episode: Int64[np.ndarray, " N"]  # of the store; never changes as it grows
+    instructions: tuple[str, ...]
+    tasks: tuple[str, ...]
+
+    def __len__(self) -> int:
+        return len(self.actions)
+
+
+class EpisodeStore:
+    """The episodes under `root`. With a `spec` the store is created where there is none; without, it must be there.
+
+    Raises `UserError` where `root` is something else, is damaged, or differs from `spec` (the message says in what).
+    """
+
+    def __init__(self, root: Path, spec: StoreSpec | None = None) -> None:
+        self.root = root
+        if _is_vacant(root):
+            if spec is None:
+                raise UserError(f"there is no dataset in {root}; collect one there, or name another directory")
+            _create(root, spec)
+        self.spec = _read_spec(root)
+        if spec is not None:
+            self.require(spec)
+        self._episodes: list[EpisodeInfo]
+        self._files: int  # pairs of data and episode files
+        self._instructions: list[str]  # the position is the task_index
+        self._stats: dict[str, Stats] | None  # of all episodes; None: not read yet
+        promised = _read_json(root / lerobot.INFO_PATH)[
+            "total_episodes"
+        ]  # before the rows, or a writer may come between
+        self._load()
+        self._repair(promised)
+
+    # ------------------------------------------------------------------ reading
+
+    @property
+    def episodes(self) -> tuple[EpisodeInfo, ...]:
+        """What is known of each episode without reading its frames, in order of arrival."""
+        return tuple(self._episodes)
+
+    def __len__(self) -> int:
+        return len(self._episodes)
+
+    def counts(self) -> dict[str, int]:
+        """Episodes per task."""
+        return dict(Counter(info.provenance.task for info in self._episodes))
+
+    def require(self, spec: StoreSpec) -> None:
+        """Raise `UserError` with the first difference unless the store was made with exactly `spec`."""
+        mine, theirs = _flat(self.spec), _flat(spec)
+        for key in sorted(mine.keys() | theirs.keys()):
+            if mine.get(key) != theirs.get(key):
+                raise UserError(
+                    f"dataset {self.root} was made with {key} = {mine.get(key)!r}, but {theirs.get(key)!r} is wanted; "
+                    "use the settings it was made with, or another directory"
+                )
+
+    def __getitem__(self, index: int) -> Episode:
+        info = self._episodes[index]
+        return next(self._read_file([info]))
+
+    def __iter__(self) -> Iterator[Episode]:
+        for infos in self._by_file():
+            yield from self._read_file(infos)
+
+    def read(self) -> Frames:
+        """All frames in memory: about 12 kB each at 64 pixels. Raises `UserError` that names what is corrupt."""
+        total = sum(info.length for info in self._episodes)
+        images = np.empty((total, *self.spec.image_shape), np.uint8)
+        actions = np.empty((total, self.spec.action_dim), np.float32)
+        for infos in self._by_file():
+            first, stop = infos[0].start, infos[-1].start + infos[-1].length
+            actions[first:stop] = self._decode(infos, images[first:stop])["action"]
+        tasks = tuple(dict.fromkeys(info.provenance.task for info in self._episodes))
+        lengths = [info.length for info in self._episodes]
+
+        def per_frame(values: list[int]) -> np.ndarray:
+            return np.repeat(np.array(values, np.int64), lengths)
+
+        return Frames(
+            images=images,
+            actions=actions,
+            instruction=per_frame([self._instructions.index(info.instruction) for info in self._episodes]),
+            task=per_frame([tasks.index(info.provenance.task) for info in self._episodes]),
+            episode=per_frame([info.index for info in self._episodes]),
+            instructions=tuple(self._instructions),
+            tasks=tasks,
+        )
+
+    def _by_file(self) -> Iterator[list[EpisodeInfo]]:
+        for number in range(self._files):
+            yield [info for info in self._episodes if info.file == number]
+
+    def _read_file(self, infos: Sequence[EpisodeInfo]) -> Iterator[Episode]:
+        """The episodes `infos`, which lie next to each other in one data file."""
+        frames = sum(info.length for info in infos)
+        images = np.empty((frames, *self.spec.image_shape), np.uint8)
+        columns = self._decode(infos, images)
+        first = infos[0].start
+        for info in infos:
+            part = slice(info.start - first, info.start - first + info.length)
+            actions, rewards = columns["action"][part].copy(), columns["next.reward"][part].copy()
+            yield Episode(
+                images[part].copy(), actions, rewards, info.instruction, info.success, provenance=info.provenance
+            )
+
+    def _decode(self, infos: Sequence[EpisodeInfo], images: UInt8[np.ndarray, "N H W 3"]) -> dict[str, np.ndarray]:
+        """Decode the pictures of `infos`, neighbours in one data file, into `images`; return actions and rewards."""
+        path = self.root / lerobot.file_path(lerobot.DATA_PATH, infos[0].file)
+        in_file = [info for info in self._episodes if info.file == infos[0].file]
+        table = lerobot.read_table(
+            path,
+            columns=[lerobot.IMAGE, "action", "next.reward"],
+            sha256=infos[0].sha256,
+            where=f"{_numbers(in_file)} of {self.root} ({path.relative_to(self.root)})",
+        ).combine_chunks()
+        if len(table) != sum(info.length for info in in_file):
+            raise UserError(f"{_numbers(in_file)} of {self.root}: {path} has {len(table)} frames; {lerobot.RESTORE}")
+        table = table.slice(infos[0].start - in_file[0].start, len(images))
+        pngs = table[lerobot.IMAGE].combine_chunks().field("bytes").to_pylist()
+        offset = 0
+        for info in infos:
+            part = slice(offset, offset + info.length)
+            where = f"{_numbers([info])} of {self.root} ({path.relative_to(self.root)})"
+            lerobot.decode_pngs(pngs[part], images[part], where=where)
+            offset += info.length
+        actions = _numeric(table["action"]).reshape(len(table), -1)
+        return {"action": actions, "next.reward": _numeric(table["next.reward"])}
+
+    # ------------------------------------------------------------------ writing
+
+    def append(self, episode: Episode) -> None:
+        """Add one episode: wholly or, if this raises or the process dies, not at all."""
+        self.extend([episode])
+
+    def extend(self, episodes: Sequence[Episode]) -> None:
+        """Add several episodes at once, in one pair of files: all of them or none.
+
+        Raises `UserError` where the disk is full or not writable; nothing is lost then, and the call can be repeated.
+        """
+        for episode in episodes:
+            self._check(episode)
+        if not episodes:
+            return
+        with atomic.locked(self.root):
+            if len(_episode_files(self.root)) != self._files:
+                self._load()  # another process has added some
+            infos, stats, files = self._prepare(episodes)
+            atomic.replace(self.root, files)
+            self._episodes += infos
+            self._files += 1
+            self._stats = stats
+            self._instructions = _instructions(self._instructions, episodes)
+
+    def _check(self, episode: Episode) -> None:
+        assert episode.images.shape[1:] == tuple(self.spec.image_shape), episode.images.shape
+        assert episode.actions.shape[1] == self.spec.action_dim, episode.actions.shape
+        assert np.isfinite(episode.actions).all() and np.isfinite(episode.rewards).all()
+        assert episode.provenance.suite == self.spec.suite, episode.provenance
+        assert episode.success or self.spec.kind != "online", "failures never go to an online store"
+
+    def _prepare(
+        self, episodes: Sequence[Episode]
+    ) -> tuple[list[EpisodeInfo], dict[str, Stats], list[tuple[str, bytes]]]:
+        """What `episodes` add, and the files that say so, in the order in which they must appear."""
+        schema = lerobot.features(self.spec.image_shape, self.spec.action_dim)
+        instructions = _instructions(self._instructions, episodes)
+        index, start = len(self._episodes), sum(info.length for info in self._episodes)
+        columns: list[dict[str, np.ndarray]] = []
+        for episode in episodes:
+            task_index = instructions.index(episode.instruction)
+            columns.append(
+                lerobot.episode_columns(
+                    episode, index=index + len(columns), start=start, task_index=task_index, fps=self.spec.fps
+                )
+            )
+            start += len(episode)
+        parts = [lerobot.episode_stats(episode, part) for episode, part in zip(episodes, columns, strict=True)]
+        stats = lerobot.merge_stats([self._merged_stats(), *parts] if self._episodes else parts)
+        data = lerobot.to_bytes(lerobot.data_table(episodes, columns, schema))
+        infos = [
+            self._info(episode, part, hashlib.sha256(data).hexdigest())
+            for episode, part in zip(episodes, columns, strict=True)
+        ]
+        rows = lerobot.to_bytes(lerobot.episodes_table(infos, parts))
+        files = [
+            (lerobot.file_path(lerobot.DATA_PATH, self._files), data),
+            (lerobot.TASKS_PATH, lerobot.to_bytes(lerobot.tasks_table(instructions))),
+            (lerobot.file_path(lerobot.EPISODES_PATH, self._files), rows),  # the commit
+            *_summary(self.spec, [*self._episodes, *infos], instructions, stats),
+        ]
+        return infos, stats, files
+
+    def _info(self, episode: Episode, columns: Mapping[str, np.ndarray], sha256: str) -> EpisodeInfo:
+        return EpisodeInfo(
+            index=int(columns["episode_index"][0]),
+            length=len(episode),
+            start=int(columns["index"][0]),
+            file=self._files,
+            sha256=sha256,
+            instruction=episode.instruction,
+            success=episode.success,
+            total_reward=float(episode.rewards.sum(dtype=np.float64)),
+            provenance=episode.provenance,
+        )
+
+    # ------------------------------------------------------------------ opening
+
+    def _load(self) -> None:
+        """Read which episodes are there. The files must be numbered without a gap and agree with each other."""
+        paths = _episode_files(self.root)
+        self._episodes = [info for path in paths for info in lerobot.read_episodes(lerobot.read_table(path))]
+        self._files = len(paths)
+        self._stats = None
+        self._instructions = lerobot.read_tasks(lerobot.read_table(self.root / lerobot.TASKS_PATH))
+        missing = {info.instruction for info in self._episodes} - set(self._instructions)
+        numbered = [info.index for info in self._episodes] == list(range(len(self._episodes)))
+        if missing or not numbered or {info.file for info in self._episodes} != set(range(self._files)):
+            raise UserError(f"dataset {self.root}: the files under meta/ do not fit together; {lerobot.RESTORE}")
+        for number in range(self._files):
+            path = self.root / lerobot.file_path(lerobot.DATA_PATH, number)
+            if not path.is_file():
+                lost = [info for info in self._episodes if info.file == number]
+                raise UserError(f"{_numbers(lost)} of {self.root}: {path} is missing; {lerobot.RESTORE}")
+
+    def _merged_stats(self) -> dict[str, Stats]:
+        """Folded file by file in order, as `extend` does: so an interrupted store ends with the very same bits."""
+        if self._stats is None:
+            self._stats = {}
+            for path in _episode_files(self.root):
+                parts = lerobot.read_stats(lerobot.read_table(path))
+                self._stats = lerobot.merge_stats([self._stats, *parts] if self._stats else parts)
+        return self._stats
+
+    def _repair(self, promised: int) -> None:
+        """Finish what a kill interrupted after the commit and delete what it left before; not while someone writes."""
+        if promised > len(self):  # info.json is written last and can only be behind
+            raise UserError(f"dataset {self.root}: of {promised} episodes {len(self)} are left; {lerobot.RESTORE}")
+        orphan = self.root / lerobot.file_path(lerobot.DATA_PATH, self._files)
+        leftovers = [path for path in (self.root / atomic.STAGING, orphan) if path.exists()]
+        behind = promised < len(self) or not (self.root / lerobot.STATS_PATH).exists()
+        if not (leftovers or behind) or not os.access(self.root, os.W_OK):
+            return
+        with atomic.locked(self.root, wait=False) as mine:
+            if not mine:
+                return
+            self._load()
+            (self.root / lerobot.file_path(lerobot.DATA_PATH, self._files)).unlink(missing_ok=True)
+            shutil.rmtree(self.root / atomic.STAGING, ignore_errors=True)
+            atomic.replace(self.root, _summary(self.spec, self._episodes, self._instructions, self._merged_stats()))
+
+
+def _is_vacant(root: Path) -> bool:
+    """Whether there is nothing yet, or only what a kill during creation left. Foreign things raise."""
+    if not root.exists():
+        return True
+    if not root.is_dir():
+        raise UserError(f"{root} is a file, not a dataset; name another directory")
+    if (root / lerobot.INFO_PATH).exists():
+        return False
+    found = {str(path.relative_to(root)) for path in root.rglob("*") if path.is_file()}
+    if any(not name.startswith(f"{atomic.STAGING}/") for name in found - {lerobot.TASKS_PATH, lerobot.STATS_PATH}):
+        raise UserError(f"{root} exists and is no dataset of irevla; name another directory")
+    return True
+
+
+def _create(root: Path, spec: StoreSpec) -> None:
+    """An empty dataset. info.json comes last: before it, the directory counts as vacant."""
+    try:
+        root.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"cannot create dataset {root}: {error.strerror}; name another directory") from error
+    with atomic.locked(root):
+        if not _is_vacant(root):
+            return  # another process was faster
+        tasks = (lerobot.TASKS_PATH, lerobot.to_bytes(lerobot.tasks_table([])))
+        atomic.replace(root, [tasks, *reversed(_summary(spec, [], [], {}))])
+
+
+def _summary(
+    spec: StoreSpec, infos: Sequence[EpisodeInfo], instructions: Sequence[str], stats: Mapping[str, Stats]
+) -> list[tuple[str, bytes]]:
+    """info.json and stats.json: what can be computed again from the episodes."""
+    irevla = {
+        "schema": SCHEMA,
+        "kind": spec.kind,
+        "suite": spec.suite,
+        "render": dict(spec.render),
+        "instructions": {info.provenance.task: info.instruction for info in infos},
+    }
+    info = lerobot.info_json(
+        lerobot.features(spec.image_shape, spec.action_dim),
+        fps=spec.fps,
+        episodes=len(infos),
+        frames=sum(info.length for info in infos),
+        tasks=len(instructions),
+        irevla=irevla,
+    )
+    stats_json = lerobot.to_bytes(lerobot.stats_json(stats))
+    return [(lerobot.INFO_PATH, lerobot.to_bytes(info)), (lerobot.STATS_PATH, stats_json)]
+
+
+def _read_spec(root: Path) -> StoreSpec:
+    info = _read_json(root / lerobot.INFO_PATH)
+    ours = info.get("irevla") if isinstance(info, dict) else None
+    if not isinstance(ours, dict) or ours.get("schema") != SCHEMA:
+        raise UserError(f"{root} is a dataset, but not one that this version of irevla made; name another directory")
+    return StoreSpec(
+        suite=ours["suite"],
+        image_shape=tuple(info["features"][lerobot.IMAGE]["shape"]),
+        action_dim=info["features"]["action"]["shape"][0],
+        fps=info["fps"],
+        render=ours["render"],
+        kind=ours["kind"],
+    )
+
+
+def _read_json(path: Path) -> Any:
+    try:
+        return json.loads(path.read_bytes())
+    except (OSError, ValueError) as error:  # ValueError: JSON or UTF-8 gone wrong
+        raise UserError(f"{path} is corrupt or cannot be read; {lerobot.RESTORE}") from error
+
+
+def _flat(spec: StoreSpec) -> dict[str, Any]:
+    """A spec as "render.camera" -> value, as JSON gives it back (tuples are lists)."""
+    plain: dict[str, Any] = json.loads(json.dumps(asdict(spec)))
+    render = plain.pop("render")
+    return plain | {f"render.{key}": value for key, value in render.items()}
+
+
+def _instructions(known: Sequence[str], episodes: Sequence[Episode]) -> list[str]:
+    """Every instruction once, in order of appearance: the position is the task_index."""
+    return list(dict.fromkeys([*known, *(episode.instruction for episode in episodes)]))
+
+
+def _numbers(infos: Sequence[EpisodeInfo]) -> str:
+    first, last = infos[0].index, infos[-1].index
+    return f"episode {first}" if first == last else f"episodes {first} to {last}"
+
+
+def _numeric(column: pa.ChunkedArray) -> np.ndarray:
+    array = column.combine_chunks()
+    if pa.types.is_fixed_size_list(array.type):
+        return np.asarray(array.flatten()).reshape(len(array), -1)
+    return np.asarray(array)
+
+
+def _episode_files(root: Path) -> list[Path]:
+    return sorted((root / "meta/episodes").glob("chunk-*/file-*.parquet"))

@@ -1,0 +1,101 @@
+"""What a suite of tasks is. A new domain is one file that implements `Suite`, and one line in `SUITES`."""
+
+import importlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Protocol, runtime_checkable
+
+import gymnasium as gym
+import numpy as np
+
+from irevla.category import Category
+from irevla.config import EnvConfig
+from irevla.errors import UserError, unknown
+
+
+@dataclass(frozen=True)
+class Task:
+    """One task of a suite, as data."""
+
+    name: str
+    category: Category
+    instruction: str  # free-form language; variants of one skill share it
+    note: str = ""  # what differs from the expert task, for people
+
+
+@runtime_checkable
+class TaskEnv(Protocol):
+    """What a suite's gymnasium environments offer beyond `gymnasium.Env`, on `env.unwrapped`.
+
+    Observations are `uint8[H, W, 3]` pictures; actions `float32[A]` in [-1, 1] (clipped); the reward is 1 at success,
+    where the episode terminates, else 0; `info["success"]` is a bool; an episode that lasts `horizon` decisions is
+    truncated.
+    """
+
+    task: Task
+    draw: bool  # False: pictures are blank and cost nothing (a blind policy needs none)
+
+    def expert_action(self) -> np.ndarray:
+        """The scripted expert's clean action for the present state: float32[A] in [-1, 1]."""
+        ...
+
+    def picture(self, size: int) -> np.ndarray:
+        """The present scene as uint8[size, size, 3], for videos."""
+        ...
+
+
+@runtime_checkable
+class Suite(Protocol):
+    """A domain: its tasks, and how to make their environments."""
+
+    name: str
+    tasks: tuple[Task, ...]
+    action_dim: int
+    fps: int  # decisions per second of simulated time, rounded: the frame rate of datasets and videos
+
+    def make(self, task: str, config: EnvConfig) -> gym.Env[Any, Any]:
+        """A new environment; its `unwrapped` is a `TaskEnv`. Environments of one process share one GL context."""
+        ...
+
+    def render_settings(self, config: EnvConfig) -> Mapping[str, Any]:
+        """JSON-able settings that change the picture or the dynamics. Datasets record them; others are refused."""
+        ...
+
+    def check(self) -> None:
+        """Raise `UserError` with the remedy where the simulator or a library it needs is missing."""
+        ...
+
+
+SUITES = {
+    "metaworld": "irevla.envs.metaworld:METAWORLD",
+    "pointmass": "irevla.envs.pointmass:POINTMASS",
+}
+
+
+def load_suite(name: str) -> Suite:
+    """The suite called `name`: one of `SUITES`, or `module:attribute` of your own. Raises `UserError` for any other."""
+    path = SUITES.get(name, name)
+    module, _, attribute = path.partition(":")
+    if not attribute:
+        raise unknown("suite", name, SUITES)
+    try:
+        suite: Suite = getattr(importlib.import_module(module), attribute)
+    except ModuleNotFoundError as error:
+        raise UserError(
+            f"suite {name!r} needs the package {error.name!r}: pip install 'irevla[{name.partition(':')[0]}]'"
+        ) from error
+    return suite
+
+
+def find_task(suite: Suite, name: str) -> Task:
+    """The task called `name`, or a `UserError` with the nearest name."""
+    for task in suite.tasks:
+        if task.name == name:
+            return task
+    raise unknown(f"task of {suite.name}", name, [task.name for task in suite.tasks])
+
+
+def named_tasks(suite: Suite, names: tuple[str, ...], category: Category) -> tuple[str, ...]:
+    """The tasks called `names`, or all of `category` where none is named."""
+    every = tuple(task.name for task in suite.tasks if task.category is category)
+    return tuple(find_task(suite, name).name for name in names) or every

@@ -1,0 +1,265 @@
+"""Meta-World behind `Suite`: pictures in, 4-d actions out, sparse reward. The one file that imports `metaworld`.
+
+Physics is the stock environment's, bit by bit; only the picture is drawn by a light model (`render`). `reset(seed=s)` gives the same
+episode in any process and after any other episodes, which the stock environment does not: it keeps body positions and attributes.
+"""
+
+import copy
+import functools
+import os
+import warnings
+from collections.abc import Mapping
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+from jaxtyping import Float32, UInt8
+
+from irevla.config import EnvConfig
+from irevla.envs.base import Task
+from irevla.envs.metaworld_tasks import SPECS, Handle, Variant
+from irevla.errors import UserError, unknown
+
+CAMERA = "corner2"
+CAMERA_POS = (0.75, 0.075, 0.7)  # m: nearer than stock, so that objects fill a small picture
+FIXED = ("tablelink", "RetainingWall", "base", "controller_box", "pedestal_feet", "torso", "pedestal", "right_arm_base_link")
+CONTROL_HZ = 80  # stock control steps per second of simulated time
+PATH_LENGTH = 500  # control steps after which the stock environment refuses to go on
+DRAWING = 1  # version of how pictures look; raise it when they change, so that old datasets are refused
+
+
+class MetaWorldEnv(gym.Env[np.ndarray, np.ndarray]):
+    """One task. Observation: `uint8[S, S, 3]`; action: `float32[4]` in [-1, 1], the hand's displacement (x, y, z) and the grip.
+
+    The reward is 1 at success, where the episode terminates; else 0. After `horizon` decisions it is truncated, unless it has just
+    terminated.
+    """
+
+    metadata: dict[str, Any] = {"render_modes": ["rgb_array"], "render_fps": CONTROL_HZ // 2}  # noqa: RUF012
+
+    def __init__(self, task: str, config: EnvConfig | None = None, *, render_mode: str | None = None) -> None:
+        if task not in SPECS:
+            raise unknown("task of metaworld", task, SPECS)
+        config = config or EnvConfig()
+        if config.horizon * config.action_repeat > PATH_LENGTH:
+            asked = f"env.horizon {config.horizon} x env.action_repeat {config.action_repeat}"
+            raise UserError(f"{asked} is over Meta-World's {PATH_LENGTH} control steps: lower one of them")
+        self.task: Task = SPECS[task].task
+        self.draw = True
+        self.render_mode = render_mode
+        self.config = config
+        size = config.image_size
+        self.observation_space = gym.spaces.Box(0, 255, (size, size, 3), np.uint8)
+        self.action_space = gym.spaces.Box(-1.0, 1.0, (4,), np.float32)
+        self.metadata = {**self.metadata, "render_fps": _fps(config)}
+        self._inner = stock(task)
+        self._pristine = _snapshot(self._inner)
+        self._policy = _policy(SPECS[task].skill)
+        self._state = np.zeros(39)
+        self._decisions = 0
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[np.ndarray, dict[str, Any]]:
+        """Start the episode of `seed`; without one, of a seed drawn from the generator that the last seed started."""
+        super().reset(seed=seed)
+        _restore(self._inner, self._pristine)
+        self._inner.seed(int(self.np_random.integers(2**31)) if seed is None else seed)
+        self._state, _ = self._inner.reset()
+        self._policy = _policy(SPECS[self.task.name].skill)
+        self._decisions = 0
+        return self._observe(), {"success": False}
+
+    def step(self, action: Float32[np.ndarray, "4"]) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
+        """One decision: the action, clipped to [-1, 1], held for `action_repeat` control steps or until success."""
+        clipped = np.clip(action, -1.0, 1.0).astype(np.float32)
+        success = False
+        for _ in range(self.config.action_repeat):
+            self._state, _, _, _, info = self._inner.step(clipped)
+            success = bool(info["success"])
+            if success:
+                break
+        self._decisions += 1
+        truncated = self._decisions >= self.config.horizon and not success
+        return self._observe(), float(success), success, truncated, {"success": success}
+
+    def expert_action(self) -> Float32[np.ndarray, "4"]:
+        """The scripted expert's clean action for the present state. Call it once per decision: some experts count their calls."""
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # every expert asks for more than 1 and is told off for it
+            action = self._policy.get_action(self._state)
+        return np.clip(action, -1.0, 1.0).astype(np.float32)
+
+    def picture(self, size: int) -> UInt8[np.ndarray, "size size 3"]:
+        """The present scene, whether or not observations are drawn."""
+        inner = self._inner
+        goals = [(inner.model.site(name).id, position) for name, position in inner._target_site_config]
+        return _renderer(self.task.name).draw(inner.model, inner.data, size=size, sites=goals)
+
+    def render(self) -> UInt8[np.ndarray, "S S 3"]:  # type: ignore[override]
+        """The present scene at the size of observations."""
+        return self.picture(self.config.image_size)
+
+    def close(self) -> None:
+        """Nothing to free: the renderer belongs to the process."""
+
+    def _observe(self) -> np.ndarray:
+        size = self.config.image_size
+        return self.picture(size) if self.draw else np.zeros((size, size, 3), np.uint8)
+
+
+# --- The stock environment: made once, put back at every reset
+
+
+def stock(task: str) -> Any:
+    """Meta-World's own environment of `task`, with the task's variant applied, and its start position drawn from its seed."""
+    from metaworld.env_dict import ALL_V3_ENVIRONMENTS
+
+    spec = SPECS[task]
+    base = ALL_V3_ENVIRONMENTS[f"{spec.skill}-v3"]
+    variant = spec.variant
+
+    class Varied(base):  # type: ignore[misc, valid-type]
+        def _initialize_simulation(self) -> tuple[Any, Any]:
+            return _simulation(self.fullpath, variant)
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # gymnasium's remarks on float64 spaces
+        env = (base if variant == Variant() else Varied)()
+    env._freeze_rand_vec, env.seeded_rand_vec, env._set_task_called = False, True, True
+    env._partially_observable = False  # the experts must know their goal; else half of them fail
+    vars(env).pop("sawyer_observation_space", None)  # cached, with a goal clipped to 0
+    if variant.low is not None and variant.high is not None:
+        space = env._random_reset_space
+        low, high = np.array(space.low), np.array(space.high)
+        low[:3], high[:3] = variant.low, variant.high  # what follows the object's position, if anything, is the goal's
+        env._random_reset_space = gym.spaces.Box(low, high, dtype=np.float64)
+    return env
+
+
+def _policy(skill: str) -> Any:
+    from metaworld.policies import ENV_POLICY_MAP
+
+    return ENV_POLICY_MAP[f"{skill}-v3"]()
+
+
+def _model_arrays(model: Any) -> dict[str, np.ndarray]:
+    return {name: getattr(model, name) for name in ("body_pos", "body_quat", "site_pos", "site_quat", "geom_pos", "eq_data")}
+
+
+def _snapshot(env: Any) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+    """The attributes and the parts of the model that episodes change. Views into the simulation are kept as views."""
+    simulation = {"model", "data", "mujoco_renderer"}
+    attributes = {key: value for key, value in vars(env).items() if key not in simulation}
+    copies = {key: value if _is_view(value) else copy.deepcopy(value) for key, value in attributes.items()}
+    return copies, {name: array.copy() for name, array in _model_arrays(env.model).items()}
+
+
+def _restore(env: Any, pristine: tuple[dict[str, Any], dict[str, np.ndarray]]) -> None:
+    import mujoco
+
+    attributes, arrays = pristine
+    for key in vars(env).keys() - attributes.keys() - {"model", "data", "mujoco_renderer"}:
+        delattr(env, key)
+    for key, value in attributes.items():
+        setattr(env, key, value if _is_view(value) else copy.deepcopy(value))
+    for name, array in _model_arrays(env.model).items():
+        array[:] = arrays[name]
+    mujoco.mj_resetData(env.model, env.data)
+    mujoco.mj_forward(env.model, env.data)  # as in a new environment
+
+
+def _is_view(value: Any) -> bool:
+    return isinstance(value, np.ndarray) and value.base is not None
+
+
+# --- Variants
+
+
+def _simulation(path: str, variant: Variant) -> tuple[Any, Any]:
+    import mujoco
+
+    spec = mujoco.MjSpec.from_file(path)
+    for material, rgb in variant.recolour.items():
+        changed = spec.material(material)
+        changed.rgba, changed.textures = [*rgb, 1.0], [""] * mujoco.mjtTextureRole.mjNTEXROLE
+    if variant.handle:
+        _reshape(spec, variant.handle)
+    model = spec.compile()
+    return model, mujoco.MjData(model)
+
+
+def _reshape(spec: Any, handle: Handle) -> None:
+    """Change the handle's collision geoms, and draw twins of them. Their group stays: Meta-World takes inertia from groups 4 and 5."""
+    import mujoco
+
+    kinds = {"capsule": mujoco.mjtGeom.mjGEOM_CAPSULE, "cylinder": mujoco.mjtGeom.mjGEOM_CYLINDER}
+    chosen = {kinds[name] for name in handle.kinds}
+    body = spec.body(handle.body)
+    for geom in list(body.geoms):
+        if geom.group != 4 and (geom.type in chosen or geom.meshname in handle.hidden):
+            geom.rgba = [0.5, 0.5, 0.5, 0.0]  # hidden, not deleted: the environment asks for some by name
+        if geom.group != 4 or geom.type not in chosen:
+            continue
+        radius, half = geom.size[0] * handle.thickness, geom.size[1]
+        if handle.boxy:
+            half += geom.size[0] if geom.type == kinds["capsule"] else 0.0
+            geom.type = mujoco.mjtGeom.mjGEOM_BOX
+        geom.size = [radius, radius, half] if handle.boxy else [radius, half, 0.0]
+        twin = body.add_geom(type=geom.type, size=geom.size, pos=geom.pos, quat=geom.quat, rgba=[*handle.colour, 1.0], group=1)
+        twin.alt.type, twin.alt.euler = geom.alt.type, geom.alt.euler
+        twin.contype, twin.conaffinity, twin.mass = 0, 0, 0.0
+
+
+@functools.cache
+def _renderer(task: str) -> Any:
+    """The light model of `task`, shared by all its environments in this process."""
+    from irevla.envs import render
+
+    model = stock(task).model
+    return render.Renderer(model, camera=render.camera_of(model, CAMERA, CAMERA_POS), fixed=FIXED)
+
+
+# --- The suite
+
+
+def _fps(config: EnvConfig) -> int:
+    return max(1, round(CONTROL_HZ / config.action_repeat))
+
+
+class MetaWorld:
+    """The suite `metaworld`."""
+
+    name = "metaworld"
+    tasks: tuple[Task, ...] = tuple(spec.task for spec in SPECS.values())
+    action_dim = 4
+    fps = _fps(EnvConfig())
+
+    def make(self, task: str, config: EnvConfig) -> gym.Env[Any, Any]:
+        """A new environment of `task`. Raises `UserError` for a name that does not exist, and where Meta-World cannot run."""
+        return MetaWorldEnv(task, config)
+
+    def render_settings(self, config: EnvConfig) -> Mapping[str, Any]:
+        """Camera, size, version of the drawing, and what changes the dynamics: action repeat and horizon."""
+        return {
+            "camera": CAMERA,
+            "camera_pos": list(CAMERA_POS),
+            "image_size": config.image_size,
+            "action_repeat": config.action_repeat,
+            "horizon": config.horizon,
+            "drawing": DRAWING,
+        }
+
+    def check(self) -> None:
+        """Raise `UserError` with the remedy where Meta-World, MuJoCo or a GL library is missing."""
+        try:
+            import metaworld  # noqa: F401
+
+            from irevla.envs import render
+        except ModuleNotFoundError as error:
+            raise UserError(f"Meta-World needs the package {error.name!r}: pip install 'irevla[metaworld]'") from error
+        render.check_gl()
+
+
+METAWORLD = MetaWorld()
+
+for _name in SPECS:
+    gym.register(f"irevla/metaworld-{_name}-v0", entry_point="irevla.envs.metaworld:MetaWorldEnv", kwargs={"task": _name})

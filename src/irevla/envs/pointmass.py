@@ -1,0 +1,152 @@
+"""A toy suite in numpy alone: a white dot glides over a table to the object that the instruction names.
+
+It runs everywhere in microseconds, so tests use it, and it is the model for a suite of your own: a list of `Task`s, a
+`gymnasium.Env` that is a `TaskEnv`, and a `Suite` that makes one from the other. Every scene holds two objects that
+look alike, so the picture alone does not say where to go. Lengths are in table units: the table spans [-1, 1]^2.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cache
+from typing import Any, Literal
+
+import gymnasium as gym
+import numpy as np
+from jaxtyping import Bool, Float32, UInt8
+
+from irevla.category import Category
+from irevla.config import EnvConfig
+from irevla.envs.base import Task, find_task
+
+RADIUS = 0.28  # of an object; the dot is half as large
+SUCCESS = 0.2  # distance of the dot from the target's centre at which the task is solved
+SPEED = 0.08  # length moved in one control step by an action of 1
+TABLE = np.array([40, 42, 48], np.uint8)
+RED, BLUE, ORANGE, VIOLET = (220, 50, 40), (50, 90, 230), (235, 130, 45), (110, 90, 220)
+
+
+@dataclass(frozen=True)
+class Scene:
+    """What lies on the table, and where: the data behind a task's name. Two like objects, one left and one right."""
+
+    side: Literal["left", "right"]  # of the target
+    shape: Literal["disc", "square"]
+    colour: tuple[int, int, int]
+    low: tuple[float, float] = (0.35, 0.0)  # |x| and y of each object are uniform between these corners
+    high: tuple[float, float] = (0.75, 0.6)
+
+
+OUTER: dict[str, tuple[float, float]] = {
+    "low": (0.45, -0.6),
+    "high": (0.75, -0.3),
+}  # mostly outside the range of the expert tasks
+SCENES: dict[Task, Scene] = {
+    Task("left-disc", Category.EXPERT, "reach the left disc"): Scene("left", "disc", RED),
+    Task("right-disc", Category.EXPERT, "reach the right disc"): Scene("right", "disc", RED),
+    Task("left-square", Category.EXPERT, "reach the left square"): Scene("left", "square", BLUE),
+    Task("right-square", Category.EXPERT, "reach the right square"): Scene("right", "square", BLUE),
+    Task("left-disc-new", Category.RL, "reach the left disc", "orange, further out"): Scene(
+        "left", "disc", ORANGE, **OUTER
+    ),
+    Task("right-square-new", Category.RL, "reach the right square", "violet, further out"): Scene(
+        "right", "square", VIOLET, **OUTER
+    ),
+    Task("right-disc-outer", Category.UNSEEN, "reach the right disc", "further out"): Scene(
+        "right", "disc", RED, **OUTER
+    ),
+    Task("left-square-orange", Category.UNSEEN, "reach the left square", "orange"): Scene("left", "square", ORANGE),
+}
+
+
+class PointMassEnv(gym.Env[UInt8[np.ndarray, "H W 3"], Float32[np.ndarray, "2"]]):
+    """One task. An action is a velocity in x (right) and y (up)."""
+
+    metadata = {"render_modes": []}  # noqa: RUF012  # gymnasium's own declaration
+
+    def __init__(self, task: Task, config: EnvConfig) -> None:
+        self.task = task
+        self.draw = True
+        self._scene = SCENES[task]
+        self._config = config
+        shape = (config.image_size, config.image_size, 3)
+        self.observation_space = gym.spaces.Box(0, 255, shape, np.uint8)
+        self.action_space = gym.spaces.Box(-1, 1, (2,), np.float32)
+
+    def reset(
+        self, *, seed: int | None = None, options: Mapping[str, Any] | None = None
+    ) -> tuple[np.ndarray, dict[str, Any]]:
+        """A new scene, wholly decided by `seed`."""
+        super().reset(seed=seed)
+        places = self.np_random.uniform(self._scene.low, self._scene.high, (2, 2)) * [(-1, 1), (1, 1)]
+        self._target, self._other = places if self._scene.side == "left" else places[::-1]
+        self._dot = self.np_random.uniform((-0.2, -0.8), (0.2, -0.5))
+        self._decisions = 0
+        return self._observe(), {"success": False}
+
+    def step(self, action: np.ndarray) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
+        """One decision. Solved ends the episode (`terminated`); out of time cuts it off (`truncated`); never both."""
+        self._dot = np.clip(self._dot + self._stride * np.clip(action, -1, 1), -1, 1)
+        self._decisions += 1
+        success = bool(np.linalg.norm(self._target - self._dot) < SUCCESS)
+        truncated = not success and self._decisions >= self._config.horizon
+        return self._observe(), float(success), success, truncated, {"success": success}
+
+    def expert_action(self) -> Float32[np.ndarray, "2"]:
+        """Straight to the target."""
+        velocity = np.clip((self._target - self._dot) / self._stride, -1, 1)
+        return np.asarray(velocity, np.float32)
+
+    def picture(self, size: int) -> UInt8[np.ndarray, "size size 3"]:
+        """The table from above."""
+        image = np.tile(TABLE, (size, size, 1))
+        for place in (self._other, self._target):
+            _stamp(image, place, self._scene.shape, RADIUS, self._scene.colour)
+        _stamp(image, self._dot, "disc", RADIUS / 2, (255, 255, 255))
+        return image
+
+    @property
+    def _stride(self) -> float:
+        return SPEED * self._config.action_repeat
+
+    def _observe(self) -> np.ndarray:
+        size = self._config.image_size
+        return self.picture(size) if self.draw else np.zeros((size, size, 3), np.uint8)
+
+
+def _stamp(image: np.ndarray, centre: np.ndarray, shape: str, radius: float, colour: tuple[int, int, int]) -> None:
+    size = len(image)
+    mask = _mask(shape, round(radius * size))
+    column, row = (np.array([centre[0] + 1, 1 - centre[1]]) * size / 2 - len(mask) / 2).round().astype(int)
+    top, left = max(row, 0), max(column, 0)
+    window = image[top : max(row + len(mask), 0), left : max(column + len(mask), 0)]
+    window[mask[top - row :, left - column :][: len(window), : window.shape[1]]] = colour
+
+
+@cache
+def _mask(shape: str, pixels: int) -> Bool[np.ndarray, "pixels pixels"]:
+    """A filled disc or square, `pixels` wide."""
+    axis = (np.arange(pixels) + 0.5) / pixels * 2 - 1
+    return (axis**2 + axis[:, None] ** 2 <= 1) if shape == "disc" else np.ones((pixels, pixels), bool)
+
+
+class PointMass:
+    """The suite. It draws with numpy, so that there is nothing to install."""
+
+    name = "pointmass"
+    tasks = tuple(SCENES)
+    action_dim = 2
+    fps = 10
+
+    def make(self, task: str, config: EnvConfig) -> PointMassEnv:
+        """A new environment of the task called `task`."""
+        return PointMassEnv(find_task(self, task), config)
+
+    def render_settings(self, config: EnvConfig) -> Mapping[str, Any]:
+        """What changes the picture or the dynamics."""
+        return {"suite": self.name, "image_size": config.image_size, "action_repeat": config.action_repeat}
+
+    def check(self) -> None:
+        """Nothing can be missing."""
+
+
+POINTMASS = PointMass()

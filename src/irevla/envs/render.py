@@ -1,0 +1,304 @@
+"""Fast MuJoCo pictures without a GPU: the whole scene drawn as one skin, in one draw call, by one GL context per process.
+
+On a CPU the time of a frame goes into shadow maps, multisampling and reflections (off here), into triangles (decimated here), and
+then into draw calls: about 45 microseconds for each geom. So every visible geom and site of a model becomes triangles in the frame of
+its body, coloured through a palette texture, and all of them together one MuJoCo skin whose bones are the bodies: MuJoCo moves the
+vertices, and the GL library sees a single mesh. The picture lives in a model of its own; physics is only read.
+
+Left out, on purpose: shadows, reflections, textures (each material shows its mean colour), and what is nearly transparent.
+"""
+
+import functools
+import importlib
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+os.environ.setdefault("MUJOCO_GL", "egl" if Path("/dev/nvidia0").exists() else "osmesa")  # before mujoco is imported
+os.environ.setdefault("LP_NUM_THREADS", "0")  # llvmpipe's own threads cost more than they bring at these sizes
+
+import mujoco
+import numpy as np
+from jaxtyping import Float, UInt8
+
+from irevla.envs import meshes
+from irevla.errors import UserError
+
+FACES = 150  # of a decimated mesh, about
+OPAQUE = 0.3  # geoms and sites of a lower alpha are left out
+GROUPS = 3  # geom and site groups below this are drawn, as in MuJoCo's own default
+MAX_SIZE = 1024  # side of the largest picture, pixels
+SKY_SHADE = 1.0  # the backdrop is lit like everything else: here, by just as much as it absorbs
+CELL = 8  # side of one colour in the palette, texels: wide enough for linear filtering not to mix neighbours
+
+
+@dataclass(frozen=True)
+class Camera:
+    """A fixed camera of the world: position (m), orientation (quaternion w x y z), vertical field of view (degrees)."""
+
+    pos: tuple[float, float, float]
+    quat: tuple[float, float, float, float]
+    fovy: float = 45.0
+
+
+def camera_of(model: Any, name: str, pos: tuple[float, float, float] | None = None) -> Camera:
+    """The camera `name` of `model`, optionally moved to `pos`."""
+    i = model.camera(name).id
+    return Camera(pos or tuple(model.cam_pos[i].tolist()), tuple(model.cam_quat[i].tolist()), float(model.cam_fovy[i]))
+
+
+def check_gl() -> None:
+    """Raise `UserError` with the remedy where no GL library can be loaded."""
+    try:
+        _context()
+    except (ImportError, AttributeError, OSError, RuntimeError) as error:
+        name = os.environ["MUJOCO_GL"]
+        remedy = {"osmesa": "apt-get install libosmesa6", "egl": "apt-get install libegl1, or set MUJOCO_GL=osmesa"}
+        raise UserError(
+            f"MuJoCo cannot draw with MUJOCO_GL={name} ({error}): {remedy.get(name, 'set MUJOCO_GL=osmesa')}"
+        ) from error
+
+
+@functools.cache
+def _context() -> Any:
+    """The one GL context of this process. Two live OSMesa contexts give garbage frames without any error."""
+    # not mujoco.GLContext, which is settled when mujoco is first imported: perhaps before this module
+    context = importlib.import_module(f"mujoco.{os.environ['MUJOCO_GL']}").GLContext(MAX_SIZE, MAX_SIZE)
+    context.make_current()
+    return context
+
+
+# --- From a physics model to a drawing model
+
+
+@dataclass(frozen=True)
+class _Part:
+    """Triangles that move with one frame (a body of the physics model, or a site), in one colour."""
+
+    frame: int
+    mesh: meshes.Mesh
+    rgb: tuple[float, float, float]
+
+
+def _colour(model: Any, material: int, rgba: np.ndarray) -> np.ndarray:
+    """What MuJoCo would show: the object's own colour unless it is the default, times the mean of its texture."""
+    grey = np.array([0.5, 0.5, 0.5, 1.0], np.float32)
+    if material < 0:
+        return rgba.astype(np.float64)
+    result = np.array(model.mat_rgba[material] if np.array_equal(rgba, grey) else rgba, np.float64)
+    texture = int(model.mat_texid[material, mujoco.mjtTextureRole.mjTEXROLE_RGB])
+    if texture >= 0:
+        result[:3] *= _texture_mean(model, texture)
+    return result
+
+
+def _shape(kind: int, size: np.ndarray) -> meshes.Mesh | None:
+    shapes = mujoco.mjtGeom
+    if kind == shapes.mjGEOM_SPHERE:
+        return meshes.ellipsoid(np.repeat(size[:1], 3))
+    makers = {
+        shapes.mjGEOM_PLANE: meshes.plane,
+        shapes.mjGEOM_BOX: meshes.box,
+        shapes.mjGEOM_CYLINDER: meshes.cylinder,
+        shapes.mjGEOM_CAPSULE: meshes.capsule,
+        shapes.mjGEOM_ELLIPSOID: meshes.ellipsoid,
+    }
+    return makers[kind](size) if kind in makers else None
+
+
+def _mesh_of(model: Any, mesh: int) -> meshes.Mesh:
+    v, f = model.mesh_vertadr[mesh], model.mesh_faceadr[mesh]
+    return model.mesh_vert[v : v + model.mesh_vertnum[mesh]], model.mesh_face[f : f + model.mesh_facenum[mesh]]
+
+
+def _placed(mesh: meshes.Mesh, pos: np.ndarray, quat: np.ndarray) -> meshes.Mesh:
+    rotation = np.zeros(9)
+    mujoco.mju_quat2Mat(rotation, quat)
+    return (mesh[0] @ rotation.reshape(3, 3).T + pos).astype(np.float32), mesh[1]
+
+
+def _parts(model: Any, faces: int) -> list[_Part]:
+    """All that is drawn of `model`: geoms in the frames of their bodies, then sites, each a frame of its own."""
+    found = []
+    for g in range(model.ngeom):
+        rgba = _colour(model, int(model.geom_matid[g]), model.geom_rgba[g])
+        if model.geom_group[g] >= GROUPS or rgba[3] < OPAQUE:
+            continue
+        is_mesh = model.geom_type[g] == mujoco.mjtGeom.mjGEOM_MESH
+        mesh = (
+            meshes.cached(_mesh_of(model, int(model.geom_dataid[g])), faces)
+            if is_mesh
+            else _shape(int(model.geom_type[g]), model.geom_size[g])
+        )
+        if mesh is not None:
+            found.append(
+                _Part(int(model.geom_bodyid[g]), _placed(mesh, model.geom_pos[g], model.geom_quat[g]), tuple(rgba[:3]))
+            )
+    for s in range(model.nsite):
+        rgba = _colour(model, int(model.site_matid[s]), model.site_rgba[s])
+        mesh = _shape(int(model.site_type[s]), model.site_size[s])
+        if model.site_group[s] < GROUPS and rgba[3] >= OPAQUE and mesh is not None:
+            found.append(_Part(model.nbody + s, mesh, tuple(rgba[:3])))
+    return found
+
+
+def _backdrop(model: Any, camera: Camera) -> list[_Part]:
+    """The sky as one rectangle behind everything: MuJoCo's sky box would cost as much as the rest of the scene."""
+    sky = [i for i in range(model.ntex) if model.tex_type[i] == mujoco.mjtTexture.mjTEXTURE_SKYBOX]
+    if not sky:
+        return []
+    depth = min(20.0, 0.9 * model.vis.map.zfar) * model.stat.extent
+    half = depth * np.tan(np.radians(camera.fovy) / 2) * 1.05
+    mesh = meshes.plane(np.array([half, half, 0.0]))
+    rgb = SKY_SHADE * _texture_mean(model, sky[0])
+    return [_Part(0, _placed((mesh[0] - np.float32([0, 0, depth]), mesh[1]), np.array(camera.pos), np.array(camera.quat)), tuple(rgb))]
+
+
+def _texture_mean(model: Any, texture: int) -> np.ndarray:
+    start, channels = model.tex_adr[texture], model.tex_nchannel[texture]
+    count = model.tex_height[texture] * model.tex_width[texture] * channels
+    return np.asarray(model.tex_data[start : start + count].reshape(-1, channels)[:, :3].mean(axis=0) / 255)
+
+
+def _visible(part: _Part, camera: Camera) -> _Part | None:
+    """A part of the world without what `camera` can never see: faces turned away, and faces beside the picture."""
+    vertices, faces = part.mesh
+    local, _ = _placed((vertices - np.array(camera.pos), faces), np.zeros(3), np.array(camera.quat) * [1, -1, -1, -1])
+    corners = local[faces].astype(np.float64)  # F x 3 x 3, the camera looks along -z
+    facing = (
+        np.einsum("fi,fi->f", np.cross(corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0]), corners[:, 0]) < 0
+    )
+    edge = np.tan(np.radians(camera.fovy) / 2) * 1.05  # a square picture
+    x, y, depth = corners[..., 0], corners[..., 1], -corners[..., 2]
+    beside = [(side > edge * depth).all(axis=1) for side in (x, -x, y, -y)]
+    keep = faces[facing & ~np.any(beside, axis=0)]
+    if not len(keep):
+        return None
+    used, index = np.unique(keep, return_inverse=True)
+    return _Part(part.frame, (vertices[used], index.reshape(-1, 3).astype(np.int32)), part.rgb)
+
+
+def _palette(parts: Sequence[_Part]) -> tuple[list[tuple[float, float, float]], np.ndarray]:
+    colours = sorted({part.rgb for part in parts})
+    row = np.concatenate([np.full((CELL, CELL, 3), colour) for colour in colours], axis=1)
+    return colours, (row.clip(0, 1) * 255).round().astype(np.uint8)
+
+
+def _drawing_model(model: Any, camera: Camera, parts: Sequence[_Part]) -> Any:
+    """A model with one body for each frame, one skin over all of them, the lights of `model` and one camera."""
+    spec = mujoco.MjSpec()
+    spec.visual.quality.shadowsize, spec.visual.quality.offsamples = 0, 0
+    spec.visual.global_.offwidth = spec.visual.global_.offheight = 16
+    for name in ("ambient", "diffuse", "specular"):
+        setattr(spec.visual.headlight, name, getattr(model.vis.headlight, name))
+    spec.visual.map.znear, spec.visual.map.zfar = model.vis.map.znear, model.vis.map.zfar
+    spec.stat.extent, spec.stat.center = model.stat.extent, model.stat.center
+    for i in range(model.nlight):
+        if model.light_active[i]:
+            keys = ("pos", "dir", "ambient", "diffuse", "specular", "attenuation", "cutoff", "exponent", "directional")
+            spec.worldbody.add_light(castshadow=False, **{key: getattr(model, f"light_{key}")[i] for key in keys})
+    spec.worldbody.add_camera(name="view", pos=camera.pos, quat=camera.quat, fovy=camera.fovy)
+    for i in range(1, model.nbody + model.nsite):
+        spec.worldbody.add_body(name=f"frame{i}")
+    _add_skin(spec, parts)
+    return spec.compile()
+
+
+def _add_skin(spec: Any, parts: Sequence[_Part]) -> None:
+    colours, palette = _palette(parts)
+    kind = mujoco.mjtTexture.mjTEXTURE_2D
+    texture = spec.add_texture(name="palette", type=kind, width=palette.shape[1], height=CELL, nchannel=3)
+    texture.data = palette.tobytes()
+    material = spec.add_material(name="palette", specular=0.3, shininess=0.5)
+    material.textures[mujoco.mjtTextureRole.mjTEXROLE_RGB] = "palette"
+    vertices, faces = meshes.join([part.mesh for part in parts])
+    frame_of = np.concatenate([np.full(len(part.mesh[0]), part.frame) for part in parts])
+    u = np.concatenate([np.full(len(part.mesh[0]), (colours.index(part.rgb) + 0.5) / len(colours)) for part in parts])
+    skin = spec.add_skin(name="scene", material="palette")
+    skin.vert, skin.face = vertices.reshape(-1).tolist(), faces.reshape(-1).tolist()
+    skin.texcoord = np.stack([u, np.full_like(u, 0.5)], axis=1).reshape(-1).tolist()
+    frames = np.unique(frame_of)
+    skin.bodyname = ["world" if f == 0 else f"frame{f}" for f in frames]
+    skin.bindpos, skin.bindquat = [0.0] * 3 * len(frames), [1.0, 0.0, 0.0, 0.0] * len(frames)
+    skin.vertid = [np.flatnonzero(frame_of == f).tolist() for f in frames]
+    skin.vertweight = [[1.0] * int((frame_of == f).sum()) for f in frames]
+
+
+# --- Drawing
+
+
+class Renderer:
+    """Draws the states of one physics model, seen by one fixed camera. Frames are as those of a fresh process, whatever else is drawn.
+
+    `fixed`: names of bodies that never move, besides the world; what the camera cannot see of them is dropped.
+    """
+
+    def __init__(self, model: Any, *, camera: Camera, fixed: Sequence[str] = (), faces: int = FACES) -> None:
+        check_gl()
+        still = {0, *(model.body(name).id for name in fixed)}
+        parts = _backdrop(model, camera)
+        pose = mujoco.MjData(model)
+        mujoco.mj_kinematics(model, pose)
+        for part in _parts(model, faces):
+            if part.frame in still:
+                world = _placed(part.mesh, pose.xpos[part.frame], pose.xquat[part.frame])
+                seen = _visible(_Part(0, world, part.rgb), camera)
+                parts += [seen] if seen else []
+            else:
+                parts.append(part)
+        self._model = _drawing_model(model, camera, parts)
+        self._data = mujoco.MjData(self._model)
+        mujoco.mj_forward(self._model, self._data)
+        self._scene = mujoco.MjvScene(self._model, maxgeom=16)
+        self._scene.flags[:] = 0  # no shadows, reflections, haze or sky box ...
+        self._scene.flags[mujoco.mjtRndFlag.mjRND_CULL_FACE] = 1  # ... and nothing of what faces away: half the time
+        self._option, self._camera = mujoco.MjvOption(), mujoco.MjvCamera()
+        self._camera.type, self._camera.fixedcamid = mujoco.mjtCamera.mjCAMERA_FIXED, 0
+        self._pose = pose
+        self._size = 0
+        self._gl: Any = None
+
+    def draw(
+        self, model: Any, data: Any, *, size: int, sites: Sequence[tuple[int, Float[np.ndarray, "3"]]] = ()
+    ) -> UInt8[np.ndarray, "size size 3"]:
+        """The state (`model`, `data`) as a picture, origin at the top left. Neither is changed.
+
+        `model` must have the bodies and sites of the one this renderer was made from; they may have moved. `sites`: (index, world
+        position) of sites to show elsewhere than the model says.
+        """
+        if not 0 < size <= MAX_SIZE:
+            raise UserError(f"a picture of {size} pixels cannot be drawn; the largest is {MAX_SIZE}")
+        self._follow(model, data, sites)
+        gl = self._buffer(size)
+        mujoco.mjv_updateScene(
+            self._model, self._data, self._option, None, self._camera, mujoco.mjtCatBit.mjCAT_ALL, self._scene
+        )
+        rect, picture = mujoco.MjrRect(0, 0, size, size), np.empty((size, size, 3), np.uint8)
+        mujoco.mjr_render(rect, self._scene, gl)
+        mujoco.mjr_readPixels(picture, None, rect, gl)
+        return picture
+
+    def _follow(self, model: Any, data: Any, sites: Sequence[tuple[int, np.ndarray]]) -> None:
+        """Put every frame where its body or site is; kinematics run on a copy, so that physics keeps its state bit by bit."""
+        pose, view, n = self._pose, self._data, model.nbody
+        pose.qpos[:], pose.mocap_pos[:], pose.mocap_quat[:] = data.qpos, data.mocap_pos, data.mocap_quat
+        mujoco.mj_kinematics(model, pose)
+        view.xpos[:n], view.xquat[:n] = pose.xpos, pose.xquat
+        view.xpos[n:] = pose.site_xpos
+        for site in range(model.nsite):
+            mujoco.mju_mat2Quat(view.xquat[n + site], pose.site_xmat[site])
+        for site, position in sites:
+            view.xpos[n + site] = position
+
+    def _buffer(self, size: int) -> Any:
+        """This model's GL objects, with an off-screen buffer of just `size`: clearing a larger one costs more than drawing."""
+        _context().make_current()
+        if self._gl is None:
+            self._gl = mujoco.MjrContext(self._model, mujoco.mjtFontScale.mjFONTSCALE_50)
+        if size != self._size:
+            mujoco.mjr_resizeOffscreen(size, size, self._gl)
+            self._size = size
+        mujoco.mjr_setBuffer(mujoco.mjtFramebuffer.mjFB_OFFSCREEN, self._gl)
+        return self._gl

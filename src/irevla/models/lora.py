@@ -1,0 +1,42 @@
+"""Low-rank adaptation of a VLM's linear layers (section IV-A, [46]) with peft, which is imported only where LoRA is on."""
+
+import re
+from typing import Any
+
+from torch import nn
+
+from irevla.config import LoRAConfig
+from irevla.errors import UserError
+from irevla.models.vlm.base import VLM
+
+_MARK = ".lora_"
+
+
+def add_lora(vlm: VLM, config: LoRAConfig) -> None:
+    """Put a new LoRA of `config.rank` beside every linear layer whose whole name matches the targets, in place. At first it changes nothing.
+
+    No dropout: the latents that RL caches must not depend on chance. Raises `UserError` where nothing matches or peft is missing.
+    """
+    assert config.rank > 0
+    targets = config.targets or vlm.lora_targets
+    try:
+        pattern = re.compile(targets)
+    except re.error as error:
+        raise UserError(f"lora.targets {targets!r} is not a regular expression: {error}") from error
+    linear = [name for name, module in vlm.named_modules() if isinstance(module, nn.Linear)]
+    matched = [name for name in linear if pattern.fullmatch(name)]
+    if not matched:
+        raise UserError(f"lora.targets {targets!r} matches no linear layer; there are: {', '.join(linear)}")
+    try:
+        import peft
+    except ModuleNotFoundError as error:
+        raise UserError("LoRA needs the package peft: pip install 'irevla[lora]'") from error
+    alpha: Any = config.alpha  # peft asks for an integer and divides it
+    peft.inject_adapter_in_model(
+        peft.LoraConfig(r=config.rank, lora_alpha=alpha, lora_dropout=0.0, target_modules=matched), vlm
+    )
+
+
+def is_lora(name: str) -> bool:
+    """Whether the parameter of this name is a LoRA's."""
+    return _MARK in name

@@ -1,0 +1,180 @@
+"""A vision-language model of our own, small enough for a laptop: {vision, text} -> {text}, about 0.8 million parameters.
+
+A strided convolutional stem turns the picture into 4 x 4 tokens; a pre-norm transformer reads them and then the prompt (a prefix
+language model: picture and prompt see each other, the answer is causal). Nothing depends on the batch: no batch normalisation, no
+dropout, so a picture has the same latent alone and among others.
+"""
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Bool, Float, Int, UInt8
+from torch import Tensor, nn
+
+from irevla.errors import UserError
+from irevla.models.vlm import tokenizer
+from irevla.models.vlm.base import VLM
+from irevla.types import Features
+
+IGNORE = -100  # the target of padding, which `cross_entropy` leaves out
+
+
+class TinyVLM(VLM):
+    """See the module. `grid` x `grid` image tokens for pictures of `image_size` pixels; prompts and answers of `context` tokens at most."""
+
+    lora_targets = r".*tower\..*\.(qkv|out|up|down)"
+
+    def __init__(
+        self,
+        *,
+        width: int = 128,
+        layers: int = 2,
+        heads: int = 4,
+        image_size: int = 64,
+        grid: int = 4,
+        channels: int = 24,
+        context: int = 128,
+    ) -> None:
+        super().__init__()
+        assert width % heads == 0
+        self.width = width
+        self.context = context
+        self.stem = Stem(width=width, image_size=image_size, grid=grid, channels=channels)
+        self.image_position = nn.Parameter(0.02 * torch.randn(self.stem.grid**2, width))
+        self.embedding = nn.Embedding(tokenizer.vocabulary_size(), width)
+        self.text_position = nn.Parameter(0.02 * torch.randn(context, width))
+        self.tower = nn.ModuleList(Block(width=width, heads=heads) for _ in range(layers))
+        self.norm = nn.LayerNorm(width)
+        self.output_layer: nn.Module = nn.Linear(width, tokenizer.vocabulary_size(), bias=False)
+        nn.init.normal_(self.embedding.weight, std=0.02)
+
+    def take_off_output_layer(self) -> None:
+        """Drop the final fully connected layer: an action head takes its place (section IV-A). The model speaks no more."""
+        self.output_layer = nn.Identity()
+
+    def encode(self, images: UInt8[Tensor, "B H W 3"], instructions: Sequence[str]) -> Features:
+        """h, the hidden states of the picture's tokens and the prompt's, after the final norm. `m` is that of the longest prompt."""
+        prompt, mask, padded = self._prompts(instructions, images.device)
+        x = self._prefix(images, prompt)
+        mask = F.pad(mask, (self.stem.grid**2, 0), value=True)
+        return Features(self._read(x, mask[:, None, None, :] if padded else None), mask)
+
+    def logits(
+        self, images: UInt8[Tensor, "B H W 3"], prompts: Sequence[str], answers: Sequence[str]
+    ) -> Float[Tensor, "B L V"]:
+        """Scores of each next token of the answers, given the picture, the prompt and the answer so far (teacher forcing).
+
+        Row `l` scores the answer's token `l`, the last one EOS: the targets are `targets(answers)`.
+        """
+        return self._scores(images, prompts, [(tokenizer.SEP, *tokenizer.encode(answer)) for answer in answers])
+
+    def targets(self, answers: Sequence[str]) -> Int[Tensor, "B L"]:
+        """What `logits` should predict: the answers' tokens and EOS; `IGNORE` where an answer is shorter than the longest."""
+        return _pad([(*tokenizer.encode(answer), tokenizer.EOS) for answer in answers], IGNORE)
+
+    @torch.no_grad()
+    def generate(self, image: UInt8[Tensor, "H W 3"], prompt: str, *, max_tokens: int = 32) -> str:
+        """The most likely answer, token by token."""
+        tokens = [tokenizer.SEP]
+        for _ in range(max_tokens):
+            best = int(self._scores(image[None], [prompt], [tuple(tokens)])[0, -1].argmax())
+            if best == tokenizer.EOS:
+                break
+            tokens.append(best)
+        return tokenizer.decode(tokens)
+
+    def _scores(
+        self, images: UInt8[Tensor, "B H W 3"], prompts: Sequence[str], answers: Sequence[tuple[int, ...]]
+    ) -> Float[Tensor, "B L V"]:
+        assert isinstance(self.output_layer, nn.Linear), "the output layer was taken off"
+        prompt, mask, _ = self._prompts(prompts, images.device)
+        answer = _pad(answers, tokenizer.PAD).to(images.device)
+        # An answer follows its own prompt, not the padding of the batch's longest.
+        positions = mask.sum(1, keepdim=True) + torch.arange(answer.shape[1], device=images.device)
+        self._check_length(int(positions.max()) + 1)
+        prefix = self._prefix(images, prompt)
+        x = torch.cat([prefix, self.embedding(answer) + self.text_position[positions]], 1)
+        mask = F.pad(F.pad(mask, (self.stem.grid**2, 0), value=True), (0, answer.shape[1]), value=True)
+        order = torch.arange(x.shape[1], device=images.device)
+        visible = (order < prefix.shape[1]) | (order <= order[:, None])  # query x key
+        hidden = self._read(x, mask[:, None, None, :] & visible)
+        scores: Tensor = self.output_layer(hidden[:, prefix.shape[1] :])
+        return scores
+
+    def _prompts(
+        self, prompts: Sequence[str], device: torch.device
+    ) -> tuple[Int[Tensor, "B P"], Bool[Tensor, "B P"], bool]:
+        """BOS and the prompt's tokens, which of them are real, and whether any is not (asked of Python, so that a GPU need not wait)."""
+        tokens = [(tokenizer.BOS, *tokenizer.encode(prompt)) for prompt in prompts]
+        self._check_length(max(map(len, tokens)))
+        ids = _pad(tokens, tokenizer.PAD)
+        return ids.to(device), (ids != tokenizer.PAD).to(device), len({len(row) for row in tokens}) > 1
+
+    def _prefix(self, images: UInt8[Tensor, "B H W 3"], prompt: Int[Tensor, "B P"]) -> Float[Tensor, "B M d"]:
+        picture = self.stem(images) + self.image_position
+        return torch.cat([picture, self.embedding(prompt) + self.text_position[: prompt.shape[1]]], 1)
+
+    def _read(self, x: Float[Tensor, "B S d"], visible: Bool[Tensor, "..."] | None) -> Float[Tensor, "B S d"]:
+        for block in self.tower:
+            x = block(x, visible)
+        normed: Tensor = self.norm(x)
+        return normed
+
+    def _check_length(self, length: int) -> None:
+        if length > self.context:
+            raise UserError(f"the text has {length} tokens and the model reads {self.context}: shorten the instruction")
+
+
+class Stem(nn.Module):
+    """Pixels to tokens: 3 x 3 convolutions of stride 2, each twice as wide as the last, until about `grid` x `grid` places are left.
+
+    Far easier to learn from than 4 x 4 patches through one linear layer.
+    """
+
+    def __init__(self, *, width: int, image_size: int, grid: int, channels: int) -> None:
+        super().__init__()
+        self.grid = image_size
+        widths: list[int] = []
+        while self.grid // 2 >= grid:
+            self.grid = (self.grid + 1) // 2
+            widths.append(min(width, channels << len(widths)))
+        assert widths, f"pictures of {image_size} pixels are too small for {grid} x {grid} tokens"
+        pairs = zip([3, *widths], [*widths[:-1], width], strict=False)
+        self.convs = nn.ModuleList(nn.Conv2d(a, b, 3, stride=2, padding=1) for a, b in pairs)
+        for conv in self.convs:
+            conv.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's stubs lack it
+
+    def forward(self, images: UInt8[Tensor, "B H W 3"]) -> Float[Tensor, "B M d"]:
+        """Tokens row by row. Pictures lie in memory as channels-last convolutions want them, so that no permutation copies."""
+        x = images.permute(0, 3, 1, 2).float().mul_(1 / 127.5).sub_(1)
+        for conv in self.convs:
+            x = F.relu(conv(x))
+        return x.permute(0, 2, 3, 1).flatten(1, 2)
+
+
+class Block(nn.Module):
+    """One pre-norm transformer layer."""
+
+    def __init__(self, *, width: int, heads: int) -> None:
+        super().__init__()
+        self.heads = heads
+        self.norm1 = nn.LayerNorm(width)
+        self.qkv = nn.Linear(width, 3 * width)
+        self.out = nn.Linear(width, width)
+        self.norm2 = nn.LayerNorm(width)
+        self.up = nn.Linear(width, 4 * width)
+        self.down = nn.Linear(4 * width, width)
+
+    def forward(self, x: Float[Tensor, "B S d"], visible: Bool[Tensor, "..."] | None) -> Float[Tensor, "B S d"]:
+        """`visible` broadcasts to `B heads S S` (query x key); None: all see all."""
+        q, k, v = self.qkv(self.norm1(x)).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
+        attended = F.scaled_dot_product_attention(q, k, v, attn_mask=visible)
+        x = x + self.out(attended.transpose(1, 2).flatten(2))
+        fed: Tensor = self.down(F.gelu(self.up(self.norm2(x)), approximate="tanh"))
+        return x + fed
+
+
+def _pad(rows: Sequence[tuple[int, ...]], value: int) -> Int[Tensor, "B L"]:
+    longest = max(map(len, rows))
+    return torch.tensor([[*row, *(value,) * (longest - len(row))] for row in rows])

@@ -1,0 +1,106 @@
+"""Named configurations, and configurations as plain data (YAML, JSON)."""
+
+import dataclasses
+import types
+import typing
+from collections.abc import Mapping
+from typing import Any
+
+from irevla.config import Config, EnvConfig, EvalConfig, ExpertConfig, HarvestConfig, ModelConfig, PPOConfig, SFTConfig
+from irevla.errors import UserError, unknown
+
+PRESETS: dict[str, tuple[str, Config]] = {
+    "quickstart": (
+        "Meta-World in minutes on two cores: 4 expert tasks, 2 RL tasks, 2 unseen",
+        Config(
+            suite="metaworld",
+            expert_tasks=("window-close", "button-press", "door-open", "drawer-open"),
+            rl_tasks=("button-press-new", "window-close-new"),
+            unseen_tasks=("button-press-orange", "window-close-purple"),
+            expert=ExpertConfig(episodes=25),
+        ),
+    ),
+    "metaworld": (
+        "the paper's Meta-World experiment: 25 expert tasks x 50 demonstrations, 5 RL tasks, 10 unseen",
+        Config(suite="metaworld", sft=SFTConfig(steps=40_000)),
+    ),
+    "pointmass": (
+        "the toy, without a simulator: the whole algorithm in about a minute",
+        Config(
+            suite="pointmass",
+            env=EnvConfig(image_size=32, horizon=25),
+            expert=ExpertConfig(episodes=40),
+            model=ModelConfig(width=64, layers=1, head_hidden=64),
+            sft=SFTConfig(steps=600, batch=64, shift=0, validate_every=200),
+            ppo=PPOConfig(steps=8_000, rollout=64),
+            harvest=HarvestConfig(episodes=20, attempts=60),
+            sl=SFTConfig(steps=200, batch=64, lr=3e-4, shift=0, validate_every=200),
+            eval=EvalConfig(episodes=20, interim=10),
+        ),
+    ),
+}
+
+
+def find_preset(name: str) -> Config:
+    """The configuration called `name`, or a `UserError` with the nearest name."""
+    if name not in PRESETS:
+        raise unknown("preset", name, PRESETS)
+    return PRESETS[name][1]
+
+
+def to_dict(config: Any) -> dict[str, Any]:
+    """A config dataclass as plain data: nested dicts, lists, numbers and strings."""
+    plain = dataclasses.asdict(config)
+    return {key: _plain(value) for key, value in plain.items()}
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _plain(inner) for key, inner in value.items()}
+    return list(value) if isinstance(value, tuple) else value
+
+
+def from_dict(data: Mapping[str, Any], *, kind: Any = Config, where: str = "") -> Any:
+    """The config dataclass `kind` from plain data; an unknown field or a value of the wrong type is a `UserError`."""
+    fields = {field.name: field for field in dataclasses.fields(kind)}
+    hints = typing.get_type_hints(kind)
+    values: dict[str, Any] = {}
+    for name, value in data.items():
+        if name not in fields:
+            raise unknown("field", where + name, [where + known for known in fields])
+        values[name] = _typed(value, hints[name], where + name)
+    return kind(**values)
+
+
+def _typed(value: Any, hint: Any, where: str) -> Any:
+    if dataclasses.is_dataclass(hint):
+        if not isinstance(value, Mapping):
+            raise UserError(f"field {where!r} must be a group of settings, not {value!r}")
+        return from_dict(value, kind=hint, where=where + ".")
+    origin = typing.get_origin(hint)
+    if origin is tuple and isinstance(value, list | tuple) and all(isinstance(item, str) for item in value):
+        return tuple(value)
+    if hint is float and isinstance(value, int | float) and not isinstance(value, bool):
+        return float(value)
+    if (
+        not isinstance(hint, types.GenericAlias)
+        and isinstance(value, hint)
+        and (hint is bool or not isinstance(value, bool))
+    ):
+        return value
+    raise UserError(f"field {where!r} must be {getattr(hint, '__name__', hint)}, not {value!r}")
+
+
+def differences(old: Config, new: Config) -> list[str]:
+    """The fields in which two configs differ, as "sft.steps: 3000 -> 2000"."""
+    return _differences(to_dict(old), to_dict(new), "")
+
+
+def _differences(old: Mapping[str, Any], new: Mapping[str, Any], where: str) -> list[str]:
+    found: list[str] = []
+    for key, value in old.items():
+        if isinstance(value, Mapping):
+            found += _differences(value, new[key], f"{where}{key}.")
+        elif value != new[key]:
+            found.append(f"{where}{key}: {value!r} -> {new[key]!r}")
+    return found

@@ -1,0 +1,213 @@
+"""What surrounds Algorithm 1: which tasks, which data, which device, and the tests between its stages."""
+
+import json
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import UInt8
+
+from irevla.collect import collect_expert, demonstrations, open_store
+from irevla.config import Config, EnvConfig
+from irevla.data.episodes import EpisodeStore
+from irevla.envs.base import Suite, TaskEnv, find_task, load_suite, named_tasks
+from irevla.errors import UserError
+from irevla.evaluation.evaluate import blind_replay, evaluate
+from irevla.evaluation.stats import Row
+from irevla.evaluation.video import write_video
+from irevla.models.policy import VLAPolicy
+from irevla.rollout import Actor, RolloutStats
+from irevla.runs.progress import bar
+from irevla.runs.run import Run, read_config, write_atomically
+from irevla.seeds import Purpose, first_seed
+from irevla.types import Category
+
+VIDEO_SIZE = 256  # pixels
+
+
+@dataclass(frozen=True)
+class Tasks:
+    """The paper's three categories for one run."""
+
+    expert: tuple[str, ...]
+    rl: tuple[str, ...]
+    unseen: tuple[str, ...]
+
+    @property
+    def all(self) -> tuple[str, ...]:
+        """Every task once, in the order expert, RL, unseen."""
+        return tuple(dict.fromkeys(self.expert + self.rl + self.unseen))
+
+
+def choose_tasks(config: Config, suite: Suite) -> Tasks:
+    """The configured tasks, or all of the category where none are named. `UserError` for a name that does not exist."""
+    tasks = Tasks(
+        named_tasks(suite, config.expert_tasks, Category.EXPERT),
+        named_tasks(suite, config.rl_tasks, Category.RL),
+        named_tasks(suite, config.unseen_tasks, Category.UNSEEN),
+    )
+    leaked = sorted(set(tasks.unseen) & set(tasks.expert + tasks.rl))
+    if leaked:
+        raise UserError(f"{', '.join(leaked)} is to be unseen and trained on; take it out of one of the lists")
+    return tasks
+
+
+def expert_dataset(run: Run, tasks: Tasks) -> EpisodeStore:
+    """D_e: the dataset that the configuration names, or demonstrations by the scripted experts."""
+    config = run.config
+    if not config.expert.dataset:
+        return collect_expert(
+            config.suite, tasks.expert, config.expert, env=config.env, seed=config.seed, root=run.directory / "expert"
+        )
+    path = Path(config.expert.dataset)
+    if not path.is_dir():
+        raise UserError(f"there is no dataset {path}; name another as expert.dataset, or none to collect one")
+    store = open_store(load_suite(config.suite), config.env, path)
+    missing = sorted(set(tasks.expert) - set(store.counts()))
+    strangers = sorted(set(store.counts()) - set(tasks.expert))
+    if missing or strangers:
+        fault = f"it lacks {', '.join(missing)}" if missing else f"it also has {', '.join(strangers)}"
+        raise UserError(f"dataset {path} is not of the expert tasks: {fault}; adapt expert_tasks or the dataset")
+    return store
+
+
+def starting_policy(config: Config, suite: Suite) -> VLAPolicy:
+    """The policy that `from_checkpoint` names, if it fits the suite."""
+    policy = VLAPolicy.from_pretrained(config.from_checkpoint, device=device(config))
+    _check_fits(policy, suite, image_size=config.env.image_size, path=config.from_checkpoint)
+    return policy
+
+
+def _check_fits(policy: VLAPolicy, suite: Suite, *, image_size: int, path: str) -> None:
+    if policy.action_dim != suite.action_dim or policy.image_size != image_size:
+        raise UserError(
+            f"{path} acts in {policy.action_dim} dimensions on pictures of {policy.image_size} pixels, but "
+            f"{suite.name} has {suite.action_dim} and {image_size}; choose another policy or env.image_size"
+        )
+
+
+def device(config: Config) -> torch.device:
+    """The device that the configuration names; "auto" is CUDA when present."""
+    if config.device == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        chosen = torch.device(config.device)
+        torch.empty(0, device=chosen)
+    except (RuntimeError, AssertionError) as error:  # AssertionError: a torch built without CUDA
+        raise UserError(f"device {config.device!r} cannot be used here; choose auto or cpu") from error
+    return chosen
+
+
+@contextmanager
+def threads(number: int) -> Iterator[None]:
+    """Let torch use `number` threads on the CPU: one beside worker processes, one per core in supervised learning."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(number)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def baselines(run: Run, tasks: Tasks) -> None:
+    """What success is worth on each task: the blind replay of one demonstration, on the evaluation seeds."""
+    config, event = run.config, "evaluated baseline"
+    if run.journal.done(event) is None:
+        replayed = {
+            task: episode.actions
+            for task, episode in demonstrations(config.suite, tasks.all, env=config.env, seed=config.seed).items()
+        }
+        rows = blind_replay(
+            replayed, config.suite, env=config.env, episodes=config.eval.episodes, seed=config.eval.seed,
+            run_seed=config.seed,
+        )  # fmt: skip
+        _keep(run, event, rows)
+
+
+def test(run: Run, policy: VLAPolicy, tasks: Tasks, stage: str, episodes: int) -> None:
+    """Success rates of all tasks after `stage`, once; nothing where `episodes` is 0."""
+    config, event = run.config, f"evaluated {stage}"
+    if episodes and run.journal.done(event) is None:
+        with threads(1):
+            rows = evaluate(
+                Actor(policy), config.suite, tasks.all, env=config.env, episodes=episodes, seed=config.eval.seed,
+                method=config.method, stage=stage, run_seed=config.seed,
+            )  # fmt: skip
+        _keep(run, event, rows)
+
+
+def _keep(run: Run, event: str, rows: Sequence[Row]) -> None:
+    run.journal.append(event, rows=[row.to_json() for row in rows])
+    run.write_results()
+
+
+def videos(run: Run, policy: VLAPolicy, tasks: Tasks) -> None:
+    """One episode of every task by the final policy, on its first evaluation seed: DIR/videos/TASK.mp4 and
+    index.json."""
+    config, event = run.config, "videos"
+    if not config.eval.videos or run.journal.done(event) is not None:
+        return
+    suite, seed = load_suite(config.suite), first_seed(Purpose.EVALUATION, config.eval.seed)
+    stage = next(record["event"] for record in reversed(list(run.journal)) if record["event"].startswith("evaluated "))
+    index: dict[str, dict[str, Any]] = {}
+    with bar("Videos", len(tasks.all)) as advance, threads(1):
+        for task in tasks.all:
+            frames, success = film(policy, suite, task, env=config.env, seed=seed)
+            write_video(run.directory / "videos" / f"{task}.mp4", frames, fps=suite.fps)
+            index[task] = {"success": success, "seed": seed, "stage": stage.removeprefix("evaluated ")}
+            advance(len(index), task)
+    write_atomically(run.directory / "videos" / "index.json", json.dumps(index, indent=1))
+    run.journal.append(event)
+
+
+def film(
+    policy: VLAPolicy, suite: Suite, task: str, *, env: EnvConfig, seed: int
+) -> tuple[UInt8[np.ndarray, "T H W 3"], bool]:
+    """Play one episode with the policy's mean, in this process; its pictures at video size, and whether it
+    succeeded."""
+    world = suite.make(task, env)
+    instruction, eye = find_task(suite, task).instruction, world.unwrapped
+    assert isinstance(eye, TaskEnv)
+    observation, _ = world.reset(seed=seed)
+    frames, success, over = [eye.picture(VIDEO_SIZE)], False, False
+    while not over:
+        observation, _, terminated, truncated, info = world.step(policy.act(observation, instruction))
+        frames.append(eye.picture(VIDEO_SIZE))
+        success, over = bool(info["success"]), terminated or truncated
+    world.close()
+    return np.stack(frames), success
+
+
+def evaluate_saved(path: Path, tasks: Sequence[str], *, episodes: int, seed: int) -> list[Row]:
+    """Success rates of a run's newest policy, or of one of its checkpoints, with the run's own environment settings."""
+    root = next((folder for folder in (path, *path.absolute().parents) if (folder / "config.yaml").is_file()), None)
+    if root is None:
+        raise UserError(f"{path} is neither a run nor a checkpoint inside one: there is no config.yaml at or above it")
+    config = read_config(root)
+    suite = load_suite(config.suite)
+    suite.check()
+    chosen = [find_task(suite, task).name for task in tasks] or list(choose_tasks(config, suite).all)
+    policy = VLAPolicy.from_pretrained(path, device=device(config))
+    _check_fits(policy, suite, image_size=config.env.image_size, path=str(path))
+    with threads(1):
+        return evaluate(
+            Actor(policy), config.suite, chosen, env=config.env, episodes=episodes, seed=seed,
+            method=config.method, stage=path.name, run_seed=config.seed,
+        )  # fmt: skip
+
+
+def of_rollout(stats: RolloutStats, policy: VLAPolicy) -> dict[str, float]:
+    """What stage 1 logs of a rollout; only what is known (no episode may have ended)."""
+    lengths = [outcome.length for outcome in stats.finished]
+    known = {"success": stats.success_rate, "length": float(np.mean(lengths))} if lengths else {}
+    return known | {
+        "episodes": len(lengths),
+        "dropped": stats.dropped,
+        "std": policy.log_std.exp().mean().item(),
+        "env_seconds": stats.env_seconds,
+        "encode_seconds": stats.encode_seconds,
+    }

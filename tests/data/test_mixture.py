@@ -1,0 +1,108 @@
+import numpy as np
+import pytest
+import torch
+
+from irevla.data.episodes import Frames
+from irevla.data.mixture import Mixture, held_out
+
+
+def frames(lengths: list[int], tasks: list[int], *, offset: int = 0) -> Frames:
+    """Frame i is a picture of the number i in base 256; its action is (i, episode, task)."""
+    episode = np.repeat(np.arange(len(lengths)), lengths)
+    task = np.repeat(tasks, lengths)
+    number = offset + np.arange(len(episode))
+    pixels = np.stack([number // 256, number % 256, np.zeros_like(number)], 1).astype(np.uint8)
+    names = tuple(f"task {i}" for i in range(max(tasks) + 1))
+    actions = np.stack([number, episode, task], 1).astype(np.float32)
+    images = np.ascontiguousarray(np.broadcast_to(pixels[:, None, None], (len(episode), 2, 2, 3)))
+    return Frames(images, actions, task, task, episode, tuple(f"do {name}" for name in names), names)
+
+
+EXPERT = frames([30, 3, 3, 3] * 25, [0, 1, 1, 2] * 25)
+ONLINE = frames([10] * 40, [0] * 40, offset=5000)
+
+
+def numbers(actions: torch.Tensor) -> list[int]:
+    return [int(number) for number in actions[:, 0]]
+
+
+@pytest.mark.parametrize(("share", "size"), [(0.25, 128), (0.25, 10), (0.3, 7), (0.0, 8), (1.0, 8)])
+def test_the_share_of_online_samples_is_exact(share: float, size: int) -> None:
+    mixture = Mixture(EXPERT, ONLINE, share)
+    counts = [sum(n >= 5000 for n in numbers(mixture.batch(step, size, 0).actions)) for step in range(40)]
+    assert sum(counts) == pytest.approx(share * size * 40)
+    assert max(counts) - min(counts) <= (0 if float(share * size).is_integer() else 1)
+
+
+def test_without_online_data_all_is_expert() -> None:
+    empty = frames([0], [0])
+    for online in (None, empty):
+        mixture = Mixture(EXPERT, online, 0.25)
+        assert mixture.online_share == 0
+        assert max(numbers(mixture.batch(0, 64, 0).actions)) < 5000
+
+
+def test_a_batch_is_a_function_of_seed_and_step() -> None:
+    first, again = Mixture(EXPERT, ONLINE, 0.25), Mixture(EXPERT, ONLINE, 0.25)
+    first.batch(3, 32, 0)
+    a, b = first.batch(7, 32, 0), again.batch(7, 32, 0)
+    assert torch.equal(a.images, b.images) and torch.equal(a.actions, b.actions) and a.instructions == b.instructions
+    draws = {tuple(numbers(again.batch(step, 32, seed).actions)) for step in range(5) for seed in range(5)}
+    assert len(draws) == 25
+
+
+def test_pictures_instructions_and_actions_stay_together() -> None:
+    batch = Mixture(EXPERT, ONLINE, 0.25).batch(0, 64, 0)
+    assert batch.images.dtype == torch.uint8 and batch.images.shape == (64, 2, 2, 3)
+    shown = (batch.images[:, 0, 0, 0].int() * 256 + batch.images[:, 0, 0, 1]).tolist()
+    assert shown == [number % 65536 for number in numbers(batch.actions)]
+    assert batch.instructions == [f"do task {int(task)}" for task in batch.actions[:, 2]]
+
+
+def test_tasks_are_balanced_unless_asked_otherwise() -> None:
+    def shares(balanced: bool) -> list[float]:
+        tasks = Mixture(EXPERT, None, balanced=balanced).batch(0, 6000, 0).actions[:, 2]
+        return [float((tasks == task).float().mean()) for task in range(3)]
+
+    assert shares(True) == pytest.approx([1 / 3] * 3, abs=0.03)
+    assert shares(False) == pytest.approx([30 / 39, 6 / 39, 3 / 39], abs=0.03)
+
+
+def test_held_out_episodes_are_never_trained_on() -> None:
+    mixture = Mixture(EXPERT, ONLINE, 0.5, validation=0.1)
+    trained = {n for step in range(300) for n in numbers(mixture.batch(step, 64, 0).actions)}
+    validation = {
+        name: {n for batch in batches for n in numbers(batch.actions)}
+        for name, batches in mixture.validation(chunk=7, limit=10_000).items()
+    }
+    assert set(validation) == {"expert", "online"}
+    for name, store, offset in (("expert", EXPERT, 0), ("online", ONLINE, 5000)):
+        episodes = {int(store.episode[n - offset]) for n in validation[name]}
+        assert len(episodes) == len(set(store.episode)) // 10
+        assert validation[name] == set((offset + np.flatnonzero(np.isin(store.episode, list(episodes)))).tolist())
+        assert not validation[name] & trained
+    assert len(trained) > 0.9 * (len(EXPERT) + len(ONLINE) - sum(map(len, validation.values())))
+
+
+def test_validation_is_spread_over_all_held_out_frames() -> None:
+    mixture = Mixture(EXPERT, None, validation=0.1)
+    few = [n for batch in mixture.validation(chunk=4, limit=12)["expert"] for n in numbers(batch.actions)]
+    every = [n for batch in mixture.validation(limit=10_000)["expert"] for n in numbers(batch.actions)]
+    places = [every.index(number) for number in few]
+    assert len(places) == 12
+    assert np.allclose(np.diff(places), len(every) / 12, atol=1)
+
+
+@pytest.mark.parametrize("share", [0.05, 0.1, 0.3, 0.5, 0.7])
+def test_what_is_held_out_stays_so_as_the_store_grows(share: float) -> None:
+    everything = held_out(np.arange(400), share, store="online")
+    assert everything.mean() == pytest.approx(share, abs=0.01)
+    for size in (1, 7, 33, 399):
+        assert np.array_equal(held_out(np.arange(size), share, store="online"), everything[:size])
+    assert not np.array_equal(everything, held_out(np.arange(400), share, store="expert"))
+
+
+def test_a_tiny_store_is_not_held_out_whole() -> None:
+    for store in (frames([4], [0]), frames([4, 4], [0, 0])):
+        mixture = Mixture(store, None, validation=0.9)
+        assert mixture.batch(0, 4, 0).images.shape[0] == 4

@@ -1,0 +1,79 @@
+"""A suite whose environments do exactly what a test needs: end when told, hang, raise or die. Importable by workers."""
+
+import os
+import time
+from pathlib import Path
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+
+from irevla.category import Category
+from irevla.config import EnvConfig
+from irevla.envs.base import Task, find_task
+from irevla.errors import UserError
+
+FLAG = "IREVLA_TEST_FLAG"  # names a file: present once an environment has misbehaved
+NAMES = ("win", "timeout", "mixed", "hang", "hang-once", "raise", "user-error", "reset-dies")
+
+
+class ScriptedEnv(gym.Env[Any, Any]):
+    """Pixel (0, 0) is the seed, (0, 1) the decisions taken; (1, 0) the executed action x 100 + 100."""
+
+    def __init__(self, task: Task, config: EnvConfig) -> None:
+        self.task, self.draw, self.config = task, True, config
+        self.observation_space = gym.spaces.Box(0, 255, (config.image_size, config.image_size, 3), np.uint8)
+        self.action_space = gym.spaces.Box(-1, 1, (2,), np.float32)
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[np.ndarray, dict]:
+        super().reset(seed=seed)
+        if self.task.name == "reset-dies":
+            os._exit(7)
+        assert seed is not None
+        self.seed, self.steps, self.action = seed, 0, np.zeros(2)
+        return self.picture(self.config.image_size), {"success": False}
+
+    def step(self, action: np.ndarray) -> tuple[np.ndarray, float, bool, bool, dict]:
+        self.steps, self.action = self.steps + 1, action
+        self.misbehave()
+        success = self.steps == 2 and (self.task.name == "win" or (self.task.name == "mixed" and self.seed % 2 == 0))
+        truncated = not success and self.steps == self.config.horizon
+        return self.picture(self.config.image_size), float(success), success, truncated, {"success": success}
+
+    def misbehave(self) -> None:
+        if self.task.name == "user-error":
+            raise UserError("the table is missing; bring one")
+        if self.task.name == "raise":
+            raise ArithmeticError("the arm went through the table")
+        flag = Path(os.environ.get(FLAG, "/"))
+        if self.task.name == "hang" or (self.task.name == "hang-once" and self.seed == 1 and not flag.exists()):
+            flag.touch()
+            time.sleep(1000)
+
+    def expert_action(self) -> np.ndarray:
+        return np.array([0.5, -0.25], np.float32)
+
+    def picture(self, size: int) -> np.ndarray:
+        image = np.zeros((size, size, 3), np.uint8)
+        if self.draw:
+            image[0, 0], image[0, 1], image[1, 0, :2] = self.seed, self.steps, np.round(self.action * 100 + 100)
+        return image
+
+
+class ScriptedSuite:
+    name = "scripted"
+    tasks = tuple(Task(name, Category.EXPERT, f"do {name}") for name in NAMES)
+    action_dim = 2
+    fps = 10
+
+    def make(self, task: str, config: EnvConfig) -> ScriptedEnv:
+        return ScriptedEnv(find_task(self, task), config)
+
+    def render_settings(self, config: EnvConfig) -> dict[str, Any]:
+        return {}
+
+    def check(self) -> None:
+        pass
+
+
+SCRIPTED = ScriptedSuite()

@@ -1,0 +1,222 @@
+"""The Meta-World suite: physics as stock, episodes settled by their seed, variants that really differ."""
+
+import math
+import subprocess
+import sys
+
+import gymnasium as gym
+import numpy as np
+import pytest
+from gymnasium.utils.env_checker import check_env
+
+pytest.importorskip("metaworld")
+
+from irevla.config import EnvConfig
+from irevla.envs.base import TaskEnv, load_suite
+from irevla.envs.metaworld import METAWORLD, MetaWorldEnv, stock
+from irevla.envs.metaworld_tasks import EXPERT, RL, SPECS, UNSEEN, Variant
+from irevla.errors import UserError
+from irevla.types import Category
+
+
+def play(env: MetaWorldEnv, seed: int, steps: int = 12) -> np.ndarray:
+    """The states (qpos, qvel) of an episode of noisy expert actions."""
+    env.reset(seed=seed)
+    noise = np.random.default_rng(seed)
+    states = []
+    for _ in range(steps):
+        env.step((env.expert_action() + 0.3 * noise.standard_normal(4)).astype(np.float32))
+        states.append(np.concatenate([env._inner.data.qpos, env._inner.data.qvel]))
+    return np.array(states)
+
+
+@pytest.mark.parametrize("task", ["window-close", "door-lock", "plate-slide-back", "drawer-open-new"])
+def test_dynamics_are_the_stock_environments_bit_by_bit(task: str) -> None:
+    env, reference = MetaWorldEnv(task), stock(task)
+    play(env, seed=4)  # what it did before must not matter
+    env.reset(seed=11)
+    reference.seed(11)
+    reference.reset()
+    noise = np.random.default_rng(0)
+    for _ in range(15):
+        action = noise.uniform(-1, 1, 4).astype(np.float32)
+        env.step(action)
+        for _ in range(2):
+            reference.step(action)
+        assert np.array_equal(env._inner.data.qpos, reference.data.qpos)
+        assert np.array_equal(env._inner.data.qvel, reference.data.qvel)
+
+
+@pytest.mark.parametrize("task", ["coffee-push", "plate-slide-side", "dial-turn", "door-close"])
+def test_the_seed_settles_the_episode(task: str) -> None:
+    fresh, used = MetaWorldEnv(task), MetaWorldEnv(task)
+    fresh.draw = used.draw = False
+    first = play(fresh, seed=7)
+    for seed in (1, 2):
+        play(used, seed=seed, steps=30)
+    assert np.array_equal(play(used, seed=7), first)
+    assert not np.array_equal(play(used, seed=8), first)
+
+
+def test_the_seed_settles_the_picture_in_another_process() -> None:
+    code = "import hashlib; from irevla.envs.metaworld import MetaWorldEnv as E; e = E('faucet-open'); o, _ = e.reset(seed=5); print(hashlib.sha256(o.tobytes()).hexdigest())"
+    answer = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip()
+    import hashlib
+
+    env = MetaWorldEnv("faucet-open")
+    play(env, seed=1)
+    picture, _ = env.reset(seed=5)
+    assert hashlib.sha256(picture.tobytes()).hexdigest() == answer
+
+
+def test_without_a_seed_episodes_differ_but_repeat_from_the_last_seed() -> None:
+    env = MetaWorldEnv("window-open")
+    env.draw = False
+
+    def starts() -> list[list[float]]:
+        env.reset(seed=3)
+        found = []
+        for _ in range(2):
+            env.reset()
+            found.append(env._inner.model.body("window").pos.tolist())
+        return found
+
+    first = starts()
+    assert first[0] != first[1]
+    assert starts() == first
+
+
+def test_gymnasiums_checker_passes_and_ids_are_registered() -> None:
+    env = gym.make("irevla/metaworld-window-close-new-v0", render_mode="rgb_array").unwrapped
+    assert isinstance(env, TaskEnv)
+    check_env(env, skip_render_check=True)
+    assert all(f"irevla/metaworld-{name}-v0" in gym.registry for name in SPECS)
+
+
+def test_success_terminates_with_reward_1_and_nothing_else_does() -> None:
+    env = MetaWorldEnv("handle-press")
+    env.draw = False
+    env.reset(seed=0)
+    for _ in range(75):
+        _, reward, terminated, truncated, info = env.step(env.expert_action())
+        assert (reward, info["success"]) == (float(terminated), terminated)
+        assert not truncated
+        if terminated:
+            break
+    assert terminated
+
+
+def test_the_horizon_truncates_without_terminating() -> None:
+    env = METAWORLD.make("door-open", EnvConfig(horizon=3, action_repeat=1))
+    env.reset(seed=0)
+    ends = [env.step(np.zeros(4, np.float32))[2:4] for _ in range(3)]
+    assert ends == [(False, False), (False, False), (False, True)]
+
+
+def test_success_on_the_last_decision_is_not_a_truncation() -> None:
+    env = MetaWorldEnv("handle-press")
+    env.draw = False
+    env.reset(seed=0)
+    needed = next(t + 1 for t in range(75) if env.step(env.expert_action())[2])
+    short = MetaWorldEnv("handle-press", EnvConfig(horizon=needed))
+    short.draw = False
+    short.reset(seed=0)
+    ends = [short.step(short.expert_action())[2:4] for _ in range(needed)]
+    assert ends[-1] == (True, False)
+
+
+def test_actions_are_clipped() -> None:
+    plain, wild = MetaWorldEnv("reach-wall"), MetaWorldEnv("reach-wall")
+    for env, action in ((plain, 1.0), (wild, 9.0)):
+        env.draw = False
+        env.reset(seed=0)
+        env.step(np.full(4, action, np.float32))
+    assert np.array_equal(plain._inner.data.qpos, wild._inner.data.qpos)
+
+
+def test_blank_pictures_when_nobody_looks_and_videos_all_the_same() -> None:
+    env = MetaWorldEnv("drawer-open")
+    env.draw = False
+    picture, _ = env.reset(seed=0)
+    assert picture.shape == (64, 64, 3) and not picture.any()
+    assert len(np.unique(env.picture(128).reshape(-1, 3), axis=0)) > 50
+
+
+def test_the_suite_holds_the_papers_three_categories() -> None:
+    suite = load_suite("metaworld")
+    names = {category: [t.name for t in suite.tasks if t.category == category] for category in Category}
+    assert [len(names[c]) for c in (Category.EXPERT, Category.RL, Category.UNSEEN)] == [25, 5, 10]
+    assert len({t.name for t in suite.tasks}) == 40
+    skills = {name.removesuffix("-new") for name in names[Category.RL]}
+    assert skills == {"button-press", "drawer-open", "door-open", "window-open", "window-close"}
+    for name, spec in SPECS.items():
+        assert spec.task.instruction == EXPERT[spec.skill]
+        assert (spec.variant == Variant()) == (name in EXPERT)
+    suite.check()
+
+
+@pytest.mark.parametrize("name", [*RL, *UNSEEN])
+def test_variants_differ_in_colour_shape_and_place(name: str) -> None:
+    spec = SPECS[name]
+    varied, plain = stock(name), stock(spec.skill)
+    for material, rgb in spec.variant.recolour.items():
+        assert not np.allclose(plain.model.material(material).rgba[:3], rgb, atol=0.05)
+        assert np.allclose(varied.model.material(material).rgba[:3], rgb, atol=1e-6)
+    handle = spec.variant.handle
+    assert handle is not None
+    collides = [e.model.geom_contype | e.model.geom_conaffinity for e in (varied, plain)]
+    sizes = [
+        sorted(map(tuple, e.model.geom_size[(e.model.geom_bodyid == e.model.body(handle.body).id) & (c > 0)].tolist()))
+        for e, c in zip((varied, plain), collides, strict=True)
+    ]
+    assert sizes[0] != sizes[1]  # physics, not the picture alone
+    new, old = varied._random_reset_space, plain._random_reset_space
+    shared = np.maximum(np.minimum(new.high, old.high) - np.maximum(new.low, old.low), 0)[:3]
+    share = math.prod(s / w for s, w in zip(shared, (new.high - new.low)[:3], strict=True) if w > 0.01)
+    assert share < 0.2 or np.any(np.minimum(new.high, old.high) < np.maximum(new.low, old.low))
+
+
+def test_variants_are_drawn_as_they_collide() -> None:
+    model = stock("window-close-new").model
+    handle = SPECS["window-close-new"].variant.handle
+    assert handle is not None
+    of_body = model.geom_bodyid == model.body(handle.body).id
+    drawn = np.flatnonzero(of_body & np.all(np.isclose(model.geom_rgba, [*handle.colour, 1.0]), axis=1))
+    solid = [g for g in np.flatnonzero(of_body & (model.geom_contype > 0))]
+    poses = {tuple(np.concatenate([model.geom_size[g], model.geom_pos[g], model.geom_quat[g]]).round(6)) for g in solid}
+    assert len(drawn) == 5
+    for g in drawn:
+        assert tuple(np.concatenate([model.geom_size[g], model.geom_pos[g], model.geom_quat[g]]).round(6)) in poses
+
+
+def test_bad_input_is_told_with_the_remedy() -> None:
+    with pytest.raises(UserError, match="did you mean 'door-open'"):
+        METAWORLD.make("door-opne", EnvConfig())
+    with pytest.raises(UserError, match="500 control steps"):
+        METAWORLD.make("door-open", EnvConfig(horizon=300))
+
+
+def test_render_settings_tell_pictures_apart() -> None:
+    assert METAWORLD.render_settings(EnvConfig()) != METAWORLD.render_settings(EnvConfig(image_size=96))
+    assert METAWORLD.render_settings(EnvConfig()) != METAWORLD.render_settings(EnvConfig(action_repeat=1))
+    assert METAWORLD.render_settings(EnvConfig()) == METAWORLD.render_settings(EnvConfig(workers=1))
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(3600)
+def test_the_scripted_expert_solves_every_task() -> None:
+    """Prints the table of docs/metaworld.md (run with -s)."""
+    rates = {}
+    for name, spec in SPECS.items():
+        env = MetaWorldEnv(name)
+        env.draw = False
+        lengths = []
+        for seed in range(50):
+            env.reset(seed=seed)
+            for t in range(75):
+                if env.step(env.expert_action())[2]:
+                    lengths.append(t + 1)
+                    break
+        rates[name] = len(lengths) / 50
+        print(f"| {name} | {spec.task.category.value} | {spec.task.instruction} | {len(lengths)}/50 | {np.mean(lengths):.0f} |", flush=True)
+    assert {name: rate for name, rate in rates.items() if rate < 0.9} == {}

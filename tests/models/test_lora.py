@@ -1,0 +1,83 @@
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from irevla.config import LoRAConfig, ModelConfig
+from irevla.errors import UserError
+from irevla.models.build import build_policy
+from irevla.models.policy import VLAPolicy
+
+
+def adapted(**lora: object) -> VLAPolicy:
+    config = ModelConfig(width=32, layers=1, head_groups=4, head_hidden=16, lora=LoRAConfig(**{"rank": 2, **lora}))  # type: ignore[arg-type]
+    return build_policy(config, action_dim=3, image_size=32)
+
+
+def pictures() -> np.ndarray:
+    return np.random.default_rng(0).integers(0, 256, (4, 32, 32, 3), dtype=np.uint8)
+
+
+def test_only_lora_and_head_train() -> None:
+    policy = adapted()
+    head = sum(p.numel() for p in policy.action_head.parameters()) + 3
+    # rank x (in + out) of qkv, out, up, down
+    lora = 2 * ((32 + 96) + (32 + 32) + (32 + 128) + (128 + 32))
+    assert sum(p.numel() for p in policy.trainable("all")) == lora + head
+    assert sum(p.numel() for p in policy.trainable("head")) == head
+
+
+def test_training_everything_leaves_the_vlms_own_weights_bit_for_bit() -> None:
+    policy = adapted()
+    optimizer = torch.optim.AdamW(policy.trainable("all"), lr=0.1)
+    before = {name: value.clone() for name, value in policy.named_parameters()}
+    for _ in range(2):  # B starts at zero, so A moves in the second step only
+        policy(pictures(), ["open"] * 4).square().mean().backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    changed = {name for name, value in policy.named_parameters() if not torch.equal(value, before[name])}
+    assert {name for name in changed if name.startswith("vlm.")} == {name for name in before if "lora_" in name}
+
+
+def test_a_new_lora_changes_nothing() -> None:
+    policy = adapted()
+    before = policy.act(pictures(), "open")
+    with torch.no_grad():
+        for name, parameter in policy.vlm.named_parameters():
+            if "lora_A" in name:
+                parameter.zero_()
+    np.testing.assert_allclose(policy.act(pictures(), "open"), before, atol=1e-6)
+
+
+def test_targets_are_whole_names() -> None:
+    policy = adapted(targets=r"tower\.0\.up")
+    assert {name for name, _ in policy.vlm.named_parameters() if "lora_" in name} == {
+        "tower.0.up.lora_A.default.weight",
+        "tower.0.up.lora_B.default.weight",
+    }
+
+
+def test_saved_with_its_lora(tmp_path: Path) -> None:
+    policy = adapted()
+    with torch.no_grad():
+        for parameter in policy.trainable("all"):
+            parameter.add_(0.1)
+    policy.save_pretrained(tmp_path / "policy")
+    loaded = VLAPolicy.from_pretrained(tmp_path / "policy")
+    assert loaded.hash() == policy.hash()
+    assert np.array_equal(loaded.act(pictures(), "open"), policy.act(pictures(), "open"))
+
+
+def test_targets_that_match_nothing_are_the_users_error() -> None:
+    with pytest.raises(UserError, match=r"matches no linear layer; there are: tower\.0\.qkv"):
+        adapted(targets="q_proj")
+    with pytest.raises(UserError, match="not a regular expression"):
+        adapted(targets="(")
+
+
+def test_without_peft_the_error_says_how_to_get_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "peft", None)
+    with pytest.raises(UserError, match=r"pip install 'irevla\[lora\]'"):
+        adapted()
