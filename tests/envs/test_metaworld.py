@@ -1,5 +1,6 @@
 """The Meta-World suite: physics as stock, episodes settled by their seed, variants that really differ."""
 
+import hashlib
 import math
 import subprocess
 import sys
@@ -52,17 +53,18 @@ def test_the_seed_settles_the_episode(task: str) -> None:
     fresh, used = MetaWorldEnv(task), MetaWorldEnv(task)
     fresh.draw = used.draw = False
     first = play(fresh, seed=7)
-    for seed in (1, 2):
-        play(used, seed=seed, steps=30)
+    play(used, seed=1, steps=50)
+    play(used, seed=2, steps=30)
     assert np.array_equal(play(used, seed=7), first)
     assert not np.array_equal(play(used, seed=8), first)
 
 
 def test_the_seed_settles_the_picture_in_another_process() -> None:
-    code = "import hashlib; from irevla.envs.metaworld import MetaWorldEnv as E; e = E('faucet-open'); o, _ = e.reset(seed=5); print(hashlib.sha256(o.tobytes()).hexdigest())"
+    code = (
+        "import hashlib; from irevla.envs.metaworld import MetaWorldEnv as E; "
+        "o, _ = E('faucet-open').reset(seed=5); print(hashlib.sha256(o.tobytes()).hexdigest())"
+    )
     answer = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip()
-    import hashlib
-
     env = MetaWorldEnv("faucet-open")
     play(env, seed=1)
     picture, _ = env.reset(seed=5)
@@ -182,7 +184,7 @@ def test_variants_are_drawn_as_they_collide() -> None:
     assert handle is not None
     of_body = model.geom_bodyid == model.body(handle.body).id
     drawn = np.flatnonzero(of_body & np.all(np.isclose(model.geom_rgba, [*handle.colour, 1.0]), axis=1))
-    solid = [g for g in np.flatnonzero(of_body & (model.geom_contype > 0))]
+    solid = np.flatnonzero(of_body & (model.geom_contype > 0))
     poses = {tuple(np.concatenate([model.geom_size[g], model.geom_pos[g], model.geom_quat[g]]).round(6)) for g in solid}
     assert len(drawn) == 5
     for g in drawn:
@@ -218,5 +220,6 @@ def test_the_scripted_expert_solves_every_task() -> None:
                     lengths.append(t + 1)
                     break
         rates[name] = len(lengths) / 50
-        print(f"| {name} | {spec.task.category.value} | {spec.task.instruction} | {len(lengths)}/50 | {np.mean(lengths):.0f} |", flush=True)
+        row = [name, spec.task.category.value, spec.task.instruction, f"{len(lengths)}/50", f"{np.mean(lengths):.0f}"]
+        print("|", " | ".join(row), "|", flush=True)
     assert {name: rate for name, rate in rates.items() if rate < 0.9} == {}

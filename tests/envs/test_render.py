@@ -19,7 +19,8 @@ SCENE = """<mujoco><visual><headlight ambient=".6 .6 .6" diffuse=".4 .4 .4" spec
 <worldbody>
   <camera name="top" pos="0 0 2" fovy="60"/>
   <geom type="plane" size="3 3 .1" rgba=".2 .2 .2 1"/>
-  <body name="block" pos="{x} 0 .2"><freejoint/><geom type="box" size=".3 .3 .2" rgba="{rgb} 1"/><geom size=".5" rgba="1 1 1 .1"/></body>
+  <body name="block" pos="{x} 0 .2"><freejoint/><geom type="box" size=".3 .3 .2" rgba="{rgb} 1"/>
+    <geom size=".5" rgba="1 1 1 .1"/></body>
   <site name="goal" pos="0 .7 0" size=".15" rgba="0 1 0 1"/>
   <body name="ghost" pos="0 -.7 .2"><geom type="box" size=".2 .2 .2" rgba="1 0 1 1" group="4"/></body>
 </worldbody></mujoco>"""
@@ -35,9 +36,9 @@ def renderer(model: mujoco.MjModel) -> render.Renderer:
 
 
 def at(picture: np.ndarray, x: float, y: float) -> list[int]:
-    """The colour at (x, y) m on the ground below the top camera; rows come as GL gives them, from the bottom up."""
+    """The colour at (x, y) m on the ground below the top camera."""
     half, size = 2 * np.tan(np.radians(30)), len(picture)
-    return picture[int((y / half + 1) / 2 * size), int((x / half + 1) / 2 * size)].tolist()
+    return picture[int((1 - y / half) / 2 * size), int((x / half + 1) / 2 * size)].tolist()
 
 
 def test_what_is_drawn_is_where_it_is_in_its_colour() -> None:
@@ -89,6 +90,7 @@ def test_models_drawn_in_turn_look_as_each_does_alone(tmp_path: Path) -> None:
             drawn = r.draw(model, data, size=size)
             assert drawn.shape == (size, size, 3) and len(np.unique(drawn.reshape(-1, 3), axis=0)) > 3
             assert size != 64 or np.array_equal(drawn, picture)
+            assert at(drawn, 0, 0.7)[1] > 150  # the goal: the whole picture at any size
     del renderers[0], r  # freeing one must not harm the other
     assert np.array_equal(renderers[0].draw(*scenes[1], size=64), alone[1])
 
@@ -133,7 +135,9 @@ def test_primitives_are_closed_and_face_outwards(shape: object) -> None:
     vertices, faces = shape(size)  # type: ignore[operator]
     a, b, c = (vertices[faces[:, i]].astype(np.float64) for i in range(3))
     volume = np.einsum("ij,ij->i", a, np.cross(b, c)).sum() / 6
-    exact = {"box": 1.0, "cylinder": np.pi / 4, "capsule": np.pi / 4 + np.pi / 6, "ellipsoid": np.pi / 6}[shape.__name__]  # type: ignore[attr-defined]
+    exact = {"box": 1.0, "cylinder": np.pi / 4, "capsule": np.pi / 4 + np.pi / 6, "ellipsoid": np.pi / 6}[
+        shape.__name__
+    ]  # type: ignore[attr-defined]
     assert 0.8 * exact < volume < 1.01 * exact  # inward faces would make it smaller, or negative
 
 

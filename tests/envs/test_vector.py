@@ -57,6 +57,7 @@ def test_jobs_in_order_with_auto_reset_and_idle_slots() -> None:
         (None, None),
     ]
     assert [slots.step.tolist() for slots in later] == [[1, 1], [0, 2], [1, 0], [0, 0]]
+    assert [slots.ended.tolist() for slots in later] == [[False, False], [True, False], [False, True], [True, False]]
     assert [slots.previous for slots in later][1:3] == [(jobs[0], jobs[1]), (jobs[2], jobs[1])]
 
 
@@ -125,7 +126,7 @@ def test_draw_off_reaches_the_environment_and_comes_back_on() -> None:
 def test_killed_workers_are_replaced_again_and_again() -> None:
     jobs = [Job("timeout", seed) for seed in range(8)]
     finished, kills = [], 0
-    with VectorEnv(SCRIPTED, CONFIG, iter(jobs)) as vec:
+    with VectorEnv(SCRIPTED, CONFIG, iter(jobs), max_retries=1) as vec:
         for slots in walk(vec):
             finished += [job for job, ended in zip(slots.previous, slots.ended, strict=True) if ended]
             if slots.lost.any():
@@ -213,7 +214,7 @@ def test_no_orphans_when_the_driver_is_killed() -> None:
     parent = subprocess.Popen(
         [sys.executable, "-c", PARENT],
         stdout=subprocess.PIPE,
-        env={**os.environ, "PYTHONPATH": str(Path(__file__).parent)},
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
     )
     assert parent.stdout is not None
     pids = [int(pid) for pid in parent.stdout.readline().split()]

@@ -71,7 +71,9 @@ def write_metrics(path: Path) -> None:
             if stage.startswith("rl:"):
                 for update in range(1, 51):
                     rate = 0.25 + 0.55 / (1 + math.exp(-(update - 22) / 5)) + rng.normal(0, 0.07)
-                    metrics.log(stage, update * 1024, success=min(1.0, max(0.0, rate)), kl=0.01, decisions=update * 1024)
+                    metrics.log(
+                        stage, update * 1024, success=min(1.0, max(0.0, rate)), kl=0.01, decisions=update * 1024
+                    )
             else:
                 steps = 3000 if stage == "sft" else 800
                 for step in range(20, steps + 1, 20):
@@ -86,7 +88,9 @@ def write_videos(directory: Path) -> None:
     at = np.indices((96, 96))
     for number, task in enumerate(RATES):
         centres = [(24 + 2 * t, 30 + 6 * number) for t in range(12)]
-        frames = [((at[0] - y) ** 2 + (at[1] - x) ** 2 < 120)[..., None] * np.array([230, 159, 0]) + 20 for y, x in centres]
+        frames = [
+            ((at[0] - y) ** 2 + (at[1] - x) ** 2 < 120)[..., None] * np.array([230, 159, 0]) + 20 for y, x in centres
+        ]
         write_video(directory / f"{task}.mp4", np.stack(frames).clip(0, 255).astype(np.uint8), fps=10)
         index[task] = {"success": number % 3 != 2, "seed": 1_000_000 + number, "stage": STAGES[-1]}
     (directory / "index.json").write_text(json.dumps(index))

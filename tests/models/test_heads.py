@@ -16,9 +16,7 @@ def by_hand(learner: TokenLearner, h: Tensor) -> Tensor:
     """One row, group by group."""
     scores: Tensor = learner.score(h)
     width = h.shape[1] // learner.groups
-    return torch.cat(
-        [scores[:, g].softmax(0) @ h[:, g * width : (g + 1) * width] for g in range(learner.groups)]
-    )
+    return torch.cat([scores[:, g].softmax(0) @ h[:, g * width : (g + 1) * width] for g in range(learner.groups)])
 
 
 def test_each_group_of_channels_is_its_own_weighted_mean_over_real_tokens() -> None:

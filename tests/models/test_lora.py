@@ -12,7 +12,7 @@ from irevla.models.policy import VLAPolicy
 
 
 def adapted(**lora: object) -> VLAPolicy:
-    config = ModelConfig(width=32, layers=1, head_groups=4, head_hidden=16, lora=LoRAConfig(**{"rank": 2, **lora}))  # type: ignore[arg-type]
+    config = ModelConfig(width=32, layers=1, head_groups=4, head_hidden=16, lora=LoRAConfig(**{"rank": 2, **lora}))
     return build_policy(config, action_dim=3, image_size=32)
 
 

@@ -81,7 +81,7 @@ def test_forward_reaches_every_parameter_that_acts() -> None:
     policy.trainable("all")
     policy(pictures(2), ["open", "close"]).sum().backward()
     without = [name for name, parameter in policy.named_parameters() if parameter.grad is None]
-    assert without == ["log_std"]
+    assert without == ["noise.log_std"]
 
 
 def test_exploration_starts_at_the_configured_deviation() -> None:
@@ -180,11 +180,11 @@ def test_weights_are_checked_by_name_and_type(fault: str) -> None:
     policy = small()
     weights = dict(policy.files()["model.safetensors"])
     if fault == "missing":
-        del weights["log_std"]
+        del weights["noise.log_std"]
     elif fault == "unknown":
         weights["extra"] = torch.zeros(1)
     else:
-        weights["log_std"] = weights["log_std"].double()
+        weights["noise.log_std"] = weights["noise.log_std"].double()
     with pytest.raises(UserError, match="another model"):
         policy.load_files({"model.safetensors": weights})
     with pytest.raises(UserError, match="not a policy"):

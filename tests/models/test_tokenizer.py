@@ -7,7 +7,17 @@ from irevla.models.vlm import tokenizer
 
 @pytest.mark.parametrize(
     "text",
-    ["open the drawer", "press the red button, gently.", "", "don't!", "zyzzyva", "zyzzyva qwrt-qwrt", "öffne é", "3cm a_b", "日本 語"],
+    [
+        "open the drawer",
+        "press the red button, gently.",
+        "",
+        "don't!",
+        "zyzzyva",
+        "zyzzyva qwrt-qwrt",
+        "öffne é",
+        "3cm a_b",
+        "日本 語",
+    ],
 )
 def test_round_trip(text: str) -> None:
     assert tokenizer.decode(tokenizer.encode(text)) == text
@@ -30,7 +40,9 @@ def test_every_token_is_inside_the_vocabulary_and_words_are_unique() -> None:
 
 
 def test_every_word_survives() -> None:
-    assert tokenizer.encode(" ".join(tokenizer.words())) == tuple(range(tokenizer.FIRST_WORD, tokenizer.vocabulary_size()))
+    assert tokenizer.encode(" ".join(tokenizer.words())) == tuple(
+        range(tokenizer.FIRST_WORD, tokenizer.vocabulary_size())
+    )
 
 
 def test_decoding_what_no_text_encodes_to_does_not_fail() -> None:

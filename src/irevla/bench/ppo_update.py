@@ -1,4 +1,4 @@
-"""What the frozen VLM saves: one PPO update on cached latents against the same update that encodes every minibatch again."""
+"""What the frozen VLM saves: one PPO update on cached latents against one that encodes every minibatch again."""
 
 import copy
 import time
@@ -28,8 +28,8 @@ LOSSES = ("actor_loss", "value_loss", "kl")
 def run(*, samples: int = 1024, repeats: int = 3) -> dict[str, Any]:
     """Make both updates from the same start on the same rollout, in turn; median times and their ratio.
 
-    The rollout's own encoding, the first VLM forward of every sample, is outside both times. "loss_difference" is the largest
-    difference of any loss; "forwards_*" are VLM forwards per sample, the rollout's included.
+    The rollout's own encoding, the first VLM forward of every sample, is outside both times. "loss_difference" is the
+    largest difference of any loss; "forwards_*" are VLM forwards per sample, the rollout's included.
     """
     config = PPOConfig(target_kl=1e9)  # no early stop: both make all epochs
     torch.manual_seed(0)
@@ -75,7 +75,7 @@ class _Counted(VLM):
 
 
 def _rollout(policy: VLAPolicy, samples: int) -> RolloutBatch:
-    """Random pictures, encoded as a rollout does it: the environments' pictures of one step at a time; one reward in ten."""
+    """Random pictures, encoded as a rollout does it, those of one step at a time; one reward in ten."""
     steps = samples // ENVS
     assert steps * ENVS == samples, f"samples must be a multiple of {ENVS}"
     images = np.random.default_rng(0).integers(0, 256, (samples, SIZE, SIZE, 3), dtype=np.uint8)

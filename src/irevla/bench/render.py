@@ -1,4 +1,6 @@
-"""`irevla bench render`: one picture of Meta-World, ours against the stock `render_mode="rgb_array"`, in the same process on one core."""
+"""`irevla bench render`: one picture of Meta-World, ours against the stock `render_mode="rgb_array"`, in the same
+process on one core.
+"""
 
 import time
 import warnings
@@ -16,7 +18,8 @@ WARM_UP = 3  # frames before the clock starts
 
 
 def run(*, task: str = "window-close", frames: int = 300) -> dict[str, object]:
-    """Median time of one frame, drawn after every control step, so that no two are alike. `ratio` is stock time over ours.
+    """Median time of one frame, drawn after every control step, so that no two are alike. `ratio` is stock time over
+    ours.
 
     Only drawing is timed, not physics. Raises `UserError` for an unknown task, and where Meta-World or GL is missing.
     """
@@ -25,8 +28,9 @@ def run(*, task: str = "window-close", frames: int = 300) -> dict[str, object]:
     env.draw = False
     ours = _median_ms(env, lambda: env.picture(SIZE), frames)
     inner = env._inner
-    stock_draw = _stock(inner)
-    stock = _median_ms(env, stock_draw, max(5, frames // STOCK_SHARE))
+    stock_renderer = _stock(inner)
+    stock = _median_ms(env, lambda: np.asarray(stock_renderer.render("rgb_array")), max(5, frames // STOCK_SHARE))
+    stock_renderer.close()
     return {
         "ratio": stock / ours,
         "ours_ms": ours,
@@ -39,17 +43,12 @@ def run(*, task: str = "window-close", frames: int = 300) -> dict[str, object]:
     }
 
 
-def _stock(inner: Any) -> Callable[[], np.ndarray]:
+def _stock(inner: Any) -> Any:
     """gymnasium's own off-screen renderer for `render_mode="rgb_array"`, at our size and with our camera."""
     from gymnasium.envs.mujoco.mujoco_rendering import MujocoRenderer
 
     inner.model.cam_pos[inner.model.camera(metaworld.CAMERA).id] = metaworld.CAMERA_POS
-    renderer = MujocoRenderer(inner.model, inner.data, width=SIZE, height=SIZE, camera_name=metaworld.CAMERA)
-
-    def draw() -> np.ndarray:
-        return np.asarray(renderer.render("rgb_array"))
-
-    return draw
+    return MujocoRenderer(inner.model, inner.data, width=SIZE, height=SIZE, camera_name=metaworld.CAMERA)
 
 
 def _median_ms(env: metaworld.MetaWorldEnv, draw: Callable[[], np.ndarray], frames: int) -> float:

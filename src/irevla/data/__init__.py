@@ -1,0 +1,1 @@
+"""Episodes on disk and in memory, and how batches are drawn from them."""

@@ -12,9 +12,9 @@ from irevla.types import Features, Observation
 class RolloutBatch:
     """`T` decisions in each of `B` environments, time-major; flattened with `t * B + b` where a single axis is wanted.
 
-    `terminated` and `truncated` are kept apart: a truncated step bootstraps with `next_values`, the value of its true last
-    observation (not of the next episode's first), a terminated one never bootstraps. `valid` is False where a worker died and
-    its partial episode was dropped.
+    `terminated` and `truncated` are kept apart: a truncated step bootstraps with `next_values`, the value of its true
+    last observation (not of the next episode's first), a terminated one never bootstraps. `valid` is False where a
+    worker died and its partial episode was dropped.
     """
 
     features: Features  # of the observation before each action, flattened: (T*B) x m x d; encoded once

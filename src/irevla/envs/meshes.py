@@ -1,7 +1,8 @@
-"""Triangles for a light picture: primitives, decimated meshes, and their cache on disk. Numpy in, numpy out; no simulator.
+"""Triangles for a light picture: primitives, decimated meshes, and their cache on disk. Numpy in, numpy out; no
+simulator.
 
-A `Mesh` is (vertices `V x 3` float32, faces `F x 3` int32). Vertices are shared where the surface is smooth and doubled at creases,
-because the drawing averages normals over shared vertices.
+A `Mesh` is (vertices `V x 3` float32, faces `F x 3` int32). Vertices are shared where the surface is smooth and
+doubled at creases, because the drawing averages normals over shared vertices.
 """
 
 import hashlib
@@ -35,7 +36,8 @@ def cache_dir() -> Path:
 
 def box(size: Float[np.ndarray, "3"]) -> Mesh:
     """A box of half lengths `size`; each side has vertices of its own, so that edges stay sharp."""
-    corners, faces = [], []
+    corners: list[np.ndarray] = []
+    faces = []
     for axis in range(3):
         for sign in (-1.0, 1.0):
             u, v = (axis + 1) % 3, (axis + 2) % 3
@@ -111,9 +113,10 @@ def join(meshes: list[Mesh]) -> Mesh:
 
 
 def decimate(mesh: Mesh, target: int) -> Mesh:
-    """About `target` faces that look like `mesh`, by quadric error after welding, creases kept sharp. Slow: use `cached`.
+    """About `target` faces that look like `mesh`, by quadric error, creases kept sharp. Slow: use `cached`.
 
-    Quadric collapse cannot join loose pieces (screws, inner shells) and tears holes instead: rich meshes are first put on a grid.
+    Quadric collapse cannot join loose pieces (screws, inner shells) and tears holes instead: rich meshes are first put
+    on a grid.
     """
     vertices, faces = weld(mesh, 1e-6)
     if len(faces) > RICH:
@@ -186,10 +189,7 @@ def _read(path: Path) -> Mesh | None:
         return None
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
         return None  # damaged: made again
-    sound = (
-        vertices.ndim == 2 and faces.ndim == 2 and faces.size > 0 and 0 <= faces.min() and faces.max() < len(vertices)
-    )
-    return _mesh(vertices, faces) if sound else None
+    return _mesh(vertices, faces)
 
 
 def _write(path: Path, mesh: Mesh) -> None:

@@ -1,12 +1,11 @@
 """Meta-World behind `Suite`: pictures in, 4-d actions out, sparse reward. The one file that imports `metaworld`.
 
-Physics is the stock environment's, bit by bit; only the picture is drawn by a light model (`render`). `reset(seed=s)` gives the same
-episode in any process and after any other episodes, which the stock environment does not: it keeps body positions and attributes.
+Physics is the stock environment's, bit by bit; only the picture is drawn by a light model (`render`). `reset(seed=s)`
+gives the same episode in any process and after any other episodes: the stock reset settles everything twice over, once
+its random start position is seeded.
 """
 
-import copy
 import functools
-import os
 import warnings
 from collections.abc import Mapping
 from typing import Any
@@ -22,17 +21,26 @@ from irevla.errors import UserError, unknown
 
 CAMERA = "corner2"
 CAMERA_POS = (0.75, 0.075, 0.7)  # m: nearer than stock, so that objects fill a small picture
-FIXED = ("tablelink", "RetainingWall", "base", "controller_box", "pedestal_feet", "torso", "pedestal", "right_arm_base_link")
+FIXED = (
+    "tablelink",
+    "RetainingWall",
+    "base",
+    "controller_box",
+    "pedestal_feet",
+    "torso",
+    "pedestal",
+    "right_arm_base_link",
+)
 CONTROL_HZ = 80  # stock control steps per second of simulated time
 PATH_LENGTH = 500  # control steps after which the stock environment refuses to go on
 DRAWING = 1  # version of how pictures look; raise it when they change, so that old datasets are refused
 
 
 class MetaWorldEnv(gym.Env[np.ndarray, np.ndarray]):
-    """One task. Observation: `uint8[S, S, 3]`; action: `float32[4]` in [-1, 1], the hand's displacement (x, y, z) and the grip.
+    """One task. Observation: `uint8[S, S, 3]`; action: `float32[4]` in [-1, 1], the hand's displacement and the grip.
 
-    The reward is 1 at success, where the episode terminates; else 0. After `horizon` decisions it is truncated, unless it has just
-    terminated.
+    The reward is 1 at success, where the episode terminates; else 0. After `horizon` decisions it is truncated, unless
+    it has just terminated.
     """
 
     metadata: dict[str, Any] = {"render_modes": ["rgb_array"], "render_fps": CONTROL_HZ // 2}  # noqa: RUF012
@@ -53,15 +61,15 @@ class MetaWorldEnv(gym.Env[np.ndarray, np.ndarray]):
         self.action_space = gym.spaces.Box(-1.0, 1.0, (4,), np.float32)
         self.metadata = {**self.metadata, "render_fps": _fps(config)}
         self._inner = stock(task)
-        self._pristine = _snapshot(self._inner)
         self._policy = _policy(SPECS[task].skill)
         self._state = np.zeros(39)
         self._decisions = 0
 
-    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[np.ndarray, dict[str, Any]]:
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[np.ndarray, dict[str, Any]]:
         """Start the episode of `seed`; without one, of a seed drawn from the generator that the last seed started."""
         super().reset(seed=seed)
-        _restore(self._inner, self._pristine)
         self._inner.seed(int(self.np_random.integers(2**31)) if seed is None else seed)
         self._state, _ = self._inner.reset()
         self._policy = _policy(SPECS[self.task.name].skill)
@@ -82,17 +90,18 @@ class MetaWorldEnv(gym.Env[np.ndarray, np.ndarray]):
         return self._observe(), float(success), success, truncated, {"success": success}
 
     def expert_action(self) -> Float32[np.ndarray, "4"]:
-        """The scripted expert's clean action for the present state. Call it once per decision: some experts count their calls."""
+        """The scripted expert's clean action for the present state."""
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # every expert asks for more than 1 and is told off for it
-            action = self._policy.get_action(self._state)
-        return np.clip(action, -1.0, 1.0).astype(np.float32)
+            action: np.ndarray = self._policy.get_action(self._state)
+        return action.clip(-1.0, 1.0).astype(np.float32)
 
     def picture(self, size: int) -> UInt8[np.ndarray, "size size 3"]:
         """The present scene, whether or not observations are drawn."""
         inner = self._inner
         goals = [(inner.model.site(name).id, position) for name, position in inner._target_site_config]
-        return _renderer(self.task.name).draw(inner.model, inner.data, size=size, sites=goals)
+        upside_down: np.ndarray = _renderer(self.task.name).draw(inner.model, inner.data, size=size, sites=goals)
+        return upside_down[::-1].copy()  # so hangs the stock camera
 
     def render(self) -> UInt8[np.ndarray, "S S 3"]:  # type: ignore[override]
         """The present scene at the size of observations."""
@@ -106,12 +115,14 @@ class MetaWorldEnv(gym.Env[np.ndarray, np.ndarray]):
         return self.picture(size) if self.draw else np.zeros((size, size, 3), np.uint8)
 
 
-# --- The stock environment: made once, put back at every reset
+# --- The stock environment
 
 
 def stock(task: str) -> Any:
-    """Meta-World's own environment of `task`, with the task's variant applied, and its start position drawn from its seed."""
-    from metaworld.env_dict import ALL_V3_ENVIRONMENTS
+    """Meta-World's own environment of `task`: the variant applied, the start position drawn from its seed."""
+    from irevla.envs import render  # noqa: F401  first of all: it chooses the GL library
+
+    from metaworld.env_dict import ALL_V3_ENVIRONMENTS  # isort: skip
 
     spec = SPECS[task]
     base = ALL_V3_ENVIRONMENTS[f"{spec.skill}-v3"]
@@ -128,7 +139,7 @@ def stock(task: str) -> Any:
     env._partially_observable = False  # the experts must know their goal; else half of them fail
     vars(env).pop("sawyer_observation_space", None)  # cached, with a goal clipped to 0
     if variant.low is not None and variant.high is not None:
-        space = env._random_reset_space
+        space: Any = env._random_reset_space
         low, high = np.array(space.low), np.array(space.high)
         low[:3], high[:3] = variant.low, variant.high  # what follows the object's position, if anything, is the goal's
         env._random_reset_space = gym.spaces.Box(low, high, dtype=np.float64)
@@ -138,37 +149,8 @@ def stock(task: str) -> Any:
 def _policy(skill: str) -> Any:
     from metaworld.policies import ENV_POLICY_MAP
 
-    return ENV_POLICY_MAP[f"{skill}-v3"]()
-
-
-def _model_arrays(model: Any) -> dict[str, np.ndarray]:
-    return {name: getattr(model, name) for name in ("body_pos", "body_quat", "site_pos", "site_quat", "geom_pos", "eq_data")}
-
-
-def _snapshot(env: Any) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
-    """The attributes and the parts of the model that episodes change. Views into the simulation are kept as views."""
-    simulation = {"model", "data", "mujoco_renderer"}
-    attributes = {key: value for key, value in vars(env).items() if key not in simulation}
-    copies = {key: value if _is_view(value) else copy.deepcopy(value) for key, value in attributes.items()}
-    return copies, {name: array.copy() for name, array in _model_arrays(env.model).items()}
-
-
-def _restore(env: Any, pristine: tuple[dict[str, Any], dict[str, np.ndarray]]) -> None:
-    import mujoco
-
-    attributes, arrays = pristine
-    for key in vars(env).keys() - attributes.keys() - {"model", "data", "mujoco_renderer"}:
-        delattr(env, key)
-    for key, value in attributes.items():
-        setattr(env, key, value if _is_view(value) else copy.deepcopy(value))
-    for name, array in _model_arrays(env.model).items():
-        array[:] = arrays[name]
-    mujoco.mj_resetData(env.model, env.data)
-    mujoco.mj_forward(env.model, env.data)  # as in a new environment
-
-
-def _is_view(value: Any) -> bool:
-    return isinstance(value, np.ndarray) and value.base is not None
+    make: Any = ENV_POLICY_MAP[f"{skill}-v3"]
+    return make()
 
 
 # --- Variants
@@ -188,7 +170,9 @@ def _simulation(path: str, variant: Variant) -> tuple[Any, Any]:
 
 
 def _reshape(spec: Any, handle: Handle) -> None:
-    """Change the handle's collision geoms, and draw twins of them. Their group stays: Meta-World takes inertia from groups 4 and 5."""
+    """Change the handle's collision geoms, and draw twins of them. Their group stays: Meta-World takes inertia from
+    groups 4 and 5.
+    """
     import mujoco
 
     kinds = {"capsule": mujoco.mjtGeom.mjGEOM_CAPSULE, "cylinder": mujoco.mjtGeom.mjGEOM_CYLINDER}
@@ -204,7 +188,9 @@ def _reshape(spec: Any, handle: Handle) -> None:
             half += geom.size[0] if geom.type == kinds["capsule"] else 0.0
             geom.type = mujoco.mjtGeom.mjGEOM_BOX
         geom.size = [radius, radius, half] if handle.boxy else [radius, half, 0.0]
-        twin = body.add_geom(type=geom.type, size=geom.size, pos=geom.pos, quat=geom.quat, rgba=[*handle.colour, 1.0], group=1)
+        twin = body.add_geom(
+            type=geom.type, size=geom.size, pos=geom.pos, quat=geom.quat, rgba=[*handle.colour, 1.0], group=1
+        )
         twin.alt.type, twin.alt.euler = geom.alt.type, geom.alt.euler
         twin.contype, twin.conaffinity, twin.mass = 0, 0, 0.0
 
@@ -234,7 +220,9 @@ class MetaWorld:
     fps = _fps(EnvConfig())
 
     def make(self, task: str, config: EnvConfig) -> gym.Env[Any, Any]:
-        """A new environment of `task`. Raises `UserError` for a name that does not exist, and where Meta-World cannot run."""
+        """A new environment of `task`. Raises `UserError` for a name that does not exist, and where Meta-World cannot
+        run.
+        """
         return MetaWorldEnv(task, config)
 
     def render_settings(self, config: EnvConfig) -> Mapping[str, Any]:
@@ -251,15 +239,17 @@ class MetaWorld:
     def check(self) -> None:
         """Raise `UserError` with the remedy where Meta-World, MuJoCo or a GL library is missing."""
         try:
-            import metaworld  # noqa: F401
+            from irevla.envs import render  # first of all: it chooses the GL library
 
-            from irevla.envs import render
+            render.check_gl()
+            import metaworld  # noqa: F401
         except ModuleNotFoundError as error:
             raise UserError(f"Meta-World needs the package {error.name!r}: pip install 'irevla[metaworld]'") from error
-        render.check_gl()
 
 
 METAWORLD = MetaWorld()
 
 for _name in SPECS:
-    gym.register(f"irevla/metaworld-{_name}-v0", entry_point="irevla.envs.metaworld:MetaWorldEnv", kwargs={"task": _name})
+    gym.register(
+        f"irevla/metaworld-{_name}-v0", entry_point="irevla.envs.metaworld:MetaWorldEnv", kwargs={"task": _name}
+    )

@@ -1,14 +1,16 @@
-"""The Meta-World suite as data: 25 expert tasks, 5 RL tasks and 10 unseen ones (the paper's section V-A). Tune variants here alone.
+"""The Meta-World suite as data: 25 expert tasks, 5 RL tasks and 10 unseen ones (the paper's section V-A). Tune variants
+here alone.
 
-Expert tasks are those whose goal can be seen in the picture and whose scripted expert solves at least 90 % within the horizon.
-Every other task is a skill of them with other colours, another shape and other places: `docs/metaworld.md` has the measured rates.
+Expert tasks are those whose goal can be seen in the picture and whose scripted expert solves at least 90 % within the
+horizon. Every other task is a skill of them with other colours, another shape and other places: `docs/metaworld.md` has
+the measured rates.
 """
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from irevla.category import Category
 from irevla.envs.base import Task
-from irevla.types import Category
 
 RGB = tuple[float, float, float]
 XYZ = tuple[float, float, float]
@@ -28,7 +30,9 @@ class Handle:
 
 @dataclass(frozen=True)
 class Variant:
-    """What differs from the stock task. Empty: nothing. `low` and `high` bound the object's random start, m, in place of the stock."""
+    """What differs from the stock task. Empty: nothing. `low` and `high` bound the object's random start, m, in place
+    of the stock.
+    """
 
     recolour: Mapping[str, RGB] = field(default_factory=dict)  # material -> colour
     handle: Handle | None = None
@@ -64,9 +68,14 @@ EXPERT: dict[str, str] = {  # skill -> instruction
     "window-open": "open the window",
 }
 
-BLUE, GREEN, ORANGE, PURPLE, YELLOW = (0.1, 0.3, 0.8), (0.1, 0.55, 0.2), (0.85, 0.45, 0.1), (0.5, 0.2, 0.6), (0.8, 0.7, 0.1)
+BLUE, GREEN, ORANGE, PURPLE, YELLOW = (
+    (0.1, 0.3, 0.8),
+    (0.1, 0.55, 0.2),
+    (0.85, 0.45, 0.1),
+    (0.5, 0.2, 0.6),
+    (0.8, 0.7, 0.1),
+)
 TEAL, PINK, WHITE, DARK = (0.1, 0.55, 0.55), (0.8, 0.35, 0.5), (0.85, 0.85, 0.85), (0.15, 0.15, 0.2)
-
 
 
 def _button(colour: RGB, thickness: float, boxy: bool = False) -> Handle:
@@ -178,7 +187,10 @@ def _specs() -> dict[str, Spec]:
     rows = [(skill, Category.EXPERT, skill, Variant()) for skill in EXPERT]
     rows += [(name, Category.RL, skill, variant) for name, (skill, variant) in RL.items()]
     rows += [(name, Category.UNSEEN, skill, variant) for name, (skill, variant) in UNSEEN.items()]
-    return {name: Spec(Task(name, category, EXPERT[skill], _note(variant)), skill, variant) for name, category, skill, variant in rows}
+    return {
+        name: Spec(Task(name, category, EXPERT[skill], _note(variant)), skill, variant)
+        for name, category, skill, variant in rows
+    }
 
 
 SPECS: dict[str, Spec] = _specs()

@@ -36,22 +36,19 @@ class Scene:
     high: tuple[float, float] = (0.75, 0.6)
 
 
-OUTER: dict[str, tuple[float, float]] = {
-    "low": (0.45, -0.6),
-    "high": (0.75, -0.3),
-}  # mostly outside the range of the expert tasks
+OUTER: dict[str, tuple[float, float]] = {"low": (0.6, -0.3), "high": (0.85, 0.0)}  # mostly outside the expert range
 SCENES: dict[Task, Scene] = {
     Task("left-disc", Category.EXPERT, "reach the left disc"): Scene("left", "disc", RED),
     Task("right-disc", Category.EXPERT, "reach the right disc"): Scene("right", "disc", RED),
     Task("left-square", Category.EXPERT, "reach the left square"): Scene("left", "square", BLUE),
     Task("right-square", Category.EXPERT, "reach the right square"): Scene("right", "square", BLUE),
-    Task("left-disc-new", Category.RL, "reach the left disc", "orange, further out"): Scene(
+    Task("left-disc-new", Category.RL, "reach the left disc", "orange, lower and further out"): Scene(
         "left", "disc", ORANGE, **OUTER
     ),
-    Task("right-square-new", Category.RL, "reach the right square", "violet, further out"): Scene(
+    Task("right-square-new", Category.RL, "reach the right square", "violet, lower and further out"): Scene(
         "right", "square", VIOLET, **OUTER
     ),
-    Task("right-disc-outer", Category.UNSEEN, "reach the right disc", "further out"): Scene(
+    Task("right-disc-outer", Category.UNSEEN, "reach the right disc", "lower and further out"): Scene(
         "right", "disc", RED, **OUTER
     ),
     Task("left-square-orange", Category.UNSEEN, "reach the left square", "orange"): Scene("left", "square", ORANGE),
@@ -79,7 +76,7 @@ class PointMassEnv(gym.Env[UInt8[np.ndarray, "H W 3"], Float32[np.ndarray, "2"]]
         super().reset(seed=seed)
         places = self.np_random.uniform(self._scene.low, self._scene.high, (2, 2)) * [(-1, 1), (1, 1)]
         self._target, self._other = places if self._scene.side == "left" else places[::-1]
-        self._dot = self.np_random.uniform((-0.2, -0.8), (0.2, -0.5))
+        self._dot = self.np_random.uniform((-0.6, -0.8), (0.6, -0.5))
         self._decisions = 0
         return self._observe(), {"success": False}
 

@@ -1,11 +1,14 @@
-"""Fast MuJoCo pictures without a GPU: the whole scene drawn as one skin, in one draw call, by one GL context per process.
+"""Fast MuJoCo pictures without a GPU: the whole scene drawn as one skin, in one draw call, by one GL context per
+process.
 
-On a CPU the time of a frame goes into shadow maps, multisampling and reflections (off here), into triangles (decimated here), and
-then into draw calls: about 45 microseconds for each geom. So every visible geom and site of a model becomes triangles in the frame of
-its body, coloured through a palette texture, and all of them together one MuJoCo skin whose bones are the bodies: MuJoCo moves the
-vertices, and the GL library sees a single mesh. The picture lives in a model of its own; physics is only read.
+On a CPU the time of a frame goes into shadow maps, multisampling and reflections (off here), into triangles (decimated
+here), and then into draw calls: about 45 microseconds for each geom. So every visible geom and site of a model becomes
+triangles in the frame of its body, coloured through a palette texture, and all of them together one MuJoCo skin whose
+bones are the bodies: MuJoCo moves the vertices, and the GL library sees a single mesh. The picture lives in a model of
+its own; physics is only read.
 
-Left out, on purpose: shadows, reflections, textures (each material shows its mean colour), and what is nearly transparent.
+Left out, on purpose: shadows, reflections, textures (each material shows its mean colour), and what is nearly
+transparent.
 """
 
 import functools
@@ -19,12 +22,25 @@ from typing import Any
 os.environ.setdefault("MUJOCO_GL", "egl" if Path("/dev/nvidia0").exists() else "osmesa")  # before mujoco is imported
 os.environ.setdefault("LP_NUM_THREADS", "0")  # llvmpipe's own threads cost more than they bring at these sizes
 
-import mujoco
 import numpy as np
 from jaxtyping import Float, UInt8
 
 from irevla.envs import meshes
 from irevla.errors import UserError
+
+
+def _no_gl(error: Exception) -> UserError:
+    name = os.environ["MUJOCO_GL"]
+    remedy = {"osmesa": "apt-get install libosmesa6", "egl": "apt-get install libegl1, or set MUJOCO_GL=osmesa"}
+    return UserError(f"MuJoCo cannot draw with MUJOCO_GL={name} ({error}): {remedy.get(name, 'set MUJOCO_GL=osmesa')}")
+
+
+try:
+    import mujoco  # which loads the GL library, and fails in many ways where there is none
+except ModuleNotFoundError:
+    raise
+except (ImportError, AttributeError, OSError, RuntimeError) as _error:
+    raise _no_gl(_error) from _error
 
 FACES = 150  # of a decimated mesh, about
 OPAQUE = 0.3  # geoms and sites of a lower alpha are left out
@@ -53,20 +69,19 @@ def check_gl() -> None:
     """Raise `UserError` with the remedy where no GL library can be loaded."""
     try:
         _context()
-    except (ImportError, AttributeError, OSError, RuntimeError) as error:
-        name = os.environ["MUJOCO_GL"]
-        remedy = {"osmesa": "apt-get install libosmesa6", "egl": "apt-get install libegl1, or set MUJOCO_GL=osmesa"}
-        raise UserError(
-            f"MuJoCo cannot draw with MUJOCO_GL={name} ({error}): {remedy.get(name, 'set MUJOCO_GL=osmesa')}"
-        ) from error
+    except (ImportError, AttributeError, OSError, RuntimeError, mujoco.FatalError) as error:
+        raise _no_gl(error) from error
 
 
 @functools.cache
 def _context() -> Any:
     """The one GL context of this process. Two live OSMesa contexts give garbage frames without any error."""
     # not mujoco.GLContext, which is settled when mujoco is first imported: perhaps before this module
-    context = importlib.import_module(f"mujoco.{os.environ['MUJOCO_GL']}").GLContext(MAX_SIZE, MAX_SIZE)
+    context = importlib.import_module(f"mujoco.{os.environ['MUJOCO_GL'].lower()}").GLContext(MAX_SIZE, MAX_SIZE)
     context.make_current()
+    mujoco.MjrContext(
+        mujoco.MjModel.from_xml_string("<mujoco/>"), mujoco.mjtFontScale.mjFONTSCALE_50
+    )  # glfw fails here
     return context
 
 
@@ -153,7 +168,15 @@ def _backdrop(model: Any, camera: Camera) -> list[_Part]:
     half = depth * np.tan(np.radians(camera.fovy) / 2) * 1.05
     mesh = meshes.plane(np.array([half, half, 0.0]))
     rgb = SKY_SHADE * _texture_mean(model, sky[0])
-    return [_Part(0, _placed((mesh[0] - np.float32([0, 0, depth]), mesh[1]), np.array(camera.pos), np.array(camera.quat)), tuple(rgb))]
+    return [
+        _Part(
+            0,
+            _placed(
+                (mesh[0] - np.array([0, 0, depth], np.float32), mesh[1]), np.array(camera.pos), np.array(camera.quat)
+            ),
+            tuple(rgb),
+        )
+    ]
 
 
 def _texture_mean(model: Any, texture: int) -> np.ndarray:
@@ -230,7 +253,8 @@ def _add_skin(spec: Any, parts: Sequence[_Part]) -> None:
 
 
 class Renderer:
-    """Draws the states of one physics model, seen by one fixed camera. Frames are as those of a fresh process, whatever else is drawn.
+    """Draws the states of one physics model, seen by one fixed camera. Frames are as those of a fresh process, whatever
+    else is drawn.
 
     `fixed`: names of bodies that never move, besides the world; what the camera cannot see of them is dropped.
     """
@@ -263,10 +287,10 @@ class Renderer:
     def draw(
         self, model: Any, data: Any, *, size: int, sites: Sequence[tuple[int, Float[np.ndarray, "3"]]] = ()
     ) -> UInt8[np.ndarray, "size size 3"]:
-        """The state (`model`, `data`) as a picture, origin at the top left. Neither is changed.
+        """The state (`model`, `data`) as a picture, its first row at the top. Neither is changed.
 
-        `model` must have the bodies and sites of the one this renderer was made from; they may have moved. `sites`: (index, world
-        position) of sites to show elsewhere than the model says.
+        `model` must have the bodies and sites of the one this renderer was made from, moved or not. `sites`: those
+        to show elsewhere than the model says, as (index, world position in m).
         """
         if not 0 < size <= MAX_SIZE:
             raise UserError(f"a picture of {size} pixels cannot be drawn; the largest is {MAX_SIZE}")
@@ -278,10 +302,10 @@ class Renderer:
         rect, picture = mujoco.MjrRect(0, 0, size, size), np.empty((size, size, 3), np.uint8)
         mujoco.mjr_render(rect, self._scene, gl)
         mujoco.mjr_readPixels(picture, None, rect, gl)
-        return picture
+        return np.ascontiguousarray(picture[::-1])  # GL counts rows from the bottom
 
     def _follow(self, model: Any, data: Any, sites: Sequence[tuple[int, np.ndarray]]) -> None:
-        """Put every frame where its body or site is; kinematics run on a copy, so that physics keeps its state bit by bit."""
+        """Put every frame where its body or site is; kinematics run on a copy, and physics keeps its state."""
         pose, view, n = self._pose, self._data, model.nbody
         pose.qpos[:], pose.mocap_pos[:], pose.mocap_quat[:] = data.qpos, data.mocap_pos, data.mocap_quat
         mujoco.mj_kinematics(model, pose)
@@ -293,7 +317,7 @@ class Renderer:
             view.xpos[n + site] = position
 
     def _buffer(self, size: int) -> Any:
-        """This model's GL objects, with an off-screen buffer of just `size`: clearing a larger one costs more than drawing."""
+        """This model's GL objects, with an off-screen buffer of just `size`: clearing a larger one takes long."""
         _context().make_current()
         if self._gl is None:
             self._gl = mujoco.MjrContext(self._model, mujoco.mjtFontScale.mjFONTSCALE_50)

@@ -1,0 +1,1 @@
+"""How good a policy is, in numbers, tables, plots and videos."""

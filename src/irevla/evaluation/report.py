@@ -64,6 +64,7 @@ def write_report(run_dir: Path) -> Path:
         raise UserError("a report needs jinja2: pip install 'irevla[report]'") from error
     from irevla.evaluation.plots import DPI, draw_all
 
+    videos, remarks = list(clips(run_dir, results)), list(notes(run_dir, results))
     plots = draw_all(results, read_metrics(run_dir / "metrics.jsonl"), run_dir / "plots")
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("irevla.evaluation"), autoescape=True, undefined=jinja2.StrictUndefined,
@@ -88,9 +89,9 @@ def write_report(run_dir: Path) -> Path:
         dropped=dropped,
         captions=CAPTIONS,
         plots={name: _picture(themes, dpi=DPI) for name, themes in plots.items()},
-        clips=list(clips(run_dir, results)),
+        clips=videos,
         settings=_settings(run_dir, results),
-        notes=list(notes(run_dir, results)),
+        notes=remarks,
     )
     path = run_dir / "report.html"
     path.with_name(".report.html").write_text(page)

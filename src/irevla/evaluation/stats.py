@@ -77,6 +77,7 @@ class Row:
         """The inverse of `to_json`. Raises `KeyError`, `TypeError` or `ValueError` for what is no row."""
         values = {field.name: data[field.name] for field in fields(cls)}
         low, high = values["ci95"]
+        values |= {"rate": float(values["rate"]), "seconds": float(values["seconds"])}  # JSON may say 12 for 12.0
         return cls(**{**values, "category": Category(values["category"]), "ci95": (float(low), float(high))})
 
     def to_json(self) -> dict[str, Any]:

@@ -1,13 +1,16 @@
 """Tables for the terminal (rich) and for Markdown: before and after, and what was forgotten. No drop is hidden."""
 
-from collections.abc import Sequence
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 
 from rich import box
+from rich.console import Console, ConsoleOptions
 from rich.table import Table
 from rich.text import Text
 
 from irevla.category import Category
-from irevla.evaluation.stats import FIRST, Change, Count, Line, Results, Row, change, hundredths
+from irevla.evaluation.stats import FIRST, Change, Count, Line, Results, Row, change, hundredths, pool
 
 TITLES = {Category.EXPERT: "Expert tasks", Category.RL: "RL tasks", Category.UNSEEN: "Unseen tasks"}
 NOISE, DROP, NONE = "≈", "▼", "–"
@@ -69,18 +72,41 @@ def cells(line: Line, *, expert: bool) -> list[str]:
     return [line_title(line), str(line.category), *texts, change_text(line.change)]
 
 
-def summary(results: Results) -> Table:
-    """The before-and-after table for the terminal: every category, then each of its tasks."""
-    columns = headers(results)
-    table = Table(box=box.SIMPLE_HEAD, caption=_caption(results), caption_justify="left", caption_style="dim")
-    for index, column in enumerate(columns):
-        table.add_column(column, justify="left" if index < 2 else "right", overflow="fold")
-    for line in results.lines():
-        texts: list[str | Text] = [*cells(line, expert="Scripted expert" in columns)]
-        texts[0] = Text(line_title(line) if not line.task else f"  {line.task}")
-        texts[-1] = Text(str(texts[-1]), style=_style(line.change))
-        table.add_row(*texts, style="" if line.task else "bold")
-    return table
+@dataclass(frozen=True)
+class Summary:
+    """The before-and-after table for the terminal: every category, then each of its tasks.
+
+    Where the terminal is narrow, the intervals go under the rates and the category stands in the headings alone.
+    """
+
+    results: Results
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> Iterator[Table]:
+        yield self._table(narrow=options.max_width < 140)
+
+    def _table(self, *, narrow: bool) -> Table:
+        columns = headers(self.results)
+        table = Table(box=box.SIMPLE_HEAD, caption=f"{means(self.results)}\n{LEGEND}", caption_justify="left")
+        for index, column in enumerate(columns):
+            if index == 0:
+                table.add_column(column, overflow="fold")
+            elif column != "Category":
+                table.add_column(column.replace(" ", "\n") if narrow else column, justify="right", no_wrap=narrow)
+            elif not narrow:
+                table.add_column(column)
+        for line in self.results.lines():
+            texts = cells(line, expert="Scripted expert" in columns)
+            if narrow:
+                texts = [texts[0], *(re.sub(r"^(\S+) (\[.*\]) ?(.*)$", r"\1 \3\n\2", text) for text in texts[2:])]
+            title = texts[0] if not line.task else texts[0] if narrow else f"  {texts[0]}"
+            change = Text(texts[-1], style=_style(line.change))
+            table.add_row(title, *(Text(text) for text in texts[1:-1]), change, style="" if line.task else "bold")
+        return table
+
+
+def summary(results: Results) -> Summary:
+    """The before-and-after table, to be printed with rich."""
+    return Summary(results)
 
 
 def means(results: Results) -> str:
@@ -102,6 +128,25 @@ def forgetting(results: Results) -> Table:
         texts = [matrix_cell(results, task, stage) for stage in results.stages]
         table.add_row(task, *(Text(text, style="red" if DROP in text else "") for text in texts))
     return table
+
+
+def rows_table(rows: Sequence[Row]) -> Table:
+    """Rows of one evaluation for the terminal: every task, and every category with more than one."""
+    table = Table(box=box.SIMPLE_HEAD, caption="Intervals: 95%, Wilson.", caption_justify="left")
+    for column in ("Task", "Category", "Rate", "95% interval", "Successes"):
+        table.add_column(column, justify="left" if column in ("Task", "Category") else "right", overflow="fold")
+    for category in Category:
+        own = [row for row in rows if row.category == category]
+        if len(own) > 1 and (count := pool(own)):
+            _add_count(table, f"{TITLES[category]} ({count.tasks})", category, count, style="bold")
+        for row in own:
+            _add_count(table, row.task, category, row)
+    return table
+
+
+def _add_count(table: Table, title: str, category: Category, count: Count | Row, *, style: str = "") -> None:
+    counted = f"{count.successes}/{count.episodes}"
+    table.add_row(title, str(category), number(count.rate), Text(interval(count.ci95)), counted, style=style)
 
 
 def matrix_cell(results: Results, task: str, stage: str) -> str:
@@ -145,20 +190,7 @@ def _markdown_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> st
     return "\n".join(f"| {' | '.join(row)} |" for row in (columns, rule, *rows))
 
 
-def _caption(results: Results) -> str:
-    return f"{means(results)}\n{LEGEND}"
-
-
 def _style(what: Change | None) -> str:
     if what is None or what.noise:
         return "dim"
     return "green" if what.difference > 0 else "red"
-
-
-def rows_table(rows: Sequence[Row]) -> Table:
-    """Rows of one evaluation as they are, for the terminal."""
-    table = Table("Task", "Category", "Success", box=box.SIMPLE_HEAD)
-    for row in rows:
-        count = Count(row.successes, row.episodes, tasks=1, mean=row.rate)
-        table.add_row(row.task, str(row.category), count_text(count))
-    return table

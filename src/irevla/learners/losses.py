@@ -1,4 +1,7 @@
-"""The losses of RL as pure functions of tensors. `r` is the probability ratio, `A` here the advantage, `V` the value."""
+"""The losses of RL as pure functions of tensors.
+
+`r` is the probability ratio, `A` here the advantage, `V` the value.
+"""
 
 import math
 
@@ -43,8 +46,8 @@ def gae(
 def normalised(advantages: Float[Tensor, " N"]) -> Float[Tensor, " N"]:
     """Mean zero and standard deviation one, or less where it was under `MIN_STD`.
 
-    With a sparse reward, a rollout without any success has only the critic's small errors for advantages: made as large as
-    real ones, they would lead the actor astray.
+    With a sparse reward, a rollout without any success has only the critic's small errors for advantages: made as
+    large as real ones, they would lead the actor astray.
     """
     # A <- (A - mean A) / max(std A, MIN_STD)
     return (advantages - advantages.mean()) / advantages.std(correction=0).clamp_min(MIN_STD)

@@ -1,8 +1,11 @@
-"""Stage 1: proximal policy optimisation on latents (section IV-B, equation 3). It never sees a picture, a prompt or a simulator."""
+"""Stage 1: proximal policy optimisation on latents (section IV-B, equation 3).
+
+It never sees a picture, a prompt or a simulator.
+"""
 
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -27,6 +30,7 @@ Part = Literal["head", "all"]
 Source = Callable[[Tensor], Features]  # the latents of samples, by their flat indices
 
 
+@runtime_checkable
 class LatentActor(Protocol):
     """What PPO needs of a policy."""
 
@@ -51,9 +55,9 @@ class LatentActor(Protocol):
 class PPO:
     """A policy and its critic, and how they learn from rollouts.
 
-    part="head" is the paper's stage 1: the VLM is frozen and the latents come from the rollout's cache. part="all" trains everything
-    end to end, the paper's baseline: the encoder is `live`, each minibatch's latents are computed anew from the rollout's observations.
-    `generator` (on the CPU) decides the order of the samples.
+    part="head" is the paper's stage 1: the VLM is frozen and the latents come from the rollout's cache. part="all"
+    trains everything end to end, the paper's baseline: the encoder is `live`, each minibatch's latents are computed
+    anew from the rollout's observations. `generator` (on the CPU) decides the order of the samples.
     """
 
     def __init__(
@@ -80,10 +84,10 @@ class PPO:
         )
 
     def update(self, batch: RolloutBatch, *, warmup: bool) -> dict[str, float]:
-        """Learn from one rollout: `epochs` passes in random minibatches, fewer where the policy moves too far (`target_kl`).
+        """Learn from one rollout: `epochs` passes in random minibatches, fewer where the policy moves past `target_kl`.
 
-        In the warm-up the critic learns alone, and the policy is left exactly as it is. Steps with a non-finite gradient are
-        skipped and counted. Returns means over the minibatches, and counts.
+        In the warm-up the critic learns alone, and the policy is left exactly as it is. Steps with a non-finite
+        gradient are skipped and counted. Returns means over the minibatches, and counts.
         """
         samples, source = _Samples(batch, self.config), self._source(batch, warmup=warmup)
         history: dict[str, list[Tensor]] = defaultdict(list)
@@ -121,9 +125,10 @@ class PPO:
         return {**metrics, **norms} if norms else {"skipped": torch.ones(())}
 
     def _descend(self) -> Metrics:
-        """Clip the gradients of each side and step; returns their norms, or nothing where any is not finite and no step was made.
+        """Clip the gradients of each side and step; returns their norms, or nothing where one is not finite: no step.
 
-        Clipping would spread one NaN to all. Parameters without a gradient, the actor's in the warm-up, are not touched by Adam.
+        Clipping would spread one NaN to all. Parameters without a gradient, the actor's in the warm-up, are not
+        touched by Adam.
         """
         limit = self.config.grad_clip
         norms = {f"{name}_grad_norm": nn.utils.clip_grad_norm_(side, limit) for name, side in self.sides.items()}
@@ -185,7 +190,7 @@ class _Samples:
         self.advantages[self.valid] = normalised(advantages.flatten()[self.valid])
 
     def minibatches(self, size: int, generator: torch.Generator) -> Iterator[Int[Tensor, " n"]]:
-        """Flat indices of all valid samples once, in random order, in parts of about `size` that differ by one at most."""
+        """Flat indices of the valid samples in random order, in parts of about `size` that differ by one at most."""
         order = self.valid[torch.randperm(len(self.valid), generator=generator).to(self.valid.device)]
         yield from order.tensor_split(max(1, round(len(order) / size)))
 
@@ -197,6 +202,6 @@ class _Samples:
 
 
 def converged(successes: Sequence[bool], config: PPOConfig) -> bool:
-    """Whether stage 1 may end before its budget: `config.converged` of the last `config.window` training episodes succeeded."""
+    """Whether stage 1 may end early: `config.converged` of the last `config.window` episodes succeeded."""
     recent = successes[-config.window :]
     return len(recent) == config.window and sum(recent) >= config.converged * config.window

@@ -1,4 +1,7 @@
-"""From a `ModelConfig` to a VLA. A new vision-language model is one class that implements `VLM`, and one line in `VLMS`."""
+"""From a `ModelConfig` to a VLA.
+
+A new vision-language model is one class that implements `VLM`, and one line in `VLMS`.
+"""
 
 from collections.abc import Callable
 
@@ -22,13 +25,13 @@ def _tiny_random(config: ModelConfig, image_size: int) -> VLM:
 VLMS: dict[str, Callable[[ModelConfig, int], VLM]] = {
     "tiny-random": _tiny_random,
 }
-"""Name -> a function of the config and the picture's side that returns the VLM without its final fully connected layer."""
+"""Name -> a function of the config and the picture's side: the VLM without its final fully connected layer."""
 
 
 def build_policy(
     config: ModelConfig, *, action_dim: int, image_size: int, device: torch.device | str = "cpu"
 ) -> VLAPolicy:
-    """A new VLA: the VLM `config.vlm` with a new action head in the place of its final fully connected layer (section IV-A).
+    """A new VLA: `config.vlm` with a new action head in the place of its final fully connected layer (section IV-A).
 
     Raises `UserError` for an unknown VLM and for LoRA that cannot be.
     """

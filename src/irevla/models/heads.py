@@ -1,4 +1,4 @@
-"""The action head, in the place of the VLM's final fully connected layer, and the critic head, its mirror (section IV)."""
+"""The action head in the place of the VLM's last fully connected layer, and its mirror, the critic head (IV-A)."""
 
 import torch
 from jaxtyping import Float
@@ -46,7 +46,7 @@ class CriticHead(_Head):
 
     @classmethod
     def mirror(cls, head: ActionHead) -> "CriticHead":
-        """A new critic for `head`: its structure, and a copy of its token learner, which knows already where to look."""
+        """A new critic for `head`: its structure, and a copy of its token learner, which knows where to look."""
         critic = cls(width=head.width, groups=head.groups, hidden=head.hidden)
         critic.token_learner.load_state_dict(head.token_learner.state_dict())
         return critic.to(next(head.parameters()).device)

@@ -1,4 +1,4 @@
-"""Low-rank adaptation of a VLM's linear layers (section IV-A, [46]) with peft, which is imported only where LoRA is on."""
+"""Low-rank adaptation of a VLM's linear layers (section IV-A, [46]) with peft, imported only where LoRA is on."""
 
 import re
 from typing import Any
@@ -13,9 +13,10 @@ _MARK = ".lora_"
 
 
 def add_lora(vlm: VLM, config: LoRAConfig) -> None:
-    """Put a new LoRA of `config.rank` beside every linear layer whose whole name matches the targets, in place. At first it changes nothing.
+    """Put a new LoRA beside every linear layer whose whole name matches the targets, in place.
 
-    No dropout: the latents that RL caches must not depend on chance. Raises `UserError` where nothing matches or peft is missing.
+    At first it changes nothing. No dropout: the latents that RL caches must not depend on chance. Raises `UserError`
+    where nothing matches or peft is missing.
     """
     assert config.rank > 0
     targets = config.targets or vlm.lora_targets

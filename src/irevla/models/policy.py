@@ -25,7 +25,10 @@ Stage = Literal["all", "head", "none"]
 
 
 class VLAPolicy(nn.Module):
-    """A VLM and an action head. The mean action is the head's output; exploration is a Gaussian around it with `log_std`."""
+    """A VLM and an action head.
+
+    The mean action is the head's output; exploration is a Gaussian around it with `log_std`.
+    """
 
     def __init__(self, vlm: VLM, action_head: ActionHead, *, config: ModelConfig, image_size: int) -> None:
         super().__init__()
@@ -34,7 +37,13 @@ class VLAPolicy(nn.Module):
         self.config = config
         self.image_size = image_size
         self.action_dim = action_head.action_dim
-        self.log_std = nn.Parameter(torch.full((self.action_dim,), math.log(config.action_std)))
+        self.noise = nn.ParameterDict({"log_std": torch.full((self.action_dim,), math.log(config.action_std))})
+
+    @property
+    def log_std(self) -> nn.Parameter:
+        """Logarithm of the standard deviation of the exploration noise, in each action dimension."""
+        log_std: nn.Parameter = self.noise["log_std"]
+        return log_std
 
     @property
     def device(self) -> torch.device:
@@ -46,7 +55,8 @@ class VLAPolicy(nn.Module):
     def features(self, images: np.ndarray | Tensor, instructions: Sequence[str]) -> Features:
         """h of `B` pictures (uint8, `B H W 3`) with their instructions, with gradients where the VLM is trainable.
 
-        Raises `UserError` for pictures of another type or size than the model's. CUDA computes in bfloat16; latents are float32.
+        Raises `UserError` for pictures of another type or size than the model's. CUDA computes in bfloat16; latents
+        are float32.
         """
         pictures = self._pictures(images)
         assert len(pictures) == len(instructions), "one instruction for each picture"
@@ -56,7 +66,10 @@ class VLAPolicy(nn.Module):
 
     @torch.no_grad()
     def encode(self, images: np.ndarray | Tensor, instructions: Sequence[str]) -> Features:
-        """`features` without gradients: what RL caches. The tokens are plain tensors, on which the head can be trained."""
+        """`features` without gradients: what RL caches.
+
+        The tokens are plain tensors, on which the head can be trained.
+        """
         return self.features(images, instructions)
 
     def mean(self, features: Features) -> Float[Tensor, "B A"]:
@@ -72,7 +85,8 @@ class VLAPolicy(nn.Module):
     def act(self, image: np.ndarray | Tensor, instruction: str | Sequence[str]) -> np.ndarray:
         """The action for what is seen and asked: float32[A] in [-1, 1], without exploration.
 
-        `image` is uint8, `H W 3`, 0..255. Given a batch (`B H W 3`) and one instruction for all or one for each, it returns float32[B, A].
+        `image` is uint8, `H W 3`, 0..255. Given a batch (`B H W 3`) and one instruction for all or one for each, it
+        returns float32[B, A].
         """
         batch = image if image.ndim == 4 else image[None]
         texts = [instruction] * len(batch) if isinstance(instruction, str) else instruction
@@ -97,10 +111,10 @@ class VLAPolicy(nn.Module):
     # --- who is trainable
 
     def trainable(self, stage: Stage) -> list[nn.Parameter]:
-        """Make exactly one stage's parameters trainable, freeze all others, and return them: the one place that decides.
+        """Make one stage's parameters trainable, freeze all others, and return them: the one place that decides.
 
-        "head": phi, the action head, with `log_std` (stage 1). "all": the VLM as well (stages 0 and 2); with LoRA on, that is theta, the
-        LoRA weights, and the VLM's own stay frozen. "none": nothing.
+        "head": phi, the action head, with `log_std` (stage 1). "all": the VLM as well (stages 0 and 2); with LoRA on,
+        that is theta, the LoRA weights, and the VLM's own stay frozen. "none": nothing.
         """
         chosen = []
         for name, parameter in self.named_parameters():
@@ -141,7 +155,10 @@ class VLAPolicy(nn.Module):
         self.load_state_dict(new)
 
     def save_pretrained(self, directory: Path | str) -> None:
-        """Write the policy to a folder, wholly or not at all. Raises `UserError` where the folder holds something else."""
+        """Write the policy to a folder, wholly or not at all.
+
+        Raises `UserError` where the folder holds something else.
+        """
         path = Path(directory)
         if path.is_dir() and any(path.iterdir()) and not (path / CONFIG).is_file():
             raise UserError(f"{path} holds other files: choose a new folder, or an older policy to replace")

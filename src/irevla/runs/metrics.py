@@ -20,7 +20,7 @@ class Metrics:
         self._file = path.open("ab")
         self._file.truncate(whole_lines(path))  # a crash may have torn the last line
 
-    def log(self, stage: str, step: int, **values: float) -> None:
+    def log(self, stage: str, step: int, **values: float | int) -> None:
         """One point of the curves of `stage`. Non-finite values are written as null, which is what JSON has."""
         finite = {name: float(value) if math.isfinite(value) else None for name, value in values.items()}
         record = {"stage": stage, "step": step, "time": round(time.time(), 3), **finite}

@@ -10,11 +10,13 @@ from irevla.types import Features
 
 
 class VLM(nn.Module, ABC):
-    """A generative vision-language model, {vision, text} -> {text}, whose last fully connected layer can be taken off."""
+    """A generative vision-language model, {vision, text} -> {text}, whose last fully connected layer can be taken
+    off."""
 
     width: int  # d
     lora_targets: str  # regular expression: the linear layers that LoRA adapts by default
 
     @abstractmethod
     def encode(self, images: UInt8[Tensor, "B H W 3"], instructions: Sequence[str]) -> Features:
-        """The last hidden states h (section IV-A) of each picture with its instruction: one forward, no vocabulary product."""
+        """The last hidden states h (section IV-A) of each picture with its instruction: one forward, no vocabulary
+        product."""

@@ -1,8 +1,8 @@
-"""A vision-language model of our own, small enough for a laptop: {vision, text} -> {text}, about 0.8 million parameters.
+"""A vision-language model of our own for a laptop: {vision, text} -> {text}, about 0.9 million parameters.
 
-A strided convolutional stem turns the picture into 4 x 4 tokens; a pre-norm transformer reads them and then the prompt (a prefix
-language model: picture and prompt see each other, the answer is causal). Nothing depends on the batch: no batch normalisation, no
-dropout, so a picture has the same latent alone and among others.
+A strided convolutional stem turns the picture into 4 x 4 tokens; a pre-norm transformer reads them and then the
+prompt (a prefix language model: picture and prompt see each other, the answer is causal). Nothing depends on the
+batch: no batch normalisation, no dropout, so a picture has the same latent alone and among others.
 """
 
 from collections.abc import Sequence
@@ -21,7 +21,10 @@ IGNORE = -100  # the target of padding, which `cross_entropy` leaves out
 
 
 class TinyVLM(VLM):
-    """See the module. `grid` x `grid` image tokens for pictures of `image_size` pixels; prompts and answers of `context` tokens at most."""
+    """See the module.
+
+    `grid` x `grid` image tokens for pictures of `image_size` pixels; prompts and answers of `context` tokens at most.
+    """
 
     lora_targets = r".*tower\..*\.(qkv|out|up|down)"
 
@@ -50,11 +53,17 @@ class TinyVLM(VLM):
         nn.init.normal_(self.embedding.weight, std=0.02)
 
     def take_off_output_layer(self) -> None:
-        """Drop the final fully connected layer: an action head takes its place (section IV-A). The model speaks no more."""
+        """Drop the final fully connected layer: an action head takes its place (section IV-A).
+
+        The model speaks no more.
+        """
         self.output_layer = nn.Identity()
 
     def encode(self, images: UInt8[Tensor, "B H W 3"], instructions: Sequence[str]) -> Features:
-        """h, the hidden states of the picture's tokens and the prompt's, after the final norm. `m` is that of the longest prompt."""
+        """h, the hidden states of the picture's tokens and the prompt's, after the final norm.
+
+        `m` is that of the longest prompt.
+        """
         prompt, mask, padded = self._prompts(instructions, images.device)
         x = self._prefix(images, prompt)
         mask = F.pad(mask, (self.stem.grid**2, 0), value=True)
@@ -63,14 +72,17 @@ class TinyVLM(VLM):
     def logits(
         self, images: UInt8[Tensor, "B H W 3"], prompts: Sequence[str], answers: Sequence[str]
     ) -> Float[Tensor, "B L V"]:
-        """Scores of each next token of the answers, given the picture, the prompt and the answer so far (teacher forcing).
+        """Scores of each next token of the answers, given picture, prompt and the answer so far (teacher forcing).
 
         Row `l` scores the answer's token `l`, the last one EOS: the targets are `targets(answers)`.
         """
         return self._scores(images, prompts, [(tokenizer.SEP, *tokenizer.encode(answer)) for answer in answers])
 
     def targets(self, answers: Sequence[str]) -> Int[Tensor, "B L"]:
-        """What `logits` should predict: the answers' tokens and EOS; `IGNORE` where an answer is shorter than the longest."""
+        """What `logits` should predict: the answers' tokens and EOS.
+
+        `IGNORE` where an answer is shorter than the longest.
+        """
         return _pad([(*tokenizer.encode(answer), tokenizer.EOS) for answer in answers], IGNORE)
 
     @torch.no_grad()
@@ -105,7 +117,7 @@ class TinyVLM(VLM):
     def _prompts(
         self, prompts: Sequence[str], device: torch.device
     ) -> tuple[Int[Tensor, "B P"], Bool[Tensor, "B P"], bool]:
-        """BOS and the prompt's tokens, which of them are real, and whether any is not (asked of Python, so that a GPU need not wait)."""
+        """BOS and the prompt's tokens, which are real, and whether any is not (asked without waiting for a GPU)."""
         tokens = [(tokenizer.BOS, *tokenizer.encode(prompt)) for prompt in prompts]
         self._check_length(max(map(len, tokens)))
         ids = _pad(tokens, tokenizer.PAD)
@@ -127,9 +139,10 @@ class TinyVLM(VLM):
 
 
 class Stem(nn.Module):
-    """Pixels to tokens: 3 x 3 convolutions of stride 2, each twice as wide as the last, until about `grid` x `grid` places are left.
+    """Pixels to tokens: 3 x 3 convolutions of stride 2, each twice as wide as the last.
 
-    Far easier to learn from than 4 x 4 patches through one linear layer.
+    They stop where halving again would leave fewer than `grid` x `grid` places. Far easier to learn from than 4 x 4
+    patches through one linear layer.
     """
 
     def __init__(self, *, width: int, image_size: int, grid: int, channels: int) -> None:
@@ -140,17 +153,28 @@ class Stem(nn.Module):
             self.grid = (self.grid + 1) // 2
             widths.append(min(width, channels << len(widths)))
         assert widths, f"pictures of {image_size} pixels are too small for {grid} x {grid} tokens"
-        pairs = zip([3, *widths], [*widths[:-1], width], strict=False)
-        self.convs = nn.ModuleList(nn.Conv2d(a, b, 3, stride=2, padding=1) for a, b in pairs)
-        for conv in self.convs:
-            conv.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's stubs lack it
+        layers: list[nn.Module] = []
+        for inputs, outputs in zip([3, *widths], [*widths[:-1], width], strict=False):
+            layers += [_convolution(inputs, outputs, last=len(layers) == 2 * len(widths) - 2), nn.ReLU(inplace=True)]
+        self.layers = nn.Sequential(*layers[:-1])
 
     def forward(self, images: UInt8[Tensor, "B H W 3"]) -> Float[Tensor, "B M d"]:
-        """Tokens row by row. Pictures lie in memory as channels-last convolutions want them, so that no permutation copies."""
+        """Tokens row by row.
+
+        Pictures lie in memory as channels-last convolutions want them, so that no permutation copies.
+        """
         x = images.permute(0, 3, 1, 2).float().mul_(1 / 127.5).sub_(1)
-        for conv in self.convs:
-            x = F.relu(conv(x))
-        return x.permute(0, 2, 3, 1).flatten(1, 2)
+        tokens: Tensor = self.layers(x).permute(0, 2, 3, 1).flatten(1, 2)
+        return tokens
+
+
+def _convolution(inputs: int, outputs: int, *, last: bool) -> nn.Conv2d:
+    """Torch's own initial weights would halve the signal in each layer, and learning would take twice as long."""
+    layer = nn.Conv2d(inputs, outputs, 3, stride=2, padding=1)
+    nn.init.kaiming_normal_(layer.weight, nonlinearity="linear" if last else "relu")
+    nn.init.zeros_(layer.bias)  # type: ignore[arg-type]  # it has one
+    channels_last: nn.Conv2d = layer.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    return channels_last
 
 
 class Block(nn.Module):

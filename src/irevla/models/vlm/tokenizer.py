@@ -1,7 +1,8 @@
 """Words to numbers and back, on a fixed vocabulary: enough for a small model, and no text is refused.
 
-A known word is one token; any other is spelled in UTF-8 bytes. Capitals and repeated blanks are dropped (`normalise`); everything
-else survives: `decode(encode(text)) == normalise(text)`. A blank between two pieces is understood; `GLUE` says that there is none.
+A known word is one token; any other is spelled in UTF-8 bytes. Capitals and repeated blanks are dropped
+(`normalise`); everything else survives: `decode(encode(text)) == normalise(text)`. A blank between two pieces is
+understood; `GLUE` says that there is none.
 """
 
 import re
@@ -40,7 +41,10 @@ def normalise(text: str) -> str:
 
 @lru_cache(maxsize=65536)
 def encode(text: str) -> tuple[int, ...]:
-    """The tokens of `text`, without BOS, SEP or EOS. Cached: a suite has a handful of instructions, asked for at every step."""
+    """The tokens of `text`, without BOS, SEP or EOS.
+
+    Cached: a suite has a handful of instructions, asked for at every step.
+    """
     plain = normalise(text)
     tokens: list[int] = []
     end = 0
@@ -71,7 +75,10 @@ def decode(tokens: Iterable[int]) -> str:
 
 
 def _between(tokens: list[int], after: int, *, glued: bool) -> list[int]:
-    """What goes between the tokens so far and the next one. Two spelled words have an explicit blank, or would run together."""
+    """What goes between the tokens so far and the next one.
+
+    Two spelled words have an explicit blank, or would run together.
+    """
     if not tokens:
         return []
     if _is_byte(tokens[-1]) and _is_byte(after):

@@ -1,0 +1,39 @@
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from irevla.evaluation.plots import PLOTS, draw_all, smooth, stage_colour
+from irevla.evaluation.stats import Results, read_results
+from irevla.runs.metrics import read_metrics
+
+
+def test_every_plot_is_drawn_for_light_and_dark(make_run: Callable[..., Path]) -> None:
+    run = make_run()
+    results = read_results(run / "results.json")
+    paths = draw_all(results, read_metrics(run / "metrics.jsonl"), run / "plots")
+    assert set(paths) == set(PLOTS)
+    for themes in paths.values():
+        light, dark = (np.asarray(Image.open(themes[name]).convert("RGB")) for name in ("light", "dark"))
+        assert light[0, 0].min() > 240 and dark[0, 0].max() < 60
+        assert len(np.unique(light[::9, ::9].reshape(-1, 3), axis=0)) > 50  # something is drawn
+    colours = [stage_colour(results, stage) for stage in results.stages]
+    assert len(set(colours)) == len(colours)
+
+
+def test_no_data_no_plot_and_missing_keys_are_borne(tmp_path: Path) -> None:
+    nothing = Results({"ppo": {"warmup": 3}}, "", {}, "", ())
+    assert draw_all(nothing, [], tmp_path) == {}
+    bare = [{"stage": "rl:a", "step": 1024, "kl": 0.1}, {"stage": "sft", "step": 1, "lr": 1e-3, "loss": None}]
+    assert draw_all(nothing, bare, tmp_path) == {}
+    some = [*bare, {"stage": "rl:a", "step": 2048, "success": 0.5}]
+    assert set(draw_all(nothing, some, tmp_path)) == {"learning"}
+
+
+def test_smoothing_neither_lags_nor_invents() -> None:
+    line = np.arange(20.0)
+    assert smooth(line)[3:-3] == pytest.approx(line[3:-3])
+    assert smooth(np.full(5, 0.4)) == pytest.approx(0.4)
+    assert smooth(np.array([0.0, 1.0])) == pytest.approx([0.5, 0.5])

@@ -1,0 +1,125 @@
+import json
+import math
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from irevla.category import Category
+from irevla.errors import UserError
+from irevla.evaluation.stats import Row, change, hundredths, newcombe, pool, read_results, wilson
+
+
+@pytest.mark.parametrize(  # Newcombe (1998), Statistics in Medicine 17:857-872, table I
+    ("successes", "episodes", "low", "high"),
+    [(81, 263, 0.2553, 0.3662), (15, 148, 0.0624, 0.1605), (0, 20, 0.0, 0.1611), (1, 29, 0.0061, 0.1718)],
+)
+def test_wilson_against_published_values(successes: int, episodes: int, low: float, high: float) -> None:
+    assert wilson(successes, episodes) == pytest.approx((low, high), abs=5e-5)
+    mirrored = wilson(episodes - successes, episodes)
+    assert mirrored == pytest.approx((1 - high, 1 - low), abs=5e-5)
+
+
+@pytest.mark.parametrize(  # Newcombe (1998), Statistics in Medicine 17:873-890, table II, method 10
+    ("after", "before", "low", "high"),
+    [
+        ((56, 70), (48, 80), 0.0524, 0.3339),
+        ((9, 10), (3, 10), 0.1705, 0.8090),
+        ((5, 56), (0, 29), -0.0381, 0.1926),
+        ((10, 10), (0, 10), 0.6075, 1.0),
+    ],
+)
+def test_difference_against_published_values(
+    after: tuple[int, int], before: tuple[int, int], low: float, high: float
+) -> None:
+    assert newcombe(before, after) == pytest.approx((low, high), abs=5e-5)
+    assert newcombe(after, before) == pytest.approx((-high, -low), abs=5e-5)
+
+
+@given(st.integers(1, 500).flatmap(lambda n: st.tuples(st.integers(0, n), st.just(n))))
+def test_the_interval_holds_the_rate(counted: tuple[int, int]) -> None:
+    low, high = wilson(*counted)
+    assert 0 <= low <= counted[0] / counted[1] <= high <= 1 and low < high
+
+
+def test_nothing_counted_says_nothing() -> None:
+    assert wilson(0, 0) == (0, 1)
+
+
+def test_rounding_is_what_people_do() -> None:
+    assert [hundredths(value) for value in (0.885, 0.125, 0.29, -0.005, -0.114, 1.0)] == [89, 13, 29, -1, -11, 100]
+
+
+def row(task: str, successes: int, episodes: int, *, stage: str = "sft", seed: int = 0) -> Row:
+    return Row.of(
+        method="irevla", task=task, category=Category.EXPERT, stage=stage, seed=seed, successes=successes,
+        episodes=episodes, env_steps=1, seconds=1.0,
+    )  # fmt: skip
+
+
+def test_a_row_survives_json() -> None:
+    one = row("push", 41, 50)
+    data = json.loads(json.dumps(one.to_json()))
+    assert data["rate"] == 0.82 and data["ci95"] == pytest.approx([0.692, 0.902], abs=1e-3)
+    assert list(data) == ["method", "task", "category", "stage", "seed", "successes", "episodes", "rate", "ci95",
+                          "env_steps", "seconds"]  # fmt: skip
+    assert Row.from_json(data) == one
+
+
+def test_pooling_states_both_means() -> None:
+    both = pool([row("a", 10, 10), row("b", 10, 40), row("b", 20, 40, seed=1)])
+    assert both is not None
+    assert (both.successes, both.episodes, both.tasks) == (40, 90, 2)
+    assert both.rate == pytest.approx(40 / 90) and both.mean == pytest.approx((1 + 30 / 80) / 2)
+    assert pool([]) is None
+
+
+def test_a_change_is_noise_only_if_its_interval_holds_zero() -> None:
+    before, near, far = (pool([row("a", n, 50)]) for n in (20, 24, 45))
+    up, down, little = change(before, far), change(far, before), change(before, near)
+    assert up and not up.noise and up.difference == pytest.approx(0.5)
+    assert down and not down.noise and down.difference == pytest.approx(-0.5)
+    assert little and little.noise
+    assert change(before, None) is None
+    assert change(pool([row("a", 1, 5), row("b", 1, 5)]), before) is None  # half a stage is not compared
+
+
+def test_results_answer(make_run: Callable[..., Path]) -> None:
+    results = read_results(make_run() / "results.json")
+    assert results.stages[0] == "sft" and results.last == "sl:button-press-new" and len(results.stages) == 5
+    assert results.categories == tuple(Category) and results.seeds == (0,)
+    line = results.line(Category.RL)
+    assert line.tasks == 2 and line.before and line.after and line.blind
+    assert (line.before.successes, line.after.successes, line.blind.successes) == (32, 82, 3)
+    assert results.reference("window-close-new", "sl:button-press-new") == "sl:window-close-new"
+    assert results.reference("window-close-new", "sl:window-close-new") == "rl:window-close-new"
+    assert results.reference("push", "sl:button-press-new") == "sft"
+
+
+def test_what_was_measured_again_counts_once(make_run: Callable[..., Path]) -> None:
+    results = read_results(make_run([row("a", 1, 10), row("a", 40, 50)]) / "results.json")
+    count = results.count("sft")
+    assert count is not None and (count.successes, count.episodes) == (40, 50)
+
+
+def test_missing_and_torn_results_are_told(tmp_path: Path, make_run: Callable[..., Path]) -> None:
+    with pytest.raises(UserError, match="is missing"):
+        read_results(tmp_path / "results.json")
+    path = make_run() / "results.json"
+    whole = path.read_text()
+    for broken in (
+        whole[: len(whole) // 2],
+        "[]",
+        whole.replace('"ci95"', '"ci"'),
+        whole.replace('"expert"', '"exprt"'),
+    ):
+        path.write_text(broken)
+        with pytest.raises(UserError, match="damaged"):
+            read_results(path)
+
+
+def test_wilson_is_not_the_normal_interval() -> None:
+    low, high = wilson(47, 50)
+    assert not math.isclose(low + high, 2 * 0.94, abs_tol=0.01)

@@ -1,0 +1,311 @@
+import copy
+import math
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from irevla.bench import ppo_update
+from irevla.config import ModelConfig, PPOConfig
+from irevla.data.buffers import RolloutBatch
+from irevla.learners.losses import gaussian_log_prob
+from irevla.learners.ppo import PPO, converged
+from irevla.models.build import build_policy
+from irevla.models.heads import ActionHead, CriticHead
+from irevla.models.policy import VLAPolicy
+from irevla.runs import checkpoint
+from irevla.types import Features, Observation, weights_hash
+
+CONFIG = PPOConfig(minibatch=64, lr=3e-3, critic_lr=3e-3, gamma=0.9)
+
+
+class HeadOnly(nn.Module):
+    """A policy without eyes: latents in, actions out."""
+
+    def __init__(self, *, width: int = 8, action_dim: int = 1) -> None:
+        super().__init__()
+        self.action_head = ActionHead(width=width, groups=2, hidden=32, action_dim=action_dim)
+        self.log_std = nn.Parameter(torch.full((action_dim,), math.log(0.3)))
+
+    def trainable(self, stage: str) -> list[nn.Parameter]:
+        assert stage == "head"
+        return list(self.parameters())
+
+    def mean(self, features: Features) -> Tensor:
+        actions: Tensor = self.action_head(features)
+        return actions
+
+    def features(self, images: np.ndarray, instructions: Sequence[str]) -> Features:
+        raise AssertionError("cached latents need no encoder")
+
+
+def latents(context: Tensor) -> Features:
+    """Two tokens of width 8 that show a number in [-1, 1] for each sample."""
+    waves = torch.cat(
+        [torch.cos(k * context[:, None]) for k in range(4)] + [torch.sin(k * context[:, None]) for k in range(1, 5)], 1
+    )
+    tokens = torch.stack([waves, torch.zeros_like(waves)], 1)
+    return Features(tokens, torch.ones(tokens.shape[:2], dtype=torch.bool))
+
+
+def ppo_for(policy: Any, config: PPOConfig = CONFIG, **options: Any) -> PPO:
+    options = {"part": "head", "generator": torch.Generator().manual_seed(0)} | options
+    return PPO(policy, CriticHead.mirror(policy.action_head), config, **options)
+
+
+@torch.no_grad()
+def sample(policy: Any, features: Features) -> tuple[Tensor, Tensor]:
+    mean = policy.mean(features)
+    actions = mean + torch.randn_like(mean) * policy.log_std.exp()
+    return actions, gaussian_log_prob(actions, mean=mean, log_std=policy.log_std)
+
+
+def one_step(ppo: PPO, count: int = 512) -> RolloutBatch:
+    """A contextual bandit: the action should equal the number shown, within 0.2; every episode is one step."""
+    context = 2 * torch.rand(count) - 1
+    features = latents(context)
+    actions, log_probs = sample(ppo.policy, features)
+    with torch.no_grad():
+        values = ppo.critic(features)
+    ends = torch.ones(1, count, dtype=torch.bool)
+    return RolloutBatch(
+        features=features,
+        actions=actions[None],
+        log_probs=log_probs[None],
+        values=values[None],
+        next_values=torch.zeros(1, count),
+        rewards=((actions[:, 0] - context).abs() < 0.2).float()[None],
+        terminated=ends,
+        truncated=~ends,
+        valid=ends,
+    )
+
+
+def chain(ppo: PPO, *, steps: int = 64, envs: int = 8, horizon: int = 12) -> tuple[RolloutBatch, float]:
+    """Walk from [-1, 0] past 0.5 in `horizon` steps of at most 0.2: reward 1 there, where the episode terminates."""
+    place, age = -torch.rand(envs), torch.zeros(envs)
+    columns: dict[str, list[Tensor]] = {}
+    for _ in range(steps):
+        features = latents(place)
+        actions, log_probs = sample(ppo.policy, features)
+        place, age = place + 0.2 * actions[:, 0].clamp(-1, 1), age + 1
+        terminated, truncated = place > 0.5, (age >= horizon) & (place <= 0.5)
+        with torch.no_grad():
+            values, next_values = ppo.critic(features), ppo.critic(latents(place))
+        row = {
+            "tokens": features.tokens,
+            "actions": actions,
+            "log_probs": log_probs,
+            "values": values,
+            "next_values": next_values,
+            "rewards": terminated.float(),
+            "terminated": terminated,
+            "truncated": truncated,
+        }
+        for name, value in row.items():
+            columns.setdefault(name, []).append(value)
+        ends = terminated | truncated
+        place, age = torch.where(ends, -torch.rand(envs), place), torch.where(ends, 0, age)
+    stacked = {name: torch.stack(values) for name, values in columns.items()}
+    tokens = stacked.pop("tokens").flatten(0, 1)
+    features = Features(tokens, torch.ones(tokens.shape[:2], dtype=torch.bool))
+    valid = torch.ones(steps, envs, dtype=torch.bool)
+    finished = (stacked["terminated"] | stacked["truncated"]).sum()
+    return RolloutBatch(features=features, valid=valid, **stacked), float(stacked["terminated"].sum() / finished)
+
+
+def test_ppo_solves_a_bandit_that_shows_its_answer() -> None:
+    ppo = ppo_for(HeadOnly())
+    before = one_step(ppo).rewards.mean()
+    for update in range(40):
+        metrics = ppo.update(one_step(ppo), warmup=update < 2)
+    with torch.no_grad():
+        context = torch.linspace(-0.9, 0.9, 50)
+        error = (ppo.policy.mean(latents(context))[:, 0] - context).abs().mean()
+    assert before < 0.35 and error < 0.12
+    assert metrics["return"] > 0.6
+
+
+def test_ppo_solves_a_chain_with_a_sparse_reward_and_a_horizon() -> None:
+    ppo = ppo_for(HeadOnly())
+    first = chain(ppo)[1]
+    for update in range(30):
+        batch, success = chain(ppo)
+        metrics = ppo.update(batch, warmup=update < 2)
+    assert first < 0.5 and success > 0.95
+    assert metrics["explained_variance"] > 0.3
+
+
+def test_the_warm_up_teaches_the_critic_and_leaves_the_policy_bit_for_bit() -> None:
+    ppo = ppo_for(HeadOnly())
+    policy, critic = weights_hash(ppo.policy), weights_hash(ppo.critic)
+    batch = one_step(ppo)
+    first = ppo.update(batch, warmup=True)
+    for _ in range(10):
+        last = ppo.update(batch, warmup=True)
+    assert weights_hash(ppo.policy) == policy
+    assert weights_hash(ppo.critic) != critic
+    assert last["value_loss"] < 0.95 * first["value_loss"]
+    assert "kl" not in first
+    ppo.update(batch, warmup=False)
+    assert weights_hash(ppo.policy) != policy
+
+
+def test_the_first_step_has_ratio_one() -> None:
+    ppo = ppo_for(HeadOnly(), replace(CONFIG, epochs=1, minibatch=512))
+    metrics = ppo.update(one_step(ppo), warmup=False)
+    assert metrics["kl"] == pytest.approx(0, abs=1e-6) and metrics["clip_fraction"] == 0
+    assert metrics["actor_loss"] == pytest.approx(0, abs=1e-6)  # normalised advantages have mean zero
+
+
+def test_it_stops_when_the_policy_has_moved_too_far() -> None:
+    ppo = ppo_for(HeadOnly(), replace(CONFIG, lr=0.05, target_kl=0.01, epochs=20))
+    assert ppo.update(one_step(ppo), warmup=False)["epochs"] < 20
+    careful = ppo_for(HeadOnly(), replace(CONFIG, lr=1e-6, target_kl=0.01, epochs=20))
+    assert careful.update(one_step(careful), warmup=False)["epochs"] == 20
+
+
+def test_non_finite_gradients_are_skipped_and_counted() -> None:
+    ppo = ppo_for(HeadOnly(), replace(CONFIG, epochs=1, minibatch=128))
+    batch = one_step(ppo)
+    batch.log_probs[0, 0] = math.nan  # one of the four minibatches
+    metrics = ppo.update(batch, warmup=False)
+    assert metrics["skipped"] == 1
+    assert all(math.isfinite(value) for value in metrics.values())
+    assert all(parameter.isfinite().all() for side in ppo.sides.values() for parameter in side)
+
+
+def test_a_rollout_of_nothing_but_nan_changes_nothing() -> None:
+    ppo = ppo_for(HeadOnly())
+    before = weights_hash(ppo.policy)
+    batch = one_step(ppo)
+    batch.rewards.fill_(math.nan)
+    assert ppo.update(batch, warmup=False)["skipped"] == 8 * CONFIG.epochs
+    assert weights_hash(ppo.policy) == before
+
+
+def test_invalid_steps_teach_nothing() -> None:
+    """What a dropped episode holds makes no difference to any weight."""
+    hashes = []
+    for fill in (0.0, 7.0):
+        torch.manual_seed(0)
+        ppo = ppo_for(HeadOnly())
+        batch = one_step(ppo)
+        batch.valid[0, :100] = False
+        batch.rewards[0, :100] = batch.values[0, :100] = fill
+        batch.actions[0, :100] = fill
+        batch.features.tokens[:100] = fill
+        ppo.update(batch, warmup=False)
+        hashes.append((weights_hash(ppo.policy), weights_hash(ppo.critic)))
+    assert hashes[0] == hashes[1]
+
+
+def test_learning_goes_on_bit_for_bit_from_its_state(tmp_path: Any) -> None:
+    policy = HeadOnly()
+    ppo = ppo_for(policy)
+    ppo.update(one_step(ppo), warmup=False)
+    batch = one_step(ppo)
+    checkpoint.save(tmp_path / "rl", {**ppo.state(), "policy.safetensors": policy.state_dict()})
+    ppo.update(batch, warmup=False)
+
+    files = checkpoint.load(tmp_path / "rl")
+    again = HeadOnly()
+    again.load_state_dict(files["policy.safetensors"])
+    resumed = ppo_for(again, generator=torch.Generator())
+    resumed.load_state(files)
+    resumed.update(batch, warmup=False)
+    assert weights_hash(again) == weights_hash(policy)
+    assert weights_hash(resumed.critic) == weights_hash(ppo.critic)
+
+
+# --- with a VLM
+
+
+def vla() -> VLAPolicy:
+    return build_policy(ModelConfig(width=32, layers=1, head_groups=4, head_hidden=16), action_dim=2, image_size=32)
+
+
+def pictured(policy: VLAPolicy, critic: nn.Module, count: int = 64) -> RolloutBatch:
+    images = np.random.default_rng(0).integers(0, 256, (count, 32, 32, 3), dtype=np.uint8)
+    texts = tuple(["open the door", "press the button"][i % 2] for i in range(count))
+    features = policy.encode(images, texts)
+    actions, log_probs = sample(policy, features)
+    success = torch.rand(count // 4, 4) < 0.3
+    with torch.no_grad():
+        values = critic(features).view(-1, 4)
+    return RolloutBatch(
+        features=features,
+        actions=actions.view(-1, 4, 2),
+        log_probs=log_probs.view(-1, 4),
+        values=values,
+        next_values=values.roll(-1, 0),
+        rewards=success.float(),
+        terminated=success,
+        truncated=torch.zeros_like(success),
+        valid=torch.ones_like(success),
+        observations=Observation(images, texts),
+    )
+
+
+def test_a_live_encoder_with_a_frozen_vlm_gives_the_same_losses_and_weights_as_the_cache() -> None:
+    start = vla()
+    metrics, weights = [], []
+    for live in (False, True):
+        torch.manual_seed(0)
+        policy = copy.deepcopy(start)
+        ppo = ppo_for(policy, replace(CONFIG, minibatch=16), live=live)
+        metrics.append(ppo.update(pictured(policy, ppo.critic), warmup=False))
+        weights.append({name: value.clone() for name, value in policy.state_dict().items()})
+        assert weights_hash(policy.vlm) == weights_hash(start.vlm)
+    assert metrics[0] == pytest.approx(metrics[1], abs=1e-5)
+    for name, value in weights[0].items():
+        torch.testing.assert_close(value, weights[1][name], atol=1e-4, rtol=1e-4)
+
+
+def test_end_to_end_trains_the_vlm_too_but_not_in_the_warm_up() -> None:
+    policy = vla()
+    ppo = ppo_for(policy, part="all")
+    batch = pictured(policy, ppo.critic)
+    before = weights_hash(policy)
+    ppo.update(batch, warmup=True)
+    assert weights_hash(policy) == before
+    vlm = weights_hash(policy.vlm)
+    ppo.update(batch, warmup=False)
+    assert weights_hash(policy.vlm) != vlm
+
+
+def test_an_update_on_cached_latents_never_looks_at_a_picture() -> None:
+    policy = vla()
+    ppo = ppo_for(policy)
+    batch = replace(pictured(policy, ppo.critic), observations=None)
+    ppo.update(batch, warmup=False)
+    with pytest.raises(AssertionError, match="needs the rollout's observations"):
+        ppo_for(policy, live=True).update(batch, warmup=False)
+    with pytest.raises(AssertionError, match="stale"):
+        ppo_for(policy, part="all", live=False)
+
+
+def test_the_benchmark_counts_one_forward_against_five_and_equal_losses() -> None:
+    result = ppo_update.run(samples=64, repeats=1)
+    assert result["forwards_cached"] == 1 and result["forwards_reencode"] == 5
+    assert result["loss_difference"] < 1e-5
+    assert result["ratio"] > 1
+
+
+@pytest.mark.parametrize(
+    ("successes", "answer"),
+    [
+        ([True] * 10, True),
+        ([False] * 90 + [True] * 10, True),
+        ([True] * 9, False),  # not enough of them yet
+        ([True] * 90 + [False, False] + [True] * 8, False),
+        ([False] + [True] * 9, True),
+        ([], False),
+    ],
+)
+def test_convergence(successes: list[bool], answer: bool) -> None:
+    assert converged(successes, PPOConfig(converged=0.9, window=10)) is answer

@@ -1,0 +1,105 @@
+"""The command line: one clear line and exit code 2 for whatever a person can get wrong; nothing overwritten."""
+
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from irevla.cli import main
+
+
+def complaint(argv: list[str], capsys: pytest.CaptureFixture[str]) -> str:
+    assert main(argv) == 2
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    lines = captured.err.strip().splitlines()
+    assert len(lines) == 1, captured.err
+    return lines[0]
+
+
+@pytest.mark.parametrize(
+    ("argv", "expected"),
+    [
+        (["rum"], "did you mean 'run'"),
+        (["run", "quickstrat"], "did you mean 'quickstart'"),
+        (["run", "pointmass", "--sft.step", "3"], "did you mean '--sft.steps'"),
+        (["run", "pointmass", "--sft.steps", "many"], "--sft.steps"),
+        (["run", "pointmass", "--sft.steps"], "--sft.steps"),
+        (["run", "pointmass", "--sft.steps", "-1"], "must be positive"),
+        (["run", "pointmass", "--method", "irevl"], "did you mean 'irevla'"),
+        (["run", "pointmass", "--lora.targets", "x"], "did you mean"),
+        (["run", "pointmass", "--model.lora.targets", "x"], "set a rank or drop the targets"),
+        (["tasks", "metawold"], "did you mean 'metaworld'"),
+        (["tasks"], "suite"),
+        (["eval", "/nowhere"], "neither a run nor a checkpoint"),
+        (["report", "/nowhere"], "/nowhere"),
+        (["bench", "rendr"], "did you mean 'render'"),
+    ],
+)
+def test_a_mistake_gets_one_line(argv: list[str], expected: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert expected.lower() in complaint(argv, capsys).lower()
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        (["--suite", "pointmas"], "unknown suite 'pointmas'"),
+        (["--rl-tasks", "left-dics-new"], "unknown task"),
+        (["--unseen-tasks", "left-disc", "--expert-tasks", "left-disc"], "unseen"),
+        (["--expert.dataset", "/nowhere/data"], "/nowhere/data"),
+        (["--from-checkpoint", "/nowhere/policy"], "/nowhere/policy"),
+        (["--device", "quantum"], "quantum"),
+    ],
+)
+def test_a_mistake_in_a_run_gets_one_line(
+    options: list[str], expected: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    argv = ["run", "pointmass", "--out", str(tmp_path / "run"), "--expert.episodes", "1", "--eval.episodes", "1"]
+    assert main([*argv, *options]) == 2
+    last = capsys.readouterr().err.strip().splitlines()[-1]
+    assert last.startswith("irevla: ") and expected in last
+
+
+def test_a_foreign_directory_is_left_alone(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "thesis.txt").write_text("years of work")
+    assert "not a run of irevla" in complaint(["run", "pointmass", "--out", str(tmp_path)], capsys)
+    assert [path.name for path in tmp_path.iterdir()] == ["thesis.txt"]
+
+
+def test_a_file_as_out_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "file").write_text("x")
+    assert "cannot write" in complaint(["run", "pointmass", "--out", str(tmp_path / "file" / "run")], capsys)
+
+
+def test_other_settings_do_not_resume(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    from irevla.presets import find_preset
+    from irevla.runs.run import open_run
+
+    with open_run(tmp_path / "run", find_preset("pointmass")):
+        pass
+    said = complaint(["run", "pointmass", "--out", str(tmp_path / "run"), "--sft.steps", "7"], capsys)
+    assert "sft.steps: 600 -> 7" in said or "sft.steps" in said
+
+
+def test_help_is_instant_and_imports_nothing_heavy() -> None:
+    start = time.monotonic()
+    code = (
+        "import sys; from irevla.cli import main; main(['--help']); main(['run', '--help']);"
+        "assert not {'torch', 'numpy', 'mujoco', 'transformers', 'pyarrow'} & set(sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    for command in ("run", "eval", "collect", "tasks", "report", "bench"):
+        assert f"  {command} " in done.stdout
+    assert time.monotonic() - start < 5  # half a second on an idle machine; the import check is the real one
+
+
+def test_tasks_as_json(capsys: pytest.CaptureFixture[str]) -> None:
+    import json
+
+    assert main(["tasks", "pointmass", "--json"]) == 0
+    tasks = json.loads(capsys.readouterr().out)
+    assert {task["category"] for task in tasks} == {"expert", "rl", "unseen"}
+    assert all(task["instruction"] for task in tasks)
