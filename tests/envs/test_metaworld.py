@@ -21,13 +21,14 @@ from irevla.types import Category
 
 
 def play(env: MetaWorldEnv, seed: int, steps: int = 12) -> np.ndarray:
-    """The states (qpos, qvel) of an episode of noisy expert actions."""
+    """The states (qpos, qvel, places of all bodies and of the goal) of an episode of noisy expert actions."""
     env.reset(seed=seed)
-    noise = np.random.default_rng(seed)
+    noise = np.random.default_rng(0)
     states = []
     for _ in range(steps):
         env.step((env.expert_action() + 0.3 * noise.standard_normal(4)).astype(np.float32))
-        states.append(np.concatenate([env._inner.data.qpos, env._inner.data.qvel]))
+        inner = env._inner
+        states.append(np.concatenate([inner.data.qpos, inner.data.qvel, inner.data.xpos.ravel(), inner._target_pos]))
     return np.array(states)
 
 
@@ -38,6 +39,7 @@ def test_dynamics_are_the_stock_environments_bit_by_bit(task: str) -> None:
     env.reset(seed=11)
     reference.seed(11)
     reference.reset()
+    assert np.array_equal(env._inner.model.body_pos, reference.model.body_pos)
     noise = np.random.default_rng(0)
     for _ in range(15):
         action = noise.uniform(-1, 1, 4).astype(np.float32)

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from torch import Tensor
 
@@ -13,6 +13,7 @@ from irevla.runs.run import Run
 Tensors = Mapping[str, Mapping[str, Tensor]]  # by file
 
 
+@runtime_checkable
 class Saved(Protocol):
     """A policy as files."""
 
