@@ -18,14 +18,14 @@ PRESETS: dict[str, tuple[str, Config]] = {
             rl_tasks=("button-press-new", "window-close-new"),
             unseen_tasks=("button-press-orange", "window-close-purple"),
             expert=ExpertConfig(episodes=25),
-            sft=SFTConfig(steps=2_000, validate_every=250),
-            sl=SFTConfig(steps=500, lr=5e-4, validate_every=250),
+            sft=SFTConfig(steps=3_000, batch=64, validate_every=500),
+            sl=SFTConfig(steps=800, batch=64, lr=5e-4, validate_every=400),
             ppo=PPOConfig(steps=40_000),
         ),
     ),
     "metaworld": (
         "the paper's Meta-World experiment: 25 expert tasks x 50 demonstrations, 5 RL tasks, 10 unseen",
-        Config(suite="metaworld", sft=SFTConfig(steps=20_000, validate_every=1_000)),
+        Config(suite="metaworld", sft=SFTConfig(steps=30_000, batch=64, validate_every=1_000)),
     ),
     "pointmass": (
         "the toy, without a simulator: the whole algorithm in about a minute",

@@ -113,6 +113,11 @@ def test_unknown_models_get_a_hint() -> None:
         small(ModelConfig(vlm="tiny-randon"))
 
 
+def test_a_width_that_attention_cannot_share_out_is_the_users_error() -> None:
+    with pytest.raises(UserError, match="multiple of 4"):
+        small(ModelConfig(width=30, head_groups=2))
+
+
 def test_a_saved_policy_comes_back_equal(tmp_path: Path) -> None:
     policy = small()
     policy.save_pretrained(tmp_path / "a policy")

@@ -8,16 +8,20 @@ from collections.abc import Callable
 import torch
 
 from irevla.config import ModelConfig
-from irevla.errors import unknown
+from irevla.errors import UserError, unknown
 from irevla.models.heads import ActionHead
 from irevla.models.lora import add_lora
 from irevla.models.policy import VLAPolicy
 from irevla.models.vlm.base import VLM
 from irevla.models.vlm.tiny import TinyVLM
 
+HEADS = 4  # attention heads of the small VLM
+
 
 def _tiny_random(config: ModelConfig, image_size: int) -> VLM:
-    vlm = TinyVLM(width=config.width, layers=config.layers, image_size=image_size)
+    if config.width % HEADS:
+        raise UserError(f"model.width {config.width} must be a multiple of {HEADS}, the attention heads of tiny-random")
+    vlm = TinyVLM(width=config.width, layers=config.layers, heads=HEADS, image_size=image_size)
     vlm.take_off_output_layer()
     return vlm
 
