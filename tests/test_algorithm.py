@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -25,17 +26,21 @@ from irevla.config import (
     SFTConfig,
 )
 from irevla.data.episodes import EpisodeStore
+from irevla.envs.base import load_suite
 from irevla.errors import UserError
 from irevla.evaluation.report import write_report
+from irevla.models.build import build_policy
 from irevla.models.policy import VLAPolicy
 from irevla.presets import to_dict
 from irevla.runs.run import open_run
 from irevla.seeds import SHARE, Purpose, first_seed
+from irevla.setting import starting_policy
 from irevla.types import weights_hash
 
 SUPERVISED = SFTConfig(steps=12, batch=16, shift=0, validate_every=4, warmup=2)
 TINY = Config(
     suite="pointmass",
+    threads=1,
     expert_tasks=("left-disc", "right-disc"),
     rl_tasks=("left-disc-new",),
     unseen_tasks=("left-square-orange",),
@@ -49,11 +54,21 @@ TINY = Config(
     eval=EvalConfig(episodes=2, interim=1, videos=False),
 )
 
+ONCE = EvalConfig(episodes=1, interim=0, videos=False)
+
 
 def run(directory: Path, config: Config) -> list[dict[str, object]]:
     with open_run(directory, config) as opened:
         run_algorithm(opened)
         return opened.rows()
+
+
+@pytest.fixture(scope="module")
+def demonstrated(tmp_path_factory: pytest.TempPathFactory) -> ExpertConfig:
+    """Demonstrations, collected once."""
+    root = tmp_path_factory.mktemp("demonstrations") / "expert"
+    collect_expert("pointmass", TINY.expert_tasks, TINY.expert, env=TINY.env, seed=0, root=root)
+    return replace(TINY.expert, dataset=str(root))
 
 
 def stages(rows: list[dict[str, object]]) -> list[object]:
@@ -84,9 +99,9 @@ def test_the_same_call_again_changes_nothing(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("method", sorted(METHODS))
-def test_who_learns_in_which_stage(method: str, tmp_path: Path) -> None:
+def test_who_learns_in_which_stage(method: str, demonstrated: ExpertConfig, tmp_path: Path) -> None:
     """The VLM's weights change exactly in the stages in which the method trains it."""
-    rows = run(tmp_path, replace(TINY, method=method))
+    rows = run(tmp_path, replace(TINY, method=method, expert=demonstrated, eval=ONCE))
     row = METHODS[method]
     names = [
         name for name in ("sft", "rl-left-disc-new", "sl-left-disc-new") if (tmp_path / "checkpoints" / name).exists()
@@ -101,19 +116,20 @@ def test_who_learns_in_which_stage(method: str, tmp_path: Path) -> None:
     assert stages(rows)[:2] == ["baseline", "sft"]
 
 
-def test_a_policy_one_already_has(tmp_path: Path) -> None:
-    run(tmp_path / "first", replace(TINY, method="sft"))
-    config = replace(TINY, from_checkpoint=str(tmp_path / "first"))
+def test_a_policy_one_already_has(demonstrated: ExpertConfig, tmp_path: Path) -> None:
+    config = replace(TINY, expert=demonstrated, eval=ONCE)
+    run(tmp_path / "first", replace(config, method="sft"))
+    config = replace(config, from_checkpoint=str(tmp_path / "first"))
     rows = run(tmp_path / "second", config)
     assert not (tmp_path / "second" / "checkpoints" / "sft").exists()
     assert stages(rows)[-1] == "sl:left-disc-new"
 
 
 def test_a_policy_that_does_not_fit(tmp_path: Path) -> None:
-    run(tmp_path / "first", replace(TINY, method="sft"))
-    config = replace(TINY, from_checkpoint=str(tmp_path / "first"), env=replace(TINY.env, image_size=48))
+    suite = load_suite("pointmass")
+    build_policy(TINY.model, action_dim=2, image_size=32).save_pretrained(tmp_path)
     with pytest.raises(UserError, match="32 pixels"):
-        run(tmp_path / "second", config)
+        starting_policy(replace(TINY, from_checkpoint=str(tmp_path), env=replace(TINY.env, image_size=48)), suite)
 
 
 def test_evaluation_seeds_never_touch_training() -> None:
@@ -123,52 +139,68 @@ def test_evaluation_seeds_never_touch_training() -> None:
 
 
 KILLED = """
-import sys, json
+import json, sys
 from pathlib import Path
-from irevla.presets import from_dict
-from irevla.algorithm import run_algorithm
-from irevla.runs.run import open_run
 import torch
+from irevla.algorithm import run_algorithm
+from irevla.presets import from_dict
+from irevla.runs.run import open_run
+
 torch.set_num_threads(1)
 with open_run(Path(sys.argv[1]), from_dict(json.loads(sys.argv[2]))) as run:
     run_algorithm(run)
 """
 
 
+def kill_when(begun: Callable[[], bool], argv: list[str], luck: random.Random) -> None:
+    """Start the run, wait until something has begun, and a random moment more, then kill -9."""
+    process = subprocess.Popen(argv, stderr=subprocess.PIPE, env={**os.environ, "OMP_NUM_THREADS": "1"})
+    deadline = time.monotonic() + 90
+    while not begun() and process.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.01)
+    time.sleep(0.3 * luck.random())
+    process.kill()
+    _, errors = process.communicate()
+    assert process.returncode == -signal.SIGKILL, errors.decode()
+
+
 def test_killed_at_random_moments_and_resumed(tmp_path: Path) -> None:
-    """kill -9, again and again: the same files in the end, and the supervised stage's weights to the bit."""
-    config = replace(TINY, threads=1, sft=replace(SUPERVISED, steps=60, validate_every=10))
-    whole = tmp_path / "whole"
+    """kill -9 in every stage: in the end the same files, and the supervised stage's weights to the bit."""
+    config = replace(
+        TINY,
+        sft=replace(SUPERVISED, steps=300, validate_every=10),
+        sl=replace(SUPERVISED, steps=100, validate_every=10),
+        ppo=replace(TINY.ppo, steps=1024),
+    )
+    whole, broken, luck = tmp_path / "whole", tmp_path / "broken", random.Random(0)
     run(whole, config)
-    broken, luck, kills = tmp_path / "broken", random.Random(0), 0
+
+    def logged(text: str) -> bool:
+        path = broken / "metrics.jsonl"
+        return path.exists() and text in path.read_text()
+
     argv = [sys.executable, "-c", KILLED, str(broken), json.dumps(to_dict(config))]
-    for _ in range(12):
-        process = subprocess.Popen(argv, stderr=subprocess.PIPE, env={**os.environ, "OMP_NUM_THREADS": "1"})
-        try:
-            _, errors = process.communicate(timeout=2.5 + 3.5 * luck.random())
-        except subprocess.TimeoutExpired:
-            process.send_signal(signal.SIGKILL)
-            process.communicate()
-            kills += 1
-            continue
-        assert process.returncode == 0, errors.decode()
-        break
-    else:
-        run(broken, config)
-    assert kills >= 2
-    files = [{str(path.relative_to(root)) for path in root.rglob("*") if path.is_file()} for root in (whole, broken)]
-    ours = [
-        {name for name in names if name.startswith(("checkpoints", "results", "journal", "expert/meta"))}
-        for names in files
-    ]
-    assert ours[0] == ours[1]
-    hashes = [VLAPolicy.from_pretrained(root / "checkpoints" / "sft").hash() for root in (whole, broken)]
-    assert hashes[0] == hashes[1]
-    events = [
-        [json.loads(line)["event"] for line in (root / "journal.jsonl").read_text().splitlines()]
-        for root in (whole, broken)
-    ]
-    assert events[0] == events[1]
+    stages_begun = ('"stage": "sft"', '"stage": "rl:', '"stage": "sl:')
+    kill_when(lambda: (broken / "expert").exists(), argv, luck)
+    for stage in stages_begun:
+        kill_when(lambda stage=stage: logged(stage), argv, luck)
+    run(broken, config)
+
+    def files(root: Path) -> set[str]:
+        names = {str(path.relative_to(root)) for path in root.rglob("*") if path.is_file()}
+        return {
+            name for name in names if name.startswith(("checkpoints", "results", "journal", "expert", "online/meta"))
+        }
+
+    def events(root: Path) -> list[str]:
+        return [json.loads(line)["event"] for line in (root / "journal.jsonl").read_text().splitlines()]
+
+    def policy(root: Path) -> str:
+        return VLAPolicy.from_pretrained(root / "checkpoints" / "sft").hash()
+
+    assert files(whole) == files(broken)
+    assert events(whole) == events(broken)
+    assert policy(whole) == policy(broken)
 
 
 def test_ctrl_c_stops_cleanly(tmp_path: Path) -> None:

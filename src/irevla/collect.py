@@ -16,7 +16,7 @@ from irevla.runs.progress import bar
 from irevla.seeds import Purpose, first_seed
 from irevla.types import Episode
 
-ROUNDS = 6  # first attempts, then retries with new seeds for those that failed
+ROUNDS = 20  # first attempts, then retries with new seeds for those that failed
 FLUSH = 50  # episodes written at once
 
 

@@ -50,7 +50,7 @@ def test_the_critic_mirrors_the_head_and_starts_at_zero() -> None:
     head = ActionHead(width=8, groups=2, hidden=16, action_dim=3)
     critic = CriticHead.mirror(head)
     shapes = {name: value.shape for name, value in head.state_dict().items()}
-    shapes["mlp.4.weight"], shapes["mlp.4.bias"] = torch.Size([1, 16]), torch.Size([1])
+    shapes["mlp.2.weight"], shapes["mlp.2.bias"] = torch.Size([1, 16]), torch.Size([1])
     assert {name: value.shape for name, value in critic.state_dict().items()} == shapes
     assert torch.equal(critic(latents()), torch.zeros(3))
     ours, theirs = critic.token_learner.state_dict(), head.token_learner.state_dict()

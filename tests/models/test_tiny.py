@@ -65,6 +65,16 @@ def test_answers_are_causal(vlm: TinyVLM) -> None:
     assert (one[3] - other[3]).abs().max() > 1e-4
 
 
+def test_picture_and_prompt_read_the_same_whether_an_answer_follows_or_not(vlm: TinyVLM) -> None:
+    hidden: list[Tensor] = []
+    vlm.norm.register_forward_hook(lambda module, inputs, output: hidden.append(output))
+    images, prompts = pictures(2), ["what is it?", "where"]
+    latents = vlm.encode(images, prompts)
+    vlm.logits(images, prompts, ["a red door", "left"])
+    real = latents.mask
+    torch.testing.assert_close(hidden[1][:, : real.shape[1]][real], latents.tokens[real], atol=1e-5, rtol=1e-5)
+
+
 def test_logits_do_not_depend_on_the_padding_of_prompts_and_answers(vlm: TinyVLM) -> None:
     images = pictures(2)
     both = vlm.logits(images, ["what", "what is on the table?"], ["red", "a blue and a green block"])

@@ -13,11 +13,12 @@ class TokenLearner(nn.Module):
     The weights are a softmax over the m tokens of a score that a small MLP gives each token; padding has weight zero.
     """
 
-    def __init__(self, *, width: int, groups: int, hidden: int = 32) -> None:
+    def __init__(self, *, width: int, groups: int, hidden: int = 16) -> None:
         super().__init__()
         assert width % groups == 0
         self.groups = groups
-        self.score = nn.Sequential(nn.Linear(width, hidden), nn.ReLU(), nn.Linear(hidden, groups))
+        # No bias at the end: a softmax does not see it.
+        self.score = nn.Sequential(nn.Linear(width, hidden), nn.ReLU(), nn.Linear(hidden, groups, bias=False))
 
     def forward(self, features: Features) -> Float[Tensor, "B d"]:
         """h'."""
