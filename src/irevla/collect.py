@@ -110,6 +110,8 @@ def harvest(policy: VLAPolicy, task: str, config: Config, *, store: EpisodeStore
     jobs = [Job(task, first + index) for index in range(settings.attempts)]
     have = {info.provenance.seed for info in store.episodes if info.provenance.task == task}
     tried = 0
+    if len(have) >= settings.episodes:
+        return tried
     with (
         bar(f"Harvest of {task}", settings.episodes) as advance,
         VectorEnv(config.suite, config.env, iter(jobs)) as vec,

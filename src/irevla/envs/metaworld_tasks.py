@@ -105,7 +105,7 @@ def _window(colour: RGB, thickness: float, boxy: bool = False) -> Handle:
 RL: dict[str, tuple[str, Variant]] = {  # name -> (skill, variant)
     "button-press-new": (
         "button-press",
-        Variant({"btn_yellow": GREEN}, _button(BLUE, 1.25, True), (-0.15, 0.82, 0.115), (-0.10, 0.88, 0.115)),
+        Variant({"btn_yellow": GREEN}, _button(BLUE, 1.1), (-0.15, 0.82, 0.115), (-0.10, 0.88, 0.115)),
     ),
     "drawer-open-new": (
         "drawer-open",
@@ -113,7 +113,7 @@ RL: dict[str, tuple[str, Variant]] = {  # name -> (skill, variant)
     ),
     "door-open-new": (
         "door-open",
-        Variant({"dl_metal2": (0.4, 0.3, 0.15)}, _door(YELLOW, 1.15), (0.10, 0.87, 0.15), (0.14, 0.95, 0.15)),
+        Variant({"dl_metal2": (0.4, 0.3, 0.15)}, _door(YELLOW, 1.15), (0.15, 0.88, 0.15), (0.20, 0.95, 0.15)),
     ),
     "window-open-new": (
         "window-open",
@@ -121,14 +121,14 @@ RL: dict[str, tuple[str, Variant]] = {  # name -> (skill, variant)
     ),
     "window-close-new": (
         "window-close",
-        Variant({"window_red": BLUE}, _window(ORANGE, 1.5, True), (0.02, 0.72, 0.2), (0.06, 0.9, 0.2)),
+        Variant({"window_red": BLUE}, _window(ORANGE, 1.5, True), (-0.12, 0.72, 0.2), (-0.05, 0.9, 0.2)),
     ),
 }
 
 UNSEEN: dict[str, tuple[str, Variant]] = {
     "button-press-orange": (
         "button-press",
-        Variant({"btn_yellow": DARK}, _button(ORANGE, 1.2), (0.10, 0.82, 0.115), (0.14, 0.88, 0.115)),
+        Variant({"btn_yellow": DARK}, _button(ORANGE, 1.1), (0.10, 0.82, 0.115), (0.14, 0.88, 0.115)),
     ),
     "button-press-topdown-teal": (
         "button-press-topdown",

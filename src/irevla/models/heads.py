@@ -11,7 +11,8 @@ from irevla.types import Features
 class _Head(nn.Module):
     """Token learner, then an MLP with one hidden layer (section IV-A).
 
-    A second one made each update 1.4 times as dear and fitted new tasks on frozen latents no better.
+    A trade: a second hidden layer and a token learner twice as wide fitted a new task on frozen latents a little better
+    (held-out MSE 0.033 against 0.034, one seed) and made each PPO update 1.5 times as dear.
     """
 
     def __init__(self, *, width: int, groups: int, hidden: int, outputs: int) -> None:
