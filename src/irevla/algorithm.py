@@ -83,6 +83,7 @@ def stage1(run: Run, policy: VLAPolicy, task: str, method: Method) -> VLAPolicy:
     if recall(run, policy, stage):
         return policy
     assert method.rl != "none"
+    policy.reset_exploration(config.std)
     generator, progress = torch.Generator().manual_seed(run.config.seed), RLProgress(config.window)
     ppo = PPO(policy, CriticHead.mirror(policy.action_head), config, part=method.rl, generator=generator)
     if learner := progress.resume(run, policy, stage):

@@ -14,12 +14,12 @@ def _check(condition: bool, message: str) -> None:
 
 @dataclass(frozen=True)
 class EnvConfig:
-    """How environments are drawn, stepped and shared out. Datasets record the first three and refuse to be mixed with
+    """How environments are drawn, stepped and shared out. Datasets record the first two and refuse to be mixed with
     others."""
 
     image_size: int = 64  # side of the square picture, pixels
     action_repeat: int = 2  # simulator control steps per decision of the policy
-    horizon: int = 75  # decisions after which an episode is truncated
+    horizon: int = 100  # decisions after which an episode is truncated
     workers: int = 2  # worker processes, one thread and one GL context each
     envs_per_worker: int = 4  # environments that share a worker
     timeout: float = 60.0  # seconds without an answer after which a worker is killed and replaced
@@ -69,7 +69,6 @@ class ModelConfig:
     layers: int = 2  # transformer layers of its language tower
     head_groups: int = 8  # channel groups of the token learner, each with its own attention over the m tokens
     head_hidden: int = 256  # width of the MLP of the action and critic heads
-    action_std: float = 0.3  # exploration: initial standard deviation of the Gaussian around the head's output
     lora: LoRAConfig = field(default_factory=LoRAConfig)
 
     def __post_init__(self) -> None:
@@ -77,7 +76,6 @@ class ModelConfig:
             self.width % self.head_groups == 0,
             f"model.width {self.width} must be a multiple of model.head_groups {self.head_groups}",
         )
-        _check(self.action_std > 0, f"model.action_std must be positive, not {self.action_std}")
 
 
 @dataclass(frozen=True)
@@ -113,7 +111,10 @@ class PPOConfig:
     rollout: int = 128  # decisions per environment between updates
     epochs: int = 4  # passes over each rollout
     minibatch: int = 256  # samples per gradient step
-    lr: float = 3e-4  # of the actor
+    std: float = (
+        0.2  # exploration: standard deviation of the Gaussian around the head's output, at the start of each task
+    )
+    lr: float = 5e-4  # of the actor
     critic_lr: float = 1e-3
     gamma: float = 0.98  # discount per decision
     lam: float = 0.95  # lambda of generalised advantage estimation

@@ -20,7 +20,7 @@ PRESETS: dict[str, tuple[str, Config]] = {
             expert=ExpertConfig(episodes=25),
             sft=SFTConfig(steps=3_000, batch=64, validate_every=500),
             sl=SFTConfig(steps=800, batch=64, lr=5e-4, validate_every=400),
-            ppo=PPOConfig(steps=40_000),
+            ppo=PPOConfig(steps=30_000),
         ),
     ),
     "metaworld": (

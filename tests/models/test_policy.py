@@ -84,8 +84,10 @@ def test_forward_reaches_every_parameter_that_acts() -> None:
     assert without == ["noise.log_std"]
 
 
-def test_exploration_starts_at_the_configured_deviation() -> None:
-    torch.testing.assert_close(small().log_std.exp(), torch.full((3,), 0.3))
+def test_exploration_is_reset_to_a_deviation() -> None:
+    policy = small()
+    policy.reset_exploration(0.5)
+    assert torch.allclose(policy.log_std.exp(), torch.full((policy.action_dim,), 0.5))
 
 
 def test_trainable_by_counting_parameters() -> None:

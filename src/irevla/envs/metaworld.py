@@ -226,13 +226,12 @@ class MetaWorld:
         return MetaWorldEnv(task, config)
 
     def render_settings(self, config: EnvConfig) -> Mapping[str, Any]:
-        """Camera, size, version of the drawing, and what changes the dynamics: action repeat and horizon."""
+        """Camera, size, version of the drawing, and what changes the dynamics: the action repeat."""
         return {
             "camera": CAMERA,
             "camera_pos": list(CAMERA_POS),
             "image_size": config.image_size,
             "action_repeat": config.action_repeat,
-            "horizon": config.horizon,
             "drawing": DRAWING,
         }
 

@@ -37,13 +37,17 @@ class VLAPolicy(nn.Module):
         self.config = config
         self.image_size = image_size
         self.action_dim = action_head.action_dim
-        self.noise = nn.ParameterDict({"log_std": torch.full((self.action_dim,), math.log(config.action_std))})
+        self.noise = nn.ParameterDict({"log_std": torch.zeros(self.action_dim)})
 
     @property
     def log_std(self) -> nn.Parameter:
         """Logarithm of the standard deviation of the exploration noise, in each action dimension."""
         log_std: nn.Parameter = self.noise["log_std"]
         return log_std
+
+    def reset_exploration(self, std: float) -> None:
+        """Let the exploration noise have the standard deviation `std` in every action dimension (in action units)."""
+        self.log_std.data.fill_(math.log(std))
 
     @property
     def device(self) -> torch.device:
