@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from irevla.algorithm import run_algorithm
+from irevla.collect import collect_expert
 from irevla.config import (
     METHODS,
     Config,

@@ -230,6 +230,19 @@ def test_an_optimizer_goes_on_bit_for_bit(tmp_path: Path, make: Callable[..., to
     assert float(optimizer_tensors(opt)["0.step"]) == 6
 
 
+def test_optimizer_state_lies_in_memory_as_its_parameter_does() -> None:
+    """Fused Adam walks over both without looking at strides: another layout would mix up the weights."""
+    conv = torch.nn.Conv2d(3, 4, 3)
+    conv.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    opt = torch.optim.AdamW(conv.parameters(), fused=True)
+    conv(torch.randn(2, 3, 8, 8)).square().mean().backward()
+    opt.step()
+    saved = {name: value.contiguous() for name, value in optimizer_tensors(opt).items()}  # as safetensors has them
+    load_optimizer(opt, saved)
+    assert opt.state[conv.weight]["exp_avg"].stride() == conv.weight.stride()
+    assert torch.equal(opt.state[conv.weight]["exp_avg"], saved["0.exp_avg"])
+
+
 def test_the_optimizer_of_another_model_is_refused() -> None:
     opt = torch.optim.Adam(torch.nn.Linear(3, 2).parameters())
     with pytest.raises(UserError, match="another model"):
