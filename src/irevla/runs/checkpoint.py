@@ -157,8 +157,8 @@ def load_optimizer(opt: torch.optim.Optimizer, tensors: Mapping[str, Tensor]) ->
             raise UserError(
                 f"optimizer state {name!r} is that of another model; resume with the settings that it was saved with"
             )
-        # Adam counts its steps on the CPU. The rest must lie in memory as the parameter does (channels last, say): fused
-        # Adam walks over both without looking at their strides.
+        # Adam counts its steps on the CPU. The rest must lie in memory as the parameter does (channels last, say):
+        # fused Adam walks over both without looking at their strides.
         opt.state[parameter][key] = value.clone() if key == "step" else torch.empty_like(parameter).copy_(value)
 
 
