@@ -217,7 +217,7 @@ def test_the_scripted_expert_solves_every_task() -> None:
         lengths = []
         for seed in range(50):
             env.reset(seed=seed)
-            for t in range(75):
+            for t in range(env.config.horizon):
                 if env.step(env.expert_action())[2]:
                     lengths.append(t + 1)
                     break
