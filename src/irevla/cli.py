@@ -252,10 +252,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     words = list(sys.argv[1:] if argv is None else argv)
     # Before torch is imported: threads that wait should sleep. Spinning ones starve the others on a busy machine.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    if not words or words[0] in ("-h", "--help"):
-        print(usage())
-        return 0
     try:
+        if not words or words[0] in ("-h", "--help"):
+            print(usage())
+            return 0
         if words[0] not in COMMANDS:
             raise unknown("command", words[0], COMMANDS)
         COMMANDS[words[0]](words[1:])
