@@ -102,6 +102,9 @@ def collect(argv: Sequence[str]) -> None:
 
     arguments = parse(CollectArguments, argv, prog="irevla collect")
 
+    if arguments.expert.dataset:
+        raise UserError("--expert.dataset names a dataset to read; what is collected goes to --out")
+
     from irevla.collect import collect_expert
     from irevla.envs.base import load_suite, named_tasks
     from irevla.types import Category
