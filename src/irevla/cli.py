@@ -253,8 +253,9 @@ def usage() -> str:
 def main(argv: Sequence[str] | None = None) -> int:
     """Entry point. Exit code 0: done. 2: something a person can put right, said in one line. 130: stopped by Ctrl-C."""
     words = list(sys.argv[1:] if argv is None else argv)
-    # Before torch is imported: threads that wait should sleep. Spinning ones starve the others on a busy machine.
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    # Before torch is imported: a waiting thread may spin for some microseconds, which two threads on idle cores need, but not
+    # for milliseconds, which on a busy machine starves the one that it waits for.
+    os.environ.setdefault("GOMP_SPINCOUNT", "20000")
     try:
         if not words or words[0] in ("-h", "--help"):
             print(usage())
