@@ -253,8 +253,8 @@ def usage() -> str:
 def main(argv: Sequence[str] | None = None) -> int:
     """Entry point. Exit code 0: done. 2: something a person can put right, said in one line. 130: stopped by Ctrl-C."""
     words = list(sys.argv[1:] if argv is None else argv)
-    # Before torch is imported: a waiting thread may spin for some microseconds, which two threads on idle cores need, but not
-    # for milliseconds, which on a busy machine starves the one that it waits for.
+    # Before torch is imported: a waiting thread may spin for some microseconds, which two threads on idle cores need,
+    # but not for milliseconds, which on a busy machine starves the one that it waits for.
     os.environ.setdefault("GOMP_SPINCOUNT", "20000")
     try:
         if not words or words[0] in ("-h", "--help"):
