@@ -18,7 +18,7 @@ PRESETS: dict[str, tuple[str, Config]] = {
             rl_tasks=("button-press-new", "window-close-new"),
             unseen_tasks=("button-press-orange", "window-close-purple"),
             expert=ExpertConfig(episodes=25),
-            sft=SFTConfig(steps=3_000, batch=64, validate_every=500),
+            sft=SFTConfig(steps=4_000, batch=64, validate_every=500),
             sl=SFTConfig(steps=800, batch=64, lr=5e-4, validate_every=400),
             ppo=PPOConfig(steps=30_000),
         ),

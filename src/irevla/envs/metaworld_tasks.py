@@ -105,7 +105,7 @@ def _window(colour: RGB, thickness: float, boxy: bool = False) -> Handle:
 RL: dict[str, tuple[str, Variant]] = {  # name -> (skill, variant)
     "button-press-new": (
         "button-press",
-        Variant({"btn_yellow": GREEN}, _button(BLUE, 1.1), (-0.20, 0.82, 0.115), (-0.15, 0.88, 0.115)),
+        Variant({"btn_yellow": GREEN}, _button(BLUE, 1.1), (-0.26, 0.80, 0.115), (-0.12, 0.90, 0.115)),
     ),
     "drawer-open-new": (
         "drawer-open",
