@@ -67,10 +67,10 @@ def _missing(
     done = {(info.provenance.task, info.provenance.seed) for info in store.episodes}
     for task, number in wanted.items():
         for index in range(number):
-            seeds = [first + index + late * number for late in range(attempt + 1)]
+            seeds = [first + index + late * number for late in range(ROUNDS)]
             if not any((task, seed) in done for seed in seeds):
                 noisy = int((index + 1) * config.noisy_fraction) > int(index * config.noisy_fraction)
-                yield Job(task, seeds[-1], noise=config.noise if noisy else 0.0)
+                yield Job(task, seeds[attempt], noise=config.noise if noisy else 0.0)
 
 
 def in_order(outcomes: Iterable[Outcome], jobs: Iterable[Job]) -> Iterator[Outcome]:
