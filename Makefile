@@ -10,7 +10,7 @@ demo: setup
 	@.venv/bin/irevla run quickstart
 
 test: setup
-	@.venv/bin/python -m pytest -n 2 --dist loadfile
+	@.venv/bin/python -m pytest -n 2 --dist worksteal
 
 slow: setup
 	@.venv/bin/python -m pytest -m slow

@@ -205,7 +205,10 @@ def test_killed_at_random_moments_and_resumed(tmp_path: Path) -> None:
 
 
 def test_ctrl_c_stops_cleanly(tmp_path: Path) -> None:
-    argv = [sys.executable, "-m", "irevla.cli", "run", "pointmass", "--out", str(tmp_path / "run")]
+    # A shell that starts us in the background lets its children ignore Ctrl-C; a terminal does not.
+    code = "import signal, sys; signal.signal(signal.SIGINT, signal.default_int_handler);"
+    code += "from irevla.cli import main; sys.exit(main(sys.argv[1:]))"
+    argv = [sys.executable, "-c", code, "run", "pointmass", "--out", str(tmp_path / "run")]
     process = subprocess.Popen(argv, stderr=subprocess.PIPE, start_new_session=True)
     deadline = time.monotonic() + 60
     while not (tmp_path / "run" / "expert").exists() and time.monotonic() < deadline:
