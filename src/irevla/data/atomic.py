@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from irevla.errors import UserError
+from irevla.runs.disk import sync_directory
 
 STAGING = ".staging"  # files being written; whatever a kill left there means nothing
 
@@ -32,7 +33,7 @@ def replace(root: Path, files: Sequence[tuple[str, bytes]]) -> None:
         ) from error
     for number, (name, _) in enumerate(files):
         (staging / str(number)).rename(root / name)
-        _sync((root / name).parent)
+        sync_directory((root / name).parent)
     staging.rmdir()
 
 
@@ -64,13 +65,4 @@ def _write(path: Path, content: bytes) -> None:
 def _make_folder(folder: Path) -> None:
     if not folder.exists():
         folder.mkdir(parents=True)
-        _sync(folder.parent)
-
-
-def _sync(folder: Path) -> None:
-    """A rename is on disk only once its directory is."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+        sync_directory(folder.parent)

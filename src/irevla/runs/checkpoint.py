@@ -20,6 +20,7 @@ from safetensors import SafetensorError
 from torch import Tensor
 
 from irevla.errors import UserError
+from irevla.runs.disk import sync_directory
 
 MANIFEST = "MANIFEST.json"
 Files = Mapping[str, Any]  # "x.safetensors" -> Mapping[str, Tensor]; "x.json" -> whatever JSON can say
@@ -48,7 +49,7 @@ def save(directory: Path, files: Files) -> None:
     if directory.exists():
         directory.rename(old)
     new.rename(directory)  # killed between these two renames, `_recover` finishes the job
-    _fsync(directory.parent)
+    sync_directory(directory.parent)
     if old.exists():
         old.rename(trash)
     _discard(trash)
@@ -194,7 +195,7 @@ def _write_all(directory: Path, files: Files) -> None:
     directory.mkdir()
     manifest = {name: _write(directory / name, content) for name, content in files.items()}
     _write(directory / MANIFEST, {"files": manifest})
-    _fsync(directory)
+    sync_directory(directory)
 
 
 def _write(path: Path, content: Any) -> dict[str, int | str]:
@@ -261,12 +262,3 @@ def _decode(path: Path, data: bytes) -> Any:
 def _tensors(data: bytes) -> dict[str, Tensor]:
     """By name: safetensors gives them in no fixed order."""
     return dict(sorted(safetensors.torch.load(data).items()))
-
-
-def _fsync(directory: Path) -> None:
-    """A rename is on disk only once its directory is."""
-    descriptor = os.open(directory, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from irevla.errors import UserError
+from irevla.runs.disk import sync_directory
 
 
 class Journal:
@@ -29,7 +30,7 @@ class Journal:
             file.flush()
             os.fsync(file.fileno())
         if new:
-            _fsync_directory(self.path.parent)
+            sync_directory(self.path.parent)
 
     def done(self, event: str) -> dict[str, Any] | None:
         """The last record of `event`, or None where it has not happened."""
@@ -77,11 +78,3 @@ def run_lock(directory: Path) -> Iterator[None]:
         file.write(str(os.getpid()))
         file.flush()
         yield
-
-
-def _fsync_directory(directory: Path) -> None:
-    descriptor = os.open(directory, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
