@@ -80,7 +80,7 @@ def write_metrics(path: Path) -> None:
                     loss = (0.3 if stage == "sft" else 0.05) * math.exp(-step / 700) + 0.03
                     metrics.log(stage, step, loss=loss * rng.lognormal(0, 0.1), lr=1e-3)
                     if step % (steps // 8) < 20:
-                        metrics.log(stage, step, val_loss=loss * 1.15)
+                        metrics.log(stage, step, validation=loss * 1.15)
 
 
 def write_videos(directory: Path) -> None:

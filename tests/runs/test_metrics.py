@@ -41,10 +41,10 @@ def test_points_of_one_step_are_merged(tmp_path: Path) -> None:
     path = tmp_path / "metrics.jsonl"
     with Metrics(path) as metrics:
         metrics.log("sft", 10, loss=0.5)
-        metrics.log("sft", 10, val_loss=0.6)
+        metrics.log("sft", 10, validation=0.6)
         metrics.log("sft", 10, loss=0.4)
     (row,) = read_metrics(path)
-    assert (row["loss"], row["val_loss"]) == (0.4, 0.6)
+    assert (row["loss"], row["validation"]) == (0.4, 0.6)
 
 
 def test_a_torn_line_and_not_a_number(tmp_path: Path) -> None:

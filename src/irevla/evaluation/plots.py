@@ -143,9 +143,9 @@ def losses(results: Results, metrics: MetricRows, theme: Theme) -> Figure | None
         steps, loss = _series(metrics, stage, "loss")
         axis.plot(steps, loss, color=BLUE, alpha=0.25, lw=1)
         axis.plot(steps, smooth(loss), color=BLUE, label="Training")
-        val_steps, val_loss = _series(metrics, stage, "val_loss")
+        val_steps, validation = _series(metrics, stage, "validation")
         if val_steps.size:
-            axis.plot(val_steps, val_loss, "o-", color=ORANGE, ms=4, lw=1.4, label="Validation")
+            axis.plot(val_steps, validation, "o-", color=ORANGE, ms=4, lw=1.4, label="Validation")
         axis.set_title(stage_title(stage))
         axis.set_xlabel("Gradient steps")
         axis.set_yscale("log")
