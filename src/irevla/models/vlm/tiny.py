@@ -169,7 +169,7 @@ class Stem(nn.Module):
 
 
 def _convolution(inputs: int, outputs: int, *, last: bool) -> nn.Conv2d:
-    """Torch's own initial weights would halve the signal in each layer, and learning would take twice as long."""
+    """Torch's own initial weights shrink the signal in each layer, and learning starts more slowly."""
     layer = nn.Conv2d(inputs, outputs, 3, stride=2, padding=1)
     nn.init.kaiming_normal_(layer.weight, nonlinearity="linear" if last else "relu")
     nn.init.zeros_(layer.bias)  # type: ignore[arg-type]  # it has one
