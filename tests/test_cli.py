@@ -33,7 +33,7 @@ def complaint(argv: list[str], capsys: pytest.CaptureFixture[str]) -> str:
         (["run", "pointmass", "--model.lora.targets", "x"], "set a rank or drop the targets"),
         (["tasks", "metawold"], "did you mean 'metaworld'"),
         (["tasks"], "suite"),
-        (["eval", "/nowhere"], "neither a run nor a checkpoint"),
+        (["eval", "/nowhere"], "there is no folder /nowhere"),
         (["report", "/nowhere"], "/nowhere"),
         (["bench", "rendr"], "did you mean 'render'"),
     ],
@@ -91,7 +91,7 @@ def test_help_is_instant_and_imports_nothing_heavy() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-    for command in ("run", "eval", "collect", "tasks", "report", "bench"):
+    for command in ("run", "eval", "collect", "tasks", "report", "push", "bench"):
         assert f"  {command} " in done.stdout
     assert time.monotonic() - start < 5  # half a second on an idle machine; the import check is the real one
 

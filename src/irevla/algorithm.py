@@ -19,7 +19,7 @@ from irevla.envs.base import Suite, load_suite
 from irevla.envs.vector import VectorEnv
 from irevla.learners.ppo import PPO, converged
 from irevla.learners.sft import fit
-from irevla.models.build import build_policy
+from irevla.models.build import build_policy, check_model
 from irevla.models.heads import CriticHead
 from irevla.models.policy import VLAPolicy
 from irevla.rollout import Collector, endless_jobs
@@ -45,6 +45,7 @@ def run_algorithm(run: Run) -> None:
     config, method = run.config, METHODS[run.config.method]
     suite = load_suite(config.suite)
     suite.check()
+    check_model(config.model, device(config.device))
     tasks = choose_tasks(config, suite)
 
     expert = expert_dataset(run, tasks)  # D_e
@@ -69,7 +70,7 @@ def stage0(run: Run, suite: Suite, expert: EpisodeStore, method: Method) -> VLAP
         return starting_policy(config, suite)
     torch.manual_seed(config.seed)
     policy = build_policy(
-        config.model, action_dim=suite.action_dim, image_size=config.env.image_size, device=device(config)
+        config.model, action_dim=suite.action_dim, image_size=config.env.image_size, device=device(config.device)
     )
     if method.sft and not recall(run, policy, "sft"):
         mixture = Mixture(expert.read(), validation=config.sft.validation)

@@ -2,6 +2,7 @@
 `--help` is instant."""
 
 import contextlib
+import ctypes
 import dataclasses
 import io
 import json
@@ -14,7 +15,7 @@ from typing import Annotated, Any
 
 import tyro
 
-from irevla.config import Config, EnvConfig, ExpertConfig
+from irevla.config import Config, EnvConfig, ExpertConfig, PretrainConfig
 from irevla.errors import UserError, unknown
 from irevla.presets import PRESETS, find_preset
 
@@ -63,7 +64,7 @@ def evaluate(argv: Sequence[str]) -> None:
     class EvalArguments:
         """Success rates with counts and Wilson intervals, on seeds that training never uses."""
 
-        policy: tyro.conf.Positional[Path]  # a run directory or a checkpoint
+        policy: tyro.conf.Positional[Path]  # a run directory, a checkpoint, or a policy that push has written
         tasks: tuple[str, ...] = ()  # tasks of the suite; none: all of the run's
         episodes: int = 50  # per task
         seed: int = 0  # which block of evaluation seeds
@@ -172,6 +173,10 @@ def bench(argv: Sequence[str]) -> None:
         name: tyro.conf.Positional[str] = ""
         list: bool = False  # the names
         json: bool = False  # print one JSON object; its "ratio" is the headline
+        vlm: str = "tiny"  # encode, sft, ppo-update: or "blip2", which is BLIP-2 2.7B with random weights
+        batch: int = 0  # encode, sft: pictures at once; 0: as many as suit the VLM
+        gradient_checkpointing: bool = False  # sft of blip2: compute activations again, for less memory
+        compile: bool = False  # encode and sft of blip2: torch.compile, which takes minutes at first
 
     arguments = parse(BenchArguments, argv, prog="irevla bench")
 
@@ -181,8 +186,85 @@ def bench(argv: Sequence[str]) -> None:
         for name, (purpose, _) in BENCHMARKS.items():
             print(f"{name:<12} {purpose}")
         return
-    result = run_benchmark(arguments.name)
+    if arguments.batch < 0:
+        raise UserError(f"--batch must be positive, or 0 for the VLM's own, not {arguments.batch}")
+    asked = {field.name: getattr(arguments, field.name) for field in dataclasses.fields(BenchArguments)}
+    plain = dataclasses.asdict(BenchArguments())
+    options = {key: value for key, value in asked.items() if value != plain[key] and key not in ("name", "json")}
+    result = run_benchmark(arguments.name, **options)
     print(json.dumps(result) if arguments.json else "\n".join(f"{key:<24} {value}" for key, value in result.items()))
+
+
+def push(argv: Sequence[str]) -> None:
+    """Share a policy on the Hugging Face Hub, with its success table."""
+
+    @dataclasses.dataclass(frozen=True)
+    class PushArguments:
+        """Upload a policy to the Hugging Face Hub, with a model card that carries the success table of its run.
+
+        With --to it is only written to a folder, to be looked at and edited; that folder can be pushed, too.
+        """
+
+        policy: tyro.conf.Positional[Path]  # a run directory, a checkpoint or a saved policy
+        repo: tyro.conf.Positional[str]  # the repository, OWNER/NAME; it is made if need be
+        private: bool = False  # for you and your organisation alone
+        to: Path | None = None  # write to this folder and upload nothing
+
+    arguments = parse(PushArguments, argv, prog="irevla push")
+
+    from irevla.evaluation.card import export
+    from irevla.models.files import write_policy
+    from irevla.models.hub import upload
+
+    files, card = export(arguments.policy, name=arguments.repo)
+    if arguments.to:
+        write_policy(arguments.to, files, card=card)
+        print(f"written to {arguments.to}, nothing uploaded; look at its README.md, then push this folder")
+    else:
+        print(upload(files, arguments.repo, private=arguments.private, card=card))
+
+
+def pretrain(argv: Sequence[str]) -> None:
+    """Pretrain the small vision-language model on procedural scenes."""
+
+    @dataclasses.dataclass(frozen=True)
+    class PretrainArguments:
+        """Draw a corpus of scenes with questions and fit the small VLM to answer them. The same command again resumes.
+
+        DIR/tiny.safetensors are the weights (`irevla ask --model DIR/tiny.safetensors`), DIR/results.json the grades.
+        """
+
+        out: Path = Path("runs/pretrain")
+        config: Annotated[PretrainConfig, tyro.conf.arg(name="")] = dataclasses.field(default_factory=PretrainConfig)
+
+    arguments = parse(PretrainArguments, argv, prog="irevla pretrain")
+
+    from rich.console import Console
+
+    from irevla.pretraining.fit import pretrain as run_pretraining
+    from irevla.pretraining.fit import table
+
+    results = run_pretraining(arguments.out, arguments.config)
+    Console().print(table(results))
+
+
+def ask(argv: Sequence[str]) -> None:
+    """Ask the small vision-language model about a picture."""
+
+    @dataclasses.dataclass(frozen=True)
+    class AskArguments:
+        """Ask the small vision-language model about a picture. It knows the scenes that it was pretrained on, and
+        little else."""
+
+        image: tyro.conf.Positional[Path]  # PNG or JPEG; resized to the model's size
+        question: tyro.conf.Positional[str] = "describe the picture."
+        model: Path | None = None  # weights that `irevla pretrain` wrote; none: those of the package
+
+    arguments = parse(AskArguments, argv, prog="irevla ask")
+
+    from irevla.models.vlm.pretrained import SHIPPED, ask
+
+    print(ask(arguments.model or SHIPPED, arguments.image, arguments.question))
 
 
 COMMANDS: dict[str, Callable[[Sequence[str]], None]] = {
@@ -191,6 +273,9 @@ COMMANDS: dict[str, Callable[[Sequence[str]], None]] = {
     "collect": collect,
     "tasks": tasks,
     "report": report,
+    "push": push,
+    "pretrain": pretrain,
+    "ask": ask,
     "bench": bench,
 }
 
@@ -244,6 +329,15 @@ def writable(directory: Path) -> None:
         raise UserError(f"cannot write to {place}; choose another --out")
 
 
+def _keep_freed_memory() -> None:
+    """Let glibc keep up to 128 MiB of freed memory: a training step would get it back page by page, which takes longer
+    than a convolution. Elsewhere there is no such thing to set."""
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
+    if mallopt is not None:
+        mallopt(-3, 32 << 20)  # M_MMAP_THRESHOLD: its largest value
+        mallopt(-1, 128 << 20)  # M_TRIM_THRESHOLD
+
+
 def usage() -> str:
     """What `irevla --help` prints."""
     lines = [f"  {name:<8} {(command.__doc__ or '').splitlines()[0]}" for name, command in COMMANDS.items()]
@@ -256,6 +350,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     # Before torch is imported: a waiting thread may spin for some microseconds, which two threads on idle cores need,
     # but not for milliseconds, which on a busy machine starves the one that it waits for.
     os.environ.setdefault("GOMP_SPINCOUNT", "20000")
+    _keep_freed_memory()
     try:
         if not words or words[0] in ("-h", "--help"):
             print(usage())

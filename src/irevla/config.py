@@ -2,9 +2,12 @@
 is instant."""
 
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Literal
 
 from irevla.errors import UserError, unknown
+
+TOWERS = ("language", "vision", "qformer")  # parts of a VLM that LoRA can adapt
 
 
 def _check(condition: bool, message: str) -> None:
@@ -47,35 +50,69 @@ class ExpertConfig:
 
 @dataclass(frozen=True)
 class LoRAConfig:
-    """Low-rank adaptation of the VLM (section IV-A). Off at rank 0: the small VLM trains in full."""
+    """Low-rank adaptation of the VLM (section IV-A). Off at rank 0: the VLM trains in full."""
 
     rank: int = 0  # rank of the update; 0 trains the VLM in full
     alpha: float = 16.0  # scale of the update (alpha / rank)
-    targets: str = ""  # regular expression over the names of linear layers; empty: the VLM's own default
+    towers: tuple[str, ...] = ("language",)  # what it adapts: "language", "vision", "qformer" (a VLM of transformers)
+    targets: str = ""  # instead of towers: a regular expression over the names of linear layers
 
     def __post_init__(self) -> None:
         _check(self.rank >= 0, f"lora.rank must not be negative, but is {self.rank}")
         _check(
             self.rank > 0 or not self.targets, "lora.targets is set but lora.rank is 0: set a rank or drop the targets"
         )
+        _check(bool(self.towers), f"lora.towers is empty: name some of {', '.join(TOWERS)}")
+        for tower in self.towers:
+            if tower not in TOWERS:
+                raise unknown("tower in lora.towers", tower, TOWERS)
+        chosen = self.towers != LoRAConfig.towers
+        _check(self.rank > 0 or not chosen, "lora.towers is set but lora.rank is 0: set a rank or drop the towers")
+        _check(not (chosen and self.targets), "lora.targets takes the place of lora.towers: set one of them")
 
 
 @dataclass(frozen=True)
 class ModelConfig:
     """The VLA: VLM, token learner, MLP (section IV-A)."""
 
-    vlm: str = "tiny-random"  # the vision-language model: "tiny-random" is our small one, newly initialised
-    width: int = 128  # d of the small VLM
-    layers: int = 2  # transformer layers of its language tower
+    vlm: str = "tiny-random"  # one of our small VLMs, or OWNER/NAME on the Hub, or a folder that transformers wrote
+    width: int = 128  # d of the small VLM; one of transformers has its own, whatever a preset says here
+    layers: int = 2  # transformer layers of the small VLM's language tower; likewise
     head_groups: int = 8  # channel groups of the token learner, each with its own attention over the m tokens
     head_hidden: int = 256  # width of the MLP of the action and critic heads
     lora: LoRAConfig = field(default_factory=LoRAConfig)
+    # The rest is for a VLM of transformers alone.
+    revision: str = ""  # commit, tag or branch on the Hub; empty: main. A saved policy records the commit
+    dtype: str = "auto"  # of its weights: "bfloat16", "float32"; "auto" is bfloat16 on CUDA, else float32
+    quantize: str = ""  # "4bit": its own weights in 4 bits (NF4), for small cards; needs CUDA, bitsandbytes and LoRA
+    gradient_checkpointing: bool = False  # compute activations again in the backward pass: less memory, more time
+    compile: bool = False  # torch.compile: minutes at the first pictures, faster afterwards
 
     def __post_init__(self) -> None:
+        for name, known in {"dtype": ("auto", "bfloat16", "float32"), "quantize": ("", "4bit")}.items():
+            _check(getattr(self, name) in known, f"model.{name} must be one of {known}, not {getattr(self, name)!r}")
+        if self.pretrained:
+            _check(not self.quantize or self.lora.rank > 0, "weights in 4 bits cannot be trained: set model.lora.rank")
+        else:
+            self._check_small()
+
+    @property
+    def pretrained(self) -> bool:
+        """Whether `vlm` is a VLM that transformers loads: OWNER/NAME on the Hub, or a folder."""
+        return "/" in self.vlm or (self.vlm != "" and Path(self.vlm).is_dir())
+
+    def _check_small(self) -> None:
         _check(
             self.width % self.head_groups == 0,
             f"model.width {self.width} must be a multiple of model.head_groups {self.head_groups}",
         )
+        for name in ("revision", "dtype", "quantize", "gradient_checkpointing", "compile"):
+            _check(getattr(self, name) == getattr(ModelConfig, name), _only_pretrained(f"model.{name}", self.vlm))
+        _check(self.lora.towers == LoRAConfig.towers, _only_pretrained("model.lora.towers", self.vlm))
+
+
+def _only_pretrained(name: str, vlm: str) -> str:
+    return f"{name} is for OWNER/NAME on the Hub or a model's folder, and model.vlm {vlm!r} is neither: leave it out"
 
 
 @dataclass(frozen=True)
@@ -216,3 +253,31 @@ class Config:
         _check(0 <= self.seed < 1000, f"seed must be in 0..999, not {self.seed}")
         held_out = set(self.unseen_tasks) & (set(self.expert_tasks) | set(self.rl_tasks))
         _check(not held_out, f"unseen tasks must not be trained on, but {sorted(held_out)} is; take it out of one list")
+
+
+@dataclass(frozen=True)
+class PretrainConfig:
+    """The small VLM's own pretraining: pictures of procedural scenes, questions about them, cross-entropy."""
+
+    seed: int = 0
+    width: int = 128  # d of the model
+    layers: int = 2  # transformer layers of its language tower
+    image_size: int = 64  # side of the square picture, pixels
+    pictures: int = 100_000  # of the corpus, in shards of 512
+    exam: int = 2_048  # held-out pictures, of other scenes, whose questions are the exam
+    workers: int = 2  # processes that draw the corpus
+    steps: int = 30_000  # gradient steps
+    batch: int = 64  # questions per step, each with its picture
+    lr: float = 1e-3  # peak learning rate: linear warm-up, then half a cosine
+    warmup: int = 500  # steps
+    weight_decay: float = 1e-4
+    grad_clip: float = 1.0  # largest gradient norm
+    validate_every: int = 2_500  # steps between checkpoints and looks at the exam
+    device: str = "auto"  # "auto": cuda when present, else cpu
+    threads: int = 0  # on the CPU; 0: one per core
+
+    def __post_init__(self) -> None:
+        _check(0 <= self.seed < 1000, f"seed must be in 0..999, not {self.seed}")
+        _check(self.image_size >= 16, f"image-size is {self.image_size}; the smallest usable picture is 16 pixels")
+        for name in ("pictures", "exam", "workers", "steps", "batch", "lr", "grad_clip", "validate_every"):
+            _check(getattr(self, name) > 0, f"{name} must be positive, not {getattr(self, name)}")

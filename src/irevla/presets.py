@@ -94,8 +94,8 @@ def _typed(value: Any, hint: Any, where: str) -> Any:
     raise UserError(f"field {where!r} must be {getattr(hint, '__name__', hint)}, not {value!r}")
 
 
-def differences(old: Config, new: Config) -> list[str]:
-    """The fields in which two configs differ, as "sft.steps: 3000 -> 2000"."""
+def differences(old: Any, new: Any) -> list[str]:
+    """The fields in which two configs of one kind differ, as "sft.steps: 3000 -> 2000"."""
     return _differences(to_dict(old), to_dict(new), "")
 
 

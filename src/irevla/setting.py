@@ -16,9 +16,11 @@ from irevla.config import Config, EnvConfig
 from irevla.data.episodes import EpisodeStore
 from irevla.envs.base import Suite, TaskEnv, find_task, load_suite, named_tasks
 from irevla.errors import UserError
+from irevla.evaluation.card import exported_settings
 from irevla.evaluation.evaluate import blind_replay, evaluate
 from irevla.evaluation.stats import Row
 from irevla.evaluation.video import write_video
+from irevla.models.hub import locate
 from irevla.models.policy import VLAPolicy
 from irevla.rollout import Actor, RolloutStats
 from irevla.runs.progress import bar
@@ -77,7 +79,7 @@ def expert_dataset(run: Run, tasks: Tasks) -> EpisodeStore:
 
 def starting_policy(config: Config, suite: Suite) -> VLAPolicy:
     """The policy that `from_checkpoint` names, if it fits the suite."""
-    policy = VLAPolicy.from_pretrained(config.from_checkpoint, device=device(config))
+    policy = VLAPolicy.from_pretrained(config.from_checkpoint, device=device(config.device))
     _check_fits(policy, suite, image_size=config.env.image_size, path=config.from_checkpoint)
     return policy
 
@@ -90,15 +92,15 @@ def _check_fits(policy: VLAPolicy, suite: Suite, *, image_size: int, path: str) 
         )
 
 
-def device(config: Config) -> torch.device:
-    """The device that the configuration names; "auto" is CUDA when present."""
-    if config.device == "auto":
+def device(name: str) -> torch.device:
+    """The device that a configuration names; "auto" is CUDA when present."""
+    if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
-        chosen = torch.device(config.device)
+        chosen = torch.device(name)
         torch.empty(0, device=chosen)
     except (RuntimeError, AssertionError) as error:  # AssertionError: a torch built without CUDA
-        raise UserError(f"device {config.device!r} cannot be used here; choose auto or cpu") from error
+        raise UserError(f"device {name!r} cannot be used here; choose auto or cpu") from error
     return chosen
 
 
@@ -183,15 +185,16 @@ def film(
 
 
 def evaluate_saved(path: Path, tasks: Sequence[str], *, episodes: int, seed: int) -> list[Row]:
-    """Success rates of a run's newest policy, or of one of its checkpoints, with the run's own environment settings."""
+    """Success rates of a run's newest policy, of one of its checkpoints, or of an exported policy (a folder, or
+    "owner/name" on the Hub), with the environment settings of the run that made it."""
     root = next((folder for folder in (path, *path.absolute().parents) if (folder / "config.yaml").is_file()), None)
-    if root is None:
-        raise UserError(f"{path} is neither a run nor a checkpoint inside one: there is no config.yaml at or above it")
-    config = read_config(root)
+    config = read_config(root) if root else exported_settings(locate(path))
+    if config is None:
+        raise UserError(f"{path} does not say where it acts: name a run, a checkpoint in one, or what push has written")
     suite = load_suite(config.suite)
     suite.check()
     chosen = [find_task(suite, task).name for task in tasks] or list(choose_tasks(config, suite).all)
-    policy = VLAPolicy.from_pretrained(path, device=device(config))
+    policy = VLAPolicy.from_pretrained(path, device=device(config.device))
     _check_fits(policy, suite, image_size=config.env.image_size, path=str(path))
     with threads(1):
         return evaluate(

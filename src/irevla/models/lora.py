@@ -15,8 +15,9 @@ _MARK = ".lora_"
 def add_lora(vlm: VLM, config: LoRAConfig) -> None:
     """Put a new LoRA beside every linear layer whose whole name matches the targets, in place.
 
-    At first it changes nothing. No dropout: the latents that RL caches must not depend on chance. Raises `UserError`
-    where nothing matches or peft is missing.
+    At first it changes nothing. No dropout: the latents that RL caches must not depend on chance. The new weights are
+    float32 beside a VLM of any type: steps of the optimiser are lost in bfloat16. Raises `UserError` where nothing
+    matches or peft is missing.
     """
     assert config.rank > 0
     targets = config.targets or vlm.lora_targets
@@ -36,6 +37,9 @@ def add_lora(vlm: VLM, config: LoRAConfig) -> None:
     peft.inject_adapter_in_model(
         peft.LoraConfig(r=config.rank, lora_alpha=alpha, lora_dropout=0.0, target_modules=matched), vlm
     )
+    for name, parameter in vlm.named_parameters():
+        if is_lora(name):
+            parameter.data = parameter.data.float()
 
 
 def is_lora(name: str) -> bool:

@@ -1,7 +1,9 @@
 """The vision-language-action model pi: O x L -> A (section IV-A)."""
 
+import hashlib
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Literal
 
@@ -12,15 +14,31 @@ from torch import Tensor, nn
 
 from irevla.config import ModelConfig
 from irevla.errors import UserError
+from irevla.models.files import (
+    ADAPTER,
+    ADAPTER_CONFIG,
+    CONFIG,
+    FORMAT,
+    WEIGHTS,
+    Base,
+    adapter_config,
+    adapter_name,
+    base_of,
+    check_adapter,
+    check_weights,
+    parameter_name,
+    parse,
+    peft_root,
+    read_policy,
+    write_policy,
+)
 from irevla.models.heads import ActionHead
+from irevla.models.hub import locate, model_card, upload
 from irevla.models.lora import is_lora
 from irevla.models.vlm.base import VLM
-from irevla.presets import from_dict, to_dict
-from irevla.runs import checkpoint
-from irevla.types import Features, weights_hash
+from irevla.presets import to_dict
+from irevla.types import Features, tensors_hash, weights_hash
 
-WEIGHTS, CONFIG = "model.safetensors", "config.json"
-FORMAT = "irevla-policy-1"
 Stage = Literal["all", "head", "none"]
 
 
@@ -135,93 +153,93 @@ class VLAPolicy(nn.Module):
     # --- files
 
     def hash(self) -> str:
-        """sha256 of all weights."""
-        return weights_hash(self)
+        """sha256 of all weights; those of a frozen pretrained VLM count by their name and revision."""
+        base = self._adapted
+        if base is None:
+            return weights_hash(self)
+        frozen = f"{base.identity} {self.config.dtype} {self.config.quantize} {self.config.lora.alpha}"
+        return hashlib.sha256(f"{frozen} {tensors_hash(self._kept())}".encode()).hexdigest()
+
+    @property
+    def _adapted(self) -> Base | None:
+        """The pretrained weights beside which only LoRA and the heads are kept; None where everything must be."""
+        return base_of(self.vlm) if self.config.lora.rank > 0 else None
+
+    def _kept(self) -> dict[str, Tensor]:
+        """The weights that the files hold, by their names here."""
+        weights = dict(self.state_dict())
+        if self._adapted is None:
+            return weights
+        return {name: value for name, value in weights.items() if is_lora(name) or not name.startswith("vlm.")}
 
     def files(self) -> dict[str, Any]:
-        """What makes this policy, as files of a checkpoint: `model.safetensors` and `config.json`."""
+        """What makes this policy, as files of a checkpoint: `model.safetensors` and `config.json`.
+
+        Where LoRA adapts a pretrained VLM, the former has the heads alone; PEFT's two files hold the adapter.
+        """
+        kept, base = self._kept(), base_of(self.vlm)
         config = {
             "format": FORMAT,
             "model": to_dict(self.config),
             "action_dim": self.action_dim,
             "image_size": self.image_size,
+        } | ({"base": asdict(base)} if base else {})
+        if self._adapted is None:
+            return {WEIGHTS: kept, CONFIG: config}
+        adapter = {adapter_name(name, peft_root(self.vlm)): kept.pop(name) for name in list(kept) if is_lora(name)}
+        return {
+            WEIGHTS: kept,
+            CONFIG: config,
+            ADAPTER: adapter,
+            ADAPTER_CONFIG: adapter_config(self._adapted, self.config.lora, adapter),
         }
-        return {WEIGHTS: dict(self.state_dict()), CONFIG: config}
 
     def load_files(self, files: Mapping[str, Any]) -> None:
-        """Take the weights out of `files`. Raises `UserError` unless names, shapes and types are this model's."""
+        """Take the weights out of `files`. Raises `UserError` unless names, shapes and types are this model's, and an
+        adapter's base model as well."""
         if WEIGHTS not in files:
             raise UserError(f"no {WEIGHTS} in it: this is not a policy; name a folder that save_pretrained wrote")
-        own, new = self.state_dict(), files[WEIGHTS]
-        faults = list(_differences(own, new))
-        if faults:
-            raise UserError(f"the weights are those of another model ({faults[0]}; {len(faults)} differences)")
-        self.load_state_dict(new)
+        new = dict(files[WEIGHTS])
+        if self._adapted is not None:
+            check_adapter(files, base=self._adapted, own=self.files()[ADAPTER_CONFIG])
+            new |= {parameter_name(name, peft_root(self.vlm)): value for name, value in files[ADAPTER].items()}
+        elif ADAPTER in files:
+            raise UserError("it holds an adapter for another model; set model.vlm as it was trained")
+        check_weights(self._kept(), new)
+        self.load_state_dict(new, strict=False)  # the names are checked; a frozen VLM's are not among them
 
-    def save_pretrained(self, directory: Path | str) -> None:
-        """Write the policy to a folder, wholly or not at all.
+    def save_pretrained(self, directory: Path | str, *, card: str = "") -> None:
+        """Write the policy to a folder, wholly or not at all, with `card` (or a plain one) as its README.md.
 
         Raises `UserError` where the folder holds something else.
         """
-        path = Path(directory)
-        if path.is_dir() and any(path.iterdir()) and not (path / CONFIG).is_file():
-            raise UserError(f"{path} holds other files: choose a new folder, or an older policy to replace")
-        checkpoint.save(path, self.files())
+        files, path = self.files(), Path(directory)
+        write_policy(path, files, card=card or model_card(files[CONFIG], name=path.name))
+
+    def push_to_hub(self, repo_id: str, *, private: bool = False, card: str = "") -> str:
+        """Upload the policy, with `card` (or a plain one), to the repository `repo_id` ("owner/name"), which is made if
+        need be. Returns its address.
+
+        The token is the one that `hf auth login` kept, or HF_TOKEN. Raises `UserError` where it cannot be done.
+        """
+        files = self.files()
+        return upload(files, repo_id, private=private, card=card or model_card(files[CONFIG], name=repo_id))
 
     @staticmethod
-    def from_pretrained(path: Path | str, *, device: torch.device | str = "cpu") -> "VLAPolicy":
-        """The policy in `path`: a folder of `save_pretrained`, a checkpoint, or a run's directory (its final policy).
+    def from_pretrained(path: Path | str, *, revision: str = "", device: torch.device | str = "cpu") -> "VLAPolicy":
+        """The policy in `path`: a folder of `save_pretrained`, a checkpoint, a run's directory (its newest policy), or
+        a repository of the Hugging Face Hub, "owner/name", at `revision` (a branch, tag or commit; none: the newest).
 
         Raises `UserError` where there is none, or it is corrupt, or not ours.
         """
         from irevla.models.build import build_policy  # which imports this module
 
-        folder = _folder(Path(path))
-        files = checkpoint.load(folder)
+        folder = locate(path, revision=revision)
+        files = read_policy(folder)
         try:
-            config, action_dim, image_size = _parse(files.get(CONFIG))
-            policy = build_policy(config, action_dim=action_dim, image_size=image_size)
+            what = parse(files)
+            policy = build_policy(what.model, action_dim=what.action_dim, image_size=what.image_size, device=device)
             policy.load_files(files)
         except UserError as error:
             raise UserError(f"cannot load the policy {folder}: {error}") from error
-        return policy.to(device).eval()
-
-
-def _folder(path: Path) -> Path:
-    """Where the files are: `path` itself, or the newest policy among the checkpoints of a run."""
-    if not path.is_dir():
-        raise UserError(f"there is no folder {path}: name a saved policy, a checkpoint or a run's directory")
-    if (path / CONFIG).is_file() or (path / checkpoint.MANIFEST).is_file():
-        return path
-    policies = [weights.parent for weights in (path / "checkpoints").glob(f"[!.]*/{WEIGHTS}")]
-    if not policies:
-        raise UserError(f"{path} holds no policy: neither {CONFIG} nor checkpoints with {WEIGHTS}")
-    return max(policies, key=lambda folder: ((folder / WEIGHTS).stat().st_mtime_ns, folder.name))
-
-
-def _parse(data: Any) -> tuple[ModelConfig, int, int]:
-    """The model's settings, the number of action dimensions and the picture's side, from `config.json`."""
-    if not isinstance(data, dict) or data.get("format") != FORMAT:
-        raise UserError(f"{CONFIG} is not one that irevla wrote (format {FORMAT!r})")
-    try:
-        model, action_dim, image_size = data["model"], data["action_dim"], data["image_size"]
-    except KeyError as error:
-        raise UserError(f"{CONFIG} lacks {error}") from error
-    if not (isinstance(model, dict) and isinstance(action_dim, int) and isinstance(image_size, int)):
-        raise UserError(f"{CONFIG} is damaged: model must be a group of settings, action_dim and image_size integers")
-    return from_dict(model, kind=ModelConfig, where="model."), action_dim, image_size
-
-
-def _differences(own: Mapping[str, Tensor], new: Mapping[str, Tensor]) -> Iterator[str]:
-    """How the weights `new` are not those of the model `own`, in words."""
-    for name in sorted(own.keys() | new.keys()):
-        if name not in new:
-            yield f"{name} is missing"
-        elif name not in own:
-            yield f"{name} is unknown"
-        elif own[name].shape != new[name].shape or own[name].dtype != new[name].dtype:
-            yield f"{name} is {_kind(new[name])} instead of {_kind(own[name])}"
-
-
-def _kind(tensor: Tensor) -> str:
-    return f"{str(tensor.dtype).removeprefix('torch.')}{list(tensor.shape)}"
+        return policy.eval()

@@ -55,7 +55,16 @@ class Run:
 
 @contextmanager
 def open_run(directory: Path, config: Config, *, tensorboard: bool = False) -> Iterator[Run]:
-    """Open or create a run directory and hold its lock.
+    """Open or create the directory of a run of Algorithm 1: see `open_directory`."""
+    with open_directory(directory, config, tensorboard=tensorboard) as (journal, metrics, checkpoints):
+        yield Run(directory, config, journal, metrics, checkpoints)
+
+
+@contextmanager
+def open_directory(
+    directory: Path, config: Any, *, tensorboard: bool = False
+) -> Iterator[tuple[Journal, Metrics, Checkpoints]]:
+    """Open or create a directory for long work with the settings `config` (a dataclass), and hold its lock.
 
     `UserError` where the directory is foreign or unwritable, where another process runs in it, or where it was
     started with other settings.
@@ -71,8 +80,7 @@ def open_run(directory: Path, config: Config, *, tensorboard: bool = False) -> I
             else:
                 write_atomically(known, yaml.safe_dump(to_dict(config), sort_keys=False))
             with Metrics(directory / "metrics.jsonl", tensorboard=tensorboard) as metrics:
-                journal, checkpoints = Journal(directory / "journal.jsonl"), Checkpoints(directory / "checkpoints")
-                yield Run(directory, config, journal, metrics, checkpoints)
+                yield Journal(directory / "journal.jsonl"), metrics, Checkpoints(directory / "checkpoints")
     except (PermissionError, NotADirectoryError, FileExistsError) as error:
         raise UserError(
             f"cannot write to {error.filename or directory}: {error.strerror}; choose another --out"
@@ -80,7 +88,12 @@ def open_run(directory: Path, config: Config, *, tensorboard: bool = False) -> I
 
 
 def read_config(directory: Path) -> Config:
-    """The settings that a run directory was started with."""
+    """The settings that a run of Algorithm 1 was started with."""
+    config: Config = _read(directory, Config)
+    return config
+
+
+def _read(directory: Path, kind: type[Any]) -> Any:
     path = directory / "config.yaml"
     try:
         data = yaml.safe_load(path.read_text())
@@ -90,12 +103,11 @@ def read_config(directory: Path) -> Config:
         raise UserError(f"{path} is damaged; restore it or choose another --out") from error
     if not isinstance(data, Mapping):
         raise UserError(f"{path} is damaged; restore it or choose another --out")
-    config: Config = from_dict(data)
-    return config
+    return from_dict(data, kind=kind)
 
 
-def _check_same(directory: Path, config: Config) -> None:
-    changed = differences(read_config(directory), config)
+def _check_same(directory: Path, config: Any) -> None:
+    changed = differences(_read(directory, type(config)), config)
     if changed:
         raise UserError(
             f"{directory} was started with other settings ({'; '.join(changed)}); "

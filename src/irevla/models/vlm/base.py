@@ -15,6 +15,8 @@ class VLM(nn.Module, ABC):
 
     width: int  # d
     lora_targets: str  # regular expression: the linear layers that LoRA adapts by default
+    base: str = ""  # Hub name or folder of the weights that it starts from; empty: a checkpoint must hold all weights
+    revision: str = ""  # the commit of `base` on the Hub, resolved; empty for a folder
 
     @abstractmethod
     def encode(self, images: UInt8[Tensor, "B H W 3"], instructions: Sequence[str]) -> Features:

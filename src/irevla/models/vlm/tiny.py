@@ -1,8 +1,10 @@
-"""A vision-language model of our own for a laptop: {vision, text} -> {text}, about 0.9 million parameters.
+"""A vision-language model of our own for a laptop: {vision, text} -> {text}, about 1.2 million parameters.
 
-A strided convolutional stem turns the picture into 4 x 4 tokens; a pre-norm transformer reads them and then the
-prompt (a prefix language model: picture and prompt see each other, the answer is causal). Nothing depends on the
-batch: no batch normalisation, no dropout, so a picture has the same latent alone and among others.
+A strided convolutional stem turns the picture into 4 x 4 tokens; a pre-norm transformer, the tower, reads them and the
+prompt, which see each other; a small decoder, which reads the tower's last hidden states, writes the answer. So the
+states that the policy is given are those that answers are made from; in a language model of one stack, nothing would
+ever read the last states of picture and prompt. Nothing depends on the batch: no batch normalisation, no dropout, so a
+picture has the same latent alone and among others.
 """
 
 from collections.abc import Sequence
@@ -17,6 +19,7 @@ from irevla.models.vlm import tokenizer
 from irevla.models.vlm.base import VLM
 from irevla.types import Features
 
+DECODER_LAYERS = 2
 IGNORE = -100  # the target of padding, which `cross_entropy` leaves out
 
 
@@ -49,25 +52,31 @@ class TinyVLM(VLM):
         self.text_position = nn.Parameter(0.02 * torch.randn(context, width))
         self.tower = nn.ModuleList(Block(width=width, heads=heads) for _ in range(layers))
         self.norm = nn.LayerNorm(width)
+        self.decoder = nn.ModuleList(DecoderBlock(width=width, heads=heads) for _ in range(DECODER_LAYERS))
+        self.decoder_norm: nn.Module = nn.LayerNorm(width)
         self.output_layer: nn.Module = nn.Linear(width, tokenizer.vocabulary_size(), bias=False)
         nn.init.normal_(self.embedding.weight, std=0.02)
 
     def take_off_output_layer(self) -> None:
-        """Drop the final fully connected layer: an action head takes its place (section IV-A).
+        """Drop the final fully connected layer, and the decoder with it: an action head takes its place (section IV-A).
 
         The model speaks no more.
         """
-        self.output_layer = nn.Identity()
+        self.decoder = nn.ModuleList()
+        self.decoder_norm, self.output_layer = nn.Identity(), nn.Identity()
 
     def encode(self, images: UInt8[Tensor, "B H W 3"], instructions: Sequence[str]) -> Features:
-        """h, the hidden states of the picture's tokens and the prompt's, after the final norm.
+        """h, the tower's last hidden states of the picture's tokens and the prompt's.
 
         `m` is that of the longest prompt.
         """
         prompt, mask, padded = self._prompts(instructions, images.device)
         x = self._prefix(images, prompt)
         mask = F.pad(mask, (self.stem.grid**2, 0), value=True)
-        return Features(self._read(x, mask[:, None, None, :] if padded else None), mask)
+        visible = mask[:, None, None, :] if padded else None
+        for block in self.tower:
+            x = block(x, visible)
+        return Features(self.norm(x), mask)
 
     def logits(
         self, images: UInt8[Tensor, "B H W 3"], prompts: Sequence[str], answers: Sequence[str]
@@ -76,7 +85,8 @@ class TinyVLM(VLM):
 
         Row `l` scores the answer's token `l`, the last one EOS: the targets are `targets(answers)`.
         """
-        return self._scores(images, prompts, [(tokenizer.SEP, *tokenizer.encode(answer)) for answer in answers])
+        told = [(tokenizer.SEP, *tokenizer.encode(answer)) for answer in answers]
+        return self._scores(self.encode(images, prompts), told)
 
     def targets(self, answers: Sequence[str]) -> Int[Tensor, "B L"]:
         """What `logits` should predict: the answers' tokens and EOS.
@@ -86,32 +96,30 @@ class TinyVLM(VLM):
         return _pad([(*tokenizer.encode(answer), tokenizer.EOS) for answer in answers], IGNORE)
 
     @torch.no_grad()
-    def generate(self, image: UInt8[Tensor, "H W 3"], prompt: str, *, max_tokens: int = 32) -> str:
-        """The most likely answer, token by token."""
-        tokens = [tokenizer.SEP]
+    def generate(self, images: UInt8[Tensor, "B H W 3"], prompts: Sequence[str], *, max_tokens: int = 64) -> list[str]:
+        """The most likely answer to each prompt, token by token."""
+        features, answers = self.encode(images, prompts), [[tokenizer.SEP] for _ in prompts]
         for _ in range(max_tokens):
-            best = int(self._scores(image[None], [prompt], [tuple(tokens)])[0, -1].argmax())
-            if best == tokenizer.EOS:
+            best = self._scores(features, [tuple(tokens) for tokens in answers])[:, -1].argmax(-1).tolist()
+            for tokens, token in zip(answers, best, strict=True):
+                tokens.append(tokenizer.EOS if tokens[-1] == tokenizer.EOS else token)
+            if all(tokens[-1] == tokenizer.EOS for tokens in answers):
                 break
-            tokens.append(best)
-        return tokenizer.decode(tokens)
+        return [tokenizer.decode(tokens) for tokens in answers]
 
-    def _scores(
-        self, images: UInt8[Tensor, "B H W 3"], prompts: Sequence[str], answers: Sequence[tuple[int, ...]]
-    ) -> Float[Tensor, "B L V"]:
+    def _scores(self, features: Features, answers: Sequence[tuple[int, ...]]) -> Float[Tensor, "B L V"]:
         assert isinstance(self.output_layer, nn.Linear), "the output layer was taken off"
-        prompt, mask, _ = self._prompts(prompts, images.device)
-        answer = _pad(answers, tokenizer.PAD).to(images.device)
-        # An answer follows its own prompt, not the padding of the batch's longest.
-        positions = mask.sum(1, keepdim=True) + torch.arange(answer.shape[1], device=images.device)
-        self._check_length(int(positions.max()) + 1)
-        prefix = self._prefix(images, prompt)
-        x = torch.cat([prefix, self.embedding(answer) + self.text_position[positions]], 1)
-        mask = F.pad(F.pad(mask, (self.stem.grid**2, 0), value=True), (0, answer.shape[1]), value=True)
-        order = torch.arange(x.shape[1], device=images.device)
-        visible = (order < prefix.shape[1]) | (order <= order[:, None])  # query x key
-        hidden = self._read(x, mask[:, None, None, :] & visible)
-        scores: Tensor = self.output_layer(hidden[:, prefix.shape[1] :])
+        self._check_length(max(map(len, answers)))
+        answer = _pad(answers, tokenizer.PAD).to(features.tokens.device)
+        length = answer.shape[1]
+        order = torch.arange(length, device=answer.device)
+        earlier = (order <= order[:, None]).expand(len(answer), 1, length, length)
+        seen = features.mask[:, None, None, :].expand(-1, -1, length, -1)
+        visible = torch.cat([seen, earlier], -1)  # query x key: h, then the answer so far
+        x = self.embedding(answer) + self.text_position[:length]
+        for block in self.decoder:
+            x = block(x, features.tokens, visible)
+        scores: Tensor = self.output_layer(self.decoder_norm(x))
         return scores
 
     def _prompts(
@@ -126,12 +134,6 @@ class TinyVLM(VLM):
     def _prefix(self, images: UInt8[Tensor, "B H W 3"], prompt: Int[Tensor, "B P"]) -> Float[Tensor, "B M d"]:
         picture = self.stem(images) + self.image_position
         return torch.cat([picture, self.embedding(prompt) + self.text_position[: prompt.shape[1]]], 1)
-
-    def _read(self, x: Float[Tensor, "B S d"], visible: Bool[Tensor, "..."] | None) -> Float[Tensor, "B S d"]:
-        for block in self.tower:
-            x = block(x, visible)
-        normed: Tensor = self.norm(x)
-        return normed
 
     def _check_length(self, length: int) -> None:
         if length > self.context:
@@ -192,11 +194,35 @@ class Block(nn.Module):
 
     def forward(self, x: Float[Tensor, "B S d"], visible: Bool[Tensor, "..."] | None) -> Float[Tensor, "B S d"]:
         """`visible` broadcasts to `B heads S S` (query x key); None: all see all."""
-        q, k, v = self.qkv(self.norm1(x)).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
+        q, k, v = self._heads(self.qkv(self.norm1(x)))
+        return self._rest(x, q, k, v, visible)
+
+    def _heads(self, x: Float[Tensor, "B S _"]) -> list[Tensor]:
+        """What `qkv` puts side by side, one after the other: each `B heads S d/heads`."""
+        batch, length, _ = x.shape
+        size = self.out.in_features // self.heads
+        return list(x.view(batch, length, -1, self.heads, size).permute(2, 0, 3, 1, 4).unbind())
+
+    def _rest(
+        self, x: Float[Tensor, "B S d"], q: Tensor, k: Tensor, v: Tensor, visible: Bool[Tensor, "..."] | None
+    ) -> Float[Tensor, "B S d"]:
         attended = F.scaled_dot_product_attention(q, k, v, attn_mask=visible)
         x = x + self.out(attended.transpose(1, 2).flatten(2))
         fed: Tensor = self.down(F.gelu(self.up(self.norm2(x)), approximate="tanh"))
         return x + fed
+
+
+class DecoderBlock(Block):
+    """A layer of the decoder: the answer's tokens read h and the answer so far."""
+
+    def forward(  # type: ignore[override]
+        self, x: Float[Tensor, "B L d"], h: Float[Tensor, "B m d"], visible: Bool[Tensor, "B 1 L m+L"]
+    ) -> Float[Tensor, "B L d"]:
+        """`visible`: query x key, first those of h."""
+        width = x.shape[-1]
+        q, k, v = self._heads(self.qkv(self.norm1(x)))
+        h_k, h_v = self._heads(F.linear(h, self.qkv.weight[width:], self.qkv.bias[width:]))
+        return self._rest(x, q, torch.cat([h_k, k], 2), torch.cat([h_v, v], 2), visible)
 
 
 def _pad(rows: Sequence[tuple[int, ...]], value: int) -> Int[Tensor, "B L"]:

@@ -1,0 +1,173 @@
+"""Policies on the Hugging Face Hub: found and fetched, described and uploaded. huggingface_hub is imported where it is
+needed alone."""
+
+import re
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import yaml
+
+from irevla.errors import UserError
+from irevla.models.files import CARD, CONFIG, Description, parse, policy_folder, write_policy
+from irevla.runs.checkpoint import MANIFEST
+
+LOGIN = "log in with `hf auth login` or set HF_TOKEN"
+REPOSITORY = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
+TEXTS, TENSORS = ("*.json", "*.md"), "*.safetensors"
+TAGS = ("irevla", "vision-language-action", "robotics", "reinforcement-learning", "imitation-learning")
+CARD_TEXT = """---
+{front}
+---
+
+# {name}
+
+A vision-language-action policy: it sees a picture, reads an instruction, and acts. Made with `irevla`, which improves
+such a policy by trial and error and keeps what it knew (iRe-VLA).
+
+- **Vision-language model**: {vlm}
+- **In**: a picture, uint8[{side}, {side}, 3], and an instruction in English
+- **Out**: an action, float32[{action_dim}], each dimension in [-1, 1]
+
+## How to load it
+
+```python
+from irevla import VLAPolicy  # pip install 'irevla[hub]'
+
+policy = VLAPolicy.from_pretrained("{name}")
+action = policy.act(image, "open the drawer")
+```
+
+{results}
+"""
+
+
+def locate(path: Path | str, *, revision: str = "") -> Path:
+    """The folder with the policy's files: in `path`, a folder or a run, or fetched from the repository of that name.
+
+    Raises `UserError` where there is none.
+    """
+    folder = Path(path)
+    if folder.is_dir():
+        if revision:
+            raise UserError(f"{path} is a folder and has no revision {revision}; only a repository of the Hub has")
+        return policy_folder(folder)
+    if not REPOSITORY.fullmatch(str(path)):
+        raise UserError(f"there is no folder {path}: name a saved policy, a checkpoint or a run's directory")
+    return download(str(path), revision=revision)
+
+
+def download(repo: str, *, revision: str = "") -> Path:
+    """Fetch the policy `repo` ("owner/name"), or what of it is not here yet; returns its folder.
+
+    First the settings, so that nothing large is fetched of what is no policy. Raises `UserError` where it cannot be
+    had: not there, private or gated, no network.
+    """
+    hub = _library(f"there is no folder {repo}; to look for it on the Hugging Face Hub")
+    with _in_one_line(f"there is no folder {repo}, and it cannot be had from the Hub"):
+        texts = Path(hub.snapshot_download(repo, revision=revision or None, allow_patterns=[*TEXTS]))
+        if not (texts / MANIFEST).is_file():
+            raise UserError(f"{repo} on the Hub is not a policy that irevla wrote: it has no {MANIFEST}")
+        commit = texts.name  # what was newest a moment ago must not change in between
+        return Path(hub.snapshot_download(repo, revision=commit, allow_patterns=[*TEXTS, TENSORS]))
+
+
+def upload(files: Mapping[str, Any], repo: str, *, private: bool, card: str) -> str:
+    """Write a policy's files and its card to the repository `repo`, which is made if need be; returns its address.
+
+    Raises `UserError` where it cannot be done, and where the repository holds something else, or is public and
+    `private` is asked for.
+    """
+    if not REPOSITORY.fullmatch(repo):
+        raise UserError(f"{repo!r} is no name of a repository: say OWNER/NAME, with your name or your organisation's")
+    base = parse(files).base
+    if base and base.is_folder:
+        raise UserError(f"the base model is the folder {base.name}, which no one else has; train from one on the Hub")
+    hub = _library(f"to push to {repo}")
+    with tempfile.TemporaryDirectory() as scratch, _in_one_line(f"cannot push to {repo}"):
+        folder = Path(scratch) / "policy"
+        write_policy(folder, files, card=card)
+        api = hub.HfApi(library_name="irevla")
+        address = str(api.create_repo(repo, private=private, exist_ok=True))
+        _check_repository(api, repo, private=private)
+        api.upload_folder(
+            repo_id=repo, folder_path=folder, commit_message="A policy of irevla", delete_patterns=["adapter_*"]
+        )  # adapter_*: of an older policy; files that are uploaded anew stay
+    return address
+
+
+def _check_repository(api: Any, repo: str, *, private: bool) -> None:
+    strangers = set(api.list_repo_files(repo)) - {".gitattributes", CARD}
+    if strangers and MANIFEST not in strangers:
+        raise UserError(f"{repo} holds other files ({min(strangers)}): choose a new name, or an older policy's")
+    if private and not api.repo_info(repo).private:
+        raise UserError(f"{repo} exists and is public: make it private on its page, or choose a new name")
+
+
+def model_card(config: Mapping[str, Any], *, name: str, results: str = "") -> str:
+    """README.md of the policy `name` whose `config.json` is `config`: what it is, how to load it, and `results`
+    (Markdown).
+
+    Its front matter has no licence: that is for the owner to choose.
+    """
+    what = parse({CONFIG: config})
+    side, adapts = what.image_size, what.model.lora.rank > 0
+    front: dict[str, Any] = {"library_name": "irevla", "pipeline_tag": "robotics", "tags": list(TAGS)}
+    if what.base and not what.base.is_folder:
+        front |= {"base_model": what.base.name, "base_model_relation": "adapter" if adapts else "finetune"}
+    return CARD_TEXT.format(
+        front=yaml.safe_dump(front, sort_keys=False).strip(), name=name, vlm=_vlm(what), side=side,
+        action_dim=what.action_dim, results=results.strip(),
+    ).rstrip() + "\n"  # fmt: skip
+
+
+def _vlm(what: Description) -> str:
+    lora = f" and LoRA of rank {what.model.lora.rank}" if what.model.lora.rank else ""
+    if what.base is None:
+        return f"`{what.model.vlm}`{lora}: all of it is here"
+    where = "adapter and heads are here, the rest is loaded from there" if lora else "all of it is here"
+    return f"`{what.base.name}` at revision `{what.base.revision}`{lora}: {where}"
+
+
+def _library(why: str) -> ModuleType:
+    try:
+        import huggingface_hub
+    except ModuleNotFoundError as error:
+        raise UserError(f"{why}: pip install 'irevla[hub]'") from error
+    return huggingface_hub
+
+
+@contextmanager
+def _in_one_line(what: str) -> Iterator[None]:
+    """Whatever goes wrong with the Hub becomes a `UserError`: "`what`: why, and what to do"."""
+    from huggingface_hub.errors import HFValidationError, HTTPError  # type: ignore[attr-defined]
+
+    try:
+        yield
+    # HTTPError: of the library that carries the requests. OSError: the Hub's own answers, no network, no token.
+    except (HTTPError, HFValidationError, OSError) as error:
+        raise UserError(f"{what}: {_reason(error)}") from error
+
+
+def _reason(error: Exception) -> str:
+    """Why the Hub could not do it, and the remedy."""
+    from huggingface_hub import errors
+
+    status = error.response.status_code if isinstance(error, errors.HfHubHTTPError) else None
+    if isinstance(error, errors.GatedRepoError):
+        return f"it is gated: ask for access on its page, then {LOGIN}"
+    if isinstance(error, errors.RepositoryNotFoundError):
+        return f"there is no such repository, or it is private: check the name, or {LOGIN}"
+    if isinstance(error, errors.RevisionNotFoundError):
+        return "it has no such revision: name a branch, a tag or a commit"
+    if isinstance(error, errors.LocalTokenNotFoundError) or status == 401:
+        return f"the Hub does not know you: {LOGIN}"
+    if status == 403:
+        return f"you may not: {LOGIN}, with a token that may write there"
+    unreached = isinstance(error, errors.LocalEntryNotFoundError | ConnectionError)
+    if unreached or not isinstance(error, OSError | ValueError):  # the latter: a request that got no answer
+        return "the Hub cannot be reached: check the network (and HF_HUB_OFFLINE)"
+    return " ".join(str(error).split())

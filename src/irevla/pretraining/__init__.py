@@ -1,0 +1,1 @@
+"""A vision-language model of our own, pretrained: pictures of procedural scenes, questions about them, and the fit."""

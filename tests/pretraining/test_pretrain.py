@@ -1,0 +1,104 @@
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from irevla.config import PretrainConfig
+from irevla.errors import UserError
+from irevla.models.vlm.pretrained import load_tiny
+from irevla.pretraining import fit as module
+from irevla.pretraining.corpus import EXAM, POSES, TRAIN, Corpus, Drawing, corpus, draw_shard
+from irevla.pretraining.exam import examine
+from irevla.pretraining.fit import fit, pretrain
+from irevla.pretraining.questions import Question
+from irevla.runs.checkpoint import Checkpoints
+from irevla.runs.metrics import Metrics
+from irevla.types import weights_hash
+
+SMALL = PretrainConfig(
+    width=32, layers=1, image_size=32, steps=12, batch=8, warmup=2, validate_every=4, device="cpu", threads=1
+)
+
+
+def toy_corpus() -> Corpus:
+    """Pictures of one colour each; the question is which."""
+    colours = {"red": (200, 0, 0), "green": (0, 200, 0), "blue": (0, 0, 200)}
+    images = torch.stack([torch.tensor(rgb, dtype=torch.uint8).expand(32, 32, 3) for rgb in colours.values()] * 5)
+    asked = [
+        [Question(family, "what color is it?", name) for family in ("colour", "caption", "motion")] for name in colours
+    ]
+    return Corpus(images, asked * 5)
+
+
+def run(directory: Path, config: PretrainConfig, data: Corpus) -> torch.nn.Module:
+    with Metrics(directory / "metrics.jsonl") as metrics:
+        return fit(config, data, data, checkpoints=Checkpoints(directory / "checkpoints"), metrics=metrics)
+
+
+def test_it_learns_what_it_is_asked(tmp_path: Path) -> None:
+    config = replace(SMALL, steps=160, validate_every=160, lr=3e-3)
+    data = toy_corpus()
+    model = run(tmp_path, config, data)
+    grades = examine(model, data, limit=45)  # type: ignore[arg-type]
+    blind = examine(model, data, limit=45, blind=True)  # type: ignore[arg-type]
+    assert grades["colour"].right == 1.0 and grades["all"].count == 45 and blind["colour"].right == 0.0
+    last = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()][-1]
+    assert last["stage"] == "exam" and last["colour_right"] == 1.0
+
+
+def test_killed_and_resumed_it_ends_with_the_same_bits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    data = toy_corpus()
+    whole = weights_hash(run(tmp_path / "whole", SMALL, data))
+    update, calls = module._update, []
+
+    def dies(*arguments: object) -> float:
+        calls.append(1)
+        if len(calls) == 7:
+            raise KeyboardInterrupt
+        return update(*arguments)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(module, "_update", dies)
+    with pytest.raises(KeyboardInterrupt):
+        run(tmp_path / "killed", SMALL, data)
+    monkeypatch.setattr(module, "_update", update)
+    assert weights_hash(run(tmp_path / "killed", SMALL, data)) == whole
+
+
+DRAWING = Drawing(image_size=16, seed=0, workers=1, appearances=2)
+
+
+def test_the_corpus_is_drawn_once_and_its_splits_differ(tmp_path: Path) -> None:
+    train, exam = (corpus(tmp_path, DRAWING, split=split, pictures=10) for split in (TRAIN, EXAM))
+    [path] = tmp_path.glob("train-*")
+    before = path.stat().st_mtime_ns
+    again = corpus(tmp_path, DRAWING, split=TRAIN, pictures=10)
+    assert len(train) == 2 * POSES and torch.equal(train.images, again.images) and train.questions == again.questions
+    assert path.stat().st_mtime_ns == before and len(train.questions[0]) > 5
+    assert not torch.equal(train.images, exam.images)
+    path.write_bytes(path.read_bytes()[:1000])
+    with pytest.raises(UserError, match="damaged"):
+        corpus(tmp_path, DRAWING, split=TRAIN, pictures=10)
+
+
+def test_a_shard_is_a_function_of_seed_split_and_number(tmp_path: Path) -> None:
+    for name in ("one", "two"):
+        draw_shard(tmp_path / name, DRAWING, split=TRAIN, number=3)
+    draw_shard(tmp_path / "other", DRAWING, split=TRAIN, number=4)
+    one, two, other = ((tmp_path / name).read_bytes() for name in ("one", "two", "other"))
+    assert one == two != other
+
+
+def test_everything_from_the_scenes_to_the_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A corpus of one shard each, a few steps, the exam, and a file that speaks."""
+    monkeypatch.setattr(module, "FULL", 40)
+    monkeypatch.setattr(module, "GLANCE", 40)
+    config = replace(SMALL, image_size=16, pictures=1, exam=1, steps=4)
+    results = pretrain(tmp_path / "out", config, appearances=2)
+    assert {"all", "motion", "place"} <= results["exam"].keys() <= results["exam_blind"].keys()
+    model, size = load_tiny(tmp_path / "out" / "tiny.safetensors")
+    assert size == 16 and isinstance(model.generate(torch.zeros(1, 16, 16, 3, dtype=torch.uint8), ["what?"])[0], str)
+    assert json.loads((tmp_path / "out" / "results.json").read_text())["parameters"] == results["parameters"]
+    with pytest.raises(UserError, match="other settings"):
+        pretrain(tmp_path / "out", replace(config, steps=5))

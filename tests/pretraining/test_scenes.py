@@ -1,0 +1,125 @@
+import numpy as np
+import pytest
+
+from irevla.envs.metaworld import stock
+from irevla.envs.metaworld_tasks import SPECS, Variant
+from irevla.pretraining import palette
+from irevla.pretraining.arm import PALM
+from irevla.pretraining.props import SCENES
+from irevla.pretraining.scenes import Stage, models_folder, stage
+
+VARIED = {name: spec for name, spec in SPECS.items() if spec.variant != Variant()}
+
+
+def rng(seed: int = 0) -> np.random.Generator:
+    return np.random.default_rng(seed)
+
+
+# --- RL and unseen tasks stay unseen
+
+
+def test_every_variant_is_excluded_from_the_scene_it_is_played_in() -> None:
+    for skill in sorted({spec.skill for spec in VARIED.values()}):
+        played_in = stock(skill).fullpath.split("/")[-1].removesuffix(".xml")
+        assert [scene.name for scene in SCENES if skill in scene.skills] == [played_in]
+
+
+@pytest.mark.parametrize("name", ["window-close-purple", "drawer-open-new", "button-press-topdown-teal"])
+def test_no_scene_is_painted_like_a_held_out_variant(name: str) -> None:
+    spec = VARIED[name]
+    scene = next(scene for scene in SCENES if spec.skill in scene.skills)
+    built, random, painted = stage(scene.name), rng(), 0
+    assert spec.variant.handle is not None
+    for _ in range(12):
+        paint = built.dress(random).paint
+        painted += len(paint)
+        for colour in (*spec.variant.recolour.values(), spec.variant.handle.colour):
+            for material, rgb in paint.items():
+                assert np.linalg.norm(np.array(rgb) - colour) >= palette.HELD_OUT
+                np.testing.assert_allclose(built.model.mat(material).rgba[:3], rgb, atol=1e-6)
+    assert painted > 12
+
+
+def test_a_drawn_colour_keeps_its_distance_and_has_its_name() -> None:
+    avoid, random = palette.held_out(("window-close", "window-open")), rng()
+    assert len(avoid) >= 5
+    names = set()
+    for _ in range(300):
+        name, rgb = palette.draw(random, avoid)
+        names.add(name)
+        assert min(np.linalg.norm(np.array(rgb) - other) for other in avoid) >= palette.HELD_OUT
+    assert "purple" not in names and {"red", "brown", "black"} <= names
+    assert palette.held_out(("dial-turn",)) == ()
+
+
+# --- what is true of a picture
+
+
+@pytest.fixture(scope="module")
+def table() -> Stage:
+    return stage("sawyer_pick_place_v3")
+
+
+def test_things_are_where_the_facts_say(table: Stage) -> None:
+    """Around the pixel of a vivid toy are pixels of its colour; a few hide behind the arm."""
+    random, hits, flipped = rng(1), [], set()
+    for _ in range(60):
+        appearance = table.dress(random)
+        flipped.add(appearance.view.flipped)
+        facts, size = table.pose(random), 128
+        picture = table.picture(size).astype(float)
+        for toy in facts.seen:
+            if toy.visible and toy.size == "big" and toy.colour in ("red", "blue", "green"):
+                column, row = (int(size * share) for share in toy.pixel)
+                r, g, b = picture[max(0, row - 1) : row + 2, max(0, column - 1) : column + 2].reshape(-1, 3).mean(0)
+                channel = {"red": (r, g, b), "green": (g, r, b), "blue": (b, r, g)}[toy.colour]
+                hits.append(channel[0] > 1.2 * max(channel[1:]))
+    assert len(hits) > 9 and np.mean(hits) > 0.8 and flipped == {True, False}
+
+
+def test_a_scene_is_a_function_of_its_generator_alone() -> None:
+    drawer, pictures = stage("sawyer_drawer"), []
+    for other in (5, 6):
+        drawer.dress(rng(other))  # whatever came before
+        drawer.pose(rng(other))
+        random = rng(7)
+        drawer.dress(random)
+        facts = drawer.pose(random)
+        pictures.append((drawer.picture(64), [thing.pixel for thing in (*facts.seen, facts.hand)]))
+    assert np.array_equal(pictures[0][0], pictures[1][0]) and np.allclose(pictures[0][1], pictures[1][1])
+
+
+@pytest.mark.parametrize("scene", SCENES, ids=lambda scene: scene.name)
+def test_every_scene_file_can_be_posed_and_spoken_of(scene: object) -> None:
+    built = stage(scene.name)  # type: ignore[attr-defined]
+    random = rng(2)
+    built.dress(random)
+    facts = built.pose(random)
+    points = [thing.point for thing in (*facts.seen, *facts.parts, facts.hand)]
+    assert np.isfinite(points).all() and (np.abs(np.array(points)) < 1.6).all()
+    assert built.picture(32).std() > 5
+    assert len(facts.tasks) == sum(len(thing.tasks) for thing in scene.things)  # type: ignore[attr-defined]
+
+
+def test_the_arm_reaches_with_the_hand_pointing_down(table: Stage) -> None:
+    table.dress(rng())
+    for target in ([0.0, 0.6, 0.2], [0.3, 0.75, 0.1], [-0.3, 0.5, 0.3]):
+        assert table.arm.reach(table.model, table.data, np.array(target))
+        np.testing.assert_allclose(table.data.body("hand").xpos, target, atol=0.01)
+        tip = table.arm.tip(table.data)
+        np.testing.assert_allclose(tip, [target[0], target[1], target[2] - PALM], atol=0.015)  # straight below it
+    assert not table.arm.reach(table.model, table.data, np.array([2.0, 2.0, 2.0]))
+
+
+def test_the_gripper_opens_and_closes(table: Stage) -> None:
+    random, widths = rng(3), {}
+    for _ in range(40):
+        opening = table.arm.pose(table.model, table.data, random)
+        width = np.linalg.norm(table.data.body("rightpad").xpos - table.data.body("leftpad").xpos)
+        widths[opening] = float(width)
+    assert {0.0, 1.0} <= widths.keys() and widths[1.0] > widths[0.0] + 0.03
+
+
+def test_the_models_are_the_installed_ones() -> None:
+    names = {path.stem for path in models_folder().glob("*.xml")}
+    assert {scene.name for scene in SCENES} <= names
