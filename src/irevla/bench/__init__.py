@@ -1,21 +1,31 @@
 """The benchmarks: what costs most, measured against the usual way, both in one run."""
 
 import importlib
+import inspect
 from typing import Any
 
-from irevla.errors import unknown
+from irevla.errors import UserError, unknown
 from irevla.runs.run import git_commit, machine
 
 BENCHMARKS = {
     "render": ("one 64 px Meta-World frame, ours against render_mode='rgb_array'", "irevla.bench.render"),
     "rollout": ("decisions/s of data collection for PPO, ours against the stock environment", "irevla.bench.rollout"),
     "ppo-update": ("one PPO update on cached latents, against re-encoding every minibatch", "irevla.bench.ppo_update"),
+    "encode": ("a VLM's forward pass, against the rate of a matrix product (MFU)", "irevla.bench.encode"),
+    "sft": ("a supervised step of a VLM, against the rate of a matrix product (MFU)", "irevla.bench.sft"),
+    "memory": ("what each stage keeps in memory, computed from the architecture", "irevla.bench.memory"),
 }
 
 
-def run_benchmark(name: str) -> dict[str, Any]:
-    """Run one benchmark; its result with the machine and the commit. "ratio" is the headline figure."""
+def run_benchmark(name: str, **options: Any) -> dict[str, Any]:
+    """Run one benchmark; its result with the machine and the commit. "ratio" is the headline figure.
+
+    Raises `UserError` for an unknown one and for an option that it does not have.
+    """
     if name not in BENCHMARKS:
         raise unknown("benchmark", name, BENCHMARKS)
-    result: dict[str, Any] = importlib.import_module(BENCHMARKS[name][1]).run()
+    run = importlib.import_module(BENCHMARKS[name][1]).run
+    for option in options.keys() - inspect.signature(run).parameters.keys():
+        raise UserError(f"bench {name} has no --{option.replace('_', '-')}: leave it out")
+    result: dict[str, Any] = run(**options)
     return {"benchmark": name, **result, "machine": machine(), "git": git_commit()}
