@@ -1,4 +1,4 @@
-"""A vision-language model of our own for a laptop: {vision, text} -> {text}, about 1.2 million parameters.
+"""A vision-language model of our own for a laptop: {vision, text} -> {text}, about 1.35 million parameters.
 
 A strided convolutional stem turns the picture into 4 x 4 tokens; a pre-norm transformer, the tower, reads them and the
 prompt, which see each other; a small decoder, which reads the tower's last hidden states, writes the answer. So the
