@@ -103,3 +103,19 @@ def test_tasks_as_json(capsys: pytest.CaptureFixture[str]) -> None:
     tasks = json.loads(capsys.readouterr().out)
     assert {task["category"] for task in tasks} == {"expert", "rl", "unseen"}
     assert all(task["instruction"] for task in tasks)
+
+
+@pytest.mark.parametrize(
+    ("vlm", "message"),
+    [
+        ("tini", "did you mean 'tiny'"),
+        ("./no/such/folder", "there is no folder ./no/such/folder"),
+    ],
+)
+def test_a_vlm_that_does_not_exist_is_refused_before_anything_is_written(
+    vlm: str, message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "run"
+    assert main(["run", "pointmass", "--model.vlm", vlm, "--out", str(out)]) == 2
+    error = capsys.readouterr().err
+    assert message in error and error.count("\n") == 1 and not out.exists()

@@ -15,11 +15,11 @@ from irevla.collect import harvest, open_store
 from irevla.config import METHODS, Method, SFTConfig
 from irevla.data.episodes import EpisodeStore
 from irevla.data.mixture import Mixture
-from irevla.envs.base import Suite, load_suite
+from irevla.envs.base import Suite
 from irevla.envs.vector import VectorEnv
 from irevla.learners.ppo import PPO, converged
 from irevla.learners.sft import fit
-from irevla.models.build import build_policy, check_model
+from irevla.models.build import build_policy
 from irevla.models.heads import CriticHead
 from irevla.models.policy import VLAPolicy
 from irevla.rollout import Collector, endless_jobs
@@ -29,7 +29,7 @@ from irevla.runs.stage import RLProgress, finish, folder, recall
 from irevla.seeds import Purpose, first_seed
 from irevla.setting import (
     baselines,
-    choose_tasks,
+    check,
     device,
     expert_dataset,
     of_rollout,
@@ -43,10 +43,7 @@ from irevla.setting import (
 def run_algorithm(run: Run) -> None:
     """Algorithm 1, or the baseline that `config.method` names. Safe to interrupt anywhere; the same call goes on."""
     config, method = run.config, METHODS[run.config.method]
-    suite = load_suite(config.suite)
-    suite.check()
-    check_model(config.model, device(config.device))
-    tasks = choose_tasks(config, suite)
+    suite, tasks = check(config)
 
     expert = expert_dataset(run, tasks)  # D_e
     baselines(run, tasks)

@@ -47,7 +47,9 @@ def run(argv: Sequence[str]) -> None:
     from irevla.evaluation.stats import read_results
     from irevla.evaluation.tables import forgetting, summary
     from irevla.runs.run import open_run
+    from irevla.setting import check
 
+    check(arguments.config)  # before there is a directory that would have to be given another name
     with open_run(arguments.out, arguments.config, tensorboard=arguments.tensorboard) as opened:
         run_algorithm(opened)
         report = write_report(arguments.out)

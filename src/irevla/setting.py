@@ -20,6 +20,7 @@ from irevla.evaluation.card import exported_settings
 from irevla.evaluation.evaluate import blind_replay, evaluate
 from irevla.evaluation.stats import Row
 from irevla.evaluation.video import write_video
+from irevla.models.build import check_model
 from irevla.models.hub import locate
 from irevla.models.policy import VLAPolicy
 from irevla.rollout import Actor, RolloutStats
@@ -43,6 +44,14 @@ class Tasks:
     def all(self) -> tuple[str, ...]:
         """Every task once, in the order expert, RL, unseen."""
         return tuple(dict.fromkeys(self.expert + self.rl + self.unseen))
+
+
+def check(config: Config) -> tuple[Suite, Tasks]:
+    """The suite and the tasks. Raises `UserError` for all that can be seen to be wrong before any work is done."""
+    suite = load_suite(config.suite)
+    suite.check()
+    check_model(config.model, device(config.device))
+    return suite, choose_tasks(config, suite)
 
 
 def choose_tasks(config: Config, suite: Suite) -> Tasks:
