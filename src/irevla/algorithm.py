@@ -19,7 +19,6 @@ from irevla.envs.base import Suite
 from irevla.envs.vector import VectorEnv
 from irevla.learners.ppo import PPO, converged
 from irevla.learners.sft import fit
-from irevla.models.build import build_policy
 from irevla.models.heads import CriticHead
 from irevla.models.policy import VLAPolicy
 from irevla.rollout import Collector, endless_jobs
@@ -30,8 +29,8 @@ from irevla.seeds import Purpose, first_seed
 from irevla.setting import (
     baselines,
     check,
-    device,
     expert_dataset,
+    new_policy,
     of_rollout,
     starting_policy,
     test,
@@ -65,10 +64,7 @@ def stage0(run: Run, suite: Suite, expert: EpisodeStore, method: Method) -> VLAP
     config = run.config
     if config.from_checkpoint:
         return starting_policy(config, suite)
-    torch.manual_seed(config.seed)
-    policy = build_policy(
-        config.model, action_dim=suite.action_dim, image_size=config.env.image_size, device=device(config.device)
-    )
+    policy = new_policy(run, suite)
     if method.sft and not recall(run, policy, "sft"):
         mixture = Mixture(expert.read(), validation=config.sft.validation)
         supervise(run, policy, "sft", config.sft, mixture=mixture, part="all")

@@ -204,7 +204,8 @@ def push(argv: Sequence[str]) -> None:
     class PushArguments:
         """Upload a policy to the Hugging Face Hub, with a model card that carries the success table of its run.
 
-        With --to it is only written to a folder, to be looked at and edited; that folder can be pushed, too.
+        With --to it is only written to a folder, to be looked at and edited; that folder can be pushed, too. A
+        README.md that is there is kept: delete it to get a new one.
         """
 
         policy: tyro.conf.Positional[Path]  # a run directory, a checkpoint or a saved policy
@@ -216,12 +217,15 @@ def push(argv: Sequence[str]) -> None:
 
     from irevla.evaluation.card import export
     from irevla.models.files import write_policy
-    from irevla.models.hub import upload
+    from irevla.models.hub import check_name, upload
 
+    check_name(arguments.repo)  # with --to as well: the card says it
     files, card = export(arguments.policy, name=arguments.repo)
     if arguments.to:
-        write_policy(arguments.to, files, card=card)
+        new = write_policy(arguments.to, files, card=card)
         print(f"written to {arguments.to}, nothing uploaded; look at its README.md, then push this folder")
+        if not new:
+            print("its README.md is the one that was there: delete it and give the same command again for a new one")
     else:
         print(upload(files, arguments.repo, private=arguments.private, card=card))
 

@@ -1,6 +1,7 @@
 """Every setting of a run, with its meaning and unit. Read-only after parsing; imports nothing heavy, so that `--help`
 is instant."""
 
+import re
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
@@ -69,6 +70,10 @@ class LoRAConfig:
         chosen = self.towers != LoRAConfig.towers
         _check(self.rank > 0 or not chosen, "lora.towers is set but lora.rank is 0: set a rank or drop the towers")
         _check(not (chosen and self.targets), "lora.targets takes the place of lora.towers: set one of them")
+        try:
+            re.compile(self.targets)
+        except re.error as error:
+            raise UserError(f"lora.targets {self.targets!r} is not a regular expression: {error}") from error
 
 
 @dataclass(frozen=True)
@@ -83,7 +88,7 @@ class ModelConfig:
     lora: LoRAConfig = field(default_factory=LoRAConfig)
     # The rest is for a VLM of transformers alone.
     revision: str = ""  # commit, tag or branch on the Hub; empty: main. A saved policy records the commit
-    dtype: str = "auto"  # of its weights: "bfloat16", "float32"; "auto" is bfloat16 on CUDA, else float32
+    dtype: str = "auto"  # of its weights: "float32", "bfloat16" (with LoRA); "auto" is the latter on CUDA with LoRA
     quantize: str = ""  # "4bit": its own weights in 4 bits (NF4), for small cards; needs CUDA, bitsandbytes and LoRA
     gradient_checkpointing: bool = False  # compute activations again in the backward pass: less memory, more time
     compile: bool = False  # torch.compile: minutes at the first pictures, faster afterwards
@@ -92,7 +97,12 @@ class ModelConfig:
         for name, known in {"dtype": ("auto", "bfloat16", "float32"), "quantize": ("", "4bit")}.items():
             _check(getattr(self, name) in known, f"model.{name} must be one of {known}, not {getattr(self, name)!r}")
         if self.pretrained:
-            _check(not self.quantize or self.lora.rank > 0, "weights in 4 bits cannot be trained: set model.lora.rank")
+            lora = self.lora.rank > 0
+            _check(lora or not self.quantize, "weights in 4 bits cannot be trained: set model.lora.rank")
+            _check(
+                lora or self.dtype != "bfloat16",
+                "small training steps are lost in bfloat16 weights: set model.lora.rank, or leave model.dtype out",
+            )
         else:
             self._check_small()
 
@@ -279,5 +289,10 @@ class PretrainConfig:
     def __post_init__(self) -> None:
         _check(0 <= self.seed < 1000, f"seed must be in 0..999, not {self.seed}")
         _check(self.image_size >= 16, f"image-size is {self.image_size}; the smallest usable picture is 16 pixels")
-        for name in ("pictures", "exam", "workers", "steps", "batch", "lr", "grad_clip", "validate_every"):
+        for name in ("layers", "pictures", "exam", "workers", "steps", "batch", "lr", "grad_clip", "validate_every"):
             _check(getattr(self, name) > 0, f"{name} must be positive, not {getattr(self, name)}")
+        for name in ("warmup", "weight_decay", "threads"):
+            _check(getattr(self, name) >= 0, f"{name} must not be negative, but is {getattr(self, name)}")
+        _check(
+            self.width > 0 and self.width % 4 == 0, f"width {self.width} must be a multiple of 4, the attention heads"
+        )

@@ -3,7 +3,7 @@
 import json
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +16,12 @@ from irevla.config import Config, EnvConfig
 from irevla.data.episodes import EpisodeStore
 from irevla.envs.base import Suite, TaskEnv, find_task, load_suite, named_tasks
 from irevla.errors import UserError
-from irevla.evaluation.card import exported_settings
+from irevla.evaluation.card import exported_settings, run_of
 from irevla.evaluation.evaluate import blind_replay, evaluate
 from irevla.evaluation.stats import Row
 from irevla.evaluation.video import write_video
-from irevla.models.build import check_model
+from irevla.models.build import build_policy, check_model
+from irevla.models.files import CONFIG
 from irevla.models.hub import locate
 from irevla.models.policy import VLAPolicy
 from irevla.rollout import Actor, RolloutStats
@@ -196,20 +197,41 @@ def film(
 def evaluate_saved(path: Path, tasks: Sequence[str], *, episodes: int, seed: int) -> list[Row]:
     """Success rates of a run's newest policy, of one of its checkpoints, or of an exported policy (a folder, or
     "owner/name" on the Hub), with the environment settings of the run that made it."""
-    root = next((folder for folder in (path, *path.absolute().parents) if (folder / "config.yaml").is_file()), None)
-    config = read_config(root) if root else exported_settings(locate(path))
-    if config is None:
-        raise UserError(f"{path} does not say where it acts: name a run, a checkpoint in one, or what push has written")
+    place, config = _find(path)
     suite = load_suite(config.suite)
     suite.check()
     chosen = [find_task(suite, task).name for task in tasks] or list(choose_tasks(config, suite).all)
-    policy = VLAPolicy.from_pretrained(path, device=device(config.device))
+    policy = VLAPolicy.from_pretrained(place, device=device(config.device))
     _check_fits(policy, suite, image_size=config.env.image_size, path=str(path))
     with threads(1):
         return evaluate(
             Actor(policy), config.suite, chosen, env=config.env, episodes=episodes, seed=seed,
-            method=config.method, stage=path.name, run_seed=config.seed,
+            method=config.method, stage=path.absolute().name, run_seed=config.seed,
         )  # fmt: skip
+
+
+def _find(path: Path) -> tuple[Path, Config]:
+    """The folder of the policy that `path` names, and where it acts: as the policy itself says, else its run."""
+    if (path / "config.yaml").is_file() and not (path / CONFIG).is_file():
+        config = _settings_of_run(path)
+        return locate(path), config
+    place = locate(path)
+    carried, run = exported_settings(place), run_of(place)
+    if carried is not None:
+        return place, carried
+    if run is None:
+        raise UserError(f"{path} does not say where it acts: name a run, a checkpoint in one, or what push has written")
+    return place, _settings_of_run(run)
+
+
+def _settings_of_run(run: Path) -> Config:
+    try:
+        return read_config(run)
+    except UserError as error:
+        reason = str(error).partition(";")[0]  # without its remedy, which is for who wrote the file by hand
+        raise UserError(
+            f"{run} is no run of Algorithm 1 that can be read here ({reason}): name one, or what push has written"
+        ) from error
 
 
 def of_rollout(stats: RolloutStats, policy: VLAPolicy) -> dict[str, float]:
@@ -223,3 +245,18 @@ def of_rollout(stats: RolloutStats, policy: VLAPolicy) -> dict[str, float]:
         "env_seconds": stats.env_seconds,
         "encode_seconds": stats.encode_seconds,
     }
+
+
+def new_policy(run: Run, suite: Suite) -> VLAPolicy:
+    """The VLM that the configuration names, with a new head. Of a pretrained one, the run keeps the commit and the type
+    that it began with: a branch may have moved, or a run gone to another machine, before it is resumed."""
+    config, begun = run.config, run.journal.done("vlm")
+    pinned = {name: begun[name] for name in ("revision", "dtype")} if begun else {}
+    torch.manual_seed(config.seed)
+    policy = build_policy(
+        replace(config.model, **pinned), action_dim=suite.action_dim, image_size=config.env.image_size,
+        device=device(config.device),
+    )  # fmt: skip
+    if config.model.pretrained and not begun:
+        run.journal.append("vlm", revision=policy.config.revision, dtype=policy.config.dtype)
+    return policy

@@ -9,7 +9,7 @@ import pytest
 import yaml
 
 from irevla.cli import main
-from irevla.config import Config, EnvConfig, ModelConfig
+from irevla.config import Config, EnvConfig, ModelConfig, PretrainConfig
 from irevla.errors import UserError
 from irevla.evaluation.card import export, exported_settings, success_table, until
 from irevla.evaluation.stats import read_results
@@ -86,6 +86,21 @@ def test_an_edited_card_is_kept(run: Path, tmp_path: Path) -> None:
     assert exported_settings(again) == exported_settings(out)
 
 
+def test_a_card_in_the_way_is_kept_and_said(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = tmp_path / "out"
+    assert push(str(run / "checkpoints" / FIRST), "me/policy", "--to", str(out)) == 0
+    assert "delete it" not in capsys.readouterr().out
+    before = VLAPolicy.from_pretrained(out).hash()
+    (out / "README.md").write_text("my own words")
+    assert push(str(run), "me/policy", "--to", str(out)) == 0
+    assert (out / "README.md").read_text() == "my own words"
+    assert "its README.md is the one that was there: delete it" in capsys.readouterr().out
+    assert VLAPolicy.from_pretrained(out).hash() == VLAPolicy.from_pretrained(run).hash() != before
+    (out / "README.md").unlink()
+    assert push(str(run), "me/policy", "--to", str(out)) == 0
+    assert "Success rates" in (out / "README.md").read_text()
+
+
 def test_results_end_with_the_stage(run: Path) -> None:
     results = until(read_results(run / "results.json"), "sl:window-close-new")
     assert results.last == "sl:window-close-new" and "baseline" in {row.stage for row in results.rows}
@@ -102,6 +117,46 @@ def test_an_exported_policy_says_where_it_acts(run: Path, tmp_path: Path, capsys
     assert (row["task"], row["episodes"], row["stage"], row["env_steps"]) == ("left-disc", 2, "out", 6)
 
 
+def evaluated(path: Path, capsys: pytest.CaptureFixture[str], *, code: int = 0) -> str:
+    capsys.readouterr()
+    assert main(["eval", str(path), "--tasks", "left-disc", "--episodes", "1", "--json"]) == code
+    return capsys.readouterr()[0 if code == 0 else 1]
+
+
+def test_settings_around_an_exported_policy_are_not_its_own(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    foreign, other = tmp_path / "foreign", tmp_path / "other"
+    assert push(str(run), "me/policy", "--to", str(foreign / "checkpoints" / "policy")) == 0
+    (foreign / "config.yaml").write_text("hydra: {}")
+    assert json.loads(evaluated(foreign / "checkpoints" / "policy", capsys))[0]["env_steps"] == 3
+    assert push(str(run), "me/policy", "--to", str(other / "me" / "policy")) == 0
+    longer = replace(CONFIG, env=replace(CONFIG.env, horizon=5))
+    (other / "config.yaml").write_text(yaml.safe_dump(to_dict(longer), sort_keys=False))
+    monkeypatch.chdir(other)
+    assert json.loads(evaluated(Path("me/policy"), capsys))[0]["env_steps"] == 3
+
+
+def test_a_run_and_its_checkpoints_act_as_the_run_says(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for path in (run, run / "checkpoints" / FIRST):
+        assert json.loads(evaluated(path, capsys))[0]["env_steps"] == 3
+
+
+def test_the_current_directory_may_be_the_policy(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert push(str(run), "me/policy", "--to", str(tmp_path / "out")) == 0
+    monkeypatch.chdir(tmp_path / "out")
+    assert json.loads(evaluated(Path(), capsys))[0]["stage"] == "out"
+
+
+def test_what_is_no_run_of_the_algorithm_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump(to_dict(PretrainConfig()), sort_keys=False))
+    said = evaluated(tmp_path, capsys, code=2)
+    assert f"{tmp_path} is no run of Algorithm 1 that can be read here (unknown field 'width')" in said
+    assert "choose from" not in said and len(said.strip().splitlines()) == 1
+
+
 def test_a_policy_from_nowhere_does_not_act(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     policy().save_pretrained(tmp_path / "policy")
     assert main(["eval", str(tmp_path / "policy")]) == 2
@@ -115,7 +170,10 @@ def test_a_policy_from_nowhere_does_not_act(tmp_path: Path, capsys: pytest.Captu
         (["{empty}", "me/policy"], "holds no policy"),
         (["{run}", "policy"], "no name of a repository"),
         (["{run}"], "repo"),
-        (["{run}", "me/policy", "--to", "{full}"], "holds other files"),
+        (["{run}", "policy", "--to", "{empty}"], "no name of a repository"),
+        (["{run}", "me/policy", "--to", "{full}"], "holds other files (thesis.tex)"),
+        (["{run}", "me/policy", "--to", "{full}/thesis.tex"], "thesis.tex is a file"),
+        (["{run}", "me/policy", "--to", "{full}/thesis.tex/a/b"], "make it writable, or choose another place"),
         (["{run}", "me/policy", "--privat"], "did you mean '--private'"),
     ],
 )
@@ -127,6 +185,7 @@ def test_a_mistake_gets_one_line(
     (tmp_path / "full" / "thesis.tex").write_text("years of work")
     places = {"run": run, "empty": tmp_path / "empty", "full": tmp_path / "full"}
     assert push(*(word.format(**places) for word in argv)) == 2
+    assert (tmp_path / "full" / "thesis.tex").read_text() == "years of work" and not [*places["empty"].iterdir()]
     captured = capsys.readouterr()
     assert captured.out == "" and len(captured.err.strip().splitlines()) == 1 and said.lower() in captured.err.lower()
 

@@ -1,5 +1,6 @@
 """A policy on a large pretrained VLM with LoRA: adapter and heads on disk, in PEFT's own format."""
 
+import errno
 import json
 import os
 from collections.abc import Sequence
@@ -214,6 +215,57 @@ def test_a_folder_that_is_no_policy_is_named(tmp_path: Path) -> None:
         adapted().save_pretrained(tmp_path)  # a config.json alone does not make it ours
 
 
+@pytest.mark.parametrize("stranger", [".git/HEAD", "train.py", "optimizer.safetensors"])
+def test_a_policy_with_other_files_beside_it_is_left_alone(stranger: str, tmp_path: Path) -> None:
+    adapted().save_pretrained(tmp_path / "policy")
+    path = tmp_path / "policy" / stranger
+    path.parent.mkdir(exist_ok=True)
+    path.write_text("years of work")
+    with pytest.raises(UserError, match=rf"holds other files \({Path(stranger).parts[0]}\)"):
+        adapted(rank=0).save_pretrained(tmp_path / "policy")
+    assert path.read_text() == "years of work" and (tmp_path / "policy" / "adapter_config.json").exists()
+
+
+def test_an_edited_card_outlives_its_policy(tmp_path: Path) -> None:
+    card, whole = tmp_path / "policy" / "README.md", adapted(rank=0)
+    adapted().save_pretrained(tmp_path / "policy")
+    card.write_text("my own words")
+    whole.save_pretrained(tmp_path / "policy")
+    assert card.read_text() == "my own words" and VLAPolicy.from_pretrained(tmp_path / "policy").hash() == whole.hash()
+    whole.save_pretrained(tmp_path / "policy", card="a new one, on purpose")
+    assert card.read_text() == "a new one, on purpose"
+    assert [path.name for path in tmp_path.iterdir()] == ["policy"]
+
+
+def test_a_card_comes_back_after_a_full_disk_and_a_kill(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left")
+
+    policy, card = adapted(), tmp_path / "policy" / "README.md"
+    policy.save_pretrained(tmp_path / "policy")
+    card.write_text("my own words")
+    with monkeypatch.context() as patch, pytest.raises(UserError, match="No space left; make room"):
+        patch.setattr(checkpoint, "_write_all", full)
+        policy.save_pretrained(tmp_path / "policy")
+    assert card.read_text() == "my own words"
+    card.rename(tmp_path / ".policy.README.md")  # killed while it stood aside
+    policy.save_pretrained(tmp_path / "policy")
+    assert card.read_text() == "my own words"
+    monkeypatch.setattr("irevla.models.files.write_atomically", full)
+    with pytest.raises(UserError, match=r"cannot write the policy .*No space left; make room"):
+        policy.save_pretrained(tmp_path / "new")
+
+
+def test_links_stay_and_we_are_not_swapped_away(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "here").mkdir()
+    (tmp_path / "link").symlink_to("here")
+    adapted().save_pretrained(tmp_path / "link")
+    assert (tmp_path / "link").is_symlink() and (tmp_path / "here" / "adapter_config.json").exists()
+    monkeypatch.chdir(tmp_path / "here")
+    with pytest.raises(UserError, match="is the current directory"):
+        adapted().save_pretrained(".")
+
+
 def test_a_damaged_base_is_the_users_error(tmp_path: Path) -> None:
     files = changed(adapted().files(), "config.json", base={"name": 3})
     checkpoint.save(tmp_path / "policy", files)
@@ -328,3 +380,20 @@ def test_a_model_of_transformers_trained_in_full_is_kept_whole(tmp_path: Path) -
     loaded = VLAPolicy.from_pretrained(tmp_path / "policy")
     assert loaded.hash() == policy.hash()
     assert np.array_equal(loaded.act(pictures(), "open"), policy.act(pictures(), "open"))
+
+
+@pytest.mark.parametrize("rank", [0, 2])
+def test_a_base_named_relatively_is_found_from_anywhere(
+    rank: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    vlm_families.save("smolvlm", tmp_path / "base")
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path)
+    config = ModelConfig(vlm="base", head_groups=4, head_hidden=16, lora=LoRAConfig(rank=rank))
+    policy = moved(build.build_policy(config, action_dim=3, image_size=32))
+    policy.save_pretrained("policy")
+    before = policy.hash()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    loaded = VLAPolicy.from_pretrained(tmp_path / "policy")
+    assert loaded.hash() == before and loaded.config.vlm == str(tmp_path / "base")
+    assert loaded.files()["config.json"]["base"]["name"] == str(tmp_path / "base")

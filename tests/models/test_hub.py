@@ -249,6 +249,14 @@ def test_the_card_of_an_adapter_names_its_base(monkeypatch: pytest.MonkeyPatch) 
     )
 
 
+def test_the_card_says_what_else_must_be_fetched(monkeypatch: pytest.MonkeyPatch) -> None:
+    register(monkeypatch)
+    whole = model_card(adapted(rank=0).files()["config.json"], name=REPO)
+    assert "all weights are here, but loading them reads that model too" in whole and "all of it" not in whole
+    assert "the rest is loaded from there" in model_card(adapted().files()["config.json"], name=REPO)
+    assert "all of it is here" in model_card(small().files()["config.json"], name=REPO)
+
+
 def test_the_card_of_a_small_policy_has_no_base() -> None:
     card = model_card(small().files()["config.json"], name=REPO)
     assert "base_model" not in front_matter(card) and "uint8[32, 32, 3]" in card and "float32[3]" in card

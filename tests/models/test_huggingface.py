@@ -1,73 +1,27 @@
 """Every family, tiny and newly initialised, through the path that a downloaded model takes."""
 
-import copy
-import json
 import shutil
-import sys
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import huggingface_hub
 import numpy as np
 import pytest
 import torch
 import transformers
 from PIL import Image
-from vlm_families import MODELS, save
+from vlm_families import LORA, MODELS, TEXTS, Folders, Policies, pictures, policy_of
 
-from irevla.config import LoRAConfig, ModelConfig
+from irevla.config import LoRAConfig
 from irevla.errors import UserError
-from irevla.models.build import build_policy
 from irevla.models.policy import VLAPolicy
-from irevla.models.vlm.families import FAMILIES, question
+from irevla.models.vlm.families import question
 from irevla.models.vlm.huggingface import HuggingFaceVLM
 from irevla.models.vlm.pictures import sample
 from irevla.types import Features
 
 SIDE = {"qwen2.5-vl": 56, "gemma3": 56, "florence2": 64, "llava": 32}  # of pictures that are not resized; else 28
-TEXTS = ["open the door", "close the red drawer to the right", "push puck"]
-LORA = LoRAConfig(rank=2)
-Folders = Callable[[str], Path]
-Policies = Callable[[str], VLAPolicy]
 every_family = pytest.mark.parametrize("family", MODELS)
-
-
-@pytest.fixture(scope="session")
-def folders(tmp_path_factory: pytest.TempPathFactory) -> Folders:
-    """The folder of a family's tiny model, written once."""
-    made: dict[str, Path] = {}
-
-    def folder(family: str) -> Path:
-        if family not in made:
-            made[family] = save(family, tmp_path_factory.mktemp(family))
-        return made[family]
-
-    return folder
-
-
-@pytest.fixture(scope="session")
-def policies(folders: Folders) -> Policies:
-    """A family's policy with LoRA. Built once: a copy of it may be changed."""
-    made: dict[str, VLAPolicy] = {}
-
-    def policy(family: str) -> VLAPolicy:
-        if family not in made:
-            made[family] = policy_of(folders(family))
-        processor = made[family].vlm.processor  # slow to copy, and never changed
-        return copy.deepcopy(made[family], {id(processor): processor})
-
-    return policy
-
-
-def policy_of(folder: Path, *, image_size: int = 64, lora: LoRAConfig = LORA, **config: Any) -> VLAPolicy:
-    model = ModelConfig(vlm=str(folder), lora=lora, head_hidden=16, **config)
-    return build_policy(model, action_dim=4, image_size=image_size).eval()
-
-
-def pictures(side: int = 64) -> np.ndarray:
-    return np.random.default_rng(0).integers(0, 256, (3, side, side, 3), dtype=np.uint8)
 
 
 def coarse_pictures(side: int) -> np.ndarray:
@@ -144,14 +98,16 @@ def test_training_mode_changes_no_latent(family: str, policies: Policies) -> Non
 
 
 @every_family
-def test_autocast_and_bfloat16_run(family: str, folders: Folders, policies: Policies) -> None:
+def test_bfloat16_weights_run_and_learn(family: str, folders: Folders, policies: Policies) -> None:
     exact = policies(family).encode(pictures(), TEXTS)
     coarse = policy_of(folders(family), dtype="bfloat16")
     assert coarse.vlm.model.dtype == torch.bfloat16 and coarse.config.dtype == "bfloat16"
     assert {p.dtype for p in coarse.trainable("all")} == {torch.float32}
-    with torch.autocast("cpu", torch.bfloat16):
-        latents = coarse.vlm.encode(torch.from_numpy(pictures()), TEXTS).tokens
-    assert (latents.float() - exact.tokens).abs().mean() < 0.1 * exact.tokens.abs().mean()
+    latents = coarse.encode(pictures(), TEXTS).tokens
+    assert (latents - exact.tokens).abs().mean() < 0.1 * exact.tokens.abs().mean()
+    coarse(pictures(), TEXTS).square().mean().backward()
+    learning = [p for name, p in coarse.named_parameters() if ".lora_B." in name]
+    assert any(p.grad is not None and p.grad.any() for p in learning)
 
 
 @pytest.mark.parametrize("family", ["blip2-t5", "llava"])
@@ -178,11 +134,36 @@ def test_questions_are_asked_as_the_family_was_trained(policies: Policies) -> No
     assert asked("smolvlm") == asked("idefics3")
 
 
-@pytest.mark.parametrize("family", ["gemma3", "idefics3", "llava", "qwen2.5-vl", "smolvlm"])
-def test_without_a_chat_template_the_familys_prompt_is_used(family: str, folders: Folders, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("family", "prompt"),  # the tests' tokenizer knows no "User", "USER" and "ASSISTANT", and not all families' marks
+    [
+        ("gemma3", "<s> <start_of_image> IMAGE <end_of_image> {}"),
+        (
+            "idefics3",
+            "<s> <unk> : <fake_token_around_image> <global-img> IMAGE <fake_token_around_image> {} END <unk> :",
+        ),
+        ("llava", "<s> <unk> : IMAGE {} <unk> :"),
+        ("qwen2.5-vl", "<s> START user <|vision_start|> IMAGE <|vision_end|> {} <|im_end|> START assistant"),
+        (
+            "smolvlm",
+            "<s> START <unk> : <fake_token_around_image> <global-img> IMAGE <fake_token_around_image> {} END <unk> :",
+        ),
+    ],
+)
+def test_without_a_chat_template_the_familys_prompt_is_used(
+    family: str, prompt: str, folders: Folders, tmp_path: Path
+) -> None:
     folder = shutil.copytree(folders(family), tmp_path / family)
     (folder / "chat_template.jinja").unlink()
-    assert policy_of(folder).encode(pictures(), TEXTS).mask.all(1).any()
+    vlm = policy_of(folder).vlm
+    tokens = vlm._prompt("open the door")["input_ids"]
+    image = vlm.processor.tokenizer.decode(vlm.model.config.image_token_id)
+    marks = {"IMAGE": " ".join([image] * 4), "START": "<|im_start|>", "END": "<end_of_utterance>"}
+    for name, mark in marks.items():
+        prompt = prompt.replace(name, mark)
+    assert vlm.processor.tokenizer.decode(tokens) == prompt.format(
+        "What action should the robot take to open the door ?"
+    )
 
 
 # --- LoRA
@@ -289,203 +270,3 @@ def test_compiled_latents_are_the_same(folders: Folders) -> None:
     plain, compiled = (policy_of(folders("blip2-opt"), compile=each) for each in (False, True))
     expected = plain.encode(pictures(), TEXTS)
     torch.testing.assert_close(compiled.encode(pictures(), TEXTS).tokens, expected.tokens, atol=1e-4, rtol=1e-4)
-
-
-# --- the Hub
-
-
-COMMIT, LATER = "0123456789abcdef0123456789abcdef01234567", "fedcba9876543210fedcba9876543210fedcba98"
-NAME = "someone/tiny-llava"
-
-
-@pytest.fixture
-def cache(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
-    """An empty cache of downloads, and no network."""
-    for module in (huggingface_hub.constants, huggingface_hub.file_download.constants):
-        monkeypatch.setattr(module, "HF_HUB_CACHE", str(tmp_path / "hub"))
-        monkeypatch.setattr(module, "HF_HUB_OFFLINE", True)
-    return tmp_path / "hub"
-
-
-def download(cache: Path, folder: Path, *, later: Path) -> None:
-    """`folder` is the tag v1, and `later` what main has become since."""
-    repository = cache / f"models--{NAME.replace('/', '--')}"
-    (repository / "refs").mkdir(parents=True)
-    for ref, commit, files in (("v1", COMMIT, folder), ("main", LATER, later)):
-        shutil.copytree(files, repository / "snapshots" / commit)
-        (repository / "refs" / ref).write_text(commit)
-
-
-@pytest.mark.parametrize("revision", ["v1", COMMIT])
-def test_a_name_on_the_hub_is_pinned_to_its_commit(
-    revision: str, folders: Folders, cache: Path, tmp_path: Path
-) -> None:
-    download(cache, folders("llava"), later=folders("idefics3"))
-    policy = policy_of(Path(NAME), revision=revision)
-    assert policy.config.revision == policy.vlm.revision == COMMIT and policy.vlm.base == NAME
-    expected = policy_of(folders("llava")).encode(pictures(), TEXTS)
-    assert torch.equal(policy.encode(pictures(), TEXTS).tokens, expected.tokens)
-    policy.save_pretrained(tmp_path / "policy")
-    assert VLAPolicy.from_pretrained(tmp_path / "policy").config == policy.config
-
-
-def test_without_a_revision_it_is_what_main_is_now(folders: Folders, cache: Path) -> None:
-    download(cache, folders("llava"), later=folders("idefics3"))
-    policy = policy_of(Path(NAME))
-    assert policy.config.revision == LATER and policy.vlm.model.config.model_type == "idefics3"
-
-
-def test_no_network_and_an_empty_cache_are_the_users_error(folders: Folders, cache: Path) -> None:
-    with pytest.raises(UserError, match="tiny-llava is not in the cache and the Hub cannot be reached"):
-        policy_of(Path(NAME))
-    download(cache, folders("llava"), later=folders("llava"))
-    with pytest.raises(UserError, match="is not in the cache and the Hub cannot be reached"):
-        policy_of(Path(NAME), revision="v2")
-
-
-@pytest.mark.parametrize(
-    ("error", "message"),
-    [
-        ("GatedRepoError", "is gated: accept its terms"),
-        ("RepositoryNotFoundError", "there is no model someone/tiny-llava on the Hub"),
-        ("RevisionNotFoundError", "has no such model.revision"),
-        ("LocalEntryNotFoundError", "the Hub cannot be reached"),
-    ],
-)
-def test_what_the_hub_refuses_is_the_users_error(error: str, message: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    kind = getattr(huggingface_hub.errors, error)
-
-    def refuse(*_: Any, **__: Any) -> str:
-        raise kind.__new__(kind)
-
-    monkeypatch.setattr(huggingface_hub, "hf_hub_download", refuse)
-    with pytest.raises(UserError, match=message):
-        policy_of(Path(NAME))
-
-
-# --- what a user gets wrong
-
-
-def test_a_folder_that_is_not_there() -> None:
-    for name in ("./nowhere", "/no/such/folder", "a/b/c"):
-        with pytest.raises(UserError, match="there is no folder"):
-            build_policy(ModelConfig(vlm=name), action_dim=4, image_size=64)
-
-
-@pytest.mark.parametrize(
-    ("pattern", "message"),
-    [
-        ("config.json", r"it has no config.json"),
-        ("*.safetensors", r"it has no \*.safetensors \(weights"),
-        ("*processor_config.json", r"it has no \*processor_config.json \(how it prepares pictures"),
-        ("tokenizer*", r"it has no tokenizer\* \(its tokenizer"),
-    ],
-)
-def test_a_folder_that_lacks_a_part(pattern: str, message: str, folders: Folders, tmp_path: Path) -> None:
-    folder = shutil.copytree(folders("llava"), tmp_path / "llava")
-    for path in folder.glob(pattern):
-        path.unlink()
-    with pytest.raises(UserError, match=message):
-        policy_of(folder)
-
-
-@pytest.mark.parametrize("fault", ["truncated", "other sizes", "fewer", "not JSON"])
-def test_a_folder_whose_files_are_damaged(fault: str, folders: Folders, tmp_path: Path) -> None:
-    folder = shutil.copytree(folders("llava"), tmp_path / "llava")
-    weights, config = folder / "model.safetensors", folder / "config.json"
-    settings = json.loads(config.read_text())
-    if fault == "truncated":
-        weights.write_bytes(weights.read_bytes()[:-1000])
-    elif fault == "not JSON":
-        config.write_text(config.read_text()[:-100])
-    else:
-        settings["text_config"] |= {"intermediate_size": 40} if fault == "other sizes" else {"num_hidden_layers": 3}
-        config.write_text(json.dumps(settings))
-    with pytest.raises(UserError, match="are missing" if fault == "fewer" else "cannot load"):
-        policy_of(folder)
-
-
-def rewritten(folder: Path, to: Path, **changes: Any) -> Path:
-    shutil.copytree(folder, to)
-    config = to / "config.json"
-    config.write_text(json.dumps(json.loads(config.read_text()) | changes))
-    return to
-
-
-@pytest.mark.parametrize(
-    ("changes", "message"),
-    [
-        ({"model_type": "llama"}, "is a llama, which is no generative vision-language model"),
-        ({"model_type": "no-such-model"}, "cannot load"),
-        ({"model_type": "new", "auto_map": {"AutoConfig": "code.Config"}}, "brings code of its own"),
-    ],
-)
-def test_a_folder_of_another_kind(changes: dict[str, Any], message: str, folders: Folders, tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=message):
-        policy_of(rewritten(folders("llava"), tmp_path / "other", **changes))
-
-
-def test_a_saved_policy_is_no_vlm(folders: Folders, tmp_path: Path) -> None:
-    policy_of(folders("llava")).save_pretrained(tmp_path / "policy")
-    with pytest.raises(UserError, match="not the whole of a model"):
-        policy_of(tmp_path / "policy")
-
-
-def test_a_processor_that_shows_no_picture(folders: Folders, tmp_path: Path) -> None:
-    folder = shutil.copytree(folders("llava"), tmp_path / "llava")
-    (folder / "chat_template.jinja").write_text("{{ messages[0]['content'][1]['text'] }}")
-    with pytest.raises(UserError, match=r"llava is not supported: its processor fails \(The total number"):
-        policy_of(folder)
-
-
-def test_a_family_without_a_known_prompt(folders: Folders, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delitem(FAMILIES, "paligemma")
-    with pytest.raises(UserError, match="paligemma is not supported: its processor has no chat template"):
-        policy_of(folders("paligemma"))
-    monkeypatch.delitem(FAMILIES, "llava")
-    assert policy_of(folders("llava")).act(pictures(), TEXTS).shape == (3, 4), "the library says all that is needed"
-
-
-def test_a_width_that_the_heads_cannot_share_out(folders: Folders) -> None:
-    with pytest.raises(UserError, match=r"width of .* is 16: set a model.head_groups that divides it"):
-        policy_of(folders("llava"), head_groups=5)
-
-
-def test_missing_packages_and_cards(folders: Folders, monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(UserError, match="need a CUDA device and the package bitsandbytes"):
-        policy_of(folders("llava"), quantize="4bit")
-    with pytest.raises(UserError, match="a folder: leave it out"):
-        policy_of(folders("llava"), revision="main")
-    monkeypatch.setitem(sys.modules, "transformers", None)
-    with pytest.raises(UserError, match=r"pip install 'irevla\[hub\]'"):
-        policy_of(folders("llava"))
-
-
-@pytest.mark.parametrize(
-    ("vlm", "settings", "message"),
-    [
-        ("tiny-random", {"revision": "main"}, "model.revision is for OWNER/NAME on the Hub"),
-        ("tiny-random", {"dtype": "bfloat16"}, "model.dtype is for OWNER/NAME"),
-        ("tiny-random", {"lora": replace(LORA, towers=("vision",))}, "model.lora.towers is for OWNER/NAME"),
-        (NAME, {"quantize": "4bit"}, "set model.lora.rank"),
-        (NAME, {"quantize": "8bit"}, "model.quantize must be one of"),
-        (NAME, {"dtype": "float16"}, "model.dtype must be one of"),
-    ],
-)
-def test_settings_that_would_be_ignored_are_refused(vlm: str, settings: dict[str, Any], message: str) -> None:
-    with pytest.raises(UserError, match=message):
-        ModelConfig(vlm=vlm, **settings)
-
-
-@pytest.mark.parametrize(
-    ("settings", "message"),
-    [
-        ({"rank": 2, "towers": ("langauge",)}, "did you mean 'language'"),
-        ({"rank": 2, "towers": ()}, "lora.towers is empty"),
-        ({"towers": ("vision",)}, "lora.rank is 0"),
-        ({"rank": 2, "towers": ("vision",), "targets": "x"}, "set one of them"),
-    ],
-)
-def test_towers_are_checked(settings: dict[str, Any], message: str) -> None:
-    with pytest.raises(UserError, match=message):
-        LoRAConfig(**settings)

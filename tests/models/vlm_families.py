@@ -1,13 +1,18 @@
-"""A tiny, newly initialised model of every family, as the folder that a download would be."""
+"""A tiny, newly initialised model of every family, as the folder that a download would be; and policies on them."""
 
 import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 import transformers
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
+
+from irevla.config import LoRAConfig, ModelConfig
+from irevla.models.build import build_policy
+from irevla.models.policy import VLAPolicy
 
 PROMPTS = "Question : What action should the robot take to open close push door drawer window puck right red ? Answer :"
 MARKS = (
@@ -165,6 +170,36 @@ MODELS: dict[str, Callable[[], transformers.PreTrainedModel]] = {
 }
 
 
+def blip() -> transformers.PreTrainedModel:
+    config = transformers.BlipConfig(
+        text_config={**VISION, **LANGUAGE, "max_position_embeddings": 64, "sep_token_id": 2},
+        vision_config={**VISION, "image_size": 28, "patch_size": 14},
+        projection_dim=16,
+    )
+    return transformers.BlipForConditionalGeneration(config)
+
+
+def pix2struct() -> transformers.PreTrainedModel:
+    sizes = {"hidden_size": 16, "d_kv": 8, "d_ff": 32}
+    config = transformers.Pix2StructConfig(
+        text_config={**LANGUAGE, **sizes, "num_layers": 2, "num_heads": 2},
+        vision_config={**sizes, "patch_embed_hidden_size": 12, "num_hidden_layers": 2, "num_attention_heads": 2},
+    )
+    return transformers.Pix2StructForConditionalGeneration(config)
+
+
+def vision_encoder_decoder() -> transformers.PreTrainedModel:
+    vision = transformers.ViTConfig(**VISION, image_size=28, patch_size=14)
+    sizes = {"n_embd": 16, "n_layer": 2, "n_head": 2}
+    text = transformers.GPT2Config(**sizes, vocab_size=VOCABULARY, bos_token_id=1, eos_token_id=2)
+    config = transformers.VisionEncoderDecoderConfig.from_encoder_decoder_configs(vision, text)
+    return transformers.VisionEncoderDecoderModel(config)
+
+
+STRANGERS = {"blip": blip, "pix2struct": pix2struct, "vision-encoder-decoder": vision_encoder_decoder}
+"""Families that the library calls generative VLMs too, and that are not supported."""
+
+
 def square(side: int) -> dict[str, dict[str, int]]:
     return {"size": {"height": side, "width": side}}
 
@@ -197,6 +232,11 @@ def save_processor(family: str, folder: Path) -> None:
             pictures = transformers.Gemma3ImageProcessorPil(**square(56))
             template = "<s>" + CHAT.replace("IMAGE", "<start_of_image>")
             made = transformers.Gemma3Processor(pictures, words, chat_template=template, image_seq_length=4)
+        case "blip" | "vision-encoder-decoder":
+            made = transformers.BlipProcessor(transformers.BlipImageProcessorPil(**square(28)), tokenizer())
+        case "pix2struct":
+            pictures = transformers.Pix2StructImageProcessorPil(patch_size={"height": 2, "width": 2})
+            made = transformers.Pix2StructProcessor(pictures, tokenizer())
         case "florence2":
             pictures = transformers.CLIPImageProcessorPil(**square(64), do_center_crop=False, image_seq_length=5)
             made = transformers.Florence2Processor(pictures, image)
@@ -226,10 +266,27 @@ def save_parts(family: str, folder: Path) -> None:
 def save(family: str, folder: Path) -> Path:
     """Write the family's tiny model to `folder`, whole."""
     torch.manual_seed(0)
-    model = MODELS[family]()
+    model = {**MODELS, **STRANGERS}[family]()
     with torch.no_grad():
         for parameter in model.parameters():  # far from the tiny initial weights, with which every latent looks alike
             parameter.add_(torch.randn_like(parameter), alpha=0.2)
     model.save_pretrained(folder)
     save_processor(family, folder)
     return folder
+
+
+# --- policies
+
+TEXTS = ["open the door", "close the red drawer to the right", "push puck"]
+LORA = LoRAConfig(rank=2)
+Folders = Callable[[str], Path]
+Policies = Callable[[str], VLAPolicy]
+
+
+def policy_of(folder: Path, *, image_size: int = 64, lora: LoRAConfig = LORA, **config: Any) -> VLAPolicy:
+    model = ModelConfig(vlm=str(folder), lora=lora, head_hidden=16, **config)
+    return build_policy(model, action_dim=4, image_size=image_size).eval()
+
+
+def pictures(side: int = 64) -> np.ndarray:
+    return np.random.default_rng(0).integers(0, 256, (3, side, side, 3), dtype=np.uint8)

@@ -10,7 +10,7 @@ from irevla.errors import UserError
 from irevla.models.vlm.pretrained import load_tiny
 from irevla.pretraining import fit as module
 from irevla.pretraining.corpus import EXAM, POSES, TRAIN, Corpus, Drawing, corpus, draw_shard
-from irevla.pretraining.exam import examine
+from irevla.pretraining.exam import _chosen, examine
 from irevla.pretraining.fit import fit, pretrain
 from irevla.pretraining.questions import Question
 from irevla.runs.checkpoint import Checkpoints
@@ -34,7 +34,14 @@ def toy_corpus() -> Corpus:
 
 def run(directory: Path, config: PretrainConfig, data: Corpus) -> torch.nn.Module:
     with Metrics(directory / "metrics.jsonl") as metrics:
-        return fit(config, data, data, checkpoints=Checkpoints(directory / "checkpoints"), metrics=metrics)
+        return fit(
+            config,
+            data,
+            data,
+            device=torch.device("cpu"),
+            checkpoints=Checkpoints(directory / "checkpoints"),
+            metrics=metrics,
+        )
 
 
 def test_it_learns_what_it_is_asked(tmp_path: Path) -> None:
@@ -102,3 +109,33 @@ def test_everything_from_the_scenes_to_the_weights(tmp_path: Path, monkeypatch: 
     assert json.loads((tmp_path / "out" / "results.json").read_text())["parameters"] == results["parameters"]
     with pytest.raises(UserError, match="other settings"):
         pretrain(tmp_path / "out", replace(config, steps=5))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"width": 130}, "multiple of 4"),
+        ({"layers": 0}, "layers must be positive"),
+        ({"weight_decay": -1.0}, "weight_decay must not be negative"),
+        ({"device": "nonsense"}, "device 'nonsense' cannot be used"),
+    ],
+)
+def test_what_is_wrong_is_known_before_anything_is_drawn(
+    change: dict[str, object], message: str, tmp_path: Path
+) -> None:
+    with pytest.raises(UserError, match=message):
+        pretrain(tmp_path / "out", replace(SMALL, **change))  # type: ignore[arg-type]
+    assert not (tmp_path / "out").exists()
+
+
+def test_the_exam_asks_every_question_of_a_family() -> None:
+    data = toy_corpus()
+    pair = [Question("hand", "one?", "1"), Question("hand", "two?", "2")]
+    asked = _chosen(Corpus(data.images[:4], [pair] * 4), limit=10)
+    assert [question.text for _, question in asked] == ["one?", "two?"] * 2
+
+
+def test_gradients_that_are_not_finite_end_it_with_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "_update", lambda *_: float("nan"))
+    with pytest.raises(UserError, match="no loss was finite"):
+        run(tmp_path, SMALL, toy_corpus())

@@ -12,7 +12,7 @@ import torch
 from irevla.config import ModelConfig
 from irevla.errors import UserError, unknown
 from irevla.models.heads import ActionHead
-from irevla.models.lora import add_lora
+from irevla.models.lora import add_lora, check_peft
 from irevla.models.policy import VLAPolicy
 from irevla.models.vlm.base import VLM
 from irevla.models.vlm.pretrained import load_tiny
@@ -57,13 +57,13 @@ def _pretrained(config: ModelConfig, image_size: int, device: torch.device) -> t
     from irevla.models.vlm.huggingface import load  # only here: transformers is not needed for the small ones
 
     vlm = load(config, image_size=image_size, device=device)
-    if vlm.width % config.head_groups:
-        raise UserError(f"the width of {config.vlm} is {vlm.width}: set a model.head_groups that divides it")
     return vlm, replace(config, revision=vlm.revision, dtype=vlm.dtype)
 
 
 def check_model(config: ModelConfig, device: torch.device) -> None:
-    """`UserError` for what can be seen to be wrong with `config.vlm` before anything large is read."""
+    """`UserError` for what can be seen to be wrong with `config` before anything large is read."""
+    if config.lora.rank > 0:
+        check_peft()
     if config.vlm in VLMS:
         return
     if not config.pretrained:

@@ -8,7 +8,7 @@ same base model without us.
 import hashlib
 import re
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -56,7 +56,17 @@ def base_of(vlm: VLM) -> Base | None:
     """What `vlm` starts from; None for one that is made from nothing."""
     if not vlm.base:
         return None
-    return Base(vlm.base, vlm.revision or OF_FOLDER + folder_hash(Path(vlm.base)))
+    if vlm.revision:
+        return Base(vlm.base, vlm.revision)
+    folder = Path(vlm.base).absolute()
+    return Base(str(folder), OF_FOLDER + folder_hash(folder))
+
+
+def from_anywhere(config: ModelConfig, base: Base | None) -> ModelConfig:
+    """`config` with the whole path of the base model's folder: it may be read in another directory."""
+    if base and base.is_folder and Path(config.vlm).absolute() == Path(base.name):
+        return replace(config, vlm=base.name)
+    return config
 
 
 def folder_hash(folder: Path) -> str:
@@ -122,7 +132,7 @@ def read_policy(folder: Path) -> dict[str, Any]:
     """
     if not (folder / checkpoint.MANIFEST).is_file():
         raise UserError(f"{folder} is not a policy that irevla wrote: it has no {checkpoint.MANIFEST}")
-    files = {name: content for name, content in checkpoint.load(folder).items() if name in NAMES}
+    files = {name: content for name, content in checkpoint.load(folder.resolve()).items() if name in NAMES}
     try:
         parse(files)
     except UserError as error:
@@ -130,17 +140,50 @@ def read_policy(folder: Path) -> dict[str, Any]:
     return files
 
 
-def write_policy(directory: Path, files: Mapping[str, Any], *, card: str) -> None:
-    """Write a policy's files and its model card to a folder, wholly or not at all.
+def write_policy(directory: Path, files: Mapping[str, Any], *, card: str, keep_card: bool = True) -> bool:
+    """Write a policy's files and its model card to a folder, wholly or not at all; returns whether `card` was written.
 
-    Raises `UserError` where the folder holds something else than an older policy. The card is not in the manifest: it
-    is for people to edit.
+    A README.md that is there is kept instead, for a person may have edited it, unless `keep_card` is off. Raises
+    `UserError` where there is anything but an older policy, and where it cannot be written.
     """
-    ours = all((directory / name).is_file() for name in (CONFIG, checkpoint.MANIFEST))
-    if directory.is_dir() and any(directory.iterdir()) and not ours:
-        raise UserError(f"{directory} holds other files: choose a new folder, or an older policy to replace")
-    checkpoint.save(directory, files)
-    write_atomically(directory / CARD, card)
+    try:
+        _check_replaceable(directory)
+        place = directory.resolve()  # a link stays one
+        _save_without_card(place, files)
+        if keep_card and (place / CARD).exists():
+            return False
+        write_atomically(place / CARD, card)
+    except OSError as error:
+        raise UserError(f"cannot write the policy {directory}: {error.strerror}; {checkpoint.remedy(error)}") from error
+    return True
+
+
+def _check_replaceable(directory: Path) -> None:
+    """`UserError` unless `directory` is new, empty, or a policy with nothing of anyone else's beside it."""
+    if not directory.exists():
+        return
+    if not directory.is_dir():
+        raise UserError(f"{directory} is a file: choose a folder")
+    if directory.samefile("."):
+        raise UserError(f"{directory} is the current directory, which cannot be swapped for another: choose a folder")
+    names = {path.name for path in directory.iterdir()}
+    ours = {*NAMES, checkpoint.MANIFEST, CARD} if {CONFIG, checkpoint.MANIFEST} <= names else set()
+    if names - ours:
+        raise UserError(
+            f"{directory} holds other files ({min(names - ours)}): choose a new folder, or an older policy to replace"
+        )
+
+
+def _save_without_card(directory: Path, files: Mapping[str, Any]) -> None:
+    """Replace all of a policy but its card, which stands aside for as long and also comes back after a kill."""
+    card, aside = directory / CARD, directory.with_name(f".{directory.name}.{CARD}")
+    if card.exists():
+        card.rename(aside)
+    try:
+        checkpoint.save(directory, files)
+    finally:
+        if aside.exists():
+            aside.rename(card)
 
 
 def policy_folder(path: Path) -> Path:

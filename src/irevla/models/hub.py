@@ -81,8 +81,7 @@ def upload(files: Mapping[str, Any], repo: str, *, private: bool, card: str) -> 
     Raises `UserError` where it cannot be done, and where the repository holds something else, or is public and
     `private` is asked for.
     """
-    if not REPOSITORY.fullmatch(repo):
-        raise UserError(f"{repo!r} is no name of a repository: say OWNER/NAME, with your name or your organisation's")
+    check_name(repo)
     base = parse(files).base
     if base and base.is_folder:
         raise UserError(f"the base model is the folder {base.name}, which no one else has; train from one on the Hub")
@@ -97,6 +96,12 @@ def upload(files: Mapping[str, Any], repo: str, *, private: bool, card: str) -> 
             repo_id=repo, folder_path=folder, commit_message="A policy of irevla", delete_patterns=["adapter_*"]
         )  # adapter_*: of an older policy; files that are uploaded anew stay
     return address
+
+
+def check_name(repo: str) -> None:
+    """`UserError` unless `repo` can be the name of a repository."""
+    if not REPOSITORY.fullmatch(repo):
+        raise UserError(f"{repo!r} is no name of a repository: say OWNER/NAME, with your name or your organisation's")
 
 
 def _check_repository(api: Any, repo: str, *, private: bool) -> None:
@@ -128,7 +133,10 @@ def _vlm(what: Description) -> str:
     lora = f" and LoRA of rank {what.model.lora.rank}" if what.model.lora.rank else ""
     if what.base is None:
         return f"`{what.model.vlm}`{lora}: all of it is here"
-    where = "adapter and heads are here, the rest is loaded from there" if lora else "all of it is here"
+    if lora:
+        where = "adapter and heads are here, the rest is loaded from there"
+    else:
+        where = "all weights are here, but loading them reads that model too, for its settings and its processor"
     return f"`{what.base.name}` at revision `{what.base.revision}`{lora}: {where}"
 
 

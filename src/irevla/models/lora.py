@@ -1,12 +1,14 @@
 """Low-rank adaptation of a VLM's linear layers (section IV-A, [46]) with peft, imported only where LoRA is on."""
 
 import re
+from importlib.util import find_spec
 from typing import Any
 
 from torch import nn
 
 from irevla.config import LoRAConfig
 from irevla.errors import UserError
+from irevla.models.files import peft_root
 from irevla.models.vlm.base import VLM
 
 _MARK = ".lora_"
@@ -20,26 +22,31 @@ def add_lora(vlm: VLM, config: LoRAConfig) -> None:
     matches or peft is missing.
     """
     assert config.rank > 0
+    check_peft()
+    import peft
+
     targets = config.targets or vlm.lora_targets
-    try:
-        pattern = re.compile(targets)
-    except re.error as error:
-        raise UserError(f"lora.targets {targets!r} is not a regular expression: {error}") from error
+    pattern = re.compile(targets)
     linear = [name for name, module in vlm.named_modules() if isinstance(module, nn.Linear)]
     matched = [name for name in linear if pattern.fullmatch(name)]
     if not matched:
         raise UserError(f"lora.targets {targets!r} matches no linear layer; there are: {', '.join(linear)}")
-    try:
-        import peft
-    except ModuleNotFoundError as error:
-        raise UserError("LoRA needs the package peft: pip install 'irevla[lora]'") from error
+    root = peft_root(vlm).removeprefix("vlm").removeprefix(".")
+    inner = vlm.get_submodule(root)  # peft asks the library's own model whether its weights are in 4 bits
+    own = [name.removeprefix(f"{root}.") for name in matched]
     alpha: Any = config.alpha  # peft asks for an integer and divides it
     peft.inject_adapter_in_model(
-        peft.LoraConfig(r=config.rank, lora_alpha=alpha, lora_dropout=0.0, target_modules=matched), vlm
+        peft.LoraConfig(r=config.rank, lora_alpha=alpha, lora_dropout=0.0, target_modules=own), inner
     )
     for name, parameter in vlm.named_parameters():
         if is_lora(name):
             parameter.data = parameter.data.float()
+
+
+def check_peft() -> None:
+    """`UserError` where the package peft is missing."""
+    if find_spec("peft") is None:
+        raise UserError("LoRA needs the package peft: pip install 'irevla[lora]'")
 
 
 def is_lora(name: str) -> bool:

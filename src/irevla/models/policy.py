@@ -26,6 +26,7 @@ from irevla.models.files import (
     base_of,
     check_adapter,
     check_weights,
+    from_anywhere,
     parameter_name,
     parse,
     peft_root,
@@ -180,7 +181,7 @@ class VLAPolicy(nn.Module):
         kept, base = self._kept(), base_of(self.vlm)
         config = {
             "format": FORMAT,
-            "model": to_dict(self.config),
+            "model": to_dict(from_anywhere(self.config, base)),
             "action_dim": self.action_dim,
             "image_size": self.image_size,
         } | ({"base": asdict(base)} if base else {})
@@ -209,12 +210,14 @@ class VLAPolicy(nn.Module):
         self.load_state_dict(new, strict=False)  # the names are checked; a frozen VLM's are not among them
 
     def save_pretrained(self, directory: Path | str, *, card: str = "") -> None:
-        """Write the policy to a folder, wholly or not at all, with `card` (or a plain one) as its README.md.
+        """Write the policy to a folder, wholly or not at all, with `card` as its README.md; without one a plain card,
+        or the README.md that is there: delete it to get a new one.
 
-        Raises `UserError` where the folder holds something else.
+        An older policy is replaced. Raises `UserError` where there is anything else.
         """
         files, path = self.files(), Path(directory)
-        write_policy(path, files, card=card or model_card(files[CONFIG], name=path.name))
+        plain = model_card(files[CONFIG], name=path.name)
+        write_policy(path, files, card=card or plain, keep_card=not card)
 
     def push_to_hub(self, repo_id: str, *, private: bool = False, card: str = "") -> str:
         """Upload the policy, with `card` (or a plain one), to the repository `repo_id` ("owner/name"), which is made if

@@ -72,10 +72,13 @@ def _numbers(text: str) -> list[int]:
 
 
 def _chosen(exam: Corpus, limit: int) -> list[tuple[int, Question]]:
-    """The first question of each family about each picture; evenly thinned to `limit`."""
+    """One question of each family about each picture, each time another of the family; evenly thinned to `limit`."""
     every: list[tuple[int, Question]] = []
     for picture, asked in enumerate(exam.questions):
-        every += [(picture, question) for question in {q.family: q for q in reversed(asked)}.values()]
+        families: dict[str, list[Question]] = {}
+        for question in asked:
+            families.setdefault(question.family, []).append(question)
+        every += [(picture, same[picture % len(same)]) for same in families.values()]
     keep = np.arange(min(limit, len(every))) * len(every) // min(limit, len(every))
     return [every[i] for i in keep]
 

@@ -18,6 +18,7 @@ from rich.table import Table
 from torch import Tensor
 
 from irevla.config import PretrainConfig, SFTConfig
+from irevla.errors import UserError
 from irevla.learners.sft import clip_gradients, learning_rate
 from irevla.models.vlm.pretrained import save_tiny
 from irevla.models.vlm.tiny import IGNORE, TinyVLM
@@ -25,7 +26,7 @@ from irevla.pretraining.corpus import EXAM, TRAIN, Corpus, Drawing, corpus
 from irevla.pretraining.exam import Grade, examine
 from irevla.runs.checkpoint import Checkpoints, load_optimizer, optimizer_tensors, series_name
 from irevla.runs.metrics import Metrics
-from irevla.runs.progress import bar
+from irevla.runs.progress import bar, console
 from irevla.runs.run import command, git_commit, machine, open_directory, write_atomically
 from irevla.setting import device, threads
 
@@ -42,11 +43,12 @@ def pretrain(directory: Path, config: PretrainConfig, *, appearances: int = 16) 
     DIR/tiny.safetensors are the weights; DIR/results.json, which is returned, has the grades. Raises `UserError` as
     `open_directory` and `corpus` do.
     """
+    place = device(config.device)  # before anything is written
     with open_directory(directory, config) as (_, metrics, checkpoints):
         drawing = Drawing(config.image_size, config.seed, config.workers, appearances)
         exam = corpus(directory / "corpus", drawing, split=EXAM, pictures=config.exam)
         train = corpus(directory / "corpus", drawing, split=TRAIN, pictures=config.pictures)
-        model = fit(config, train, exam, checkpoints=checkpoints, metrics=metrics)
+        model = fit(config, train, exam, device=place, checkpoints=checkpoints, metrics=metrics)
         return _finish(directory, config, model, exam)
 
 
@@ -70,17 +72,31 @@ class _State:
         }
 
     def resume(self, checkpoints: Checkpoints) -> None:
-        """Take up the newest checkpoint, if there is one."""
+        """Take up the newest sound checkpoint, if there is one, and say which."""
         found = checkpoints.newest(NAME)
+        for reason in checkpoints.passed_over:
+            console.print(f"[yellow]passed over:[/] {reason}", soft_wrap=True)
         if found is not None:
+            console.print(f"going on from {found[0]}", soft_wrap=True)
             self.model.load_state_dict(found[1][WEIGHTS])
             load_optimizer(self.optimizer, found[1]["optimizer.safetensors"])
             self.step = found[1]["state.json"]["step"]
 
 
-def fit(config: PretrainConfig, train: Corpus, exam: Corpus, *, checkpoints: Checkpoints, metrics: Metrics) -> TinyVLM:
-    """The fitted model. `metrics` gets the loss and, at each checkpoint, a glance at the exam."""
-    state = _State(config, device(config.device))
+def fit(
+    config: PretrainConfig,
+    train: Corpus,
+    exam: Corpus,
+    *,
+    device: torch.device,
+    checkpoints: Checkpoints,
+    metrics: Metrics,
+) -> TinyVLM:
+    """The fitted model. `metrics` gets the loss and, at each checkpoint, a glance at the exam.
+
+    Raises `UserError` where no step since the last checkpoint had a finite gradient.
+    """
+    state = _State(config, device)
     state.resume(checkpoints)
     batches = _Batches(train, config)
     schedule = SFTConfig(steps=config.steps, lr=config.lr, warmup=config.warmup)
@@ -95,6 +111,8 @@ def fit(config: PretrainConfig, train: Corpus, exam: Corpus, *, checkpoints: Che
                 metrics.log(NAME, state.step, loss=float(np.mean(losses[-LOG_EVERY:])))
                 advance(state.step, f"loss {np.mean(losses[-LOG_EVERY:]):.3f}")
             if state.step % config.validate_every == 0 or state.step == config.steps:
+                if not np.isfinite(losses[-config.validate_every :]).any():
+                    raise UserError("pretraining: no loss was finite any more; choose a lower lr and another --out")
                 checkpoints.save(series_name(NAME, state.step), state.files())
                 grades = examine(state.model.eval(), exam, limit=GLANCE)
                 metrics.log("exam", state.step, **_flat(grades))

@@ -38,8 +38,10 @@ def draw(rng: np.random.Generator, avoid: Sequence[RGB] = ()) -> tuple[str, RGB]
 
 @functools.cache
 def held_out(skills: tuple[str, ...]) -> tuple[RGB, ...]:
-    """Every colour that a variant of these skills (an RL or unseen task) is painted in: no scene of pretraining may
-    come near them."""
+    """Every colour that a variant of these skills (an RL or unseen task) is painted in.
+
+    No scene in which the skills are played may come near them. Other scenes may, even on things of the same name.
+    """
     variants = [spec.variant for spec in SPECS.values() if spec.skill in skills and spec.variant != Variant()]
     colours = {rgb for variant in variants for rgb in variant.recolour.values()}
     return tuple(sorted(colours | {variant.handle.colour for variant in variants if variant.handle}))

@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from irevla.evaluation.plots import DPI, GREY, LIGHT, WIDTH
 from irevla.models.vlm.tiny import TinyVLM
 from irevla.pretraining.corpus import Corpus
-from irevla.runs.journal import read_lines
+from irevla.runs.metrics import read_metrics
 
 SHOWN = ("task", "motion", "place", "hand", "state", "colour", "exists", "relation")  # families of the second panel
 SHEET = (3, 5)  # rows and columns of the sheet
@@ -22,7 +22,7 @@ SHEET = (3, 5)  # rows and columns of the sheet
 def draw(directory: Path, model: TinyVLM, exam: Corpus) -> None:
     """DIR/curve.png, from DIR/metrics.jsonl alone, and DIR/sheet.png."""
     with mpl.rc_context(LIGHT.style()):
-        _save(_curve(read_lines(directory / "metrics.jsonl")), directory / "curve.png")
+        _save(_curve(read_metrics(directory / "metrics.jsonl")), directory / "curve.png")
         _save(_sheet(model, exam), directory / "sheet.png")
 
 

@@ -115,7 +115,7 @@ def _states(seen: Sequence[Seen]) -> Iterator[Question]:
 
 
 def _existence(seen: Sequence[Seen], rng: np.random.Generator) -> Iterator[Question]:
-    """Half of the answers are yes."""
+    """Of toys. About half of the answers are yes where there are any."""
     toys = {(toy.colour, toy.kind) for toy in seen if toy.kind}
     asked = (str(rng.choice(list(NAMED))), str(rng.choice(KINDS)))
     if toys and rng.random() < 0.5:

@@ -5,6 +5,7 @@ It is written aside as `.NAME.new`, every file fsynced, and renamed into place; 
 always a whole one.
 """
 
+import errno
 import hashlib
 import json
 import os
@@ -43,9 +44,7 @@ def save(directory: Path, files: Files) -> None:
         _write_all(new, files)
     except OSError as error:
         shutil.rmtree(new, ignore_errors=True)
-        raise UserError(
-            f"cannot write checkpoint {directory}: {error.strerror}; make room and give the same command again"
-        ) from error
+        raise UserError(f"cannot write checkpoint {directory}: {error.strerror}; {remedy(error)}") from error
     if directory.exists():
         directory.rename(old)
     new.rename(directory)  # killed between these two renames, `_recover` finishes the job
@@ -53,6 +52,13 @@ def save(directory: Path, files: Files) -> None:
     if old.exists():
         old.rename(trash)
     _discard(trash)
+
+
+def remedy(error: OSError) -> str:
+    """What a person can do about files that cannot be written."""
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return "make room and give the same command again"
+    return "make it writable, or choose another place"
 
 
 def load(directory: Path) -> dict[str, Any]:

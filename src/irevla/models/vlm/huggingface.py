@@ -11,8 +11,10 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from jaxtyping import Float, UInt8
+from jinja2 import TemplateError
 from PIL import Image
 from safetensors import SafetensorError
 from torch import Tensor, nn
@@ -25,6 +27,7 @@ from irevla.models.vlm.families import FAMILIES, Family, question
 from irevla.models.vlm.pictures import Pixels
 from irevla.types import Features
 
+SURPRISES = (AssertionError, AttributeError, IndexError, KeyError, RuntimeError, TemplateError, TypeError, ValueError)
 NOT_INPUTS = ("pixel_values", "labels")  # of what a processor returns: ours come from the device; PaliGemma's are none
 
 
@@ -40,15 +43,18 @@ class HuggingFaceVLM(VLM):
     def __init__(self, model: Any, processor: Any, *, image_size: int, towers: Sequence[str] = ("language",)) -> None:
         super().__init__()
         self.family = FAMILIES.get(model.config.model_type, Family())
-        self.width = model.config.get_text_config().hidden_size
-        self.lora_targets = lora_targets(model, towers)
-        self.tap = take_off_output_layer(model)
+        self.width = _width(model.config)
+        with _understood(model.config, "its layers are not where others have them"):
+            self.lora_targets = lora_targets(model, towers)
+            self.tap = take_off_output_layer(model)
         self.model = model
         self.processor = processor
         self.pixels = Pixels(processor.image_processor, image_size)
         self.blank = Image.new("RGB", (image_size, image_size))
         self.prompts: dict[str, dict[str, Tensor]] = {}
         self._check_prompt()
+        if model.config.model_type not in FAMILIES:
+            self._check_forward()
 
     def encode(self, images: UInt8[Tensor, "B H W 3"], instructions: Sequence[str]) -> Features:
         """h, the hidden states of the picture's tokens and the prompt's, after the final norm.
@@ -87,13 +93,20 @@ class HuggingFaceVLM(VLM):
         config = self.model.config
         if self.processor.chat_template is None and not self.family.prompt:
             raise _unsupported(config, "its processor has no chat template")
-        try:
+        with _understood(config, "its processor fails"):
             tokens = self._prompt("open the door")["input_ids"]
-        except (TypeError, ValueError) as error:
-            raise _unsupported(config, f"its processor fails ({_first_line(error)})") from error
         image_token = getattr(config, "image_token_id", None)
         if image_token is None or not (tokens == image_token).any():
             raise _unsupported(config, "its processor puts no image tokens into the prompt")
+
+    @torch.no_grad()
+    def _check_forward(self) -> None:
+        """Of a family that was never tried: whether one picture has as many latents as tokens."""
+        with _understood(self.model.config, "it fails with one picture"):
+            self.pixels.to(self.model.device)
+            picture = torch.from_numpy(np.array(self.blank)).to(self.model.device)
+            latents = self.encode(picture[None], ["open the door"])
+            assert latents.tokens.shape == (*latents.mask.shape, self.width), "its latents are not one for each token"
 
 
 # --- taking off the final fully connected layer
@@ -175,16 +188,15 @@ def _name(model: Any, module: nn.Module) -> str:
 def load(config: ModelConfig, *, image_size: int, device: torch.device) -> HuggingFaceVLM:
     """The VLM that `config.vlm` names, on the Hub or in a folder, with its pretrained weights.
 
-    Raises `UserError` where there is none, or it cannot be reached, or is not whole, or no VLM of a supported kind.
+    `check_before` comes first. Raises `UserError` where it cannot be reached, or is not whole, or no VLM of a supported
+    kind.
     """
-    name = config.vlm
-    check_before(config, device)
-    dtype = _dtype(config.dtype, device)
+    name, dtype = config.vlm, _dtype(config, device)
     with _readable(name):
         commit = _commit(name, config.revision)
         settings = _settings(name, commit)
-        model = _weights(name, commit, settings, dtype=dtype, quantize=config.quantize, device=device)
         processor = _processor(name, commit, settings)
+        model = _weights(name, commit, settings, dtype=dtype, quantize=config.quantize, device=device)
     vlm = HuggingFaceVLM(model, processor, image_size=image_size, towers=config.lora.towers)
     vlm.base, vlm.revision = name, commit
     vlm.dtype = str(dtype).removeprefix("torch.")
@@ -196,11 +208,20 @@ def load(config: ModelConfig, *, image_size: int, device: torch.device) -> Huggi
 
 
 def check_before(config: ModelConfig, device: torch.device) -> None:
-    """`UserError` for what can be seen without reading anything."""
+    """`UserError` for what can be seen without the weights: of a model on the Hub, only config.json is fetched."""
     if find_spec("transformers") is None:
         raise UserError("a VLM of the Hub needs the package transformers: pip install 'irevla[hub]'")
     if config.quantize and (device.type != "cuda" or find_spec("bitsandbytes") is None):
         raise UserError("weights in 4 bits need a CUDA device and the package bitsandbytes: leave model.quantize out")
+    check_name(config)
+    with _readable(config.vlm):
+        settings = _settings(config.vlm, _commit(config.vlm, config.revision))
+    if (width := _width(settings)) % config.head_groups:
+        raise UserError(f"the width of {config.vlm} is {width}: set a model.head_groups that divides it")
+
+
+def check_name(config: ModelConfig) -> None:
+    """`UserError` unless `config.vlm` is a folder with all the parts of a model, or can be a name on the Hub."""
     folder = Path(config.vlm)
     if folder.is_dir():
         if config.revision:
@@ -242,6 +263,12 @@ def _settings(name: str, commit: str) -> Any:
     return settings
 
 
+def _width(settings: Any) -> int:
+    with _understood(settings, "it does not say how wide its latents are"):
+        width: int = settings.get_text_config().hidden_size
+    return width
+
+
 def _without_chance(settings: Any) -> None:
     """No dropout and no cache, in any tower: latents are kept, so they must not depend on chance."""
     for name, value in list(vars(settings).items()):
@@ -253,9 +280,10 @@ def _without_chance(settings: Any) -> None:
             setattr(settings, name, False)
 
 
-def _dtype(name: str, device: torch.device) -> torch.dtype:
-    bfloat16 = name == "bfloat16" or (name == "auto" and device.type == "cuda")
-    return torch.bfloat16 if bfloat16 else torch.float32
+def _dtype(config: ModelConfig, device: torch.device) -> torch.dtype:
+    """Weights that are trained in full are float32: an optimiser's small steps are lost in bfloat16."""
+    small = config.dtype == "auto" and device.type == "cuda" and config.lora.rank > 0
+    return torch.bfloat16 if small or config.dtype == "bfloat16" else torch.float32
 
 
 def _weights(name: str, commit: str, settings: Any, *, dtype: torch.dtype, quantize: str, device: torch.device) -> Any:
@@ -312,6 +340,17 @@ def _processor(name: str, commit: str, settings: Any) -> Any:
 
 def _unsupported(settings: Any, reason: str) -> UserError:
     return UserError(f"{settings.model_type} is not supported: {reason}; docs/add-a-vlm.md names the families that are")
+
+
+@contextmanager
+def _understood(settings: Any, doubt: str) -> Iterator[None]:
+    """A family that nobody has tried may answer with anything: what is raised then is `doubt`, in one line."""
+    try:
+        yield
+    except UserError:
+        raise
+    except SURPRISES as error:
+        raise _unsupported(settings, f"{doubt} ({_first_line(error)})") from error
 
 
 @contextmanager

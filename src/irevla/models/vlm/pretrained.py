@@ -55,7 +55,7 @@ def ask(weights: Path, image: Path, question: str) -> str:
             picture = opened.convert("RGB")
     except FileNotFoundError as error:
         raise UserError(f"there is no file {image}: name a PNG or JPEG") from error
-    except OSError as error:  # Pillow's UnidentifiedImageError among them
+    except (OSError, Image.DecompressionBombError) as error:  # Pillow's UnidentifiedImageError is an OSError
         raise UserError(f"{image} is not a picture that can be read: name a PNG or JPEG") from error
     model, size = load_tiny(weights)
     pixels = np.asarray(picture.resize((size, size), Image.Resampling.BOX), np.uint8)
