@@ -1,5 +1,6 @@
 """Pictures of a pretraining, for people: its learning curve, and a sheet of held-out pictures with answers."""
 
+import textwrap
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -42,7 +43,7 @@ def _curve(rows: Sequence[Mapping[str, Any]]) -> Figure:
     for family in SHOWN:
         _family(right, exams, family)
     right.set(title="Held-out questions answered (nearly) right", xlabel="step", ylim=(0, 1))
-    right.legend(fontsize=7, ncols=2)
+    right.legend(fontsize=7, ncols=4, loc="upper center", bbox_to_anchor=(0.5, -0.18))
     return figure
 
 
@@ -70,5 +71,5 @@ def _sheet(model: TinyVLM, exam: Corpus) -> Figure:
     return figure
 
 
-def _short(text: str, limit: int = 44) -> str:
-    return "\n".join(text[i : i + limit] for i in range(0, min(len(text), 3 * limit), limit))
+def _short(text: str) -> str:
+    return "\n".join(textwrap.wrap(text, 38)[:3])
