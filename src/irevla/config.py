@@ -276,13 +276,13 @@ class PretrainConfig:
     pictures: int = 100_000  # of the corpus, in shards of 512
     exam: int = 2_048  # held-out pictures, of other scenes, whose questions are the exam
     workers: int = 2  # processes that draw the corpus
-    steps: int = 30_000  # gradient steps
+    steps: int = 24_000  # gradient steps
     batch: int = 64  # questions per step, each with its picture
     lr: float = 1e-3  # peak learning rate: linear warm-up, then half a cosine
     warmup: int = 500  # steps
     weight_decay: float = 1e-4
     grad_clip: float = 1.0  # largest gradient norm
-    validate_every: int = 2_500  # steps between checkpoints and looks at the exam
+    validate_every: int = 4_000  # steps between checkpoints and looks at the exam
     device: str = "auto"  # "auto": cuda when present, else cpu
     threads: int = 0  # on the CPU; 0: one per core
 

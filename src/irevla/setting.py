@@ -20,7 +20,7 @@ from irevla.evaluation.card import exported_settings, run_of
 from irevla.evaluation.evaluate import blind_replay, evaluate
 from irevla.evaluation.stats import Row
 from irevla.evaluation.video import write_video
-from irevla.models.build import build_policy, check_model
+from irevla.models.build import VLMS, build_policy, check_model
 from irevla.models.files import CONFIG
 from irevla.models.hub import locate
 from irevla.models.policy import VLAPolicy
@@ -52,6 +52,8 @@ def check(config: Config) -> tuple[Suite, Tasks]:
     suite = load_suite(config.suite)
     suite.check()
     check_model(config.model, device(config.device))
+    if config.model.vlm in VLMS:
+        VLMS[config.model.vlm](config.model, config.env.image_size)  # a small one is made at once, or says why not
     return suite, choose_tasks(config, suite)
 
 
