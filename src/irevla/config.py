@@ -276,7 +276,7 @@ class PretrainConfig:
     pictures: int = 100_000  # of the corpus, in shards of 512
     exam: int = 2_048  # held-out pictures, of other scenes, whose questions are the exam
     workers: int = 2  # processes that draw the corpus
-    steps: int = 24_000  # gradient steps
+    steps: int = 28_000  # gradient steps
     batch: int = 64  # questions per step, each with its picture
     lr: float = 1e-3  # peak learning rate: linear warm-up, then half a cosine
     warmup: int = 500  # steps

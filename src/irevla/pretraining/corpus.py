@@ -27,7 +27,7 @@ from irevla.runs.progress import bar
 
 POSES = 32  # pictures of each appearance
 TRAIN, EXAM = "train", "exam"  # splits; no appearance of one is in the other
-VERSION = 1  # of what is drawn and asked; raise it when that changes
+VERSION = 2  # of what is drawn and asked: part of the shards' names; raise it when that changes
 
 
 @dataclass(frozen=True)
@@ -88,7 +88,7 @@ def draw_shard(path: Path, drawing: Drawing, *, split: str, number: int) -> None
 
 
 def _path(root: Path, split: str, number: int) -> Path:
-    return root / f"{split}-{number:05d}.safetensors"
+    return root / f"{split}-v{VERSION}-{number:05d}.safetensors"
 
 
 def _load(path: Path) -> tuple[Tensor, list[list[Question]]]:

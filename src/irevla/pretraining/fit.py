@@ -32,7 +32,7 @@ from irevla.setting import device, threads
 
 NAME, WEIGHTS = "pretrain", "model.safetensors"
 KIND_OF = {"caption": "caption", "motion": "way", "task": "way"}  # family -> kind; every other is "short"
-CYCLE = ("way", "way", "caption", "way", "way", "way", "short", "way")  # the kinds of successive batches
+CYCLE = ("way", "short", "way", "caption", "way", "short", "way", "way")  # the kinds of successive batches
 LOG_EVERY = 50  # steps between two records of the loss
 GLANCE, FULL = 1_500, 10_000  # questions of the exam at a checkpoint, and at the end
 

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from irevla.envs.metaworld_tasks import SPECS, Variant
+from irevla.envs.metaworld_tasks import SPECS
 
 RGB = tuple[float, float, float]
 
@@ -24,7 +24,7 @@ NAMED: dict[str, RGB] = {
     "grey": (0.50, 0.50, 0.50),
 }
 JITTER = 0.06  # standard deviation of a colour around its name, in each channel
-HELD_OUT = 0.25  # a scene's colours keep at least this distance (in RGB, 0..1) from those of its held-out variants
+HELD_OUT = 0.25  # an object's colours keep at least this distance (in RGB, 0..1) from those of its variants
 
 
 def draw(rng: np.random.Generator, avoid: Sequence[RGB] = ()) -> tuple[str, RGB]:
@@ -37,11 +37,12 @@ def draw(rng: np.random.Generator, avoid: Sequence[RGB] = ()) -> tuple[str, RGB]
 
 
 @functools.cache
-def held_out(skills: tuple[str, ...]) -> tuple[RGB, ...]:
-    """Every colour that a variant of these skills (an RL or unseen task) is painted in.
+def held_out(materials: tuple[str, ...]) -> tuple[RGB, ...]:
+    """Every colour of the variants (RL and unseen tasks) of an object that is made of one of these materials.
 
-    No scene in which the skills are played may come near them. Other scenes may, even on things of the same name.
+    The object is then painted in none of them, in whichever scene it stands: no button is green, be it pressed from
+    the front or from above. Other objects may be.
     """
-    variants = [spec.variant for spec in SPECS.values() if spec.skill in skills and spec.variant != Variant()]
+    variants = [spec.variant for spec in SPECS.values() if set(spec.variant.recolour) & set(materials)]
     colours = {rgb for variant in variants for rgb in variant.recolour.values()}
     return tuple(sorted(colours | {variant.handle.colour for variant in variants if variant.handle}))

@@ -104,7 +104,7 @@ class Stage:
         self.data = mujoco.MjData(self.model)
         self.arm = Arm(self.model)
         self._stock = _Stock(self.model)
-        self._materials = {thing.name: _materials(self.model, thing.body) for thing in scene.things}
+        self.materials = {thing.name: _materials(self.model, thing.body) for thing in scene.things}
         self.appearance: Appearance | None = None
         self._renderer: Any = None
 
@@ -143,8 +143,8 @@ class Stage:
     # --- appearance
 
     def _paint_things(self, chosen: Appearance, rng: np.random.Generator) -> None:
-        avoid = palette.held_out(self.scene.skills)
-        for materials in self._materials.values():
+        for materials in self.materials.values():
+            avoid = palette.held_out(materials)
             for material in materials:
                 if rng.random() < PAINTED:
                     chosen.colours[material], chosen.paint[material] = palette.draw(rng, avoid)
