@@ -60,6 +60,7 @@ def test_a_mistake_in_a_run_gets_one_line(
     assert main([*argv, *options]) == 2
     last = capsys.readouterr().err.strip().splitlines()[-1]
     assert last.startswith("irevla: ") and expected in last
+    assert not (tmp_path / "run").exists()  # so that the mended command is not refused as another run
 
 
 def test_a_foreign_directory_is_left_alone(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -12,7 +12,7 @@ import torch
 from jaxtyping import UInt8
 
 from irevla.collect import collect_expert, demonstrations, open_store
-from irevla.config import Config, EnvConfig
+from irevla.config import Config, EnvConfig, ModelConfig
 from irevla.data.episodes import EpisodeStore
 from irevla.envs.base import Suite, TaskEnv, find_task, load_suite, named_tasks
 from irevla.errors import UserError
@@ -21,7 +21,7 @@ from irevla.evaluation.evaluate import blind_replay, evaluate
 from irevla.evaluation.stats import Row
 from irevla.evaluation.video import write_video
 from irevla.models.build import VLMS, build_policy, check_model
-from irevla.models.files import CONFIG
+from irevla.models.files import CONFIG, Description, parse, read_policy
 from irevla.models.hub import locate
 from irevla.models.policy import VLAPolicy
 from irevla.rollout import Actor, RolloutStats
@@ -51,10 +51,21 @@ def check(config: Config) -> tuple[Suite, Tasks]:
     """The suite and the tasks. Raises `UserError` for all that can be seen to be wrong before any work is done."""
     suite = load_suite(config.suite)
     suite.check()
-    check_model(config.model, device(config.device))
+    check_model(_starting_model(config, suite), device(config.device))
+    if config.expert.dataset and not Path(config.expert.dataset).is_dir():
+        raise UserError(f"no dataset {config.expert.dataset}; name another as expert.dataset, or none to collect one")
+    return suite, choose_tasks(config, suite)
+
+
+def _starting_model(config: Config, suite: Suite) -> ModelConfig:
+    """The model that the run starts from, once it is known to fit the suite."""
+    if config.from_checkpoint:
+        what = parse(read_policy(locate(config.from_checkpoint)))
+        _check_fits(what, suite, image_size=config.env.image_size, path=config.from_checkpoint)
+        return what.model
     if config.model.vlm in VLMS:
         VLMS[config.model.vlm](config.model, config.env.image_size)  # a small one is made at once, or says why not
-    return suite, choose_tasks(config, suite)
+    return config.model
 
 
 def choose_tasks(config: Config, suite: Suite) -> Tasks:
@@ -78,8 +89,6 @@ def expert_dataset(run: Run, tasks: Tasks) -> EpisodeStore:
             config.suite, tasks.expert, config.expert, env=config.env, seed=config.seed, root=run.directory / "expert"
         )
     path = Path(config.expert.dataset)
-    if not path.is_dir():
-        raise UserError(f"there is no dataset {path}; name another as expert.dataset, or none to collect one")
     store = open_store(load_suite(config.suite), config.env, path)
     missing = sorted(set(tasks.expert) - set(store.counts()))
     strangers = sorted(set(store.counts()) - set(tasks.expert))
@@ -96,7 +105,7 @@ def starting_policy(config: Config, suite: Suite) -> VLAPolicy:
     return policy
 
 
-def _check_fits(policy: VLAPolicy, suite: Suite, *, image_size: int, path: str) -> None:
+def _check_fits(policy: VLAPolicy | Description, suite: Suite, *, image_size: int, path: str) -> None:
     if policy.action_dim != suite.action_dim or policy.image_size != image_size:
         raise UserError(
             f"{path} acts in {policy.action_dim} dimensions on pictures of {policy.image_size} pixels, but "

@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from irevla.errors import UserError
+from irevla.runs.checkpoint import remedy
 from irevla.runs.disk import sync_directory
 
 STAGING = ".staging"  # files being written; whatever a kill left there means nothing
@@ -28,9 +29,7 @@ def replace(root: Path, files: Sequence[tuple[str, bytes]]) -> None:
             _make_folder((root / name).parent)
     except OSError as error:
         shutil.rmtree(staging, ignore_errors=True)
-        raise UserError(
-            f"cannot write to dataset {root}: {error.strerror}; make room and give the same command again"
-        ) from error
+        raise UserError(f"cannot write to dataset {root}: {error.strerror}; {remedy(error)}") from error
     for number, (name, _) in enumerate(files):
         (staging / str(number)).rename(root / name)
         sync_directory((root / name).parent)
