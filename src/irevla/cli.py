@@ -94,11 +94,15 @@ def collect(argv: Sequence[str]) -> None:
     @dataclasses.dataclass(frozen=True)
     class CollectArguments:
         """Expert demonstrations by the suite's scripted experts, as a LeRobotDataset v3. The same command again goes
-        on."""
+        on.
+
+        With --demonstrations those of people are imported instead, at most expert.episodes of each task.
+        """
 
         suite: tyro.conf.Positional[str]
         out: Path  # the dataset's directory
         tasks: tuple[str, ...] = ()  # none: all expert tasks
+        demonstrations: Path | None = None  # recordings of people (kitchen: files of Minari or R3M, or a folder)
         seed: int = 0
         expert: ExpertConfig = dataclasses.field(default_factory=ExpertConfig)
         env: EnvConfig = dataclasses.field(default_factory=EnvConfig)
@@ -108,7 +112,7 @@ def collect(argv: Sequence[str]) -> None:
     if arguments.expert.dataset:
         raise UserError("--expert.dataset names a dataset to read; what is collected goes to --out")
 
-    from irevla.collect import collect_expert
+    from irevla.collect import collect_expert, import_shown
     from irevla.envs.base import load_suite, named_tasks
     from irevla.types import Category
 
@@ -116,9 +120,12 @@ def collect(argv: Sequence[str]) -> None:
     suite.check()
     names = named_tasks(suite, arguments.tasks, Category.EXPERT)
     writable(arguments.out)
-    store = collect_expert(
-        arguments.suite, names, arguments.expert, env=arguments.env, seed=arguments.seed, root=arguments.out
-    )
+    expert, env, root = arguments.expert, arguments.env, arguments.out
+    if arguments.demonstrations:
+        path, most = arguments.demonstrations, expert.episodes
+        store = import_shown(suite, names, path=path, most=most, env=env, root=root)
+    else:
+        store = collect_expert(arguments.suite, names, expert, env=env, seed=arguments.seed, root=root)
     print(f"{len(store)} episodes of {len(names)} tasks in {arguments.out}")
 
 
@@ -175,6 +182,7 @@ def bench(argv: Sequence[str]) -> None:
         name: tyro.conf.Positional[str] = ""
         list: bool = False  # the names
         json: bool = False  # print one JSON object; its "ratio" is the headline
+        suite: str = "metaworld"  # render: or "kitchen"
         vlm: str = "tiny"  # encode, sft, ppo-update: or "blip2", which is BLIP-2 2.7B with random weights
         batch: int = 0  # encode, sft: pictures at once; 0: as many as suit the VLM
         gradient_checkpointing: bool = False  # sft of blip2: compute activations again, for less memory

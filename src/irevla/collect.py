@@ -7,7 +7,7 @@ from pathlib import Path
 
 from irevla.config import Config, EnvConfig, ExpertConfig
 from irevla.data.episodes import EpisodeStore, StoreSpec
-from irevla.envs.base import Suite, load_suite
+from irevla.envs.base import ShownByPeople, Suite, load_suite
 from irevla.envs.vector import Job, VectorEnv
 from irevla.errors import UserError
 from irevla.models.policy import VLAPolicy
@@ -57,6 +57,28 @@ def collect_expert(
             f"the scripted expert failed too often ({', '.join(lacking)} of {config.episodes} demonstrations): "
             "choose other tasks, a longer env.horizon or less expert.noise"
         )
+    return store
+
+
+def import_shown(
+    suite: Suite, tasks: Sequence[str], *, path: Path, most: int, env: EnvConfig, root: Path
+) -> EpisodeStore:
+    """Bring what people have demonstrated, in the recordings at `path`, into D_e at `root`; what is there is kept.
+
+    Raises `UserError` where nobody showed this suite, or one of the tasks.
+    """
+    if not isinstance(suite, ShownByPeople):
+        raise UserError(f"no recordings of people are known for {suite.name}: leave --demonstrations out")
+    if not path.exists():
+        raise UserError(f"there are no demonstrations {path}: name a file or a folder")
+    episodes = suite.demonstrations(path, tasks, env, most=most)
+    store = open_store(suite, env, root)
+    done = {(info.provenance.task, info.provenance.seed) for info in store.episodes}
+    with bar(f"Demonstrations of {len(tasks)} tasks", len(tasks) * most) as advance:
+        for episode in episodes:
+            if (episode.provenance.task, episode.provenance.seed) not in done:
+                store.append(episode)
+            advance(len(store), f"{len(store)} episodes")
     return store
 
 

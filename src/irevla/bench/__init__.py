@@ -8,7 +8,7 @@ from irevla.errors import UserError, unknown
 from irevla.runs.run import git_commit, machine
 
 BENCHMARKS = {
-    "render": ("one 64 px Meta-World frame, ours against render_mode='rgb_array'", "irevla.bench.render"),
+    "render": ("one 64 px frame of a suite, ours against render_mode='rgb_array'", "irevla.bench.render"),
     "rollout": ("decisions/s of data collection for PPO, ours against the stock environment", "irevla.bench.rollout"),
     "ppo-update": ("one PPO update on cached latents, against re-encoding every minibatch", "irevla.bench.ppo_update"),
     "encode": ("a VLM's forward pass, against the rate of a matrix product (MFU)", "irevla.bench.encode"),

@@ -1,8 +1,9 @@
 """What a suite of tasks is. A new domain is one file that implements `Suite`, and one line in `SUITES`."""
 
 import importlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 import gymnasium as gym
@@ -11,6 +12,7 @@ import numpy as np
 from irevla.category import Category
 from irevla.config import EnvConfig
 from irevla.errors import UserError, unknown
+from irevla.types import Episode
 
 
 @dataclass(frozen=True)
@@ -66,7 +68,20 @@ class Suite(Protocol):
         ...
 
 
+@runtime_checkable
+class ShownByPeople(Protocol):
+    """What a suite also offers whose tasks people have demonstrated."""
+
+    def demonstrations(self, path: Path, tasks: Sequence[str], config: EnvConfig, *, most: int) -> Iterator[Episode]:
+        """At most so many demonstrations of each task from the recordings in `path`; `provenance.seed` numbers them.
+
+        Raises `UserError` where there are none of a task, before it yields anything.
+        """
+        ...
+
+
 SUITES = {
+    "kitchen": "irevla.envs.kitchen.suite:KITCHEN",
     "metaworld": "irevla.envs.metaworld:METAWORLD",
     "pointmass": "irevla.envs.pointmass:POINTMASS",
 }

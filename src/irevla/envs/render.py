@@ -65,6 +65,16 @@ def camera_of(model: Any, name: str, pos: tuple[float, float, float] | None = No
     return Camera(pos or tuple(model.cam_pos[i].tolist()), tuple(model.cam_quat[i].tolist()), float(model.cam_fovy[i]))
 
 
+def looking(pos: Float[np.ndarray, "3"], at: Float[np.ndarray, "3"]) -> Float[np.ndarray, "4"]:
+    """The orientation (quaternion w x y z) of an upright camera at `pos` that looks at `at`: along its -z."""
+    back = (pos - at) / np.linalg.norm(pos - at)
+    right = np.cross([0.0, 0.0, 1.0], back)
+    right /= np.linalg.norm(right)
+    quat = np.zeros(4)
+    mujoco.mju_mat2Quat(quat, np.stack([right, np.cross(back, right), back], axis=1).reshape(-1))
+    return quat
+
+
 def check_gl() -> None:
     """Raise `UserError` with the remedy where no GL library can be loaded."""
     try:

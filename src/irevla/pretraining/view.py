@@ -7,7 +7,7 @@ import numpy as np
 from jaxtyping import Float, UInt8
 
 from irevla.envs.metaworld import CAMERA, CAMERA_POS
-from irevla.envs.render import Camera, camera_of
+from irevla.envs.render import Camera, camera_of, looking
 
 USUAL = 0.65  # share of the views that are the benchmark's, a little shaken or not at all ...
 AROUND = 0.2  # ... that are from around it; the others look at the table from anywhere
@@ -52,10 +52,10 @@ def random_view(model: Any, rng: np.random.Generator) -> View:
     if chance < USUAL + AROUND:
         pos = np.array(usual.pos) + rng.uniform(-0.18, 0.18, 3)
         flip = np.array([0.0, 0.0, 0.0, 1.0])  # half a turn about the line of sight
-        return View(_camera(pos, _times(_looking(pos, _aim(rng)), flip), rng.uniform(42, 58)), True)
+        return View(_camera(pos, _times(looking(pos, _aim(rng)), flip), rng.uniform(42, 58)), True)
     angle, radius, height = rng.uniform(-0.75, 0.75) * np.pi, rng.uniform(0.8, 1.15), rng.uniform(0.35, 0.95)
     pos = np.array([radius * np.sin(angle), CENTRE[1] + radius * np.cos(angle), height])
-    return View(_camera(pos, _looking(pos, _aim(rng)), rng.uniform(42, 58)), False)
+    return View(_camera(pos, looking(pos, _aim(rng)), rng.uniform(42, 58)), False)
 
 
 def _aim(rng: np.random.Generator) -> np.ndarray:
@@ -65,18 +65,6 @@ def _aim(rng: np.random.Generator) -> np.ndarray:
 def _camera(pos: np.ndarray, quat: np.ndarray, fovy: float) -> Camera:
     w, x, y, z = quat.tolist()
     return Camera((float(pos[0]), float(pos[1]), float(pos[2])), (w, x, y, z), float(fovy))
-
-
-def _looking(pos: np.ndarray, at: np.ndarray) -> np.ndarray:
-    """The orientation (quaternion w x y z) of an upright camera at `pos` that looks at `at`: along its -z."""
-    import mujoco
-
-    back = (pos - at) / np.linalg.norm(pos - at)
-    right = np.cross([0.0, 0.0, 1.0], back)
-    right /= np.linalg.norm(right)
-    quat = np.zeros(4)
-    mujoco.mju_mat2Quat(quat, np.stack([right, np.cross(back, right), back], axis=1).reshape(-1))
-    return quat
 
 
 def _times(a: np.ndarray, b: np.ndarray) -> np.ndarray:

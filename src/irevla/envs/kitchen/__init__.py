@@ -1,0 +1,1 @@
+"""Franka Kitchen: the paper's second benchmark, from pixels and language."""

@@ -1,0 +1,191 @@
+"""One task of the kitchen as a gymnasium environment: pictures in, end-effector motions out, sparse reward.
+
+The kitchen is the one whose models gymnasium-robotics installs (`FrankaKitchen-v1`; Gupta et al., Relay Policy
+Learning, 2019). The environment is our own, for that one has no single tasks, no gravity compensation (the hand sinks)
+and no randomness at the start, so that a blind policy would do. Here the whole kitchen is shifted at random, and the
+arm starts in a random posture.
+"""
+
+import copy
+import functools
+import importlib.util
+from pathlib import Path
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+from jaxtyping import Float, Float32, UInt8
+
+from irevla.config import EnvConfig
+from irevla.envs import render  # first of all: it chooses the GL library
+
+import mujoco  # isort: skip
+
+from irevla.envs.base import Task
+from irevla.envs.kitchen.arm import Arm
+from irevla.envs.kitchen.experts import Expert, Scene
+from irevla.envs.kitchen.suite import ACTIONS, CAMERA_POS, CONTROL_HZ, KITCHEN, LOOK_AT
+from irevla.envs.kitchen.tasks import SPECS
+from irevla.errors import unknown
+
+START = np.array([0.148388, -1.76, 1.84390, -2.47686, 0.260252, 0.712533, 1.595154, 0.04, 0.04])  # FrankaKitchen-v1's
+POSTURE_NOISE = 0.08  # rad: half the range of each joint's start
+FURNITURE, KETTLE = "desk", "kettle"  # bodies: all furniture hangs on the first, the second is free
+
+
+class KitchenEnv(gym.Env[np.ndarray, np.ndarray]):
+    """One task. Observation: `uint8[S, S, 3]`. Action, in [-1, 1]: `float32[7]`, displacement (6 cm) and rotation
+    (0.25 rad) of the end effector along and around the axes of the world, and the gripper (positive closes); or, with
+    `control="joint-velocity"`, `float32[9]`, the velocities (2 rad/s) of seven joints and two fingers.
+
+    The reward is 1 at success, where the episode terminates; else 0. After `horizon` decisions it is truncated, unless
+    it has just terminated.
+    """
+
+    metadata: dict[str, Any] = {"render_modes": ["rgb_array"], "render_fps": 12}  # noqa: RUF012
+
+    def __init__(
+        self,
+        task: str,
+        config: EnvConfig | None = None,
+        *,
+        control: str = "end-effector",
+        render_mode: str | None = None,
+    ) -> None:
+        if task not in SPECS:
+            raise unknown("task of kitchen", task, SPECS)
+        if control not in ACTIONS:
+            raise unknown("control of kitchen", control, ACTIONS)
+        self.task: Task = SPECS[task].task
+        self.draw = True
+        self.render_mode = render_mode
+        self.config = config or EnvConfig()
+        self.control = control
+        size = self.config.image_size
+        self.observation_space = gym.spaces.Box(0, 255, (size, size, 3), np.uint8)
+        self.action_space = gym.spaces.Box(-1.0, 1.0, (ACTIONS[control],), np.float32)
+        self.metadata = {**self.metadata, "render_fps": max(1, CONTROL_HZ // self.config.action_repeat)}
+        self.model = copy.copy(model_of(task))  # its own: the kitchen is shifted in it
+        self.data = mujoco.MjData(self.model)
+        self._substeps = round(1 / (CONTROL_HZ * self.model.opt.timestep))
+        self.arm = Arm(self.model, self.data)
+        self._rest = self.model.body_pos[self.model.body(FURNITURE).id].copy()
+        self._joint = int(self.model.joint(SPECS[task].skill.joint).qposadr[0])
+        self._decisions = 0
+
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[np.ndarray, dict[str, Any]]:
+        """Start the episode of `seed`; without one, of a seed drawn from the generator that the last seed started."""
+        super().reset(seed=seed)
+        random, model, data = self.np_random, self.model, self.data
+        mujoco.mj_resetData(model, data)
+        skill = SPECS[self.task.name].skill
+        shift = random.uniform(skill.low, skill.high)
+        model.body_pos[model.body(FURNITURE).id] = self._rest + shift
+        kettle = int(model.joint(KETTLE).qposadr[0])
+        data.qpos[kettle : kettle + 3] += shift
+        data.qpos[:9] = START
+        data.qpos[:7] += random.uniform(-POSTURE_NOISE, POSTURE_NOISE, 7)
+        data.qpos[:7] = np.clip(data.qpos[:7], self.arm.low, self.arm.high)
+        data.ctrl[:9] = data.qpos[:9]
+        mujoco.mj_forward(model, data)
+        self._decisions = 0
+        self._expert = Expert(SPECS[self.task.name].script)
+        return self._observe(), {"success": False}
+
+    def step(self, action: Float32[np.ndarray, " A"]) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
+        """One decision: the action, clipped to [-1, 1], held for `action_repeat` control steps or until success."""
+        clipped = np.clip(action, -1.0, 1.0).astype(np.float64)
+        self.arm.drive(self.arm.velocities(clipped) if self.control == "end-effector" else clipped)
+        success = False
+        for _ in range(self.config.action_repeat):
+            mujoco.mj_step(self.model, self.data, self._substeps)
+            success = self.success
+            if success:
+                break
+        mujoco.mj_forward(self.model, self.data)  # positions of sites, of the present state
+        self._decisions += 1
+        truncated = self._decisions >= self.config.horizon and not success
+        return self._observe(), float(success), success, truncated, {"success": success}
+
+    def show(self, qpos: Float[np.ndarray, "30"]) -> None:
+        """Put the arm and the kitchen, which is not shifted, into a recorded state."""
+        self.model.body_pos[self.model.body(FURNITURE).id] = self._rest
+        self.data.qpos[:] = qpos
+        self.data.qvel[:] = 0.0
+        mujoco.mj_forward(self.model, self.data)
+
+    @property
+    def progress(self) -> float:
+        """How far the task's joint is from its rest, rad or m, with its sign."""
+        return float(self.data.qpos[self._joint])
+
+    @property
+    def success(self) -> bool:
+        """Whether the joint is past its goal: one-sided, further is as good."""
+        goal = SPECS[self.task.name].skill.goal
+        return bool(self.progress * np.sign(goal) >= abs(goal))
+
+    def expert_action(self) -> Float32[np.ndarray, " A"]:
+        """The scripted expert's clean action for the present state."""
+        action = self._expert.action(self._scene(), self.arm, self._decisions)
+        if self.control == "joint-velocity":
+            action = self.arm.velocities(action)
+        return action.clip(-1.0, 1.0).astype(np.float32)
+
+    def picture(self, size: int) -> UInt8[np.ndarray, "size size 3"]:
+        """The present scene, whether or not observations are drawn."""
+        drawn: np.ndarray = _renderer(self.task.name).draw(self.model, self.data, size=size)
+        return drawn
+
+    def render(self) -> UInt8[np.ndarray, "S S 3"]:  # type: ignore[override]
+        """The present scene at the size of observations."""
+        return self.picture(self.config.image_size)
+
+    def close(self) -> None:
+        """Nothing to free: the renderer belongs to the process."""
+
+    def _observe(self) -> np.ndarray:
+        size = self.config.image_size
+        return self.picture(size) if self.draw else np.zeros((size, size, 3), np.uint8)
+
+    def _scene(self) -> Scene:
+        site = self.data.site(SPECS[self.task.name].skill.handle)
+        body = self.model.site_bodyid[site.id]
+        return Scene(np.array(site.xpos), np.array(self.data.xpos[body]), self.progress)
+
+
+# --- The model
+
+
+def model_path() -> Path:
+    """Where the installed gymnasium-robotics keeps the kitchen. `UserError` where there is none."""
+    KITCHEN.check()
+    found = importlib.util.find_spec("gymnasium_robotics")
+    assert found and found.submodule_search_locations
+    assets = Path(found.submodule_search_locations[0]) / "envs" / "assets" / "kitchen_franka" / "kitchen_assets"
+    return assets / "kitchen_env_model.xml"
+
+
+@functools.cache
+def model_of(task: str) -> Any:
+    """The compiled model of `task`, shared by all its environments in this process: do not change it."""
+    spec, variant = mujoco.MjSpec.from_file(str(model_path())), SPECS[task].variant
+    for body in spec.bodies:
+        if body.name.startswith("panda0"):
+            body.gravcomp = 1.0
+    for material, rgb in variant.recolour.items():
+        changed = spec.material(material)
+        changed.rgba, changed.textures = [*rgb, 1.0], [""] * mujoco.mjtTextureRole.mjNTEXROLE
+    for name, shift in variant.moved.items():
+        moved = spec.body(name)
+        moved.pos = np.array(moved.pos) + shift
+    return spec.compile()
+
+
+@functools.cache
+def _renderer(task: str) -> Any:
+    """The light model of `task`, shared by all its environments in this process."""
+    w, x, y, z = render.looking(np.array(CAMERA_POS), np.array(LOOK_AT)).tolist()
+    return render.Renderer(model_of(task), camera=render.Camera(CAMERA_POS, (w, x, y, z)))

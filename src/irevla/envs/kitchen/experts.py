@@ -1,0 +1,162 @@
+"""Scripted experts of the kitchen: each a list of moves of the end effector, read off the present state.
+
+They see what the policy must find in the picture: where the handle is, and how far its joint has moved.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float
+
+from irevla.envs.kitchen.arm import REACH, TURN, rotation_vector
+
+FRONT = np.array([[0.0, 1.0, 0.0], [0.0, 0.0, 1.0], [1.0, 0.0, 0.0]])  # fingers point to +y, and open along x
+LAST = 10_000  # decisions: the last move goes on for good
+
+Vector = Float[np.ndarray, "3"]
+Matrix = Float[np.ndarray, "3 3"]
+
+
+@dataclass(frozen=True)
+class Move:
+    """One move, over when the end effector is `near` its end, the joint is past `until`, or `steps` are spent."""
+
+    to: Vector  # m, in the world
+    facing: Matrix  # orientation of the end effector
+    shut: bool  # the gripper
+    steps: int = LAST  # decisions
+    near: float = 0.0  # m
+    until: float | None = None  # of the task's joint, which goes down from 0 (rad)
+
+
+@dataclass(frozen=True)
+class Scene:
+    """What a script reads."""
+
+    handle: Vector  # the task's site, m
+    hinge: Vector  # the body that the handle hangs on, m
+    joint: float  # how far it has moved, rad or m
+
+
+def _by(x: float, y: float, z: float) -> Vector:
+    return np.array([x, y, z])
+
+
+def _around_z(angle: float) -> Matrix:
+    c, s = np.cos(angle), np.sin(angle)
+    return np.array([[c, -s, 0.0], [s, c, 0.0], [0.0, 0.0, 1.0]])
+
+
+def _around_y(angle: float) -> Matrix:
+    c, s = np.cos(angle), np.sin(angle)
+    return np.array([[c, 0.0, s], [0.0, 1.0, 0.0], [-s, 0.0, c]])
+
+
+def slide_door(scene: Scene) -> list[Move]:
+    """Shut fingers to the left of the handle, then push it to the right."""
+    at = scene.handle
+    return [
+        Move(at + _by(-0.09, -0.10, 0.0), FRONT, True, 25, near=0.03),
+        Move(at + _by(-0.075, -0.02, 0.0), FRONT, True, 12, near=0.02),
+        Move(at + _by(0.10, -0.02, 0.0), FRONT, True),
+    ]
+
+
+def light(scene: Scene) -> list[Move]:
+    """Shut fingers to the right of the switch, then push it to the left."""
+    at = scene.handle
+    return [
+        Move(at + _by(0.08, -0.10, 0.0), FRONT, True, 25, near=0.03),
+        Move(at + _by(0.07, -0.035, 0.0), FRONT, True, 12, near=0.02),
+        Move(at + _by(-0.10, -0.035, 0.0), FRONT, True),
+    ]
+
+
+def knob(scene: Scene) -> list[Move]:
+    """Grasp the knob and turn the wrist, always somewhat further than the knob."""
+    facing = _around_z(-0.1) @ FRONT
+    forward = facing[:, 2]
+    ahead = _around_y(min(0.5 - scene.joint, 1.6)) @ facing
+    at = scene.handle
+    return [
+        Move(at - 0.12 * forward, facing, False, 25, near=0.02),
+        Move(at - 0.028 * forward, facing, False, 12, near=0.01),
+        Move(at - 0.028 * forward, facing, True, 3),
+        Move(at - 0.028 * forward, ahead, True),
+    ]
+
+
+@dataclass(frozen=True)
+class Door:
+    """How a hinged door is opened: the handle is grasped and pulled until the door stands ajar, then the shut fingers
+    go behind its free edge and push it open."""
+
+    yaw: float  # of the grasp, rad
+    grasp: float  # height of the grasp from the handle's site, m
+    depth: float  # that the fingers go past the handle, m
+    rest: float  # direction of the shut door from its hinge, rad from +x
+    ajar: float  # where the pull ends, rad
+    width: float  # of the door, m
+    follow: float  # how much the wrist turns with the door
+
+    def __call__(self, scene: Scene) -> list[Move]:
+        """The moves in `scene`."""
+        at = scene.handle + _by(0.0, 0.0, self.grasp)
+        hinge = np.array([scene.hinge[0], scene.hinge[1], at[2]])
+        facing = _around_z(self.yaw) @ FRONT
+        forward = facing[:, 2]
+        turned = _around_z(self.yaw + self.follow * scene.joint) @ FRONT
+        pulled = hinge + _around_z(-0.3) @ (at - hinge)
+        along, out = self._door(scene.joint)
+        further, beyond = self._door(scene.joint - 0.5)
+        return [
+            Move(at - 0.11 * forward, facing, False, 30, near=0.03),
+            Move(at - self.depth * forward, facing, False, 14, near=0.012),
+            Move(at - self.depth * forward, facing, True, 5),
+            Move(pulled - self.depth * turned[:, 2], turned, True, 40, until=self.ajar),
+            Move(at + 0.10 * out + 0.05 * along, turned, False, 5, near=0.05),
+            Move(hinge + (self.width + 0.14) * along + 0.03 * out, turned, True, 7, near=0.05),
+            Move(hinge + (self.width + 0.10) * along - 0.08 * out, turned, True, 7, near=0.04),
+            Move(hinge + (self.width - 0.04) * further + 0.03 * beyond, turned, True),
+        ]
+
+    def _door(self, joint: float) -> tuple[Vector, Vector]:
+        """Along the door from its hinge, and out of its front, when it has turned by `joint`."""
+        angle = self.rest + joint
+        return np.array([np.cos(angle), np.sin(angle), 0.0]), np.array([np.sin(angle), -np.cos(angle), 0.0])
+
+
+SCRIPTS: Mapping[str, Callable[[Scene], list[Move]]] = {
+    "knob-on": knob,
+    "light-on": light,
+    "microwave-open": Door(yaw=0.4, grasp=0.05, depth=0.015, rest=0.3, ajar=-1.3, width=0.518, follow=0.3),
+    "slide-door-open": slide_door,
+    "left-door-open": Door(yaw=0.6, grasp=-0.135, depth=0.015, rest=0.0, ajar=-1.5, width=0.377, follow=-0.4),
+}
+
+
+class Expert:
+    """Plays a script in one episode. Asked twice about one state, it answers alike."""
+
+    def __init__(self, script: str) -> None:
+        self._script = SCRIPTS[script]
+        self._move, self._since = 0, 0  # the present one, and the decision at which it began
+
+    def action(self, scene: Scene, arm: Any, decision: int) -> Float[np.ndarray, "7"]:
+        """The end-effector action in `scene`, where `decision` is the number of the decision to take."""
+        moves = self._script(scene)
+        while self._move < len(moves) - 1 and self._over(moves[self._move], scene, arm, decision):
+            self._move, self._since = self._move + 1, decision
+        move = moves[self._move]
+        shift = (move.to - arm.position) / REACH
+        turn = rotation_vector(move.facing @ arm.rotation.T) / TURN
+        return np.concatenate([shift / max(1.0, np.abs(shift).max()), turn.clip(-1, 1), [1.0 if move.shut else -1.0]])
+
+    def _over(self, move: Move, scene: Scene, arm: Any, decision: int) -> bool:
+        if decision - self._since >= move.steps:
+            return True
+        if move.until is not None:
+            return scene.joint < move.until
+        return bool(np.linalg.norm(move.to - arm.position) < move.near)

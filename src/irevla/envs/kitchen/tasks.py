@@ -1,0 +1,95 @@
+"""The Franka Kitchen suite as data: five expert tasks, two RL tasks and six unseen ones (the paper's section V-A). Tune
+variants here alone.
+
+Every variant is a skill of the expert tasks with another colour and another place of its object:
+`docs/kitchen.md` has the measured rates.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from irevla.category import Category
+from irevla.envs.base import Task
+
+RGB = tuple[float, float, float]
+XYZ = tuple[float, float, float]
+
+
+@dataclass(frozen=True)
+class Skill:
+    """What is to be done, and when it is done: the joint has gone past `goal`, seen from its rest at 0."""
+
+    instruction: str
+    joint: str  # of the kitchen; rad, or m for the slide door
+    goal: float
+    handle: str  # the site that the hand works on
+    low: XYZ = (-0.08, -0.05, -0.05)  # bounds of the kitchen's random shift, m
+    high: XYZ = (0.08, 0.05, 0.05)
+
+
+@dataclass(frozen=True)
+class Variant:
+    """What differs from the expert task. Empty: nothing."""
+
+    recolour: Mapping[str, RGB] = field(default_factory=dict)  # material -> colour
+    moved: Mapping[str, XYZ] = field(default_factory=dict)  # body -> shift, m
+
+
+SKILLS: dict[str, Skill] = {
+    "knob-on": Skill("turn the knob on", "knob_Joint_1", -0.80, "knob1_site"),
+    "light-on": Skill("turn the light on", "light_switch", -0.50, "light_site"),
+    "microwave-open": Skill("open the microwave", "microwave", -0.60, "microhandle_site"),
+    "slide-door-open": Skill("slide the door open", "slide_cabinet", 0.30, "slide_site"),
+    "left-door-open": Skill("open the left door", "left_hinge_cabinet", -0.60, "hinge_site1"),
+}
+
+RED, YELLOW, GREEN, WHITE, ORANGE = (
+    (0.80, 0.12, 0.10),
+    (0.90, 0.75, 0.10),
+    (0.15, 0.60, 0.20),
+    (0.90, 0.90, 0.90),
+    (0.85, 0.45, 0.10),
+)
+
+RL: dict[str, tuple[str, Variant]] = {  # name -> (skill, variant)
+    "slide-door-open-red": ("slide-door-open", Variant({"M_slide_blue": RED}, {"slidecabinet": (-0.06, 0.04, 0.0)})),
+}
+
+UNSEEN: dict[str, tuple[str, Variant]] = {
+    "slide-door-open-yellow": (
+        "slide-door-open",
+        Variant({"M_slide_blue": YELLOW}, {"slidecabinet": (0.03, -0.02, 0.0)}),
+    ),
+    "left-door-open-green": ("left-door-open", Variant({"M_hinge_blue": GREEN}, {"hingecabinet": (0.02, -0.02, 0.0)})),
+    "microwave-open-white": ("microwave-open", Variant({"micro_black": WHITE}, {"microwave": (0.02, 0.02, 0.0)})),
+    "knob-on-orange": ("knob-on", Variant({"oven_metal": ORANGE}, {})),
+    "light-on-green": ("light-on", Variant({}, {"hoodroot": (0.03, 0.0, 0.0)})),
+}
+
+
+@dataclass(frozen=True)
+class Spec:
+    """A task and how it is made: a skill, changed by a variant."""
+
+    task: Task
+    skill: Skill
+    script: str  # the name of the skill, whose scripted expert plays it
+    variant: Variant
+
+
+def _note(variant: Variant) -> str:
+    changed = [*(["colour"] if variant.recolour else []), *(["position"] if variant.moved else [])]
+    return f"other {', '.join(changed)}" if changed else ""
+
+
+def _specs() -> dict[str, Spec]:
+    rows = [(skill, Category.EXPERT, skill, Variant()) for skill in SKILLS]
+    rows += [(name, Category.RL, skill, variant) for name, (skill, variant) in RL.items()]
+    rows += [(name, Category.UNSEEN, skill, variant) for name, (skill, variant) in UNSEEN.items()]
+    return {
+        name: Spec(Task(name, category, SKILLS[skill].instruction, _note(variant)), SKILLS[skill], skill, variant)
+        for name, category, skill, variant in rows
+    }
+
+
+SPECS: dict[str, Spec] = _specs()
