@@ -29,7 +29,7 @@ from irevla.envs.kitchen.tasks import SPECS
 from irevla.errors import unknown
 
 START = np.array([0.148388, -1.76, 1.84390, -2.47686, 0.260252, 0.712533, 1.595154, 0.04, 0.04])  # FrankaKitchen-v1's
-POSTURE_NOISE = 0.08  # rad: half the range of each joint's start
+POSTURE_NOISE = 0.12  # rad: half the range of each joint's start
 FURNITURE, KETTLE = "desk", "kettle"  # bodies: all furniture hangs on the first, the second is free
 
 

@@ -58,9 +58,9 @@ def slide_door(scene: Scene) -> list[Move]:
     """Shut fingers to the left of the handle, then push it to the right."""
     at = scene.handle
     return [
-        Move(at + _by(-0.09, -0.10, 0.0), FRONT, True, 25, near=0.03),
-        Move(at + _by(-0.075, -0.02, 0.0), FRONT, True, 12, near=0.02),
-        Move(at + _by(0.10, -0.02, 0.0), FRONT, True),
+        Move(at + _by(-0.07, -0.10, 0.0), FRONT, True, 30, near=0.025),
+        Move(at + _by(-0.055, -0.015, 0.0), FRONT, True, 12, near=0.015),
+        Move(at + _by(0.10, -0.015, 0.0), FRONT, True),
     ]
 
 
@@ -112,8 +112,8 @@ class Door:
         along, out = self._door(scene.joint)
         further, beyond = self._door(scene.joint - 0.5)
         return [
-            Move(at - 0.11 * forward, facing, False, 30, near=0.03),
-            Move(at - self.depth * forward, facing, False, 14, near=0.012),
+            Move(at - 0.11 * forward, facing, False, 40, near=0.03),
+            Move(at - self.depth * forward, facing, False, 24, near=0.012),
             Move(at - self.depth * forward, facing, True, 5),
             Move(pulled - self.depth * turned[:, 2], turned, True, 40, until=self.ajar),
             Move(at + 0.10 * out + 0.05 * along, turned, False, 5, near=0.05),
@@ -133,7 +133,7 @@ SCRIPTS: Mapping[str, Callable[[Scene], list[Move]]] = {
     "light-on": light,
     "microwave-open": Door(yaw=0.4, grasp=0.05, depth=0.015, rest=0.3, ajar=-1.3, width=0.518, follow=0.3),
     "slide-door-open": slide_door,
-    "left-door-open": Door(yaw=0.6, grasp=-0.135, depth=0.015, rest=0.0, ajar=-1.5, width=0.377, follow=-0.4),
+    "left-door-open": Door(yaw=0.75, grasp=-0.135, depth=0.015, rest=0.0, ajar=-1.5, width=0.377, follow=-0.4),
 }
 
 

@@ -23,8 +23,8 @@ class Skill:
     joint: str  # of the kitchen; rad, or m for the slide door
     goal: float
     handle: str  # the site that the hand works on
-    low: XYZ = (-0.08, -0.05, -0.05)  # bounds of the kitchen's random shift, m
-    high: XYZ = (0.08, 0.05, 0.05)
+    low: XYZ  # bounds of the kitchen's random shift, m
+    high: XYZ
 
 
 @dataclass(frozen=True)
@@ -36,12 +36,23 @@ class Variant:
 
 
 SKILLS: dict[str, Skill] = {
-    "knob-on": Skill("turn the knob on", "knob_Joint_1", -0.80, "knob1_site"),
-    "light-on": Skill("turn the light on", "light_switch", -0.50, "light_site"),
-    "microwave-open": Skill("open the microwave", "microwave", -0.60, "microhandle_site"),
-    "slide-door-open": Skill("slide the door open", "slide_cabinet", 0.30, "slide_site"),
-    "left-door-open": Skill("open the left door", "left_hinge_cabinet", -0.60, "hinge_site1"),
+    "knob-on": Skill(
+        "turn the knob on", "knob_Joint_1", -0.80, "knob1_site", (-0.08, -0.05, -0.02), (0.06, 0.05, 0.07)
+    ),
+    "light-on": Skill(
+        "turn the light on", "light_switch", -0.50, "light_site", (-0.08, -0.05, -0.05), (0.08, 0.05, 0.05)
+    ),
+    "microwave-open": Skill(
+        "open the microwave", "microwave", -0.60, "microhandle_site", (-0.08, -0.05, -0.05), (0.08, 0.05, 0.05)
+    ),
+    "slide-door-open": Skill(
+        "slide the door open", "slide_cabinet", 0.30, "slide_site", (-0.18, -0.07, -0.08), (0.18, 0.07, 0.08)
+    ),
+    "left-door-open": Skill(
+        "open the left door", "left_hinge_cabinet", -0.60, "hinge_site1", (-0.04, -0.08, -0.05), (0.12, 0.02, 0.04)
+    ),
 }
+"""Name -> skill. How far the kitchen is shifted is chosen so that the arm can reach, and a blind policy cannot."""
 
 RED, YELLOW, GREEN, WHITE, ORANGE = (
     (0.80, 0.12, 0.10),
