@@ -27,6 +27,34 @@ PRESETS: dict[str, tuple[str, Config]] = {
         "the paper's Meta-World experiment: 25 expert tasks x 50 demonstrations, 5 RL tasks, 10 unseen",
         Config(suite="metaworld", sft=SFTConfig(steps=30_000, batch=64, validate_every=1_000)),
     ),
+    "kitchen": (
+        "Franka Kitchen on two cores: 5 expert tasks, RL on a moved red slide door and on the left door, 5 unseen",
+        Config(
+            suite="kitchen",
+            rl_tasks=("slide-door-open-red", "left-door-open"),
+            env=EnvConfig(horizon=80),
+            expert=ExpertConfig(episodes=25),
+            sft=SFTConfig(steps=5_000, batch=64, validate_every=500),
+            sl=SFTConfig(steps=800, batch=64, lr=5e-4, validate_every=400),
+            ppo=PPOConfig(steps=30_000),
+        ),
+    ),
+    "kitchen-mini": (
+        "the kitchen in a few minutes: two expert tasks, little of everything; to see that all of it works",
+        Config(
+            suite="kitchen",
+            expert_tasks=("light-on", "slide-door-open"),
+            rl_tasks=("slide-door-open-red",),
+            unseen_tasks=("slide-door-open-yellow",),
+            env=EnvConfig(horizon=80),
+            expert=ExpertConfig(episodes=10),
+            sft=SFTConfig(steps=300, batch=32, validate_every=100),
+            sl=SFTConfig(steps=100, batch=32, lr=5e-4, validate_every=100),
+            ppo=PPOConfig(steps=2_048, rollout=64),
+            harvest=HarvestConfig(episodes=4, attempts=8),
+            eval=EvalConfig(episodes=4, interim=2),
+        ),
+    ),
     "pointmass": (
         "the toy, without a simulator: the whole algorithm in about a minute",
         Config(

@@ -178,6 +178,10 @@ def model_of(task: str) -> Any:
     for material, rgb in variant.recolour.items():
         changed = spec.material(material)
         changed.rgba, changed.textures = [*rgb, 1.0], [""] * mujoco.mjtTextureRole.mjNTEXROLE
+    for name, rgb in variant.painted.items():
+        for geom in spec.body(name).geoms:
+            if geom.group < 3:  # the others are for contact, and not drawn
+                geom.material, geom.rgba = "", [*rgb, 1.0]
     for name, shift in variant.moved.items():
         moved = spec.body(name)
         moved.pos = np.array(moved.pos) + shift

@@ -1,4 +1,4 @@
-"""The Franka Kitchen suite as data: five expert tasks, two RL tasks and six unseen ones (the paper's section V-A). Tune
+"""The Franka Kitchen suite as data: five expert tasks, one more for RL and five unseen ones (the paper's section V-A). Tune
 variants here alone.
 
 Every variant is a skill of the expert tasks with another colour and another place of its object:
@@ -32,6 +32,7 @@ class Variant:
     """What differs from the expert task. Empty: nothing."""
 
     recolour: Mapping[str, RGB] = field(default_factory=dict)  # material -> colour
+    painted: Mapping[str, RGB] = field(default_factory=dict)  # body -> colour of all that is drawn of it
     moved: Mapping[str, XYZ] = field(default_factory=dict)  # body -> shift, m
 
 
@@ -46,7 +47,7 @@ SKILLS: dict[str, Skill] = {
         "open the microwave", "microwave", -0.60, "microhandle_site", (-0.08, -0.05, -0.05), (0.08, 0.05, 0.05)
     ),
     "slide-door-open": Skill(
-        "slide the door open", "slide_cabinet", 0.30, "slide_site", (-0.18, -0.07, -0.08), (0.18, 0.07, 0.08)
+        "slide the door open", "slide_cabinet", 0.30, "slide_site", (-0.26, -0.07, -0.08), (0.12, 0.07, 0.08)
     ),
     "left-door-open": Skill(
         "open the left door", "left_hinge_cabinet", -0.60, "hinge_site1", (-0.04, -0.08, -0.05), (0.12, 0.02, 0.04)
@@ -63,18 +64,36 @@ RED, YELLOW, GREEN, WHITE, ORANGE = (
 )
 
 RL: dict[str, tuple[str, Variant]] = {  # name -> (skill, variant)
-    "slide-door-open-red": ("slide-door-open", Variant({"M_slide_blue": RED}, {"slidecabinet": (-0.06, 0.04, 0.0)})),
+    "slide-door-open-red": (
+        "slide-door-open",
+        Variant({"M_slide_blue": RED}, moved={"slidecabinet": (-0.06, 0.04, 0.0)}),
+    ),
 }
 
 UNSEEN: dict[str, tuple[str, Variant]] = {
     "slide-door-open-yellow": (
         "slide-door-open",
-        Variant({"M_slide_blue": YELLOW}, {"slidecabinet": (0.03, -0.02, 0.0)}),
+        Variant({"M_slide_blue": YELLOW}, moved={"slidecabinet": (0.03, -0.02, 0.0)}),
     ),
-    "left-door-open-green": ("left-door-open", Variant({"M_hinge_blue": GREEN}, {"hingecabinet": (0.02, -0.02, 0.0)})),
-    "microwave-open-white": ("microwave-open", Variant({"micro_black": WHITE}, {"microwave": (0.02, 0.02, 0.0)})),
-    "knob-on-orange": ("knob-on", Variant({"oven_metal": ORANGE}, {})),
-    "light-on-green": ("light-on", Variant({}, {"hoodroot": (0.03, 0.0, 0.0)})),
+    "left-door-open-green": (
+        "left-door-open",
+        Variant({"M_hinge_blue": GREEN}, moved={"hingecabinet": (0.02, -0.02, -0.02)}),
+    ),
+    "microwave-open-white": (
+        "microwave-open",
+        Variant({"micro_black": WHITE}, moved={"microwave": (0.03, 0.02, 0.0)}),
+    ),
+    "knob-on-orange": (
+        "knob-on",
+        Variant(painted={"knob 1": ORANGE}, moved={"knob 1": (0.02, 0.0, 0.02)}),
+    ),
+    "light-on-green": (
+        "light-on",
+        Variant(
+            painted={"lightswitchroot": GREEN, "lightswitchbaseroot": GREEN},
+            moved={"lightswitchbaseroot": (0.04, 0.0, 0.02)},
+        ),
+    ),
 }
 
 
@@ -89,7 +108,7 @@ class Spec:
 
 
 def _note(variant: Variant) -> str:
-    changed = [*(["colour"] if variant.recolour else []), *(["position"] if variant.moved else [])]
+    changed = [*(["colour"] if variant.recolour or variant.painted else []), *(["position"] if variant.moved else [])]
     return f"other {', '.join(changed)}" if changed else ""
 
 
