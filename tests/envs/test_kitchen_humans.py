@@ -104,7 +104,8 @@ def test_what_was_done_before_is_cut_off(tmp_path: Path) -> None:
     after = SLIDE.copy()
     after[:, 17] = LIGHT[-1, 17]  # the light stays on
     piece = humans.cut(np.concatenate([LIGHT, after]), SKILLS["slide-door-open"], 80)
-    assert piece is not None and len(piece) == len(SLIDE) and np.array_equal(piece[0], after[0])
+    assert piece is not None and len(piece) == 1 + len(SLIDE)  # from the moment at which the light stood still
+    assert np.array_equal(piece[0], LIGHT[-1]) and np.array_equal(piece[1:], after)
     short = humans.cut(SLIDE, SKILLS["slide-door-open"], 20)
     assert short is not None and len(short) == 21 and np.array_equal(short[-1], SLIDE[-1])
     assert humans.cut(LIGHT, SKILLS["knob-on"], 80) is None

@@ -1,5 +1,5 @@
-"""The Franka Kitchen suite as data: five expert tasks, one more for RL and five unseen ones (the paper's section V-A). Tune
-variants here alone.
+"""The Franka Kitchen suite as data: five expert tasks, one more for RL and five unseen ones (the paper's section V-A).
+Tune variants here alone.
 
 Every variant is a skill of the expert tasks with another colour and another place of its object:
 `docs/kitchen.md` has the measured rates.
