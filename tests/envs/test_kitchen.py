@@ -69,7 +69,7 @@ def test_the_tasks_are_the_papers() -> None:
     assert {SPECS[name].script for name in of[Category.UNSEEN]} == set(SKILLS), "each object has an unseen version"
 
 
-@pytest.mark.parametrize("make", [lambda: KitchenEnv("knob-of"), lambda: KitchenEnv("knob-on", control="joint-speed")])
+@pytest.mark.parametrize("make", [lambda: KitchenEnv("knob-of"), lambda: KitchenEnv("knob-on", control="joint-velocty")])
 def test_a_wrong_name_gets_the_nearest(make: Callable[[], object]) -> None:
     with pytest.raises(UserError, match="did you mean"):
         make()
