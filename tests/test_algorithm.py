@@ -47,7 +47,7 @@ TINY = Config(
     unseen_tasks=("left-square-orange",),
     env=EnvConfig(image_size=32, horizon=12, workers=2, envs_per_worker=2),
     expert=ExpertConfig(episodes=6),
-    model=ModelConfig(width=32, layers=1, head_groups=4, head_hidden=16),
+    model=ModelConfig(vlm="tiny-random", width=32, layers=1, head_groups=4, head_hidden=16),
     sft=SUPERVISED,
     ppo=PPOConfig(steps=128, rollout=16, minibatch=32, warmup=1, checkpoint_every=1),
     harvest=HarvestConfig(episodes=2, attempts=8),

@@ -14,7 +14,7 @@ from irevla.rollout import BlindReplay, Outcome
 from irevla.seeds import Purpose, first_seed
 
 ENV = EnvConfig(image_size=32, horizon=12, workers=2, envs_per_worker=2)
-MODEL = ModelConfig(width=32, layers=1, head_groups=4, head_hidden=16)
+MODEL = ModelConfig(vlm="tiny-random", width=32, layers=1, head_groups=4, head_hidden=16)
 TASKS = ("left-disc", "right-disc")
 
 

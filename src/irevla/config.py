@@ -80,7 +80,7 @@ class LoRAConfig:
 class ModelConfig:
     """The VLA: VLM, token learner, MLP (section IV-A)."""
 
-    vlm: str = "tiny-random"  # one of our small VLMs, or OWNER/NAME on the Hub, or a folder that transformers wrote
+    vlm: str = "tiny"  # a small VLM of ours (tiny, tiny-random), OWNER/NAME on the Hub, or a folder of transformers
     width: int = 128  # d of the small VLM; one of transformers has its own, whatever a preset says here
     layers: int = 2  # transformer layers of the small VLM's language tower; likewise
     head_groups: int = 8  # channel groups of the token learner, each with its own attention over the m tokens

@@ -61,7 +61,7 @@ PRESETS: dict[str, tuple[str, Config]] = {
             suite="pointmass",
             env=EnvConfig(image_size=32, horizon=25),
             expert=ExpertConfig(episodes=40),
-            model=ModelConfig(width=64, layers=1, head_hidden=64),
+            model=ModelConfig(vlm="tiny-random", width=64, layers=1, head_hidden=64),
             sft=SFTConfig(steps=600, batch=64, shift=0, validate_every=200),
             ppo=PPOConfig(steps=8_000, rollout=64),
             harvest=HarvestConfig(episodes=20, attempts=60),

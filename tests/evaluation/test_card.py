@@ -22,7 +22,7 @@ Make = Callable[..., Path]
 CONFIG = Config(
     suite="pointmass", expert_tasks=("left-disc",), rl_tasks=("left-disc-new",), unseen_tasks=("left-square-orange",),
     from_checkpoint="/home/me/secret", env=EnvConfig(image_size=32, horizon=3, workers=1, envs_per_worker=1),
-    model=ModelConfig(width=32, layers=1, head_groups=4, head_hidden=16),
+    model=ModelConfig(vlm="tiny-random", width=32, layers=1, head_groups=4, head_hidden=16),
 )  # fmt: skip
 FINAL, FIRST = "sl-button-press-new", "sft"
 

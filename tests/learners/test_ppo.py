@@ -226,7 +226,9 @@ def test_learning_goes_on_bit_for_bit_from_its_state(tmp_path: Any) -> None:
 
 
 def vla() -> VLAPolicy:
-    return build_policy(ModelConfig(width=32, layers=1, head_groups=4, head_hidden=16), action_dim=2, image_size=32)
+    return build_policy(
+        ModelConfig(vlm="tiny-random", width=32, layers=1, head_groups=4, head_hidden=16), action_dim=2, image_size=32
+    )
 
 
 def pictured(policy: VLAPolicy, critic: nn.Module, count: int = 64) -> RolloutBatch:

@@ -76,7 +76,9 @@ def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> FakeHub:
 
 
 def small() -> VLAPolicy:
-    return build_policy(ModelConfig(width=32, layers=1, head_groups=4, head_hidden=16), action_dim=3, image_size=32)
+    return build_policy(
+        ModelConfig(vlm="tiny-random", width=32, layers=1, head_groups=4, head_hidden=16), action_dim=3, image_size=32
+    )
 
 
 def pictures() -> np.ndarray:

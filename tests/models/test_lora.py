@@ -16,7 +16,8 @@ from irevla.models.policy import VLAPolicy
 
 
 def adapted(**lora: object) -> VLAPolicy:
-    config = ModelConfig(width=32, layers=1, head_groups=4, head_hidden=16, lora=LoRAConfig(**{"rank": 2, **lora}))
+    lora_config = LoRAConfig(**{"rank": 2, **lora})
+    config = ModelConfig(vlm="tiny-random", width=32, layers=1, head_groups=4, head_hidden=16, lora=lora_config)
     return build_policy(config, action_dim=3, image_size=32)
 
 

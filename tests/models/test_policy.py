@@ -13,7 +13,7 @@ from irevla.models.policy import VLAPolicy
 from irevla.runs import checkpoint
 from irevla.types import weights_hash
 
-CONFIG = ModelConfig(width=32, layers=1, head_groups=4, head_hidden=16)
+CONFIG = ModelConfig(vlm="tiny-random", width=32, layers=1, head_groups=4, head_hidden=16)
 
 
 def small(config: ModelConfig = CONFIG) -> VLAPolicy:
@@ -117,7 +117,7 @@ def test_unknown_models_get_a_hint() -> None:
 
 def test_a_width_that_attention_cannot_share_out_is_the_users_error() -> None:
     with pytest.raises(UserError, match="multiple of 4"):
-        small(ModelConfig(width=30, head_groups=2))
+        small(ModelConfig(vlm="tiny-random", width=30, head_groups=2))
 
 
 def test_a_saved_policy_comes_back_equal(tmp_path: Path) -> None:

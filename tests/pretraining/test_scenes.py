@@ -61,14 +61,14 @@ def test_no_object_is_painted_like_a_held_out_variant_of_it(name: str) -> None:
     for scene in relatives(name):
         built, random = stage(scene.name), rng()
         object_ = next(materials for materials in built.materials.values() if set(materials) & set(variant.recolour))
-        for _ in range(6):
+        for _ in range(10):
             built.dress(random)
             for material in set(object_) & built.appearance.paint.keys():  # type: ignore[union-attr]
                 painted += 1
                 rgb = built.model.mat(material).rgba[:3]
                 for colour in (*variant.recolour.values(), variant.handle.colour):
                     assert np.linalg.norm(rgb - colour) >= palette.HELD_OUT - 1e-6
-    assert painted > 8
+    assert painted > 4
 
 
 def test_a_drawn_colour_keeps_its_distance_and_has_its_name() -> None:

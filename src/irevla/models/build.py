@@ -39,7 +39,8 @@ def _tiny(config: ModelConfig, image_size: int) -> VLM:
     layers = len(vlm.tower)
     if (config.width, config.layers) != (vlm.width, layers):
         raise UserError(
-            f"tiny has width {vlm.width} and {layers} layers: leave model.width and model.layers as they are"
+            f"tiny has width {vlm.width} and {layers} layers: leave model.width and model.layers as they are, "
+            "or use tiny-random"
         )
     vlm.take_off_output_layer()
     return vlm

@@ -30,7 +30,9 @@ def examine(model: TinyVLM, exam: Corpus, *, limit: int, blind: bool = False) ->
 
     `blind`: each question is shown another picture, so that what remains right was guessed from the words.
     """
-    chosen = _chosen(exam, limit)
+    chosen = sorted(
+        _chosen(exam, limit), key=lambda pair: pair[1].family
+    )  # a batch takes as long as its longest answer
     answers: list[str] = []
     for start in range(0, len(chosen), BATCH):
         batch = chosen[start : start + BATCH]
