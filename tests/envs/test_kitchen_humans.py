@@ -33,6 +33,16 @@ def at_rest(task: str) -> KitchenEnv:
     return env
 
 
+@pytest.fixture(scope="module")
+def light() -> np.ndarray:
+    return recording("light-on")
+
+
+@pytest.fixture(scope="module")
+def slide() -> np.ndarray:
+    return recording("slide-door-open")
+
+
 def recording(task: str) -> np.ndarray:
     """The states that the scripted expert goes through, to success."""
     env, states, over = at_rest(task), [], False
@@ -41,9 +51,6 @@ def recording(task: str) -> np.ndarray:
         _, _, over, truncated, _ = env.step(env.expert_action())
         assert not truncated, "the expert fails"
     return np.array([*states, env.data.qpos.copy()])
-
-
-LIGHT, SLIDE = recording("light-on"), recording("slide-door-open")
 
 
 def minari(path: Path, *recordings: np.ndarray) -> Path:
@@ -73,11 +80,11 @@ def r3m(path: Path, *recordings: np.ndarray) -> Path:
 
 
 @pytest.mark.parametrize("write", [minari, r3m])
-def test_what_people_did_can_be_done_again(write: object, tmp_path: Path) -> None:
+def test_what_people_did_can_be_done_again(write: object, tmp_path: Path, light: np.ndarray, slide: np.ndarray) -> None:
     """The labels, played open loop from the same state, lead the hand the same way."""
-    path = write(tmp_path / ("main_data.hdf5" if write is minari else "demos.pickle"), LIGHT, SLIDE)  # type: ignore[operator]
+    path = write(tmp_path / ("main_data.hdf5" if write is minari else "demos.pickle"), light, slide)  # type: ignore[operator]
     for episode in KITCHEN.demonstrations(path, ["light-on", "slide-door-open"], CONFIG, most=5):
-        task, states = episode.provenance.task, LIGHT if episode.provenance.task == "light-on" else SLIDE
+        task, states = episode.provenance.task, light if episode.provenance.task == "light-on" else slide
         assert episode.success and episode.rewards.sum() == episode.rewards[-1] == 1
         assert len(episode) == len(states) - 1 and episode.instruction == SKILLS[task].instruction
         assert episode.provenance.source == "human" and np.abs(episode.actions).max() <= 1
@@ -91,32 +98,40 @@ def test_what_people_did_can_be_done_again(write: object, tmp_path: Path) -> Non
             assert np.linalg.norm(env.arm.position - hand.arm.position) < 0.02 + 0.15 * way  # errors add up
 
 
-def test_pictures_are_those_of_the_recorded_states(tmp_path: Path) -> None:
-    episode = next(iter(KITCHEN.demonstrations(minari(tmp_path / "a.hdf5", LIGHT), ["light-on"], CONFIG, most=1)))
+def test_pictures_are_those_of_the_recorded_states(tmp_path: Path, light: np.ndarray) -> None:
+    episode = next(iter(KITCHEN.demonstrations(minari(tmp_path / "a.hdf5", light), ["light-on"], CONFIG, most=1)))
     env = at_rest("light-on")
-    for t in (0, len(LIGHT) // 2):
-        env.show(LIGHT[t])
+    for t in (0, len(light) // 2):
+        env.show(light[t])
         assert np.array_equal(episode.images[t], env.picture(32))
     assert not np.array_equal(episode.images[0], episode.images[-1])
 
 
-def test_what_was_done_before_is_cut_off(tmp_path: Path) -> None:
-    after = SLIDE.copy()
-    after[:, 17] = LIGHT[-1, 17]  # the light stays on
-    piece = humans.cut(np.concatenate([LIGHT, after]), SKILLS["slide-door-open"], 80)
-    assert piece is not None and len(piece) == 1 + len(SLIDE)  # from the moment at which the light stood still
-    assert np.array_equal(piece[0], LIGHT[-1]) and np.array_equal(piece[1:], after)
-    short = humans.cut(SLIDE, SKILLS["slide-door-open"], 20)
-    assert short is not None and len(short) == 21 and np.array_equal(short[-1], SLIDE[-1])
-    assert humans.cut(LIGHT, SKILLS["knob-on"], 80) is None
+def test_what_was_done_before_is_cut_off(tmp_path: Path, light: np.ndarray, slide: np.ndarray) -> None:
+    after = slide.copy()
+    after[:, 17] = light[-1, 17]  # the light stays on
+    piece = humans.cut(np.concatenate([light, after]), SKILLS["slide-door-open"], 80)
+    assert piece is not None and len(piece) == 1 + len(slide)  # from the moment at which the light stood still
+    assert np.array_equal(piece[0], light[-1]) and np.array_equal(piece[1:], after)
+    short = humans.cut(slide, SKILLS["slide-door-open"], 20)
+    assert short is not None and len(short) == 21 and np.array_equal(short[-1], slide[-1])
+    assert humans.cut(light, SKILLS["knob-on"], 80) is None
 
 
-def test_a_set_that_lacks_a_task_says_what_it_has(tmp_path: Path) -> None:
-    path = minari(tmp_path / "main_data.hdf5", LIGHT)
+def test_a_set_that_lacks_a_task_says_what_it_has(tmp_path: Path, light: np.ndarray) -> None:
+    path = minari(tmp_path / "main_data.hdf5", light)
     with pytest.raises(UserError, match=r"shows no left-door-open; it has light-on \(1\)"):
         KITCHEN.demonstrations(path, ["light-on", "left-door-open"], CONFIG, most=1)
     with pytest.raises(UserError, match="people never showed slide-door-open-red"):
         KITCHEN.demonstrations(path, ["slide-door-open-red"], CONFIG, most=1)
+
+
+def test_pickles_of_old_numpy_can_be_read(tmp_path: Path, light: np.ndarray) -> None:
+    path = r3m(tmp_path / "demos.pickle", light)
+    old = pickle.dumps(pickle.loads(path.read_bytes()), protocol=2)
+    assert b"numpy._core.multiarray" in old
+    path.write_bytes(old.replace(b"numpy._core.multiarray", b"numpy.core.multiarray"))
+    assert len(list(KITCHEN.demonstrations(path, ["light-on"], CONFIG, most=1))) == 1
 
 
 class Trap:
@@ -158,10 +173,10 @@ def test_an_empty_folder_holds_nothing(tmp_path: Path) -> None:
         KITCHEN.demonstrations(tmp_path, ["light-on"], CONFIG, most=1)
 
 
-def test_the_command_imports_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_command_imports_once(tmp_path: Path, capsys: pytest.CaptureFixture[str], light: np.ndarray) -> None:
     shown, out = tmp_path / "shown", tmp_path / "demos"
     shown.mkdir()
-    r3m(shown / "kitchen_light_on-v3.pickle", LIGHT, LIGHT)
+    r3m(shown / "kitchen_light_on-v3.pickle", light, light)
     argv = ["collect", "kitchen", "--demonstrations", str(shown), "--out", str(out), "--env.image-size", "32"]
     for most, expected in ((1, 1), (5, 2), (5, 2)):
         assert main([*argv, "--tasks", "light-on", "--expert.episodes", str(most)]) == 0

@@ -166,7 +166,7 @@ class _Arrays(pickle.Unpickler):
     def find_class(self, module: str, name: str) -> Any:
         if (module, name) not in HARMLESS:
             raise UserError(f"it holds more than arrays ({module}.{name}), and loading it could run foreign code")
-        return super().find_class(module, name)
+        return super().find_class(module.replace("numpy.core", "numpy._core"), name)  # where numpy 2 has it
 
 
 def _check(seen: np.ndarray, width: int, path: Path) -> None:
