@@ -86,7 +86,7 @@ _TOWERS = {
 }
 VLMS = {
     "tiny": BenchVLM(
-        _tiny, adapts=False, image_size=64, batch=32, samples=64, tokens=20,
+        _tiny, adapts=False, image_size=64, batch=64, samples=64, tokens=20,
         parts={"stem": r"vlm\.stem", "tower": r"vlm\.tower\.\d+", "head": "action_head"},
     ),
     "blip2": BenchVLM(
