@@ -59,8 +59,8 @@ def slide_door(scene: Scene) -> list[Move]:
     at = scene.handle
     return [
         Move(at + _by(-0.07, -0.10, 0.0), FRONT, True, 30, near=0.025),
-        Move(at + _by(-0.055, -0.015, 0.0), FRONT, True, 12, near=0.015),
-        Move(at + _by(0.10, -0.015, 0.0), FRONT, True),
+        Move(at + _by(-0.05, -0.03, 0.0), FRONT, True, 12, near=0.015),
+        Move(at + _by(0.10, -0.03, 0.0), FRONT, True),
     ]
 
 
