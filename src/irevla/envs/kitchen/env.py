@@ -72,6 +72,7 @@ class KitchenEnv(gym.Env[np.ndarray, np.ndarray]):
         self._rest = self.model.body_pos[self.model.body(FURNITURE).id].copy()
         self._joint = int(self.model.joint(SPECS[task].skill.joint).qposadr[0])
         self._decisions = 0
+        self._expert = Expert(SPECS[task].script)
 
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
