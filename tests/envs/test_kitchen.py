@@ -98,8 +98,9 @@ def test_the_seed_settles_the_episode(task: str) -> None:
 
 def test_the_seed_settles_the_picture_in_another_process() -> None:
     code = (
-        "import hashlib; from irevla.envs.kitchen.env import KitchenEnv as E; "
-        "o, _ = E('knob-on').reset(seed=5); print(hashlib.sha256(o.tobytes()).hexdigest())"
+        "import hashlib, sys; from irevla.envs.kitchen.env import KitchenEnv as E; "
+        "o, _ = E('knob-on').reset(seed=5); print(hashlib.sha256(o.tobytes()).hexdigest()); "
+        "assert not {'torch', 'gymnasium_robotics'} & sys.modules.keys()"  # a worker has neither
     )
     answer = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip()
     other, env = KitchenEnv("left-door-open"), KitchenEnv("knob-on")

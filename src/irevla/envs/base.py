@@ -4,7 +4,7 @@ import importlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 import gymnasium as gym
 import numpy as np
@@ -12,7 +12,9 @@ import numpy as np
 from irevla.category import Category
 from irevla.config import EnvConfig
 from irevla.errors import UserError, unknown
-from irevla.types import Episode
+
+if TYPE_CHECKING:
+    from irevla.types import Episode  # which imports torch, and workers have none
 
 
 @dataclass(frozen=True)
@@ -72,7 +74,7 @@ class Suite(Protocol):
 class ShownByPeople(Protocol):
     """What a suite also offers whose tasks people have demonstrated."""
 
-    def demonstrations(self, path: Path, tasks: Sequence[str], config: EnvConfig, *, most: int) -> Iterator[Episode]:
+    def demonstrations(self, path: Path, tasks: Sequence[str], config: EnvConfig, *, most: int) -> "Iterator[Episode]":
         """At most so many demonstrations of each task from the recordings in `path`; `provenance.seed` numbers them.
 
         Raises `UserError` where there are none of a task, before it yields anything.

@@ -3,7 +3,7 @@
 import importlib.util
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import gymnasium as gym
 
@@ -11,7 +11,9 @@ from irevla.config import EnvConfig
 from irevla.envs.base import Task
 from irevla.envs.kitchen.tasks import SPECS
 from irevla.errors import UserError
-from irevla.types import Episode
+
+if TYPE_CHECKING:
+    from irevla.types import Episode  # which imports torch, and workers have none
 
 CAMERA_POS, LOOK_AT = (-0.33, -0.93, 2.87), (-0.33, 0.58, 2.2)  # m
 CONTROL_HZ = 25  # control steps per second of simulated time
@@ -47,7 +49,7 @@ class Kitchen:
             "dynamics": DYNAMICS,
         }
 
-    def demonstrations(self, path: Path, tasks: Sequence[str], config: EnvConfig, *, most: int) -> Iterator[Episode]:
+    def demonstrations(self, path: Path, tasks: Sequence[str], config: EnvConfig, *, most: int) -> "Iterator[Episode]":
         """Human demonstrations from Minari's D4RL kitchen sets and R3M's pickles (`humans.py`)."""
         from irevla.envs.kitchen import humans
 
