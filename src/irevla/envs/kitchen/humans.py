@@ -15,7 +15,7 @@ from jaxtyping import Float, Float32
 
 from irevla.config import EnvConfig
 from irevla.envs.kitchen.arm import OPEN, REACH, TURN, rotation_vector
-from irevla.envs.kitchen.env import KitchenEnv
+from irevla.envs.kitchen.env import KitchenEnv, model_of
 from irevla.envs.kitchen.tasks import SKILLS, Skill
 from irevla.errors import UserError
 from irevla.types import Episode, Provenance
@@ -147,7 +147,7 @@ def read_r3m(path: Path) -> Iterator[States]:
         raise UserError(f"{path} is not one of R3M's pickles ({error or type(error).__name__})") from error
     for seen in observations:
         _check(seen, len(R3M_OBJECTS) + 9, path)
-        states = np.tile(_at_rest(), (len(seen), 1))
+        states = np.tile(model_of("knob-on").qpos0, (len(seen), 1))  # at rest, but for what the file says
         states[:, ROBOT], states[:, R3M_OBJECTS] = seen[:, ROBOT], seen[:, 9 : 9 + len(R3M_OBJECTS)]
         yield states
 
@@ -172,9 +172,3 @@ class _Arrays(pickle.Unpickler):
 def _check(seen: np.ndarray, width: int, path: Path) -> None:
     if seen.ndim != 2 or seen.shape[1] < width or not np.isfinite(seen).all():
         raise UserError(f"{path} has observations {list(seen.shape)}; those of the kitchen are [T, {width}], finite")
-
-
-def _at_rest() -> Float[np.ndarray, "30"]:
-    from irevla.envs.kitchen.env import model_of
-
-    return np.array(model_of("knob-on").qpos0)
