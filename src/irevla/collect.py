@@ -92,7 +92,7 @@ def _missing(
             seeds = [first + index + late * number for late in range(ROUNDS)]
             if not any((task, seed) in done for seed in seeds):
                 noisy = int((index + 1) * config.noisy_fraction) > int(index * config.noisy_fraction)
-                yield Job(task, seeds[attempt], noise=config.noise if noisy else 0.0)
+                yield Job(task, seeds[attempt], noise=config.noise if noisy else 0.0, burst=config.burst)
 
 
 def in_order(outcomes: Iterable[Outcome], jobs: Iterable[Job]) -> Iterator[Outcome]:

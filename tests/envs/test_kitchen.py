@@ -230,6 +230,21 @@ def test_the_expert_solves_nearly_all_episodes_and_a_blind_one_does_not(task: st
     assert len(lengths) >= 48 and np.mean(rates) <= 0.35
 
 
+@pytest.mark.parametrize("skill", SKILLS)
+def test_a_disturbed_hand_comes_back(skill: str) -> None:
+    env, solved = blind(skill), 0
+    env.config = EnvConfig(horizon=140)
+    for seed in range(4):
+        env.reset(seed=seed)
+        push = np.random.default_rng(seed).choice([-1.0, 1.0], 7)
+        for decision in range(140):
+            disturbed = 24 <= decision < 30
+            if env.step((push if disturbed else env.expert_action()).astype(np.float32))[2]:
+                solved += 1
+                break
+    assert solved >= 3
+
+
 def test_asked_twice_the_expert_answers_alike() -> None:
     env = blind("left-door-open")
     env.reset(seed=0)

@@ -12,6 +12,7 @@ import pytest
 
 from irevla.config import EnvConfig
 from irevla.envs.vector import Job, Slots, VectorEnv
+from irevla.envs.worker import Disturbance
 from irevla.errors import UserError
 
 SCRIPTED = "scripted_suite:SCRIPTED"
@@ -98,6 +99,15 @@ def test_expert_labels_are_clean_and_noise_is_seeded_by_the_job() -> None:
     noisy = executed(0.3, 1)
     assert noisy != [150, 75] and noisy == executed(0.3, 1) and noisy != executed(0.3, 2)
     assert max(executed(50.0, 1)) <= 200  # clipped
+
+
+def test_noise_in_bursts_lasts_and_pauses() -> None:
+    noise = Disturbance(Job("timeout", 3, noise=0.5, burst=4))
+    draws = np.stack([noise.draw(7) for _ in range(400)]).reshape(100, 4, 7)
+    assert (draws == draws[:, :1]).all(), "the same throughout a burst"
+    loud = draws[draws[:, 0].any(axis=1), 0]
+    assert 0.2 < len(loud) / len(draws) < 0.4 and 0.45 < loud.std() < 0.55
+    assert len(np.unique(loud[:, 0])) == len(loud)
 
 
 def test_actions_are_clipped_and_leave_no_labels() -> None:

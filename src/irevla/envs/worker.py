@@ -32,6 +32,8 @@ from irevla.config import EnvConfig
 from irevla.envs.base import Suite, load_suite
 from irevla.errors import UserError
 
+BURSTS = 0.3  # share of the stretches of an episode that have noise, where it comes in bursts
+
 
 @dataclass(frozen=True)
 class Job:
@@ -40,6 +42,7 @@ class Job:
     task: str
     seed: int
     noise: float = 0.0  # standard deviation of the noise on the scripted expert's executed actions; labels stay clean
+    burst: int = 0  # 0: fresh noise in every decision; else it comes in bursts of so many, the same throughout each
     draw: bool = True  # False: pictures are blank and cost nothing
 
 
@@ -94,7 +97,7 @@ class _Stage:
         n = len(board.images)
         self._jobs: list[Job | None] = [None] * n
         self._envs: list[gym.Env[Any, Any] | None] = [None] * n
-        self._noise = [np.random.default_rng(0)] * n
+        self._noise = [Disturbance(Job("", 0))] * n
         self._idle: list[gym.Env[Any, Any]] = []  # environments of tasks that no slot plays now, the oldest first
 
     def obey(self, command: dict[str, Any]) -> None:
@@ -118,7 +121,7 @@ class _Stage:
             return
         env = self._envs[slot] = self._cast(slot, job.task)
         env.unwrapped.draw = job.draw  # type: ignore[attr-defined]
-        self._noise[slot] = np.random.default_rng([job.seed, 1])
+        self._noise[slot] = Disturbance(job)
         self._board.images[slot], _ = env.reset(seed=job.seed)
 
     def _cast(self, slot: int, task: str) -> gym.Env[Any, Any]:
@@ -142,13 +145,30 @@ class _Stage:
         action = board.actions[slot].copy()
         if expert:
             board.labels[slot] = env.unwrapped.expert_action()  # type: ignore[attr-defined]
-            action = board.labels[slot] + job.noise * self._noise[slot].standard_normal(action.shape, np.float32)
+            action = board.labels[slot] + self._noise[slot].draw(len(action))
         image, reward, terminated, truncated, info = env.step(np.clip(action, -1, 1))
         board.rewards[slot], board.success[slot] = reward, info["success"]
         board.terminated[slot], board.truncated[slot] = terminated, truncated
         ended = terminated or truncated
         (board.final_images if ended else board.images)[slot] = image
         return ended
+
+
+class Disturbance:
+    """What disturbs the scripted expert in one episode, settled by the job's seed."""
+
+    def __init__(self, job: Job) -> None:
+        self._job, self._random, self._decisions = job, np.random.default_rng([job.seed, 1]), 0
+        self._now: Float32[np.ndarray, " A"] | None = None
+
+    def draw(self, dimensions: int) -> Float32[np.ndarray, " A"]:
+        """The noise of the next decision."""
+        if self._now is None or self._job.burst == 0 or self._decisions % self._job.burst == 0:
+            self._now = self._job.noise * self._random.standard_normal(dimensions, np.float32)
+            if self._job.burst and self._random.random() > BURSTS:
+                self._now = np.zeros_like(self._now)
+        self._decisions += 1
+        return self._now
 
 
 def _serve(connection: Connection, memory: int) -> None:

@@ -154,7 +154,7 @@ class KitchenEnv(gym.Env[np.ndarray, np.ndarray]):
     def _scene(self) -> Scene:
         site = self.data.site(SPECS[self.task.name].skill.handle)
         body = self.model.site_bodyid[site.id]
-        return Scene(np.array(site.xpos), np.array(self.data.xpos[body]), self.progress)
+        return Scene(np.array(site.xpos), np.array(self.data.xpos[body]), self.progress, self.arm.position)
 
 
 # --- The model

@@ -13,6 +13,8 @@ from jaxtyping import Float
 from irevla.envs.kitchen.arm import REACH, TURN, rotation_vector
 
 FRONT = np.array([[0.0, 1.0, 0.0], [0.0, 0.0, 1.0], [1.0, 0.0, 0.0]])  # fingers point to +y, and open along x
+AJAR = -0.25  # rad: a door that is further open can be pushed from behind
+LOST = 0.06  # m between the fingers and what they held
 LAST = 10_000  # decisions: the last move goes on for good
 
 Vector = Float[np.ndarray, "3"]
@@ -29,6 +31,7 @@ class Move:
     steps: int = LAST  # decisions
     near: float = 0.0  # m
     until: float | None = None  # of the task's joint, which goes down from 0 (rad)
+    held: Vector | None = None  # what the fingers hold, m: where they have lost it, the script begins again
 
 
 @dataclass(frozen=True)
@@ -38,6 +41,7 @@ class Scene:
     handle: Vector  # the task's site, m
     hinge: Vector  # the body that the handle hangs on, m
     joint: float  # how far it has moved, rad or m
+    hand: Vector  # the end effector, m
 
 
 def _by(x: float, y: float, z: float) -> Vector:
@@ -54,24 +58,28 @@ def _around_y(angle: float) -> Matrix:
     return np.array([[c, 0.0, s], [0.0, 1.0, 0.0], [-s, 0.0, c]])
 
 
+def _sweep(scene: Scene, side: float, depth: float) -> list[Move]:
+    """Shut fingers on one side of the handle (-1: left), then push it to the other. One move, chosen by where the hand
+    is, so that a disturbed hand comes back."""
+    at, off = scene.handle, scene.hand - scene.handle
+    beside = side * off[0] > 0.02 and abs(off[2]) < 0.04
+    if beside and off[1] > depth - 0.03:
+        return [Move(at + _by(-0.10 * side, depth, 0.0), FRONT, True)]
+    if beside:
+        return [Move(at + _by(0.06 * side, depth, 0.0), FRONT, True)]
+    if off[1] > depth - 0.04:  # the handle is in the way: out first
+        return [Move(np.array([scene.hand[0], at[1] + depth - 0.10, at[2]]), FRONT, True)]
+    return [Move(at + _by(0.08 * side, depth - 0.065, 0.0), FRONT, True)]
+
+
 def slide_door(scene: Scene) -> list[Move]:
-    """Shut fingers to the left of the handle, then push it to the right."""
-    at = scene.handle
-    return [
-        Move(at + _by(-0.07, -0.10, 0.0), FRONT, True, 30, near=0.025),
-        Move(at + _by(-0.05, -0.03, 0.0), FRONT, True, 12, near=0.015),
-        Move(at + _by(0.10, -0.03, 0.0), FRONT, True),
-    ]
+    """Push it to the right."""
+    return _sweep(scene, -1.0, -0.03)
 
 
 def light(scene: Scene) -> list[Move]:
-    """Shut fingers to the right of the switch, then push it to the left."""
-    at = scene.handle
-    return [
-        Move(at + _by(0.08, -0.10, 0.0), FRONT, True, 25, near=0.03),
-        Move(at + _by(0.07, -0.035, 0.0), FRONT, True, 12, near=0.02),
-        Move(at + _by(-0.10, -0.035, 0.0), FRONT, True),
-    ]
+    """Push the switch to the left."""
+    return _sweep(scene, 1.0, -0.035)
 
 
 def knob(scene: Scene) -> list[Move]:
@@ -84,7 +92,7 @@ def knob(scene: Scene) -> list[Move]:
         Move(at - 0.12 * forward, facing, False, 25, near=0.02),
         Move(at - 0.028 * forward, facing, False, 12, near=0.01),
         Move(at - 0.028 * forward, facing, True, 3),
-        Move(at - 0.028 * forward, ahead, True),
+        Move(at - 0.028 * forward, ahead, True, held=at - 0.028 * forward),
     ]
 
 
@@ -108,6 +116,7 @@ class Door:
         facing = _around_z(self.yaw) @ FRONT
         forward = facing[:, 2]
         turned = _around_z(self.yaw + self.follow * scene.joint) @ FRONT
+        held = at - self.depth * turned[:, 2]
         pulled = hinge + _around_z(-0.3) @ (at - hinge)
         along, out = self._door(scene.joint)
         further, beyond = self._door(scene.joint - 0.5)
@@ -115,7 +124,7 @@ class Door:
             Move(at - 0.11 * forward, facing, False, 40, near=0.03),
             Move(at - self.depth * forward, facing, False, 24, near=0.012),
             Move(at - self.depth * forward, facing, True, 5),
-            Move(pulled - self.depth * turned[:, 2], turned, True, 40, until=self.ajar),
+            Move(pulled - self.depth * turned[:, 2], turned, True, 40, until=self.ajar, held=held),
             Move(at + 0.10 * out + 0.05 * along, turned, False, 5, near=0.05),
             Move(hinge + (self.width + 0.14) * along + 0.03 * out, turned, True, 7, near=0.05),
             Move(hinge + (self.width + 0.10) * along - 0.08 * out, turned, True, 7, near=0.04),
@@ -147,6 +156,9 @@ class Expert:
     def action(self, scene: Scene, arm: Any, decision: int) -> Float[np.ndarray, "7"]:
         """The end-effector action in `scene`, where `decision` is the number of the decision to take."""
         moves = self._script(scene)
+        held = moves[self._move].held
+        if held is not None and scene.joint > AJAR and np.linalg.norm(held - scene.hand) > LOST:
+            self._move, self._since = 0, decision
         while self._move < len(moves) - 1 and self._over(moves[self._move], scene, arm, decision):
             self._move, self._since = self._move + 1, decision
         move = moves[self._move]
