@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from irevla.collect import collect_expert, demonstrations, harvest, in_order, open_store
+from irevla.collect import REPLAYED, collect_expert, demonstrations, harvest, in_order, open_store
 from irevla.config import Config, EnvConfig, ExpertConfig, HarvestConfig, ModelConfig
 from irevla.envs.base import load_suite
 from irevla.envs.vector import Job
@@ -62,7 +62,7 @@ def test_harvest_keeps_successes_only_and_says_whose_they_are(tmp_path: Path, mo
     """A blind policy stands in for a trained one: it succeeds sometimes, and fails often."""
     task = "left-disc-new"
     config = Config(suite="pointmass", env=ENV, model=MODEL, harvest=HarvestConfig(episodes=3, attempts=40))
-    blind = BlindReplay({task: demonstrations("pointmass", [task], env=ENV, seed=1)[task].actions})
+    blind = BlindReplay({task: [demonstrations("pointmass", [task], env=ENV, seed=1)[task][0].actions]})
     monkeypatch.setattr("irevla.collect.Actor", lambda policy: blind)
     policy = build_policy(MODEL, action_dim=2, image_size=32)
     store = open_store(load_suite("pointmass"), ENV, tmp_path, online=True)
@@ -76,6 +76,8 @@ def test_harvest_keeps_successes_only_and_says_whose_they_are(tmp_path: Path, mo
     assert harvest(policy, task, config, store=store) == 0 and len(store) == 3  # nothing more is wanted
 
 
-def test_one_demonstration_of_each_task() -> None:
+def test_some_demonstrations_of_each_task_for_blind_replay() -> None:
     found = demonstrations("pointmass", TASKS, env=ENV, seed=0)
-    assert set(found) == set(TASKS) and all(episode.success for episode in found.values())
+    assert set(found) == set(TASKS) and {len(episodes) for episodes in found.values()} == {REPLAYED}
+    assert all(episode.success for episodes in found.values() for episode in episodes)
+    assert len({episode.provenance.seed for episode in found["left-disc"]}) == REPLAYED

@@ -211,16 +211,16 @@ def test_actor_explores_only_with_a_generator() -> None:
     assert executed(Actor(FakePolicy(), generator=torch.Generator().manual_seed(0))) != [[125, 125]] * 2
 
 
-def test_blind_replay_plays_the_demonstration_of_each_task_and_holds_its_last_action() -> None:
+def test_blind_replay_plays_demonstrations_of_each_task_in_turn_and_holds_its_last_action() -> None:
     demonstrations = {
-        "timeout": np.array([[0.1, 0], [0.2, 0]], np.float32),
-        "win": np.array([[-0.1, 0], [-0.2, 0], [-0.3, 0]], np.float32),
+        "timeout": [np.array([[0.1, 0], [0.2, 0]], np.float32)],
+        "win": [np.array([[-0.1, 0], [-0.2, 0], [-0.3, 0]], np.float32), np.array([[-0.5, 0]], np.float32)],
     }
     jobs = [Job("timeout", 1), Job("win", 2), Job("win", 3)]
     with VectorEnv(SCRIPTED, ONE, iter(jobs)) as vec:
         outcomes = {o.job: o.episode for o in play(vec, BlindReplay(demonstrations), keep_images=True)}
     played = [(episode.actions[:, 0] * 10).round().tolist() for episode in map(outcomes.get, jobs) if episode]
-    assert played == [[1, 2, 2], [-1, -2], [-1, -2]]
+    assert played == [[1, 2, 2], [-1, -2], [-5, -5]]
 
 
 def test_blind_replay_of_the_point_mass_mostly_fails() -> None:
@@ -230,7 +230,7 @@ def test_blind_replay_of_the_point_mass_mostly_fails() -> None:
     assert demonstration.success and demonstration.episode is not None
     jobs = [Job("left-disc", seed, draw=False) for seed in range(40)]
     with VectorEnv("pointmass", config, iter(jobs)) as vec:
-        outcomes = list(play(vec, BlindReplay({"left-disc": demonstration.episode.actions})))
+        outcomes = list(play(vec, BlindReplay({"left-disc": [demonstration.episode.actions]})))
     assert np.mean([o.success for o in outcomes]) < 0.4
 
 

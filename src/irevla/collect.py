@@ -17,6 +17,7 @@ from irevla.seeds import Purpose, first_seed
 from irevla.types import Episode
 
 ROUNDS = 20  # first attempts, then retries with new seeds for those that failed
+REPLAYED = 5  # demonstrations of each task that the blind baseline replays in turn: one may be lucky
 FLUSH = 50  # episodes written at once
 
 
@@ -150,23 +151,25 @@ def harvest(policy: VLAPolicy, task: str, config: Config, *, store: EpisodeStore
     return tried
 
 
-def demonstrations(suite: str, tasks: Sequence[str], *, env: EnvConfig, seed: int) -> dict[str, Episode]:
-    """One successful demonstration of each task, without pictures: what the blind baseline replays."""
-    found: dict[str, Episode] = {}
+def demonstrations(suite: str, tasks: Sequence[str], *, env: EnvConfig, seed: int) -> dict[str, list[Episode]]:
+    """`REPLAYED` successful demonstrations of each task, without pictures: what the blind baseline replays."""
+    found: dict[str, list[Episode]] = {task: [] for task in tasks}
     first = first_seed(Purpose.BLIND, seed)
     for attempt in range(ROUNDS):
-        jobs = [Job(task, first + attempt, draw=False) for task in tasks if task not in found]
+        jobs = [
+            Job(task, first + attempt * REPLAYED + index, draw=False)
+            for task in tasks
+            for index in range(REPLAYED - len(found[task]))
+        ]
         if jobs:
             with VectorEnv(suite, replace(env, workers=min(env.workers, len(jobs))), iter(jobs)) as vec:
-                outcomes = list(play(vec, None, keep_images=True))
-            found |= {
-                outcome.job.task: outcome.episode
-                for outcome in outcomes
-                if outcome.success and outcome.episode is not None
-            }
-    lacking = [task for task in tasks if task not in found]
+                for outcome in in_order(play(vec, None, keep_images=True), jobs):
+                    if outcome.success and outcome.episode is not None:
+                        found[outcome.job.task].append(outcome.episode)
+    lacking = [task for task in tasks if not found[task]]
     if lacking:
         raise UserError(
-            f"the scripted expert never solved {', '.join(lacking)} in {ROUNDS} tries; there is nothing to replay"
+            f"the scripted expert never solved {', '.join(lacking)} in {ROUNDS * REPLAYED} tries; "
+            "there is nothing to replay"
         )
     return found

@@ -76,9 +76,10 @@ class Actor:
 
 
 class BlindReplay:
-    """The baseline that sees nothing: one demonstration of each task, replayed open loop; its last action is held."""
+    """The baseline that sees nothing: demonstrations of each task, in turn from episode to episode, replayed open loop;
+    the last action is held."""
 
-    def __init__(self, demonstrations: Mapping[str, Float32[np.ndarray, "T A"]]) -> None:
+    def __init__(self, demonstrations: Mapping[str, Sequence[Float32[np.ndarray, "T A"]]]) -> None:
         self._demonstrations = demonstrations
 
     def act(self, slots: Slots, instructions: tuple[str, ...]) -> Float32[np.ndarray, "n A"]:
@@ -86,7 +87,8 @@ class BlindReplay:
         actions = np.zeros_like(slots.labels)
         for slot, job in enumerate(slots.jobs):
             if job is not None:
-                demonstration = self._demonstrations[job.task]
+                shown = self._demonstrations[job.task]
+                demonstration = shown[job.seed % len(shown)]
                 actions[slot] = demonstration[min(int(slots.step[slot]), len(demonstration) - 1)]
         return actions
 

@@ -137,12 +137,12 @@ def threads(number: int) -> Iterator[None]:
 
 
 def baselines(run: Run, tasks: Tasks) -> None:
-    """What success is worth on each task: the blind replay of one demonstration, on the evaluation seeds."""
+    """What success is worth on each task: the blind replay of demonstrations, on the evaluation seeds."""
     config, event = run.config, "evaluated baseline"
     if run.journal.done(event) is None:
         replayed = {
-            task: episode.actions
-            for task, episode in demonstrations(config.suite, tasks.all, env=config.env, seed=config.seed).items()
+            task: [episode.actions for episode in episodes]
+            for task, episodes in demonstrations(config.suite, tasks.all, env=config.env, seed=config.seed).items()
         }
         rows = blind_replay(
             replayed, config.suite, env=config.env, episodes=config.eval.episodes, seed=config.eval.seed,

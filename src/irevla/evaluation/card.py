@@ -72,7 +72,7 @@ def success_table(results: Results) -> str:
         f"Method `{method}`{describe(method)}. Seed of the training run: {', '.join(map(str, results.seeds))}; the "
         "intervals cover the luck of the evaluation episodes, not that of another training run.",
         f"Evaluated without exploration, on block {config['eval']['seed']} of the evaluation seeds, which training "
-        "never uses. Blind replay plays back the actions of one demonstration without looking: where it does as well, "
+        "never uses. Blind replay plays back the actions of demonstrations without looking: where it does as well, "
         "success says nothing about seeing.",
         f"Code: irevla, commit `{results.git}`." if results.git else "Code: an installed irevla.",
     ]

@@ -51,9 +51,15 @@ def evaluate(
 
 
 def blind_replay(
-    demonstrations: Mapping[str, np.ndarray], suite: str, *, env: EnvConfig, episodes: int, seed: int, run_seed: int = 0
+    demonstrations: Mapping[str, Sequence[np.ndarray]],
+    suite: str,
+    *,
+    env: EnvConfig,
+    episodes: int,
+    seed: int,
+    run_seed: int = 0,
 ) -> list[Row]:
-    """The baseline that sees nothing: one demonstration of each task, replayed on the evaluation seeds."""
+    """The baseline that sees nothing: demonstrations of each task, replayed in turn on the evaluation seeds."""
     blind = BlindReplay(demonstrations)
     return evaluate(
         blind, suite, tuple(demonstrations), env=env, episodes=episodes, seed=seed,

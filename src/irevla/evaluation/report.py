@@ -21,7 +21,7 @@ CAPTIONS = {
     "categories": (
         "Success by category, after every stage",
         "All episodes of a category pooled; whiskers are 95% Wilson intervals. The dotted line is a policy that "
-        "sees nothing and replays one demonstration.",
+        "sees nothing and replays demonstrations.",
     ),
     "learning": (
         "Reinforcement learning, task by task",
@@ -168,7 +168,7 @@ def notes(run_dir: Path, results: Results) -> Iterator[str]:
     blind = [task for task in results.tasks() if _blind_suffices(results, task)]
     if blind:
         yield (
-            "A blind replay of one demonstration does as well as the policy, within noise, on "
+            "A blind replay of demonstrations does as well as the policy, within noise, on "
             f"{', '.join(blind)}: a success there says nothing about seeing."
         )
     for record in read_lines(run_dir / "journal.jsonl"):
