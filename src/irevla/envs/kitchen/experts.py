@@ -63,7 +63,7 @@ def _sweep(scene: Scene, side: float, depth: float) -> list[Move]:
     is, so that a disturbed hand comes back."""
     at, off = scene.handle, scene.hand - scene.handle
     beside = side * off[0] > 0.02 and abs(off[2]) < 0.04
-    if beside and off[1] > depth - 0.03:
+    if beside and off[1] > depth - 0.02:
         return [Move(at + _by(-0.10 * side, depth, 0.0), FRONT, True)]
     if beside:
         return [Move(at + _by(0.06 * side, depth, 0.0), FRONT, True)]
@@ -74,12 +74,12 @@ def _sweep(scene: Scene, side: float, depth: float) -> list[Move]:
 
 def slide_door(scene: Scene) -> list[Move]:
     """Push it to the right."""
-    return _sweep(scene, -1.0, -0.03)
+    return _sweep(scene, -1.0, -0.015)
 
 
 def light(scene: Scene) -> list[Move]:
     """Push the switch to the left."""
-    return _sweep(scene, 1.0, -0.035)
+    return _sweep(scene, 1.0, -0.025)
 
 
 def knob(scene: Scene) -> list[Move]:
