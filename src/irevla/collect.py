@@ -43,11 +43,12 @@ def collect_expert(
     """
     store = open_store(load_suite(suite), env, root)
     wanted = dict.fromkeys(tasks, config.episodes)
+    patient = replace(env, horizon=config.horizon or env.horizon)
     with bar(f"Demonstrations of {len(tasks)} tasks", sum(wanted.values())) as advance:
         for attempt in range(ROUNDS):
             jobs = list(_missing(store, wanted, attempt, config=config, first=first_seed(Purpose.EXPERT, seed)))
             if jobs:
-                with VectorEnv(suite, env, iter(jobs)) as vec:
+                with VectorEnv(suite, patient, iter(jobs)) as vec:
                     for episodes in _successes(play(vec, None, keep_images=True), jobs):
                         store.extend(episodes)
                         advance(len(store), "")
@@ -56,7 +57,7 @@ def collect_expert(
     if lacking:
         raise UserError(
             f"the scripted expert failed too often ({', '.join(lacking)} of {config.episodes} demonstrations): "
-            "choose other tasks, a longer env.horizon or less expert.noise"
+            "choose other tasks, a longer expert.horizon or less expert.noise"
         )
     return store
 

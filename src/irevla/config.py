@@ -41,13 +41,15 @@ class ExpertConfig:
     episodes: int = 50  # successful demonstrations per expert task (paper: 50)
     noisy_fraction: float = 0.5  # share of them executed with action noise; labels stay clean
     noise: float = 0.3  # standard deviation of that noise, in action units (actions are in [-1, 1])
+    horizon: int = 0  # decisions that a demonstration may take, where disturbed ones need more; 0: env.horizon
     burst: int = 0  # 0: fresh noise in every decision; else it comes in bursts of so many decisions, with pauses
     dataset: str = ""  # an existing LeRobotDataset v3 to use instead of collecting
 
     def __post_init__(self) -> None:
         _check(self.episodes > 0, f"expert.episodes must be positive, not {self.episodes}")
         _check(0 <= self.noisy_fraction <= 1, f"expert.noisy_fraction must be in [0, 1], not {self.noisy_fraction}")
-        _check(self.burst >= 0, f"expert.burst must not be negative, but is {self.burst}")
+        for name in ("burst", "horizon"):
+            _check(getattr(self, name) >= 0, f"expert.{name} must not be negative, but is {getattr(self, name)}")
         _check(self.noise >= 0, f"expert.noise must not be negative, but is {self.noise}")
 
 
