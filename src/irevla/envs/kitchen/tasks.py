@@ -66,7 +66,7 @@ RED, YELLOW, GREEN, WHITE, ORANGE = (
 RL: dict[str, tuple[str, Variant]] = {  # name -> (skill, variant)
     "slide-door-open-red": (
         "slide-door-open",
-        Variant({"M_slide_blue": RED}, moved={"slidecabinet": (-0.06, 0.04, 0.0)}),
+        Variant({"M_slide_blue": RED}, moved={"slidecabinet": (-0.06, 0.01, 0.0)}),
     ),
 }
 
