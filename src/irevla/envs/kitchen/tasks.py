@@ -55,11 +55,11 @@ SKILLS: dict[str, Skill] = {
 }
 """Name -> skill. How far the kitchen is shifted is chosen so that the arm can reach, and a blind policy cannot."""
 
-RED, YELLOW, GREEN, WHITE, ORANGE = (
+RED, YELLOW, GREEN, DARK_RED, ORANGE = (
     (0.80, 0.12, 0.10),
     (0.90, 0.75, 0.10),
     (0.15, 0.60, 0.20),
-    (0.90, 0.90, 0.90),
+    (0.45, 0.10, 0.10),
     (0.85, 0.45, 0.10),
 )
 
@@ -79,9 +79,9 @@ UNSEEN: dict[str, tuple[str, Variant]] = {
         "left-door-open",
         Variant({"M_hinge_blue": GREEN}, moved={"hingecabinet": (0.02, -0.02, -0.02)}),
     ),
-    "microwave-open-white": (
+    "microwave-open-red": (
         "microwave-open",
-        Variant({"micro_black": WHITE}, moved={"microwave": (0.03, 0.02, 0.0)}),
+        Variant({"micro_black": DARK_RED}, moved={"microwave": (0.02, 0.01, 0.0)}),
     ),
     "knob-on-orange": (
         "knob-on",
@@ -91,7 +91,7 @@ UNSEEN: dict[str, tuple[str, Variant]] = {
         "light-on",
         Variant(
             painted={"lightswitchroot": GREEN, "lightswitchbaseroot": GREEN},
-            moved={"lightswitchbaseroot": (0.04, 0.0, 0.02)},
+            moved={"lightswitchbaseroot": (0.02, 0.0, 0.01)},
         ),
     ),
 }
