@@ -1,5 +1,6 @@
 """The command line: one clear line and exit code 2 for whatever a person can get wrong; nothing overwritten."""
 
+import json
 import subprocess
 import sys
 import time
@@ -8,6 +9,8 @@ from pathlib import Path
 import pytest
 
 from irevla.cli import main
+from irevla.config import EnvConfig
+from irevla.presets import find_preset
 
 
 def complaint(argv: list[str], capsys: pytest.CaptureFixture[str]) -> str:
@@ -98,8 +101,6 @@ def test_help_is_instant_and_imports_nothing_heavy() -> None:
 
 
 def test_tasks_as_json(capsys: pytest.CaptureFixture[str]) -> None:
-    import json
-
     assert main(["tasks", "pointmass", "--json"]) == 0
     tasks = json.loads(capsys.readouterr().out)
     assert {task["category"] for task in tasks} == {"expert", "rl", "unseen"}
@@ -120,3 +121,13 @@ def test_a_vlm_that_does_not_exist_is_refused_before_anything_is_written(
     assert main(["run", "pointmass", "--model.vlm", vlm, "--out", str(out)]) == 2
     error = capsys.readouterr().err
     assert message in error and error.count("\n") == 1 and not out.exists()
+
+
+def test_collect_is_what_run_would_collect(tmp_path: Path) -> None:
+    out = tmp_path / "demos"
+    assert main(["collect", "pointmass", "--tasks", "left-disc", "--expert.episodes", "2", "--out", str(out)]) == 0
+    info = json.loads((out / "meta" / "info.json").read_text())
+    assert info["total_episodes"] == 2
+    (shape,) = [feature["shape"] for name, feature in info["features"].items() if "image" in name]
+    side = find_preset("pointmass").env.image_size
+    assert side != EnvConfig().image_size and shape[:2] == [side, side]

@@ -90,11 +90,12 @@ def evaluate(argv: Sequence[str]) -> None:
 
 def collect(argv: Sequence[str]) -> None:
     """Expert demonstrations of a suite, as a LeRobotDataset v3."""
+    preset = PRESETS[argv[0]][1] if argv and argv[0] in PRESETS else Config()
 
     @dataclasses.dataclass(frozen=True)
     class CollectArguments:
-        """Expert demonstrations by the suite's scripted experts, as a LeRobotDataset v3. The same command again goes
-        on.
+        """Expert demonstrations by the suite's scripted experts, as a LeRobotDataset v3: those that `irevla run` of the
+        preset with the suite's name would collect. The same command again goes on.
 
         With --demonstrations those of people are imported instead, at most expert.episodes of each task.
         """
@@ -104,8 +105,8 @@ def collect(argv: Sequence[str]) -> None:
         tasks: tuple[str, ...] = ()  # none: all expert tasks
         demonstrations: Path | None = None  # recordings of people (kitchen: files of Minari or R3M, or a folder)
         seed: int = 0
-        expert: ExpertConfig = dataclasses.field(default_factory=ExpertConfig)
-        env: EnvConfig = dataclasses.field(default_factory=EnvConfig)
+        expert: ExpertConfig = dataclasses.field(default_factory=lambda: preset.expert)
+        env: EnvConfig = dataclasses.field(default_factory=lambda: preset.env)
 
     arguments = parse(CollectArguments, argv, prog="irevla collect")
 
