@@ -197,6 +197,39 @@ class PPOConfig:
 
 
 @dataclass(frozen=True)
+class SACConfig:
+    """Stage 1 on a real arm: soft actor-critic on latents, with demonstrations (section V-D)."""
+
+    gripper: bool = True  # the last action dimension opens (-1) or closes (1); off: all dimensions are motion
+    batch: int = 256  # transitions per gradient step, half of them demonstrated
+    utd: int = 4  # gradient steps of the critics per update, which moves the actor once
+    std: float = 0.2  # exploration: standard deviation of the motion, before squashing, at the start of each task
+    lr: float = 3e-4  # of the actor and of the temperatures
+    critic_lr: float = 3e-4
+    gamma: float = 0.98  # discount per decision
+    tau: float = 0.005  # share of the critics that their slow copy takes over in each step
+    critics: int = 10  # size of the ensemble
+    subset: int = 2  # critics, drawn anew for each step, whose minimum is the target
+    alpha: float = 0.01  # temperatures at the start: what one nat of entropy is worth, in units of reward
+    entropy: float = -1.0  # wanted entropy of the motion, nats per dimension: -1 is a deviation of about 0.1
+    gripper_entropy: float = 0.1  # wanted entropy of the gripper, as a share of its largest, log 2
+    backup_entropy: bool = False  # count entropy as reward in the targets too; off: values are of the task alone
+    anchor: float = 0.1  # weight of the squared distance of the mean action to the SFT policy's; 0 lets the actor go
+    grad_clip: float = 1.0  # largest gradient norm; steps with a non-finite gradient are skipped and counted
+    warmup: int = 100  # updates of the critics alone before the actor moves
+
+    def __post_init__(self) -> None:
+        for name in ("batch", "utd", "std", "lr", "critic_lr", "tau", "critics", "subset", "alpha", "grad_clip"):
+            _check(getattr(self, name) > 0, f"sac.{name} must be positive, not {getattr(self, name)}")
+        for name in ("gamma", "tau", "gripper_entropy"):
+            _check(0 <= getattr(self, name) <= 1, f"sac.{name} must be in [0, 1], not {getattr(self, name)}")
+        for name in ("anchor", "warmup"):
+            _check(getattr(self, name) >= 0, f"sac.{name} must not be negative, but is {getattr(self, name)}")
+        _check(self.batch % 2 == 0, f"sac.batch is shared between two buffers: {self.batch} must be even")
+        _check(self.subset <= self.critics, f"sac.subset {self.subset} is drawn from only {self.critics} sac.critics")
+
+
+@dataclass(frozen=True)
 class HarvestConfig:
     """Successful trajectories of the converged policy, for the online dataset D_RL."""
 

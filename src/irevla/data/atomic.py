@@ -36,6 +36,16 @@ def replace(root: Path, files: Sequence[tuple[str, bytes]]) -> None:
     staging.rmdir()
 
 
+def extend(path: Path, size: int, content: bytes) -> None:
+    """Let `content` follow the first `size` bytes of a file, on disk when this returns; what followed them is lost."""
+    with path.open("r+b") as file:
+        file.truncate(size)
+        file.seek(size)
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+
+
 @contextmanager
 def locked(root: Path, *, wait: bool = True) -> Iterator[bool]:
     """Hold the lock of the directory `root`, which the kernel drops if we die.

@@ -1,7 +1,9 @@
-"""What one rollout leaves for one PPO update."""
+"""What learners on latents are given: PPO one rollout, SAC transitions of any time."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
+import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
@@ -27,3 +29,39 @@ class RolloutBatch:
     truncated: Bool[Tensor, "T B"]
     valid: Bool[Tensor, "T B"]
     observations: Observation | None = None  # flattened likewise; kept only where the encoder is live
+
+
+@dataclass(frozen=True)
+class Transitions:
+    """`B` decisions with what was seen before and after each. A terminated one never bootstraps; one that was truncated
+    does, with its true last observation, like any other."""
+
+    features: Features
+    actions: Float[Tensor, "B A"]  # as executed, in [-1, 1]
+    rewards: Float[Tensor, " B"]
+    terminated: Bool[Tensor, " B"]
+    next_features: Features  # means nothing where terminated
+
+    def __len__(self) -> int:
+        return len(self.actions)
+
+    def to(self, device: torch.device | str) -> "Transitions":
+        """The same on another device."""
+        return Transitions(
+            self.features.to(device),
+            self.actions.to(device),
+            self.rewards.to(device),
+            self.terminated.to(device),
+            self.next_features.to(device),
+        )
+
+    @staticmethod
+    def cat(parts: Sequence["Transitions"]) -> "Transitions":
+        """Join batches."""
+        return Transitions(
+            Features.cat([part.features for part in parts]),
+            torch.cat([part.actions for part in parts]),
+            torch.cat([part.rewards for part in parts]),
+            torch.cat([part.terminated for part in parts]),
+            Features.cat([part.next_features for part in parts]),
+        )

@@ -1,0 +1,191 @@
+"""The append-only store of latents that SAC learns from: each image is encoded once, and never again.
+
+records.bin has one record of fixed size per observation, with the decision that followed; it is mapped, not read into
+memory. episodes.jsonl is the commit: an episode whose line is there is there for good, with its checksum; what a kill
+left in records.bin after the last of them is cut off by the next append. header.json says whose latents these are.
+"""
+
+import json
+import zlib
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int64
+from torch import Tensor
+
+from irevla.data import atomic
+from irevla.data.buffers import Transitions
+from irevla.errors import UserError
+from irevla.runs.checkpoint import remedy
+from irevla.runs.journal import Journal
+from irevla.types import Features
+
+HEADER, RECORDS, EPISODES = "header.json", "records.bin", "episodes.jsonl"
+FORMAT = 1  # of the files; another number is refused
+
+
+@dataclass(frozen=True)
+class LatentSpec:
+    """What all records of a store have in common. Latents of other weights, or of another suite, must not be mixed."""
+
+    weights: str  # sha256 of the frozen weights that made the latents
+    suite: str
+    tokens: int  # m: shorter latents are padded, longer ones refused
+    width: int  # d
+    action_dim: int
+
+    def record(self) -> np.dtype[Any]:
+        """One observation and the decision that followed; aligned, so that bfloat16 can be viewed in place."""
+        fields = [
+            ("tokens", np.uint16, (self.tokens, self.width)),  # the bits of bfloat16
+            ("mask", np.bool_, (self.tokens,)),
+            ("action", np.float32, (self.action_dim,)),
+            ("reward", np.float32),
+            ("terminated", np.bool_),
+        ]
+        return np.dtype(fields, align=True)
+
+
+@dataclass(frozen=True)
+class LatentEpisode:
+    """`T` decisions, and `n` observations: one before each and, unless it terminated, the true last one."""
+
+    features: Features  # n x m x d
+    actions: Float[Tensor, "T A"]  # as executed, in [-1, 1]
+    rewards: Float[Tensor, " T"]
+    terminated: bool
+
+    def __post_init__(self) -> None:
+        assert len(self.actions) > 0
+        assert len(self.features) == len(self.actions) + (not self.terminated), "the last observation bootstraps"
+
+    def __len__(self) -> int:
+        return len(self.actions)
+
+
+class LatentReplay:
+    """The episodes of latents under `root`, which is made where there is nothing.
+
+    Raises `UserError` where `root` is something else, was made with another `spec` (the message says in what), or is
+    damaged: all of it is read once, to compare checksums.
+    """
+
+    def __init__(self, root: Path, spec: LatentSpec) -> None:
+        self.root, self.spec, self._record = root, spec, spec.record()
+        self._journal = Journal(root / EPISODES)
+        if not (root / HEADER).exists():
+            _create(root, spec)
+        _check_header(root, spec)
+        self._refresh()
+        self._verify()
+
+    def __len__(self) -> int:
+        """How many decisions it holds."""
+        return len(self._decisions)
+
+    def append(self, episode: LatentEpisode) -> None:
+        """Add an episode, wholly or not at all; it is on disk when this returns.
+
+        Raises `UserError` where it has more tokens than the store was made for, and where the disk is full.
+        """
+        content = self._records(episode).tobytes()
+        with atomic.locked(self.root):
+            self._refresh()  # another process may have come first
+            try:
+                atomic.extend(self.root / RECORDS, self._size, content)
+                self._journal.append(
+                    "episode", observations=len(episode.features), decisions=len(episode), crc32=zlib.crc32(content)
+                )
+            except OSError as error:
+                raise UserError(f"cannot write to {self.root}: {error.strerror}; {remedy(error)}") from error
+            self._refresh()
+
+    def sample(self, count: int, generator: torch.Generator) -> Transitions:
+        """Decisions drawn with equal chances, with replacement, on the CPU; `generator` is on the CPU too."""
+        assert len(self) > 0, "nothing to sample from"
+        index = self._decisions[torch.randint(len(self), (count,), generator=generator).numpy()]
+        terminated = self._map["terminated"][index]
+        return Transitions(
+            self._features(index),
+            torch.from_numpy(self._map["action"][index]),
+            torch.from_numpy(self._map["reward"][index]),
+            torch.from_numpy(terminated),
+            self._features(index + ~terminated),  # the next record is the episode's own
+        )
+
+    def _features(self, index: Int64[np.ndarray, " n"]) -> Features:
+        bits = torch.from_numpy(self._map["tokens"][index])
+        return Features(bits.view(torch.bfloat16).float(), torch.from_numpy(self._map["mask"][index]))
+
+    def _records(self, episode: LatentEpisode) -> np.ndarray:
+        features, spec = episode.features.to("cpu"), self.spec
+        observations, m, width = features.tokens.shape
+        if m > spec.tokens:
+            raise UserError(f"{self.root} holds {spec.tokens} tokens, not {m}: make another with room for so many")
+        assert (width, episode.actions.shape[1]) == (spec.width, spec.action_dim)
+        records = np.zeros(observations, self._record)
+        records["tokens"][:, :m] = features.tokens.detach().to(torch.bfloat16).contiguous().view(torch.uint16).numpy()
+        records["mask"][:, :m] = features.mask.numpy()
+        records["action"][: len(episode)] = episode.actions.cpu().numpy()
+        records["reward"][: len(episode)] = episode.rewards.cpu().numpy()
+        records["terminated"][len(episode) - 1] = episode.terminated
+        return records
+
+    def _refresh(self) -> None:
+        """Map what is committed. The last observation of a truncated episode is no decision."""
+        self._episodes = list(self._journal)
+        starts = np.cumsum([0, *(episode["observations"] for episode in self._episodes)])
+        self._size = int(starts[-1]) * self._record.itemsize
+        if (self.root / RECORDS).stat().st_size < self._size:
+            raise UserError(f"{self.root / RECORDS} is cut short: restore it, or delete {self.root} to begin anew")
+        parts = [
+            start + np.arange(episode["decisions"]) for start, episode in zip(starts, self._episodes, strict=False)
+        ]
+        self._decisions: Int64[np.ndarray, " N"] = np.concatenate([np.empty(0, np.int64), *parts])  # their records
+        if self._size:
+            self._map = np.memmap(self.root / RECORDS, self._record, mode="r", shape=(int(starts[-1]),))
+
+    def _verify(self) -> None:
+        with (self.root / RECORDS).open("rb") as file:
+            for number, episode in enumerate(self._episodes):
+                content = file.read(episode["observations"] * self._record.itemsize)
+                if zlib.crc32(content) != episode["crc32"]:
+                    raise UserError(
+                        f"episode {number} in {self.root / RECORDS} is corrupt: restore the file, "
+                        f"or delete {self.root} to begin anew"
+                    )
+
+
+def sample_both(
+    demonstrations: LatentReplay, online: LatentReplay, count: int, generator: torch.Generator
+) -> Transitions:
+    """Half from each (section V-D); all from the demonstrations while there is nothing else."""
+    if not len(online):
+        return demonstrations.sample(count, generator)
+    half = count // 2
+    return Transitions.cat([demonstrations.sample(count - half, generator), online.sample(half, generator)])
+
+
+def _create(root: Path, spec: LatentSpec) -> None:
+    unfinished = {atomic.STAGING, RECORDS}  # what a kill in here leaves
+    if root.exists() and (not root.is_dir() or any(path.name not in unfinished for path in root.iterdir())):
+        raise UserError(f"{root} holds something else than latents: name another directory")
+    root.mkdir(parents=True, exist_ok=True)
+    header = json.dumps({"format": FORMAT, **asdict(spec)}, indent=1) + "\n"
+    atomic.replace(root, [(RECORDS, b""), (HEADER, header.encode())])
+
+
+def _check_header(root: Path, spec: LatentSpec) -> None:
+    try:
+        found = json.loads((root / HEADER).read_bytes())
+    except ValueError as error:
+        raise UserError(f"{root / HEADER} is corrupt: restore it, or delete {root} to begin anew") from error
+    for name, wanted in {"format": FORMAT, **asdict(spec)}.items():
+        if found.get(name) != wanted:
+            raise UserError(
+                f"the latents in {root} were made with {name} = {found.get(name)!r}, but {wanted!r} is wanted; "
+                "name another directory, or delete this one to encode anew"
+            )
