@@ -1,0 +1,177 @@
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from irevla.data import atomic
+from irevla.data.replay import EPISODES, HEADER, RECORDS, LatentEpisode, LatentReplay, LatentSpec, sample_both
+from irevla.errors import UserError
+from irevla.types import Features
+
+SPEC = LatentSpec(weights="a" * 64, suite="toy", tokens=3, width=4, action_dim=2)
+
+
+def episode(first: int, length: int, *, terminated: bool, tokens: int = 3) -> LatentEpisode:
+    """Observations numbered from `first`, in every token; the action has the number of what was seen before it."""
+    numbers = torch.arange(first, first + length + (not terminated), dtype=torch.float32)
+    features = Features(
+        numbers[:, None, None].expand(-1, tokens, 4), torch.ones(len(numbers), tokens, dtype=torch.bool)
+    )
+    actions = torch.stack([numbers[:length], -numbers[:length]], 1)
+    rewards = torch.zeros(length)
+    rewards[-1] = float(terminated)
+    return LatentEpisode(features, actions, rewards, terminated)
+
+
+def sampled(buffer: LatentReplay, count: int = 500) -> Any:
+    return buffer.sample(count, torch.Generator().manual_seed(0))
+
+
+def numbers(features: Features) -> torch.Tensor:
+    return features.tokens[:, 0, 0]
+
+
+def seen(buffer: LatentReplay) -> set[float]:
+    return set(numbers(sampled(buffer).features).tolist())
+
+
+def test_every_decision_comes_back_with_what_was_seen_before_and_after(tmp_path: Path) -> None:
+    buffer = LatentReplay(tmp_path / "latents", SPEC)
+    buffer.append(episode(10, 3, terminated=False))  # 10 11 12, and 13 at last
+    buffer.append(episode(20, 2, terminated=True))  # 20 21
+    buffer.append(episode(30, 1, terminated=False))  # 30, and 31 at last
+    assert len(buffer) == 6
+    batch = sampled(buffer)
+    before, after = numbers(batch.features), numbers(batch.next_features)
+    assert set(before.tolist()) == {10, 11, 12, 20, 21, 30}
+    assert torch.equal(batch.actions, torch.stack([before, -before], 1))
+    assert torch.equal(batch.terminated, before == 21) and torch.equal(batch.rewards, (before == 21).float())
+    assert torch.equal(after[~batch.terminated], before[~batch.terminated] + 1)
+    assert batch.features.mask.all() and batch.features.tokens.dtype == torch.float32
+
+
+def test_decisions_are_drawn_equally_often_and_by_the_generator(tmp_path: Path) -> None:
+    buffer = LatentReplay(tmp_path, SPEC)
+    buffer.append(episode(0, 1, terminated=False))
+    buffer.append(episode(2, 4, terminated=True))
+    drawn = numbers(sampled(buffer, 5000).features)
+    assert torch.equal(drawn, numbers(sampled(buffer, 5000).features))
+    counts = torch.unique(drawn, return_counts=True)[1]
+    assert len(counts) == 5 and (counts - 1000).abs().max() < 120
+
+
+def test_tokens_are_kept_in_bfloat16_and_short_ones_are_padded(tmp_path: Path) -> None:
+    buffer = LatentReplay(tmp_path, SPEC)
+    tokens = torch.randn(2, 2, 4)
+    buffer.append(LatentEpisode(Features(tokens, torch.tensor([[True, False]] * 2)), torch.zeros(1, 2),
+                                torch.zeros(1), False))  # fmt: skip
+    features = sampled(buffer, 1).features
+    assert torch.equal(features.tokens[0, :2], tokens[0].bfloat16().float())
+    assert features.mask.tolist() == [[True, False, False]]
+    with pytest.raises(UserError, match="3 tokens, not 5"):
+        buffer.append(episode(0, 1, terminated=True, tokens=5))
+
+
+def test_what_is_there_is_there_again(tmp_path: Path) -> None:
+    buffer = LatentReplay(tmp_path, SPEC)
+    buffer.append(episode(0, 5, terminated=False))
+    again = LatentReplay(tmp_path, SPEC)
+    assert len(again) == 5
+    assert torch.equal(sampled(again).features.tokens, sampled(buffer).features.tokens)
+    again.append(episode(10, 2, terminated=True))
+    buffer.append(episode(20, 2, terminated=True))  # after the other's, not over it
+    assert seen(LatentReplay(tmp_path, SPEC)) == seen(buffer) == {0, 1, 2, 3, 4, 10, 11, 20, 21}
+
+
+@pytest.mark.parametrize(
+    ("name", "value"), [("weights", "b" * 64), ("suite", "other"), ("tokens", 4), ("width", 8), ("action_dim", 3)]
+)
+def test_latents_of_others_are_refused(tmp_path: Path, name: str, value: Any) -> None:
+    LatentReplay(tmp_path, SPEC).append(episode(0, 5, terminated=False))
+    with pytest.raises(UserError, match=f"made with {name} = "):
+        LatentReplay(tmp_path, replace(SPEC, **{name: value}))
+    assert len(LatentReplay(tmp_path, SPEC)) == 5
+
+
+@pytest.mark.parametrize("tail", [b"", b"\0" * 5, b"\x7f" * 1000])
+def test_a_half_written_episode_is_none(tmp_path: Path, tail: bytes) -> None:
+    LatentReplay(tmp_path, SPEC).append(episode(0, 5, terminated=False))
+    with (tmp_path / RECORDS).open("ab") as file:
+        file.write(tail)
+    with (tmp_path / EPISODES).open("ab") as file:
+        file.write(b'{"event": "episode", "observ')
+    buffer = LatentReplay(tmp_path, SPEC)
+    assert len(buffer) == 5
+    buffer.append(episode(10, 2, terminated=True))
+    assert seen(LatentReplay(tmp_path, SPEC)) == {0, 1, 2, 3, 4, 10, 11}
+
+
+def test_a_kill_while_it_is_made_is_no_harm(tmp_path: Path) -> None:
+    (tmp_path / RECORDS).touch()
+    (tmp_path / atomic.STAGING).mkdir()
+    LatentReplay(tmp_path, SPEC).append(episode(0, 5, terminated=False))
+    assert len(LatentReplay(tmp_path, SPEC)) == 5
+
+
+def test_corruption_is_told(tmp_path: Path) -> None:
+    buffer = LatentReplay(tmp_path, SPEC)
+    for first in (0, 10):
+        buffer.append(episode(first, 5, terminated=False))
+    whole = (tmp_path / RECORDS).read_bytes()
+    flipped = bytearray(whole)
+    flipped[-100] ^= 1
+    (tmp_path / RECORDS).write_bytes(flipped)
+    with pytest.raises(UserError, match="episode 1 .* corrupt"):
+        LatentReplay(tmp_path, SPEC)
+    (tmp_path / RECORDS).write_bytes(whole[:-1])
+    with pytest.raises(UserError, match="cut short"):
+        LatentReplay(tmp_path, SPEC)
+    (tmp_path / RECORDS).write_bytes(whole)
+    (tmp_path / HEADER).write_text("{")
+    with pytest.raises(UserError, match=r"header.json is corrupt"):
+        LatentReplay(tmp_path, SPEC)
+
+
+def test_another_format_and_another_folder_are_refused(tmp_path: Path) -> None:
+    LatentReplay(tmp_path / "latents", SPEC)
+    header = json.loads((tmp_path / "latents" / HEADER).read_text())
+    (tmp_path / "latents" / HEADER).write_text(json.dumps(header | {"format": 2}))
+    with pytest.raises(UserError, match="format = 2"):
+        LatentReplay(tmp_path / "latents", SPEC)
+    with pytest.raises(UserError, match="something else"):
+        LatentReplay(tmp_path, SPEC)
+
+
+def test_a_full_disk_costs_one_episode_and_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    buffer = LatentReplay(tmp_path, SPEC)
+    buffer.append(episode(0, 5, terminated=False))
+
+    def full(path: Path, size: int, content: bytes) -> None:
+        path.write_bytes(path.read_bytes() + content[: len(content) // 2])
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch, pytest.raises(UserError, match="make room"):
+        patch.setattr(atomic, "extend", full)
+        buffer.append(episode(10, 5, terminated=False))
+    buffer.append(episode(20, 1, terminated=True))
+    assert seen(LatentReplay(tmp_path, SPEC)) == {0, 1, 2, 3, 4, 20}
+
+
+def test_half_is_demonstrated(tmp_path: Path) -> None:
+    demonstrations, online = LatentReplay(tmp_path / "a", SPEC), LatentReplay(tmp_path / "b", SPEC)
+    demonstrations.append(episode(0, 3, terminated=True))
+    generator = torch.Generator().manual_seed(0)
+    assert (numbers(sample_both(demonstrations, online, 10, generator).features) < 3).all()
+    online.append(episode(100, 30, terminated=False))
+    batch = sample_both(demonstrations, online, 10, generator)
+    assert len(batch) == 10 and (numbers(batch.features) < 3).sum() == 5
+    assert torch.equal(batch.actions[:, 0], numbers(batch.features))
+
+
+def test_an_episode_without_its_last_observation_is_our_fault() -> None:
+    whole = episode(0, 3, terminated=False)
+    with pytest.raises(AssertionError, match="bootstraps"):
+        LatentEpisode(whole.features[:3], whole.actions, whole.rewards, False)
