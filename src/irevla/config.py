@@ -219,12 +219,13 @@ class SACConfig:
     warmup: int = 100  # updates of the critics alone before the actor moves
 
     def __post_init__(self) -> None:
-        for name in ("batch", "utd", "std", "lr", "critic_lr", "tau", "critics", "subset", "alpha", "grad_clip"):
+        for name in ("batch", "utd", "lr", "critic_lr", "tau", "critics", "subset", "alpha", "grad_clip"):
             _check(getattr(self, name) > 0, f"sac.{name} must be positive, not {getattr(self, name)}")
         for name in ("gamma", "tau", "gripper_entropy"):
             _check(0 <= getattr(self, name) <= 1, f"sac.{name} must be in [0, 1], not {getattr(self, name)}")
         for name in ("anchor", "warmup"):
             _check(getattr(self, name) >= 0, f"sac.{name} must not be negative, but is {getattr(self, name)}")
+        _check(0.01 <= self.std <= 2, f"sac.std must be in [0.01, 2], not {self.std}")
         _check(self.batch % 2 == 0, f"sac.batch is shared between two buffers: {self.batch} must be even")
         _check(self.subset <= self.critics, f"sac.subset {self.subset} is drawn from only {self.critics} sac.critics")
 

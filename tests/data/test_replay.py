@@ -124,7 +124,7 @@ def test_corruption_is_told(tmp_path: Path) -> None:
     flipped = bytearray(whole)
     flipped[-100] ^= 1
     (tmp_path / RECORDS).write_bytes(flipped)
-    with pytest.raises(UserError, match="episode 1 .* corrupt"):
+    with pytest.raises(UserError, match=r"episode 1 in .* is corrupt"):
         LatentReplay(tmp_path, SPEC)
     (tmp_path / RECORDS).write_bytes(whole[:-1])
     with pytest.raises(UserError, match="cut short"):

@@ -1,19 +1,24 @@
 """A toy arm in latents alone: glide to a point, close the gripper there. Its demonstrator aims beside the point."""
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from irevla.config import SACConfig
 from irevla.data.replay import LatentEpisode, LatentReplay, LatentSpec
+from irevla.learners.sac import SAC
 from irevla.models.heads import ActionHead
 from irevla.models.soft import SoftActor
 from irevla.types import Features
 
 WIDTH, SPEED, NEAR, HORIZON = 16, 0.2, 0.12, 20
-EARLY = 0.25  # distance at which the demonstrator closes
+EARLY = 0.25  # distance of its aim at which the demonstrator closes the gripper
 ASIDE = torch.tensor([0.1, 0.05])  # what the demonstrator misses the point by
+
+CONFIG = SACConfig(batch=64, utd=2, critics=5, lr=1e-3, critic_lr=1e-3, gamma=0.9, tau=0.02)
 
 
 def latents(offset: Tensor) -> Features:
@@ -99,3 +104,20 @@ def demonstrations(actor: SoftActor, root: Path, generator: torch.Generator, cou
             buffer.append(episode)
             count -= 1
     return buffer
+
+
+def practise(root: Path, config: SACConfig = CONFIG, *, seed: int) -> Iterator[SAC]:
+    """Imitate, demonstrate, warm the critics up; then decide and learn in turn. Yields at first and at each decision."""
+    torch.manual_seed(seed)
+    generator = torch.Generator().manual_seed(seed)
+    sac = SAC(demonstrator_head(generator), config, generator=generator)
+    yield sac
+    demonstrated, online = demonstrations(sac.actor, root / "demonstrations", generator), replay(root / "online")
+    for _ in range(config.warmup):
+        sac.update(demonstrated, online, warmup=True)
+    arm = Arm(generator)
+    while True:
+        if episode := arm.step(sac.actor):
+            online.append(episode)
+        sac.update(demonstrated, online, warmup=False)
+        yield sac

@@ -150,7 +150,9 @@ def test_losses_of_the_motion_against_torchrl() -> None:
     n, gamma, alpha = 64, 0.9, torch.tensor([0.3, 0.0])
     net = nn.Linear(3, 4)
     actor = ProbabilisticActor(
-        TensorDictModule(nn.Sequential(net, NormalParamExtractor()), in_keys=["observation"], out_keys=["loc", "scale"]),
+        TensorDictModule(
+            nn.Sequential(net, NormalParamExtractor()), in_keys=["observation"], out_keys=["loc", "scale"]
+        ),
         in_keys=["loc", "scale"],
         distribution_class=TanhNormal,
         distribution_kwargs={"upscale": 1.0, "tanh_loc": False},
