@@ -107,7 +107,7 @@ def demonstrations(actor: SoftActor, root: Path, generator: torch.Generator, cou
 
 
 def practise(root: Path, config: SACConfig = CONFIG, *, seed: int) -> Iterator[SAC]:
-    """Imitate, demonstrate, warm the critics up; then decide and learn in turn. Yields at first and at each decision."""
+    """Imitate, demonstrate, warm the critics up; then decide and learn in turn. Yields at first and after each."""
     torch.manual_seed(seed)
     generator = torch.Generator().manual_seed(seed)
     sac = SAC(demonstrator_head(generator), config, generator=generator)

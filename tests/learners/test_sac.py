@@ -67,23 +67,6 @@ def test_sac_solves_a_sparse_task_from_an_imperfect_demonstrator(tmp_path: Path)
     assert toy.success_rate(sac.actor) >= 0.9
 
 
-@pytest.mark.slow
-@pytest.mark.timeout(600)
-def test_the_anchor_spares_the_policy_at_first_and_a_heavy_one_holds_it_back(tmp_path: Path) -> None:
-    """Mean success after 50, 100, 150 and 900 decisions, of seeds 0 to 3. Printed: it is why the anchor is 0.1."""
-    rates = {}
-    for weight in (0.0, 0.1, 0.5):
-        curves = []
-        for seed in range(4):
-            practice = toy.practise(tmp_path / f"{weight}-{seed}", replace(toy.CONFIG, anchor=weight), seed=seed)
-            steps = enumerate(islice(practice, 901))
-            curves.append([toy.success_rate(sac.actor) for n, sac in steps if n in (50, 100, 150, 900)])
-        rates[weight] = torch.tensor(curves).mean(0)
-        print(weight, [round(rate, 2) for rate in rates[weight].tolist()])
-    assert rates[0.1][:3].mean() > rates[0.0][:3].mean() + 0.1
-    assert rates[0.1][3] > rates[0.5][3] + 0.05
-
-
 def test_the_warm_up_teaches_the_critics_and_leaves_the_actor_bit_for_bit(buffers: Any) -> None:
     sac = sac_for(replace(CONFIG, critic_lr=3e-3))
     actor, critic, _, _ = everything(sac)
