@@ -59,6 +59,7 @@ def everything(sac: SAC) -> list[str]:
     return [weights_hash(module) for module in (sac.actor, sac.critic, sac.target, sac.reference)]
 
 
+@pytest.mark.timeout(600)  # half a minute on an idle core
 def test_sac_solves_a_sparse_task_from_an_imperfect_demonstrator(tmp_path: Path) -> None:
     practice = toy.practise(tmp_path, seed=0)
     before = toy.success_rate(next(practice).actor)
