@@ -8,7 +8,6 @@ arm starts in a random posture.
 
 import copy
 import functools
-import importlib.util
 from pathlib import Path
 from typing import Any
 
@@ -22,13 +21,14 @@ from irevla.envs import render  # first of all: it chooses the GL library
 import mujoco  # isort: skip
 
 from irevla.envs.base import Task
-from irevla.envs.kitchen.arm import Arm
+from irevla.envs.franka import Arm, Motion, assets
 from irevla.envs.kitchen.experts import Expert, Scene
 from irevla.envs.kitchen.suite import ACTIONS, CAMERA_POS, CONTROL_HZ, KITCHEN, LOOK_AT
 from irevla.envs.kitchen.tasks import SPECS
 from irevla.errors import unknown
 
 START = np.array([0.148388, -1.76, 1.84390, -2.47686, 0.260252, 0.712533, 1.595154, 0.04, 0.04])  # FrankaKitchen-v1's
+MOTION = Motion(reach=0.06, turn=0.25, period=0.08, posture=(-0.6, -1.3, 1.5, -2.0, 0.0, 1.2, 1.4))
 POSTURE_NOISE = 0.12  # rad: half the range of each joint's start
 FURNITURE, KETTLE = "desk", "kettle"  # bodies: all furniture hangs on the first, the second is free
 
@@ -68,7 +68,7 @@ class KitchenEnv(gym.Env[np.ndarray, np.ndarray]):
         self.model = copy.copy(model_of(task))  # its own: the kitchen is shifted in it
         self.data = mujoco.MjData(self.model)
         self._substeps = round(1 / (CONTROL_HZ * self.model.opt.timestep))
-        self.arm = Arm(self.model, self.data)
+        self.arm = Arm(self.model, self.data, motion=MOTION)
         self._rest = self.model.body_pos[self.model.body(FURNITURE).id].copy()
         self._joint = int(self.model.joint(SPECS[task].skill.joint).qposadr[0])
         self._decisions = 0
@@ -163,10 +163,7 @@ class KitchenEnv(gym.Env[np.ndarray, np.ndarray]):
 def model_path() -> Path:
     """Where the installed gymnasium-robotics keeps the kitchen. `UserError` where there is none."""
     KITCHEN.check()
-    found = importlib.util.find_spec("gymnasium_robotics")
-    assert found and found.submodule_search_locations
-    assets = Path(found.submodule_search_locations[0]) / "envs" / "assets" / "kitchen_franka" / "kitchen_assets"
-    return assets / "kitchen_env_model.xml"
+    return assets() / "kitchen_assets" / "kitchen_env_model.xml"
 
 
 @functools.cache

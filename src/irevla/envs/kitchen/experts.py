@@ -10,8 +10,6 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
-from irevla.envs.kitchen.arm import REACH, TURN, rotation_vector
-
 FRONT = np.array([[0.0, 1.0, 0.0], [0.0, 0.0, 1.0], [1.0, 0.0, 0.0]])  # fingers point to +y, and open along x
 AJAR = -0.25  # rad: a door that is further open can be pushed from behind
 LOST = 0.06  # m between the fingers and what they held
@@ -162,9 +160,8 @@ class Expert:
         while self._move < len(moves) - 1 and self._over(moves[self._move], scene, arm, decision):
             self._move, self._since = self._move + 1, decision
         move = moves[self._move]
-        shift = (move.to - arm.position) / REACH
-        turn = rotation_vector(move.facing @ arm.rotation.T) / TURN
-        return np.concatenate([shift / max(1.0, np.abs(shift).max()), turn.clip(-1, 1), [1.0 if move.shut else -1.0]])
+        action: Float[np.ndarray, 7] = arm.towards(move.to, move.facing, shut=move.shut)
+        return action
 
     def _over(self, move: Move, scene: Scene, arm: Any, decision: int) -> bool:
         if decision - self._since >= move.steps:

@@ -14,7 +14,7 @@ import numpy as np
 from jaxtyping import Float, Float32
 
 from irevla.config import EnvConfig
-from irevla.envs.kitchen.arm import OPEN, REACH, TURN, rotation_vector
+from irevla.envs.franka import OPEN, Motion, rotation_vector
 from irevla.envs.kitchen.env import KitchenEnv, model_of
 from irevla.envs.kitchen.tasks import SKILLS, Skill
 from irevla.errors import UserError
@@ -89,7 +89,8 @@ def _episode(task: str, states: States, config: EnvConfig, number: int) -> Episo
         pictures.append(env.picture(config.image_size))
         hands.append((env.arm.position, env.arm.rotation))
     actions = [
-        _motion(here, there, fingers) for here, there, fingers in zip(hands, hands[1:], states[1:, 7:9], strict=False)
+        _action(here, there, fingers, env.arm.motion)
+        for here, there, fingers in zip(hands, hands[1:], states[1:, 7:9], strict=False)
     ]
     rewards = np.zeros(len(actions), np.float32)
     rewards[-1] = 1.0
@@ -97,11 +98,14 @@ def _episode(task: str, states: States, config: EnvConfig, number: int) -> Episo
     return Episode(np.stack(pictures[:-1]), np.stack(actions), rewards, SKILLS[task].instruction, True, who)
 
 
-def _motion(
-    here: tuple[np.ndarray, np.ndarray], there: tuple[np.ndarray, np.ndarray], fingers: Float[np.ndarray, "2"]
+def _action(
+    here: tuple[np.ndarray, np.ndarray],
+    there: tuple[np.ndarray, np.ndarray],
+    fingers: Float[np.ndarray, "2"],
+    motion: Motion,
 ) -> Float32[np.ndarray, "7"]:
     """The action that moves the hand from one pose to another in a decision."""
-    shift, turn = (there[0] - here[0]) / REACH, rotation_vector(there[1] @ here[1].T) / TURN
+    shift, turn = (there[0] - here[0]) / motion.reach, rotation_vector(there[1] @ here[1].T) / motion.turn
     grip = 1.0 if fingers.mean() < OPEN / 2 else -1.0
     return np.concatenate([shift, turn, [grip]]).clip(-1, 1).astype(np.float32)
 

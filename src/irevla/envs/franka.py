@@ -1,5 +1,9 @@
-"""The Franka Panda of the kitchen: from an end-effector motion to joint velocities, by damped least squares."""
+"""The Franka Panda, in the kitchen and on the table: from an end-effector motion to joint velocities, by damped least
+squares."""
 
+import importlib.util
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import mujoco
@@ -7,23 +11,36 @@ import numpy as np
 from jaxtyping import Float
 
 JOINTS = 7
-REACH = 0.06  # m that a full action moves the end effector in a decision of 80 ms, along each axis of the world
-TURN = 0.25  # rad that a full action turns it, around each axis
 OPEN, SHUT = 0.04, 0.0  # of each finger, m
 SPEED = 2.0  # rad/s of a full joint velocity, and m/s of the fingers
-PERIOD = 0.08  # s that REACH and TURN are meant for
 GAIN = 2.0  # the joints are damped, and go half of the way to a target in a decision: it is set so much further
 FINGER_STEP = 0.03  # m that the fingers' target is ahead of them
 MARGIN = 0.02  # rad kept from the ends of each joint's range
 DAMPING, TURN_WEIGHT, NULL_GAIN = 0.04, 0.2, 0.03
-POSTURE = np.array([-0.6, -1.3, 1.5, -2.0, 0.0, 1.2, 1.4])  # that the arm leans to where the motion leaves it free
+
+
+def assets() -> Path:
+    """Where the installed gymnasium-robotics keeps the arm and the kitchen."""
+    found = importlib.util.find_spec("gymnasium_robotics")
+    assert found and found.submodule_search_locations
+    return Path(found.submodule_search_locations[0]) / "envs" / "assets" / "kitchen_franka"
+
+
+@dataclass(frozen=True)
+class Motion:
+    """What a full action means in a decision of `period`."""
+
+    reach: float  # m that the end effector moves along each axis of the world
+    turn: float  # rad that it turns around each axis
+    period: float  # s
+    posture: tuple[float, ...]  # rad, of each joint, that the arm leans to where the motion leaves it free
 
 
 class Arm:
     """The arm in one simulation (`model`, `data`); its joints are the first nine."""
 
-    def __init__(self, model: Any, data: Any) -> None:
-        self._model, self._data = model, data
+    def __init__(self, model: Any, data: Any, *, motion: Motion) -> None:
+        self._model, self._data, self.motion = model, data, motion
         self._site = model.site("end_effector").id
         self.low, self.high = model.jnt_range[:JOINTS, 0] + MARGIN, model.jnt_range[:JOINTS, 1] - MARGIN
 
@@ -40,16 +57,24 @@ class Arm:
     def velocities(self, action: Float[np.ndarray, "7"]) -> Float[np.ndarray, "9"]:
         """Joint velocities in [-1, 1] (of `SPEED`) for an end-effector action: displacement, rotation vector, and the
         gripper, which closes where it is positive."""
-        change = GAIN * self._inverse(action[:3] * REACH, action[3:6] * TURN)
-        joints = change / (SPEED * PERIOD)
+        change = GAIN * self._inverse(action[:3] * self.motion.reach, action[3:6] * self.motion.turn)
+        joints = change / (SPEED * self.motion.period)
         joints /= max(1.0, np.abs(joints).max())
         fingers = (SHUT if action[6] > 0 else OPEN) - self._data.qpos[JOINTS : JOINTS + 2]
-        fingers = np.clip(fingers, -FINGER_STEP, FINGER_STEP) / (SPEED * PERIOD)
+        fingers = np.clip(fingers, -FINGER_STEP, FINGER_STEP) / (SPEED * self.motion.period)
         return np.concatenate([joints, fingers])
 
+    def towards(
+        self, to: Float[np.ndarray, "3"], facing: Float[np.ndarray, "3 3"], *, shut: bool
+    ) -> Float[np.ndarray, "7"]:
+        """The end-effector action that leads to a position and an orientation, as fast as may be."""
+        shift = (to - self.position) / self.motion.reach
+        turn = rotation_vector(facing @ self.rotation.T) / self.motion.turn
+        return np.concatenate([shift / max(1.0, np.abs(shift).max()), turn.clip(-1, 1), [1.0 if shut else -1.0]])
+
     def drive(self, velocities: Float[np.ndarray, "9"]) -> None:
-        """Set the actuators' targets where the joints would be after `PERIOD`, as FrankaKitchen-v1 does."""
-        target = self._data.qpos[: JOINTS + 2] + velocities * SPEED * PERIOD
+        """Set the actuators' targets where the joints would be after a decision, as FrankaKitchen-v1 does."""
+        target = self._data.qpos[: JOINTS + 2] + velocities * SPEED * self.motion.period
         self._data.ctrl[:JOINTS] = np.clip(target[:JOINTS], self.low, self.high)
         self._data.ctrl[JOINTS : JOINTS + 2] = np.clip(target[JOINTS:], SHUT, OPEN)
 
@@ -64,7 +89,7 @@ class Arm:
         for _ in range(4):
             part = jacobian[:, free]
             inverse = part.T @ np.linalg.inv(part @ part.T + DAMPING**2 * np.eye(6))
-            lean = NULL_GAIN * (POSTURE - now)[free]
+            lean = NULL_GAIN * (np.array(self.motion.posture) - now)[free]
             change[:] = 0.0
             change[free] = inverse @ motion + lean - inverse @ (part @ lean)
             blocked = free & (((now + change > self.high) & (change > 0)) | ((now + change < self.low) & (change < 0)))
