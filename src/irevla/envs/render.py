@@ -59,6 +59,15 @@ class Camera:
     fovy: float = 45.0
 
 
+@dataclass(frozen=True)
+class Inset:
+    """A second view, over the top left corner of the picture, by a camera that a body carries."""
+
+    body: str
+    camera: Camera  # in the frame of the body
+    share: float  # of the picture's side
+
+
 def camera_of(model: Any, name: str, pos: tuple[float, float, float] | None = None) -> Camera:
     """The camera `name` of `model`, optionally moved to `pos`."""
     i = model.camera(name).id
@@ -219,8 +228,8 @@ def _palette(parts: Sequence[_Part]) -> tuple[list[tuple[float, float, float]], 
     return colours, (row.clip(0, 1) * 255).round().astype(np.uint8)
 
 
-def _drawing_model(model: Any, camera: Camera, parts: Sequence[_Part]) -> Any:
-    """A model with one body for each frame, one skin over all of them, the lights of `model` and one camera."""
+def _drawing_model(model: Any, cameras: Sequence[Camera], parts: Sequence[_Part]) -> Any:
+    """A model with one body for each frame, one skin over all of them, the lights of `model` and the cameras."""
     spec = mujoco.MjSpec()
     spec.visual.quality.shadowsize, spec.visual.quality.offsamples = 0, 0
     spec.visual.global_.offwidth = spec.visual.global_.offheight = 16
@@ -232,7 +241,8 @@ def _drawing_model(model: Any, camera: Camera, parts: Sequence[_Part]) -> Any:
         if model.light_active[i]:
             keys = ("pos", "dir", "ambient", "diffuse", "specular", "attenuation", "cutoff", "exponent", "directional")
             spec.worldbody.add_light(castshadow=False, **{key: getattr(model, f"light_{key}")[i] for key in keys})
-    spec.worldbody.add_camera(name="view", pos=camera.pos, quat=camera.quat, fovy=camera.fovy)
+    for camera in cameras:
+        spec.worldbody.add_camera(pos=camera.pos, quat=camera.quat, fovy=camera.fovy)
     for i in range(1, model.nbody + model.nsite):
         spec.worldbody.add_body(name=f"frame{i}")
     _add_skin(spec, parts)
@@ -262,34 +272,49 @@ def _add_skin(spec: Any, parts: Sequence[_Part]) -> None:
 # --- Drawing
 
 
-class Renderer:
-    """Draws the states of one physics model, seen by one fixed camera. Frames are as those of a fresh process, whatever
-    else is drawn.
+def _fixed_camera(index: int) -> Any:
+    camera = mujoco.MjvCamera()
+    camera.type, camera.fixedcamid = mujoco.mjtCamera.mjCAMERA_FIXED, index
+    return camera
 
-    `fixed`: names of bodies that never move, besides the world; what the camera cannot see of them is dropped.
+
+class Renderer:
+    """Draws the states of one physics model, seen by one fixed camera, and by a moving one where there is an `inset`.
+    Frames are as those of a fresh process, whatever else is drawn.
+
+    `fixed`: names of bodies that never move, besides the world; what a fixed camera alone cannot see is dropped.
     """
 
-    def __init__(self, model: Any, *, camera: Camera, fixed: Sequence[str] = (), faces: int = FACES) -> None:
+    def __init__(
+        self,
+        model: Any,
+        *,
+        camera: Camera,
+        inset: Inset | None = None,
+        fixed: Sequence[str] = (),
+        faces: int = FACES,
+    ) -> None:
         check_gl()
         still = {0, *(model.body(name).id for name in fixed)}
         parts = _backdrop(model, camera)
         pose = mujoco.MjData(model)
         mujoco.mj_kinematics(model, pose)
         for part in _parts(model, faces):
-            if part.frame in still:
+            if part.frame in still and inset is None:
                 world = _placed(part.mesh, pose.xpos[part.frame], pose.xquat[part.frame])
                 seen = _visible(_Part(0, world, part.rgb), camera)
                 parts += [seen] if seen else []
             else:
                 parts.append(part)
-        self._model = _drawing_model(model, camera, parts)
+        self._model = _drawing_model(model, [camera, *([inset.camera] if inset else [])], parts)
+        self._inset, self._carrier = inset, model.body(inset.body).id if inset else 0
         self._data = mujoco.MjData(self._model)
         mujoco.mj_forward(self._model, self._data)
         self._scene = mujoco.MjvScene(self._model, maxgeom=16)
         self._scene.flags[:] = 0  # no shadows, reflections, haze or sky box ...
         self._scene.flags[mujoco.mjtRndFlag.mjRND_CULL_FACE] = 1  # ... and nothing of what faces away: half the time
-        self._option, self._camera = mujoco.MjvOption(), mujoco.MjvCamera()
-        self._camera.type, self._camera.fixedcamid = mujoco.mjtCamera.mjCAMERA_FIXED, 0
+        self._option = mujoco.MjvOption()
+        self._camera, self._inset_camera = _fixed_camera(0), _fixed_camera(1)
         self._pose = pose
         self._size = 0
         self._gl: Any = None
@@ -311,6 +336,10 @@ class Renderer:
         )
         rect, picture = mujoco.MjrRect(0, 0, size, size), np.empty((size, size, 3), np.uint8)
         mujoco.mjr_render(rect, self._scene, gl)
+        if self._inset:
+            side = round(self._inset.share * size)
+            mujoco.mjv_updateCamera(self._model, self._data, self._inset_camera, self._scene)
+            mujoco.mjr_render(mujoco.MjrRect(0, size - side, side, side), self._scene, gl)
         mujoco.mjr_readPixels(picture, None, rect, gl)
         return np.ascontiguousarray(picture[::-1])  # GL counts rows from the bottom
 
@@ -325,6 +354,14 @@ class Renderer:
             mujoco.mju_mat2Quat(view.xquat[n + site], pose.site_xmat[site])
         for site, position in sites:
             view.xpos[n + site] = position
+        if self._inset:
+            self._carry(pose.xpos[self._carrier], pose.xquat[self._carrier], self._inset.camera)
+
+    def _carry(self, pos: Float[np.ndarray, "3"], quat: Float[np.ndarray, "4"], seat: Camera) -> None:
+        """Put the inset's camera on its body, which is at (`pos`, `quat`)."""
+        turned = np.zeros(4)
+        mujoco.mju_mulPose(self._data.cam_xpos[1], turned, pos, quat, np.array(seat.pos), np.array(seat.quat))
+        mujoco.mju_quat2Mat(self._data.cam_xmat[1], turned)
 
     def _buffer(self, size: int) -> Any:
         """This model's GL objects, with an off-screen buffer of just `size`: clearing a larger one takes long."""

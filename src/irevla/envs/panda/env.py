@@ -1,0 +1,208 @@
+"""One task of the Panda on a table as a gymnasium environment: pictures in, end-effector motions out, sparse reward."""
+
+import copy
+import functools
+from collections.abc import Sequence
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+from jaxtyping import Bool, Float, Float32, UInt8
+
+from irevla.config import EnvConfig
+from irevla.envs import render  # first of all: it chooses the GL library
+
+import mujoco  # isort: skip
+
+from irevla.envs.base import Task
+from irevla.envs.franka import JOINTS, OPEN, Arm, Motion
+from irevla.envs.panda.experts import SCRIPTS
+from irevla.envs.panda.goals import DONE, Pose, Scene
+from irevla.envs.panda.scene import LINK, LINKS, POST, model_of
+from irevla.envs.panda.suite import (
+    ACTION_DIM,
+    CAMERA_POS,
+    CONTROL_HZ,
+    FOVY,
+    LOOK_AT,
+    PANDA_SIM,
+    WRIST_FOVY,
+    WRIST_LOOK_AT,
+    WRIST_POS,
+    WRIST_SHARE,
+)
+from irevla.envs.panda.tasks import SPECS, Prop
+from irevla.errors import unknown
+
+HOME = (0.0, -0.2, 0.0, -2.4, 0.0, 0.63, 0.0)  # rad: the hand 25 cm above the table, fingers down
+MOTION = Motion(reach=0.04, turn=0.25, period=0.1, posture=HOME)
+POSTURE_NOISE = 0.12  # rad: half the range of each joint's start
+SETTLE = 0.2  # s that things come to rest in, before an episode
+CURL = 0.12  # rad: half the range of the bend between the cable's links ...
+SIDE = (0.35, 0.65)  # ... and how far from the slot's line it starts, to one side or the other
+TRIES = 1000  # to find free places
+FINGERS = ("panda0_leftfinger", "panda0_rightfinger")
+
+
+class PandaEnv(gym.Env[np.ndarray, np.ndarray]):
+    """One task. Observation: `uint8[S, S, 3]`, the front view with the wrist's in its top left corner. Action, in
+    [-1, 1]: `float32[7]`, displacement (4 cm) and rotation (0.25 rad) of the end effector along and around the axes of
+    the world, and the gripper (positive closes). A decision is 0.1 s, where `action_repeat` is 2.
+
+    The reward is 1 at success, where the episode terminates; else 0. After `horizon` decisions it is truncated, unless
+    it has just terminated.
+    """
+
+    metadata: dict[str, Any] = {"render_modes": ["rgb_array"], "render_fps": 10}  # noqa: RUF012
+
+    def __init__(self, task: str, config: EnvConfig | None = None, *, render_mode: str | None = None) -> None:
+        if task not in SPECS:
+            raise unknown("task of panda-sim", task, SPECS)
+        PANDA_SIM.check()
+        self._spec = SPECS[task]
+        self.task: Task = self._spec.task
+        self.draw = True
+        self.render_mode = render_mode
+        self.config = config or EnvConfig()
+        size = self.config.image_size
+        self.observation_space = gym.spaces.Box(0, 255, (size, size, 3), np.uint8)
+        self.action_space = gym.spaces.Box(-1.0, 1.0, (ACTION_DIM,), np.float32)
+        self.metadata = {**self.metadata, "render_fps": max(1, CONTROL_HZ // self.config.action_repeat)}
+        self.model = copy.copy(model_of(task))  # its own: what stands on the table is moved in it
+        self.data = mujoco.MjData(self.model)
+        self._substeps = round(1 / (CONTROL_HZ * self.model.opt.timestep))
+        self.arm = Arm(self.model, self.data, motion=MOTION)
+        self._fingers = [self.model.body(name).id for name in FINGERS]
+        self._target = self.model.body(self._spec.target).id
+        self._goal = self.model.body(self._spec.goal or self._spec.target).id
+        self._links = [self.model.body(f"link{i}").id for i in range(LINKS)] if self._spec.skill == "route" else []
+        self._rest = 0.0  # height of the target at the start, m
+        self._decisions = 0
+
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[np.ndarray, dict[str, Any]]:
+        """Start the episode of `seed`; without one, of a seed drawn from the generator that the last seed started."""
+        super().reset(seed=seed)
+        model, data = self.model, self.data
+        mujoco.mj_resetData(model, data)
+        for prop, (x, y, yaw) in zip(self._spec.props, places(self._spec.props, self.np_random), strict=True):
+            self._put(prop.name, np.array([x, y]), yaw)
+        if self._links:
+            self._bend()
+        data.qpos[:JOINTS] = HOME + self.np_random.uniform(-POSTURE_NOISE, POSTURE_NOISE, JOINTS)
+        data.qpos[:JOINTS] = np.clip(data.qpos[:JOINTS], self.arm.low, self.arm.high)
+        data.qpos[JOINTS : JOINTS + 2] = OPEN
+        data.ctrl[:] = data.qpos[: JOINTS + 2]
+        mujoco.mj_step(model, data, round(SETTLE / model.opt.timestep))
+        mujoco.mj_forward(model, data)
+        self._rest = float(data.xpos[self._target, 2])
+        self._decisions = 0
+        return self._observe(), {"success": False}
+
+    def step(self, action: Float32[np.ndarray, " A"]) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
+        """One decision: the action, clipped to [-1, 1], held for `action_repeat` control steps or until success."""
+        self.arm.drive(self.arm.velocities(np.clip(action, -1.0, 1.0).astype(np.float64)))
+        success = False
+        for _ in range(self.config.action_repeat):
+            mujoco.mj_step(self.model, self.data, self._substeps)
+            mujoco.mj_forward(self.model, self.data)  # positions and contacts, of the present state
+            success = self.success
+            if success:
+                break
+        self._decisions += 1
+        truncated = self._decisions >= self.config.horizon and not success
+        return self._observe(), float(success), success, truncated, {"success": success}
+
+    @property
+    def success(self) -> bool:
+        """Whether the task is done in the present state."""
+        return DONE[self._spec.skill](self.scene())
+
+    def scene(self) -> Scene:
+        """What the task is about, in the present state."""
+        data, spec = self.data, self._spec
+        target = self._pose(self._target)
+        return Scene(
+            hand=Pose(self.arm.position, self.arm.rotation),
+            target=target,
+            goal=self._pose(self._goal),
+            joint=float(data.joint(spec.joint).qpos[0]) if spec.joint else 0.0,
+            rise=float(target.at[2]) - self._rest,
+            held=bool(self._touched().all()),
+            cable=np.array(data.xipos[self._links]).reshape(-1, 3),
+        )
+
+    def expert_action(self) -> Float32[np.ndarray, " A"]:
+        """The scripted expert's clean action for the present state."""
+        move = SCRIPTS[self._spec.skill](self.scene())
+        return self.arm.towards(move.to, move.facing, shut=move.shut).clip(-1.0, 1.0).astype(np.float32)
+
+    def picture(self, size: int) -> UInt8[np.ndarray, "size size 3"]:
+        """The present scene, whether or not observations are drawn."""
+        drawn: np.ndarray = _renderer(self.task.name).draw(self.model, self.data, size=size)
+        return drawn
+
+    def render(self) -> UInt8[np.ndarray, "S S 3"]:  # type: ignore[override]
+        """The present scene at the size of observations."""
+        return self.picture(self.config.image_size)
+
+    def close(self) -> None:
+        """Nothing to free: the renderer belongs to the process."""
+
+    def _observe(self) -> np.ndarray:
+        size = self.config.image_size
+        return self.picture(size) if self.draw else np.zeros((size, size, 3), np.uint8)
+
+    def _pose(self, body: int) -> Pose:
+        return Pose(np.array(self.data.xpos[body]), np.array(self.data.xmat[body]).reshape(3, 3))
+
+    def _touched(self) -> Bool[np.ndarray, "2"]:
+        """Which of the two fingers touches the target."""
+        bodies = self.model.geom_bodyid[self.data.contact.geom]
+        others = bodies[(bodies == self._target).any(axis=1)]
+        return np.array([(others == finger).any() for finger in self._fingers])
+
+    def _put(self, name: str, at: Float[np.ndarray, "2"], yaw: float) -> None:
+        """Put a thing on the table, turned by `yaw` (rad) around the vertical."""
+        model, body, quat = self.model, self.model.body(name), [np.cos(yaw / 2), 0.0, 0.0, np.sin(yaw / 2)]
+        if body.jntnum[0]:
+            start = int(model.jnt_qposadr[body.jntadr[0]])
+            self.data.qpos[start : start + 2], self.data.qpos[start + 3 : start + 7] = at, quat
+        else:
+            model.body_pos[body.id, :2], model.body_quat[body.id] = at, quat
+
+    def _bend(self) -> None:
+        """Lay the cable beside the slot."""
+        random, data = self.np_random, self.data
+        data.joint("yaw0").qpos = random.choice([-1.0, 1.0]) * random.uniform(*SIDE)
+        curl = random.uniform(-CURL, CURL)
+        data.joint("pitch0").qpos = np.arcsin(POST / (LINKS * LINK))
+        for index in range(1, LINKS):
+            data.joint(f"yaw{index}").qpos = curl
+
+
+def places(props: Sequence[Prop], random: np.random.Generator) -> Float[np.ndarray, "n 3"]:
+    """Random places (x, y in m, yaw in rad) for things, so that each has its room."""
+    for _ in range(TRIES):
+        low, high = np.array([p.low for p in props]), np.array([p.high for p in props])
+        at, room = random.uniform(low, high), np.array([p.room for p in props])
+        apart = np.linalg.norm(at[:, None] - at[None], axis=2) - room[:, None] - room[None]
+        if (apart[np.triu_indices(len(props), 1)] >= 0).all():
+            yaw = np.array([p.yaw + random.uniform(-p.turn, p.turn) for p in props])
+            return np.concatenate([at, yaw[:, None]], axis=1)
+    raise AssertionError("the table is too small for the things on it")
+
+
+@functools.cache
+def _renderer(task: str) -> Any:
+    """The light model of `task`, shared by all its environments in this process."""
+    front = render.Camera(CAMERA_POS, _looking(CAMERA_POS, LOOK_AT), FOVY)
+    wrist = render.Camera(WRIST_POS, _looking(WRIST_POS, WRIST_LOOK_AT), WRIST_FOVY)
+    inset = render.Inset("panda0_link7", wrist, WRIST_SHARE)
+    return render.Renderer(model_of(task), camera=front, inset=inset)
+
+
+def _looking(pos: tuple[float, float, float], at: tuple[float, float, float]) -> tuple[float, float, float, float]:
+    w, x, y, z = render.looking(np.array(pos), np.array(at)).tolist()
+    return w, x, y, z

@@ -1,0 +1,184 @@
+"""The table, the arm and the things on it, as MuJoCo models built with MjSpec."""
+
+import functools
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import mujoco
+import numpy as np
+
+from irevla.envs.franka import assets
+from irevla.envs.panda import produce
+from irevla.envs.panda.tasks import SPECS, Prop
+
+GRASP = 1500.0  # stiffness of each finger's motor, N/m: the kitchen's lets thin things slip
+HIDDEN = 4  # group of what is not drawn
+TIMESTEP = 0.0025  # s
+PADS = (0.0, 0.0, 0.245)  # where the end effector is in the last link, m: between the pads, not behind them as in the kitchen
+BLOCK = 0.022  # half the side of a block, m
+TRAY = 0.065  # half the inside of the tray, m
+SLOT = 0.018  # half the width of the slot, m
+WALL = 0.025  # height of the slot's walls, m
+SLOT_AT, POST = 0.16, 0.03  # how far the slot is from the post, and how high the cable begins, m
+LINKS, LINK, CORD = 9, 0.03, 0.006  # of the cable: how many, their length and radius, m
+DENSITY = 300.0  # of blocks and produce, kg/m^3
+GRIP = (1.0, 0.01, 0.002)  # friction: sliding, turning (m), rolling (m), so that round things come to rest
+
+RGB = tuple[float, float, float]
+COLOURS: dict[str, RGB] = {
+    "red": (0.85, 0.08, 0.08), "blue": (0.10, 0.25, 0.85), "green": (0.05, 0.60, 0.20), "yellow": (0.98, 0.85, 0.10),
+}  # fmt: skip
+TOP, FLOOR, WOOD, GREY, DARK, WHITE, CYAN = (
+    (0.72, 0.66, 0.60),
+    (0.45, 0.50, 0.55),
+    (0.55, 0.36, 0.20),
+    (0.55, 0.55, 0.58),
+    (0.15, 0.15, 0.17),
+    (0.92, 0.92, 0.92),
+    (0.10, 0.70, 0.75),
+)
+
+
+@functools.cache
+def model_of(task: str) -> Any:
+    """The compiled model of `task`, shared by all its environments in this process: do not change it."""
+    spec = _arm()
+    spec.worldbody.add_geom(type=BOX, size=[0.45, 0.55, 0.02], pos=[0.35, 0, -0.02], rgba=[*TOP, 1], friction=GRIP)
+    spec.worldbody.add_geom(type=mujoco.mjtGeom.mjGEOM_PLANE, size=[4, 4, 0.1], pos=[0, 0, -0.5], rgba=[*FLOOR, 1])
+    for prop in SPECS[task].props:
+        MAKERS[prop.kind](spec, prop)
+    return spec.compile()
+
+
+def _arm() -> Any:
+    """The Panda on the origin, weightless: its joints need not hold it up. Its fingers are coupled, as the real ones."""
+    parts = assets() / "franka_assets"
+    spec = mujoco.MjSpec.from_string(
+        f"""<mujoco>
+          <include file="{parts}/assets.xml"/>
+          <worldbody><include file="{parts}/chain.xml"/></worldbody>
+          <include file="{parts}/actuator.xml"/>
+          <compiler angle="radian" meshdir="{parts}/meshes"/>
+          <option timestep="{TIMESTEP}" cone="elliptic" impratio="10" integrator="implicitfast"/>
+          <visual><headlight ambient=".45 .45 .45" diffuse=".45 .45 .45" specular="0 0 0"/><map znear=".01"/></visual>
+          <statistic extent="1" center=".4 0 .1"/>
+        </mujoco>"""
+    )
+    for body in spec.bodies:
+        body.gravcomp = 1.0
+    left, right = (f"robot:panda0_finger_joint{i}" for i in (1, 2))
+    spec.add_equality(
+        type=mujoco.mjtEq.mjEQ_JOINT, name1=left, name2=right, objtype=mujoco.mjtObj.mjOBJ_JOINT, data=[0, 1] + [0] * 9
+    )
+    for side in ("r", "l"):
+        motor = spec.actuator(f"{side}_gripper_finger_joint")
+        motor.gainprm[0], motor.biasprm[1] = GRASP, -GRASP
+    hand = spec.site("end_effector")
+    hand.pos, hand.group = PADS, HIDDEN
+    return spec
+
+
+# --- Things. Those that stay where they are (contype 0) touch the arm and what lies loose, and not each other.
+
+BOX, CYLINDER, CAPSULE = mujoco.mjtGeom.mjGEOM_BOX, mujoco.mjtGeom.mjGEOM_CYLINDER, mujoco.mjtGeom.mjGEOM_CAPSULE
+
+
+def _loose(spec: Any, name: str, height: float) -> Any:
+    body = spec.worldbody.add_body(name=name, pos=[0, 0, height])
+    body.add_freejoint(name=name)
+    return body
+
+
+def _box(body: Any, half: tuple[float, float, float], at: tuple[float, float, float], rgb: RGB) -> None:
+    body.add_geom(type=BOX, size=half, pos=at, rgba=[*rgb, 1], contype=0)
+
+
+def _block(spec: Any, prop: Prop) -> None:
+    body, rgb = _loose(spec, prop.name, BLOCK), COLOURS[prop.name.split()[0]]
+    body.add_geom(type=BOX, size=[BLOCK] * 3, rgba=[*rgb, 1], density=DENSITY, friction=GRIP, condim=4)
+
+
+def _produce(spec: Any, prop: Prop) -> None:
+    pieces = produce.MAKERS[prop.name]()
+    body = _loose(spec, prop.name, produce.bottom(pieces))
+    for index, ((vertices, faces), rgb) in enumerate(pieces):
+        name = f"{prop.name} {index}"
+        spec.add_mesh(
+            name=name,
+            uservert=vertices.reshape(-1),
+            userface=faces.reshape(-1),
+            inertia=mujoco.mjtMeshInertia.mjMESH_INERTIA_CONVEX,
+        )
+        kind = mujoco.mjtGeom.mjGEOM_MESH
+        body.add_geom(
+            type=kind, meshname=name, rgba=[*rgb, 1], density=DENSITY, friction=GRIP, condim=6, contype=1, conaffinity=1
+        )
+
+
+def _tray(spec: Any, prop: Prop) -> None:
+    body, side = spec.worldbody.add_body(name=prop.name), TRAY + 0.004
+    _box(body, (side, side, 0.003), (0, 0, 0.003), WHITE)
+    for sign in (-1, 1):
+        _box(body, (0.004, side, 0.013), (sign * side, 0, 0.013), WHITE)
+        _box(body, (side, 0.004, 0.013), (0, sign * side, 0.013), WHITE)
+
+
+def _button(spec: Any, prop: Prop) -> None:
+    body = spec.worldbody.add_body(name=prop.name)
+    _box(body, (0.05, 0.05, 0.018), (0, 0, 0.018), DARK)
+    plunger = body.add_body(name="plunger", pos=[0, 0, 0.048])
+    plunger.add_joint(
+        name="plunger", type=SLIDE, axis=[0, 0, -1], range=[0, 0.02], stiffness=80, damping=3, armature=0.05,
+        limited=mujoco.mjtLimited.mjLIMITED_TRUE,
+    )  # fmt: skip
+    plunger.gravcomp = 1.0
+    plunger.add_geom(type=CYLINDER, size=[0.028, 0.012, 0], rgba=[0.85, 0.1, 0.1, 1], contype=0, mass=0.05)
+
+
+def _drawer(spec: Any, prop: Prop) -> None:
+    """A cabinet whose drawer opens along its x."""
+    body = spec.worldbody.add_body(name=prop.name)
+    _box(body, (0.075, 0.09, 0.005), (0, 0, 0.105), WOOD)
+    _box(body, (0.005, 0.09, 0.05), (-0.07, 0, 0.05), WOOD)
+    for sign in (-1, 1):
+        _box(body, (0.075, 0.005, 0.05), (0, sign * 0.085, 0.05), WOOD)
+    drawer = body.add_body(name="drawer")
+    drawer.add_joint(
+        name="drawer", type=SLIDE, axis=[1, 0, 0], range=[0, 0.15], damping=4, frictionloss=0.5, armature=0.1,
+        limited=mujoco.mjtLimited.mjLIMITED_TRUE,
+    )  # fmt: skip
+    _box(drawer, (0.068, 0.075, 0.004), (0.004, 0, 0.012), GREY)
+    _box(drawer, (0.004, 0.078, 0.045), (0.075, 0, 0.05), GREY)
+    _box(drawer, (0.004, 0.075, 0.03), (-0.06, 0, 0.04), GREY)
+    for sign in (-1, 1):
+        _box(drawer, (0.068, 0.004, 0.03), (0.004, sign * 0.07, 0.04), GREY)
+        _box(drawer, (0.03, 0.006, 0.006), (0.105, sign * 0.055, 0.06), CYAN)
+    handle = drawer.add_body(name="handle", pos=[0.135, 0, 0.06])
+    _box(handle, (0.007, 0.061, 0.008), (0, 0, 0), CYAN)
+
+
+def _cable(spec: Any, prop: Prop) -> None:
+    """A cable that hangs on a post, with a plug at its end, and a slot to lay it in, along x from the post."""
+    body = spec.worldbody.add_body(name=prop.name)
+    _box(body, (0.018, 0.018, POST / 2 + 0.005), (-0.018, 0, POST / 2 + 0.005), DARK)
+    slot = body.add_body(name="slot", pos=[SLOT_AT, 0, 0])
+    for sign in (-1, 1):
+        _box(slot, (0.02, 0.009, WALL / 2), (0, sign * (SLOT + 0.009), WALL / 2), CYAN)
+    link, step = body, [0.0, 0.0, POST]
+    for index in range(LINKS):
+        link = link.add_body(name=f"link{index}", pos=step)
+        for name, axis in (("yaw", [0, 0, 1]), ("pitch", [0, 1, 0])):
+            link.add_joint(name=f"{name}{index}", axis=axis, damping=0.003, stiffness=0.02, armature=2e-4)
+        link.add_geom(
+            type=CAPSULE, fromto=[0, 0, 0, LINK, 0, 0], size=[CORD, 0, 0], rgba=[0.95, 0.45, 0.05, 1],
+            mass=0.004, friction=[0.4, 0.005, 0.0001],
+        )  # fmt: skip
+        step = [LINK, 0, 0]
+    plug = link.add_body(name="plug", pos=[LINK + 0.015, 0, 0.005])
+    plug.add_geom(type=BOX, size=[0.02, 0.014, 0.011], rgba=[*WHITE, 1], mass=0.02, friction=GRIP)
+
+
+SLIDE = mujoco.mjtJoint.mjJNT_SLIDE
+MAKERS: Mapping[str, Callable[[Any, Prop], None]] = {
+    "block": _block, "produce": _produce, "tray": _tray, "button": _button, "drawer": _drawer, "cable": _cable,
+}  # fmt: skip

@@ -1,0 +1,95 @@
+"""The suite of the Panda on a table as data: the expert tasks of the paper's section V-D, two RL tasks and five unseen
+ones. Tune tasks here alone.
+
+The experts pick up blocks of four colours; RL and unseen tasks are about things of other shapes. `docs/panda-sim.md`
+has the measured rates.
+"""
+
+import math
+from dataclasses import dataclass
+
+from irevla.category import Category
+from irevla.envs.base import Task
+
+XY = tuple[float, float]
+
+
+@dataclass(frozen=True)
+class Prop:
+    """A thing on the table. Its place is random, with nothing else within its room."""
+
+    name: str  # of its body
+    kind: str  # how it is made (`scene.py`)
+    low: XY = (0.38, -0.22)  # bounds of its place, m; the arm stands at the origin and looks along x
+    high: XY = (0.62, 0.22)
+    yaw: float = 0.0  # the middle of its direction, rad ...
+    turn: float = math.pi / 4  # ... and how far it may be turned, to both sides
+    room: float = 0.05  # radius, m
+
+
+@dataclass(frozen=True)
+class Spec:
+    """A task and how it is made."""
+
+    task: Task
+    skill: str  # what success is (`goals.py`), and who plays it (`experts.py`)
+    props: tuple[Prop, ...]
+    target: str  # the body that the hand works on
+    goal: str = ""  # the body that it is brought to
+    joint: str = ""  # the joint that is moved
+
+
+def _block(colour: str) -> Prop:
+    return Prop(f"{colour} block", "block")
+
+
+def _produce(name: str, room: float) -> Prop:
+    return Prop(name, "produce", turn=1.4, room=room)
+
+
+BLOCKS = {colour: _block(colour) for colour in ("red", "blue", "green", "yellow")}
+PRODUCE = {
+    name: _produce(name, room)
+    for name, room in {
+        "eggplant": 0.08, "carrot": 0.09, "pear": 0.07, "banana": 0.08, "potato": 0.06, "corn": 0.09, "mushroom": 0.05,
+    }.items()
+}  # fmt: skip
+TRAY = Prop("tray", "tray", turn=0.5, room=0.10)
+BUTTON = Prop("button", "button", turn=math.pi / 4, room=0.08)
+DRAWER = Prop("cabinet", "drawer", low=(0.40, 0.12), high=(0.58, 0.26), yaw=-math.pi / 2, turn=0.35, room=0.12)
+CABLE = Prop("anchor", "cable", low=(0.44, -0.24), high=(0.54, -0.10), yaw=math.pi / 2, turn=0.2, room=0.10)
+
+
+def _pick(thing: Prop, category: Category, others: tuple[Prop, ...]) -> Spec:
+    name = f"pick-{thing.name.replace(' ', '-')}"
+    note = "another shape" if category is not Category.EXPERT else ""
+    return Spec(Task(name, category, f"pick up the {thing.name}", note), "pick", (thing, *others), thing.name)
+
+
+def _specs() -> tuple[Spec, ...]:
+    two = (BLOCKS["blue"], BLOCKS["yellow"])
+    rows = [_pick(block, Category.EXPERT, tuple(b for b in BLOCKS.values() if b != block)) for block in BLOCKS.values()]
+    rows += [
+        Spec(
+            Task("place-block", Category.EXPERT, "put the red block into the tray"),
+            "place", (TRAY, BLOCKS["red"], BLOCKS["blue"]), "red block", goal="tray",
+        ),
+        Spec(
+            Task("button-press", Category.EXPERT, "press the button"),
+            "press", (BUTTON, *two), "plunger", joint="plunger",
+        ),
+        Spec(
+            Task("drawer-open", Category.EXPERT, "open the drawer"),
+            "pull", (DRAWER,), "handle", joint="drawer",
+        ),
+        Spec(
+            Task("cable-route", Category.EXPERT, "put the cable through the slot"),
+            "route", (CABLE,), "plug", goal="slot",
+        ),
+    ]  # fmt: skip
+    for name, thing in PRODUCE.items():
+        rows.append(_pick(thing, Category.RL if name in ("eggplant", "carrot") else Category.UNSEEN, two))
+    return tuple(rows)
+
+
+SPECS: dict[str, Spec] = {spec.task.name: spec for spec in _specs()}
