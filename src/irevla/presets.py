@@ -55,6 +55,17 @@ PRESETS: dict[str, tuple[str, Config]] = {
             eval=EvalConfig(episodes=4, interim=2),
         ),
     ),
+    "panda-sim": (
+        "a Panda on a table, two cores: 8 expert tasks with blocks and furniture, RL on eggplant and carrot, 5 unseen",
+        Config(
+            suite="panda-sim",
+            env=EnvConfig(horizon=80),
+            expert=ExpertConfig(noise=0.5, burst=6),
+            sft=SFTConfig(steps=8_000, batch=64, validate_every=500),
+            sl=SFTConfig(steps=800, batch=64, lr=5e-4, validate_every=400),
+            ppo=PPOConfig(steps=30_000),
+        ),
+    ),
     "pointmass": (
         "the toy, without a simulator: the whole algorithm in about a minute",
         Config(

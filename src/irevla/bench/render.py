@@ -52,7 +52,37 @@ def _kitchen(env: Any) -> Any:
     return MujocoRenderer(env.model, env.data, width=SIZE, height=SIZE, default_cam_config=camera)
 
 
-STOCKS = {"metaworld": Stock("window-close", _metaworld), "kitchen": Stock("slide-door-open", _kitchen)}
+class _Panda:
+    """Both views, each by a renderer of its own."""
+
+    def __init__(self, env: Any) -> None:
+        from gymnasium.envs.mujoco.mujoco_rendering import MujocoRenderer
+
+        from irevla.envs.panda.suite import WRIST_SHARE
+
+        sides = {"front": SIZE, "wrist": round(WRIST_SHARE * SIZE)}
+        self._views = [
+            MujocoRenderer(env.model, env.data, width=side, height=side, camera_name=name)
+            for name, side in sides.items()
+        ]
+
+    def render(self, mode: str) -> np.ndarray:
+        """The wrist's view over the front's."""
+        front, wrist = (np.array(view.render(mode)) for view in self._views)
+        front[: len(wrist), : len(wrist)] = wrist
+        return front
+
+    def close(self) -> None:
+        """Close both."""
+        for view in self._views:
+            view.close()  # type: ignore[no-untyped-call]
+
+
+STOCKS = {
+    "metaworld": Stock("window-close", _metaworld),
+    "kitchen": Stock("slide-door-open", _kitchen),
+    "panda-sim": Stock("pick-red-block", _Panda),
+}
 
 
 def run(*, suite: str = "metaworld", task: str = "", frames: int = 300) -> dict[str, object]:

@@ -52,7 +52,8 @@ CELL = 8  # side of one colour in the palette, texels: wide enough for linear fi
 
 @dataclass(frozen=True)
 class Camera:
-    """A fixed camera of the world: position (m), orientation (quaternion w x y z), vertical field of view (degrees)."""
+    """A fixed camera of the world, or of a body that carries it: position (m), orientation (quaternion w x y z),
+    vertical field of view (degrees)."""
 
     pos: tuple[float, float, float]
     quat: tuple[float, float, float, float]

@@ -18,19 +18,8 @@ from irevla.envs.base import Task
 from irevla.envs.franka import JOINTS, OPEN, Arm, Motion
 from irevla.envs.panda.experts import SCRIPTS
 from irevla.envs.panda.goals import DONE, Pose, Scene
-from irevla.envs.panda.scene import LINK, LINKS, POST, model_of
-from irevla.envs.panda.suite import (
-    ACTION_DIM,
-    CAMERA_POS,
-    CONTROL_HZ,
-    FOVY,
-    LOOK_AT,
-    PANDA_SIM,
-    WRIST_FOVY,
-    WRIST_LOOK_AT,
-    WRIST_POS,
-    WRIST_SHARE,
-)
+from irevla.envs.panda.scene import HAND, LINK, LINKS, POST, model_of
+from irevla.envs.panda.suite import ACTION_DIM, CONTROL_HZ, PANDA_SIM, WRIST_SHARE
 from irevla.envs.panda.tasks import SPECS, Prop
 from irevla.errors import unknown
 
@@ -38,8 +27,8 @@ HOME = (0.0, -0.2, 0.0, -2.4, 0.0, 0.63, 0.0)  # rad: the hand 25 cm above the t
 MOTION = Motion(reach=0.04, turn=0.25, period=0.1, posture=HOME)
 POSTURE_NOISE = 0.12  # rad: half the range of each joint's start
 SETTLE = 0.2  # s that things come to rest in, before an episode
-CURL = 0.12  # rad: half the range of the bend between the cable's links ...
-SIDE = (0.35, 0.65)  # ... and how far from the slot's line it starts, to one side or the other
+CURL = 0.06  # rad: half the range of the bend between the cable's links ...
+SIDE = (0.3, 0.5)  # ... and how far from the slot's line it starts, to one side or the other
 TRIES = 1000  # to find free places
 FINGERS = ("panda0_leftfinger", "panda0_rightfinger")
 
@@ -197,12 +186,6 @@ def places(props: Sequence[Prop], random: np.random.Generator) -> Float[np.ndarr
 @functools.cache
 def _renderer(task: str) -> Any:
     """The light model of `task`, shared by all its environments in this process."""
-    front = render.Camera(CAMERA_POS, _looking(CAMERA_POS, LOOK_AT), FOVY)
-    wrist = render.Camera(WRIST_POS, _looking(WRIST_POS, WRIST_LOOK_AT), WRIST_FOVY)
-    inset = render.Inset("panda0_link7", wrist, WRIST_SHARE)
-    return render.Renderer(model_of(task), camera=front, inset=inset)
-
-
-def _looking(pos: tuple[float, float, float], at: tuple[float, float, float]) -> tuple[float, float, float, float]:
-    w, x, y, z = render.looking(np.array(pos), np.array(at)).tolist()
-    return w, x, y, z
+    model = model_of(task)
+    inset = render.Inset(HAND, render.camera_of(model, "wrist"), WRIST_SHARE)
+    return render.Renderer(model, camera=render.camera_of(model, "front"), inset=inset)

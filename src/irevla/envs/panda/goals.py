@@ -25,7 +25,8 @@ class Pose:
 
     def local(self, point: Float[np.ndarray, "*n 3"]) -> Float[np.ndarray, "*n 3"]:
         """A point of the world in the frame of the body."""
-        return (point - self.at) @ self.rotation
+        turned: np.ndarray = (point - self.at) @ self.rotation
+        return turned
 
 
 @dataclass(frozen=True)

@@ -4,17 +4,26 @@ import functools
 from collections.abc import Callable, Mapping
 from typing import Any
 
-import mujoco
 import numpy as np
+
+from irevla.envs import render  # first of all: it chooses the GL library
+
+import mujoco  # isort: skip
 
 from irevla.envs.franka import assets
 from irevla.envs.panda import produce
+from irevla.envs.panda.suite import CAMERA_POS, FOVY, LOOK_AT, WRIST_FOVY, WRIST_LOOK_AT, WRIST_POS
 from irevla.envs.panda.tasks import SPECS, Prop
 
 GRASP = 1500.0  # stiffness of each finger's motor, N/m: the kitchen's lets thin things slip
+HAND = "panda0_link7"  # the body of the hand, which carries the wrist camera
 HIDDEN = 4  # group of what is not drawn
 TIMESTEP = 0.0025  # s
-PADS = (0.0, 0.0, 0.245)  # where the end effector is in the last link, m: between the pads, not behind them as in the kitchen
+PADS = (
+    0.0,
+    0.0,
+    0.245,
+)  # where the end effector is in the last link, m: between the pads, not behind them as in the kitchen
 BLOCK = 0.022  # half the side of a block, m
 TRAY = 0.065  # half the inside of the tray, m
 SLOT = 0.018  # half the width of the slot, m
@@ -25,6 +34,7 @@ DENSITY = 300.0  # of blocks and produce, kg/m^3
 GRIP = (1.0, 0.01, 0.002)  # friction: sliding, turning (m), rolling (m), so that round things come to rest
 
 RGB = tuple[float, float, float]
+XYZ = tuple[float, float, float]
 COLOURS: dict[str, RGB] = {
     "red": (0.85, 0.08, 0.08), "blue": (0.10, 0.25, 0.85), "green": (0.05, 0.60, 0.20), "yellow": (0.98, 0.85, 0.10),
 }  # fmt: skip
@@ -45,13 +55,15 @@ def model_of(task: str) -> Any:
     spec = _arm()
     spec.worldbody.add_geom(type=BOX, size=[0.45, 0.55, 0.02], pos=[0.35, 0, -0.02], rgba=[*TOP, 1], friction=GRIP)
     spec.worldbody.add_geom(type=mujoco.mjtGeom.mjGEOM_PLANE, size=[4, 4, 0.1], pos=[0, 0, -0.5], rgba=[*FLOOR, 1])
+    _add_camera(spec.worldbody, "front", CAMERA_POS, LOOK_AT, FOVY)
+    _add_camera(spec.body(HAND), "wrist", WRIST_POS, WRIST_LOOK_AT, WRIST_FOVY)
     for prop in SPECS[task].props:
         MAKERS[prop.kind](spec, prop)
     return spec.compile()
 
 
 def _arm() -> Any:
-    """The Panda on the origin, weightless: its joints need not hold it up. Its fingers are coupled, as the real ones."""
+    """The Panda on the origin, weightless: its joints need not hold it up. Its fingers are coupled."""
     parts = assets() / "franka_assets"
     spec = mujoco.MjSpec.from_string(
         f"""<mujoco>
@@ -60,7 +72,7 @@ def _arm() -> Any:
           <include file="{parts}/actuator.xml"/>
           <compiler angle="radian" meshdir="{parts}/meshes"/>
           <option timestep="{TIMESTEP}" cone="elliptic" impratio="10" integrator="implicitfast"/>
-          <visual><headlight ambient=".45 .45 .45" diffuse=".45 .45 .45" specular="0 0 0"/><map znear=".01"/></visual>
+          <visual><headlight ambient=".5 .5 .5" diffuse=".5 .5 .5" specular="0 0 0"/><map znear=".01"/></visual>
           <statistic extent="1" center=".4 0 .1"/>
         </mujoco>"""
     )
@@ -76,6 +88,10 @@ def _arm() -> Any:
     hand = spec.site("end_effector")
     hand.pos, hand.group = PADS, HIDDEN
     return spec
+
+
+def _add_camera(body: Any, name: str, pos: XYZ, at: XYZ, fovy: float) -> None:
+    body.add_camera(name=name, pos=pos, quat=render.looking(np.array(pos), np.array(at)), fovy=fovy)
 
 
 # --- Things. Those that stay where they are (contype 0) touch the arm and what lies loose, and not each other.
@@ -117,15 +133,15 @@ def _produce(spec: Any, prop: Prop) -> None:
 
 def _tray(spec: Any, prop: Prop) -> None:
     body, side = spec.worldbody.add_body(name=prop.name), TRAY + 0.004
-    _box(body, (side, side, 0.003), (0, 0, 0.003), WHITE)
+    _box(body, (side, side, 0.003), (0.0, 0.0, 0.003), WHITE)
     for sign in (-1, 1):
-        _box(body, (0.004, side, 0.013), (sign * side, 0, 0.013), WHITE)
-        _box(body, (side, 0.004, 0.013), (0, sign * side, 0.013), WHITE)
+        _box(body, (0.004, side, 0.013), (sign * side, 0.0, 0.013), WHITE)
+        _box(body, (side, 0.004, 0.013), (0.0, sign * side, 0.013), WHITE)
 
 
 def _button(spec: Any, prop: Prop) -> None:
     body = spec.worldbody.add_body(name=prop.name)
-    _box(body, (0.05, 0.05, 0.018), (0, 0, 0.018), DARK)
+    _box(body, (0.05, 0.05, 0.018), (0.0, 0.0, 0.018), DARK)
     plunger = body.add_body(name="plunger", pos=[0, 0, 0.048])
     plunger.add_joint(
         name="plunger", type=SLIDE, axis=[0, 0, -1], range=[0, 0.02], stiffness=80, damping=3, armature=0.05,
@@ -138,32 +154,32 @@ def _button(spec: Any, prop: Prop) -> None:
 def _drawer(spec: Any, prop: Prop) -> None:
     """A cabinet whose drawer opens along its x."""
     body = spec.worldbody.add_body(name=prop.name)
-    _box(body, (0.075, 0.09, 0.005), (0, 0, 0.105), WOOD)
-    _box(body, (0.005, 0.09, 0.05), (-0.07, 0, 0.05), WOOD)
+    _box(body, (0.075, 0.09, 0.005), (0.0, 0.0, 0.105), WOOD)
+    _box(body, (0.005, 0.09, 0.05), (-0.07, 0.0, 0.05), WOOD)
     for sign in (-1, 1):
-        _box(body, (0.075, 0.005, 0.05), (0, sign * 0.085, 0.05), WOOD)
+        _box(body, (0.075, 0.005, 0.05), (0.0, sign * 0.085, 0.05), WOOD)
     drawer = body.add_body(name="drawer")
     drawer.add_joint(
         name="drawer", type=SLIDE, axis=[1, 0, 0], range=[0, 0.15], damping=4, frictionloss=0.5, armature=0.1,
         limited=mujoco.mjtLimited.mjLIMITED_TRUE,
     )  # fmt: skip
-    _box(drawer, (0.068, 0.075, 0.004), (0.004, 0, 0.012), GREY)
-    _box(drawer, (0.004, 0.078, 0.045), (0.075, 0, 0.05), GREY)
-    _box(drawer, (0.004, 0.075, 0.03), (-0.06, 0, 0.04), GREY)
+    _box(drawer, (0.068, 0.075, 0.004), (0.004, 0.0, 0.012), GREY)
+    _box(drawer, (0.004, 0.078, 0.045), (0.075, 0.0, 0.05), GREY)
+    _box(drawer, (0.004, 0.075, 0.03), (-0.06, 0.0, 0.04), GREY)
     for sign in (-1, 1):
         _box(drawer, (0.068, 0.004, 0.03), (0.004, sign * 0.07, 0.04), GREY)
         _box(drawer, (0.03, 0.006, 0.006), (0.105, sign * 0.055, 0.06), CYAN)
     handle = drawer.add_body(name="handle", pos=[0.135, 0, 0.06])
-    _box(handle, (0.007, 0.061, 0.008), (0, 0, 0), CYAN)
+    _box(handle, (0.007, 0.061, 0.008), (0.0, 0.0, 0.0), CYAN)
 
 
 def _cable(spec: Any, prop: Prop) -> None:
     """A cable that hangs on a post, with a plug at its end, and a slot to lay it in, along x from the post."""
     body = spec.worldbody.add_body(name=prop.name)
-    _box(body, (0.018, 0.018, POST / 2 + 0.005), (-0.018, 0, POST / 2 + 0.005), DARK)
+    _box(body, (0.018, 0.018, POST / 2 + 0.005), (-0.018, 0.0, POST / 2 + 0.005), DARK)
     slot = body.add_body(name="slot", pos=[SLOT_AT, 0, 0])
     for sign in (-1, 1):
-        _box(slot, (0.02, 0.009, WALL / 2), (0, sign * (SLOT + 0.009), WALL / 2), CYAN)
+        _box(slot, (0.02, 0.009, WALL / 2), (0.0, sign * (SLOT + 0.009), WALL / 2), CYAN)
     link, step = body, [0.0, 0.0, POST]
     for index in range(LINKS):
         link = link.add_body(name=f"link{index}", pos=step)

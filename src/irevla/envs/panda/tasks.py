@@ -57,7 +57,7 @@ PRODUCE = {
 TRAY = Prop("tray", "tray", turn=0.5, room=0.10)
 BUTTON = Prop("button", "button", turn=math.pi / 4, room=0.08)
 DRAWER = Prop("cabinet", "drawer", low=(0.40, 0.12), high=(0.58, 0.26), yaw=-math.pi / 2, turn=0.35, room=0.12)
-CABLE = Prop("anchor", "cable", low=(0.44, -0.24), high=(0.54, -0.10), yaw=math.pi / 2, turn=0.2, room=0.10)
+CABLE = Prop("anchor", "cable", low=(0.46, -0.24), high=(0.56, -0.10), yaw=math.pi / 2, turn=0.15, room=0.10)
 
 
 def _pick(thing: Prop, category: Category, others: tuple[Prop, ...]) -> Spec:
