@@ -160,7 +160,7 @@ class Expert:
         while self._move < len(moves) - 1 and self._over(moves[self._move], scene, arm, decision):
             self._move, self._since = self._move + 1, decision
         move = moves[self._move]
-        action: Float[np.ndarray, 7] = arm.towards(move.to, move.facing, shut=move.shut)
+        action: np.ndarray = arm.towards(move.to, move.facing, shut=move.shut)
         return action
 
     def _over(self, move: Move, scene: Scene, arm: Any, decision: int) -> bool:

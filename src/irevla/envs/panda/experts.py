@@ -5,15 +5,14 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from irevla.envs.panda.goals import SLOT_HALF, Matrix, Scene, Vector
-from irevla.envs.panda.scene import POST, SLOT_AT
+from irevla.envs.panda.goals import Matrix, Scene, Vector
+from irevla.envs.panda.scene import LINK, LINKS, POST, SLOT, SLOT_AT
 
 LOWEST = 0.021  # m above the table that the fingertips do not scrape it
 HOVER = 0.10  # m above a thing, before the fingers go down to it
-CARRY = 0.14  # m above the table, with something in the gripper
+CARRY, CROSS = 0.14, 0.12  # m above the table, with a block, and with the plug
 NEAR = 0.014  # m
-CROSS = 0.12  # m above the table, with the plug
-TAUT = 0.285  # m from the post to the plug, where the cable is straight
+TAUT = LINKS * LINK + 0.015  # m from the post to the plug, where the cable is straight
 WIDTH = 0.04  # m between the fingers' axes and what they held, where they have lost it
 
 
@@ -28,10 +27,6 @@ class Move:
 
 def _up(height: float) -> Vector:
     return np.array([0.0, 0.0, height])
-
-
-def _at_height(point: Vector, height: float) -> Vector:
-    return np.array([point[0], point[1], height])
 
 
 def down(along: Vector, hand: Matrix) -> Matrix:
@@ -52,7 +47,7 @@ def _grasp(scene: Scene) -> Move:
     at, hand = np.maximum(scene.target.at, [-np.inf, -np.inf, LOWEST]), scene.hand
     facing = down(scene.target.rotation[:, 0], hand.rotation)
     off = hand.at - at
-    beside = float(np.hypot(off[0], off[1]))
+    beside = float(np.hypot(*off[:2]))
     askew = float(np.arccos(np.clip((np.trace(facing.T @ hand.rotation) - 1) / 2, -1, 1)))
     if beside < NEAR and off[2] < NEAR:
         return Move(at, facing, True)
@@ -74,34 +69,27 @@ def pick(scene: Scene) -> Move:
     return _grasp(scene)
 
 
-def _carry(scene: Scene, to: Vector, facing: Matrix) -> Move:
-    """With the gripper shut: up, across, and down to `to`."""
-    off = scene.hand.at - to
-    beside = float(np.hypot(off[0], off[1]))
-    if beside < NEAR + 0.2 * max(off[2], 0.0):
-        return Move(to, facing, True)
-    if scene.hand.at[2] < 0.7 * CARRY:
-        return Move(scene.hand.at + _up(CARRY), facing, True)
-    return Move(_at_height(to, CARRY), facing, True)
-
-
 def place(scene: Scene) -> Move:
-    """Carry it over the tray and let go."""
+    """Grasp it; then up, across, down into the tray, and let go."""
     x, y, z = scene.goal.local(scene.target.at)
-    facing = down(scene.target.rotation[:, 0], scene.hand.rotation)
+    facing, hand = down(scene.target.rotation[:, 0], scene.hand.rotation), scene.hand.at
     if max(abs(x), abs(y)) < 0.03 and z < 0.055:
-        return Move(scene.hand.at + _up(0.02), facing, False)
-    if _has(scene):
-        return _carry(scene, scene.goal.at + _up(0.045), facing)
-    return _grasp(scene)
+        return Move(hand + _up(0.02), facing, False)
+    if not _has(scene):
+        return _grasp(scene)
+    to = scene.goal.at + _up(0.045)
+    if np.hypot(*(hand - to)[:2]) < NEAR + 0.2 * max(hand[2] - to[2], 0.0):
+        return Move(to, facing, True)
+    if hand[2] < 0.7 * CARRY:
+        return Move(hand + _up(CARRY), facing, True)
+    return Move(scene.goal.at + _up(CARRY), facing, True)
 
 
 def press(scene: Scene) -> Move:
     """Shut fingers above the button, then down."""
     top, hand = scene.target.at + _up(0.012), scene.hand
     facing = down(hand.rotation[:, 0], hand.rotation)
-    off = hand.at - top
-    if np.hypot(off[0], off[1]) < NEAR:
+    if np.hypot(*(hand.at - top)[:2]) < NEAR:
         return Move(top - _up(0.03), facing, True)
     return Move(top + _up(0.06), facing, True)
 
@@ -130,7 +118,7 @@ def route(scene: Scene) -> Move:
     facing, carried = down(along, scene.hand.rotation), scene.hand.at - scene.target.at
     points = scene.goal.local(scene.cable)
     beside = np.abs(points[np.abs(points[:, 0]) < 0.03, 1]).max(initial=0.0)
-    ready = max(beside, abs(plug[1])) < SLOT_HALF[1] - 0.004
+    ready = max(beside, abs(plug[1])) < SLOT[1] - 0.004
     if not ready and plug[2] < CROSS / 2:
         return Move(scene.hand.at + _up(CROSS), facing, True)
     height = 0.012 if ready else CROSS

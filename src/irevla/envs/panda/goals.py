@@ -6,6 +6,8 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Float
 
+from irevla.envs.panda.scene import CORD, SLOT, WALL
+
 Vector = Float[np.ndarray, "3"]
 Matrix = Float[np.ndarray, "3 3"]
 
@@ -13,7 +15,6 @@ LIFT = 0.08  # m that a thing is to be lifted
 PRESSED, OPENED = 0.012, 0.12  # m that the button, and the drawer, are to be moved
 INSIDE = 0.05  # m from the middle of the tray, along both of its sides
 LOW = 0.04  # m above the table: what lies in the tray is lower
-SLOT_HALF, SLOT_TOP = (0.02, 0.018), 0.022  # of the slot: half its length and width; what lies in it is lower (m)
 
 
 @dataclass(frozen=True)
@@ -66,7 +67,7 @@ def opened(scene: Scene) -> bool:
 def routed(scene: Scene) -> bool:
     """The cable lies between the walls of the slot."""
     x, y, z = scene.goal.local(scene.cable).T
-    return bool(((abs(x) < SLOT_HALF[0]) & (abs(y) < SLOT_HALF[1]) & (z < SLOT_TOP)).any())
+    return bool(((abs(x) < SLOT[0]) & (abs(y) < SLOT[1]) & (z < WALL - CORD / 2)).any())
 
 
 DONE: Mapping[str, Callable[[Scene], bool]] = {

@@ -15,19 +15,16 @@ from irevla.envs.panda import produce
 from irevla.envs.panda.suite import CAMERA_POS, FOVY, LOOK_AT, WRIST_FOVY, WRIST_LOOK_AT, WRIST_POS
 from irevla.envs.panda.tasks import SPECS, Prop
 
+BOX, CYLINDER, CAPSULE = mujoco.mjtGeom.mjGEOM_BOX, mujoco.mjtGeom.mjGEOM_CYLINDER, mujoco.mjtGeom.mjGEOM_CAPSULE
+MESH, PLANE, SLIDE = mujoco.mjtGeom.mjGEOM_MESH, mujoco.mjtGeom.mjGEOM_PLANE, mujoco.mjtJoint.mjJNT_SLIDE
 GRASP = 1500.0  # stiffness of each finger's motor, N/m: the kitchen's lets thin things slip
 HAND = "panda0_link7"  # the body of the hand, which carries the wrist camera
 HIDDEN = 4  # group of what is not drawn
-TIMESTEP = 0.0025  # s
-PADS = (
-    0.0,
-    0.0,
-    0.245,
-)  # where the end effector is in the last link, m: between the pads, not behind them as in the kitchen
+TIMESTEP = 0.005  # s
+PADS = (0.0, 0.0, 0.245)  # where the end effector is in the hand, m: between the pads, not behind them
 BLOCK = 0.022  # half the side of a block, m
 TRAY = 0.065  # half the inside of the tray, m
-SLOT = 0.018  # half the width of the slot, m
-WALL = 0.025  # height of the slot's walls, m
+SLOT, WALL = (0.02, 0.018), 0.025  # half the length and width of the slot, and the height of its walls, m
 SLOT_AT, POST = 0.16, 0.03  # how far the slot is from the post, and how high the cable begins, m
 LINKS, LINK, CORD = 9, 0.03, 0.006  # of the cable: how many, their length and radius, m
 DENSITY = 300.0  # of blocks and produce, kg/m^3
@@ -54,7 +51,7 @@ def model_of(task: str) -> Any:
     """The compiled model of `task`, shared by all its environments in this process: do not change it."""
     spec = _arm()
     spec.worldbody.add_geom(type=BOX, size=[0.45, 0.55, 0.02], pos=[0.35, 0, -0.02], rgba=[*TOP, 1], friction=GRIP)
-    spec.worldbody.add_geom(type=mujoco.mjtGeom.mjGEOM_PLANE, size=[4, 4, 0.1], pos=[0, 0, -0.5], rgba=[*FLOOR, 1])
+    spec.worldbody.add_geom(type=PLANE, size=[4, 4, 0.1], pos=[0, 0, -0.5], rgba=[*FLOOR, 1])
     _add_camera(spec.worldbody, "front", CAMERA_POS, LOOK_AT, FOVY)
     _add_camera(spec.body(HAND), "wrist", WRIST_POS, WRIST_LOOK_AT, WRIST_FOVY)
     for prop in SPECS[task].props:
@@ -96,8 +93,6 @@ def _add_camera(body: Any, name: str, pos: XYZ, at: XYZ, fovy: float) -> None:
 
 # --- Things. Those that stay where they are (contype 0) touch the arm and what lies loose, and not each other.
 
-BOX, CYLINDER, CAPSULE = mujoco.mjtGeom.mjGEOM_BOX, mujoco.mjtGeom.mjGEOM_CYLINDER, mujoco.mjtGeom.mjGEOM_CAPSULE
-
 
 def _loose(spec: Any, name: str, height: float) -> Any:
     body = spec.worldbody.add_body(name=name, pos=[0, 0, height])
@@ -125,10 +120,7 @@ def _produce(spec: Any, prop: Prop) -> None:
             userface=faces.reshape(-1),
             inertia=mujoco.mjtMeshInertia.mjMESH_INERTIA_CONVEX,
         )
-        kind = mujoco.mjtGeom.mjGEOM_MESH
-        body.add_geom(
-            type=kind, meshname=name, rgba=[*rgb, 1], density=DENSITY, friction=GRIP, condim=6, contype=1, conaffinity=1
-        )
+        body.add_geom(type=MESH, meshname=name, rgba=[*rgb, 1], density=DENSITY, friction=GRIP, condim=6)
 
 
 def _tray(spec: Any, prop: Prop) -> None:
@@ -179,7 +171,7 @@ def _cable(spec: Any, prop: Prop) -> None:
     _box(body, (0.018, 0.018, POST / 2 + 0.005), (-0.018, 0.0, POST / 2 + 0.005), DARK)
     slot = body.add_body(name="slot", pos=[SLOT_AT, 0, 0])
     for sign in (-1, 1):
-        _box(slot, (0.02, 0.009, WALL / 2), (0.0, sign * (SLOT + 0.009), WALL / 2), CYAN)
+        _box(slot, (SLOT[0], 0.009, WALL / 2), (0.0, sign * (SLOT[1] + 0.009), WALL / 2), CYAN)
     link, step = body, [0.0, 0.0, POST]
     for index in range(LINKS):
         link = link.add_body(name=f"link{index}", pos=step)
@@ -194,7 +186,6 @@ def _cable(spec: Any, prop: Prop) -> None:
     plug.add_geom(type=BOX, size=[0.02, 0.014, 0.011], rgba=[*WHITE, 1], mass=0.02, friction=GRIP)
 
 
-SLIDE = mujoco.mjtJoint.mjJNT_SLIDE
 MAKERS: Mapping[str, Callable[[Any, Prop], None]] = {
     "block": _block, "produce": _produce, "tray": _tray, "button": _button, "drawer": _drawer, "cable": _cable,
 }  # fmt: skip

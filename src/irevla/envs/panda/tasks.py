@@ -54,6 +54,7 @@ PRODUCE = {
         "eggplant": 0.08, "carrot": 0.09, "pear": 0.07, "banana": 0.08, "potato": 0.06, "corn": 0.09, "mushroom": 0.05,
     }.items()
 }  # fmt: skip
+RL = ("eggplant", "carrot")
 TRAY = Prop("tray", "tray", turn=0.5, room=0.10)
 BUTTON = Prop("button", "button", turn=math.pi / 4, room=0.08)
 DRAWER = Prop("cabinet", "drawer", low=(0.40, 0.12), high=(0.58, 0.26), yaw=-math.pi / 2, turn=0.35, room=0.12)
@@ -87,9 +88,8 @@ def _specs() -> tuple[Spec, ...]:
             "route", (CABLE,), "plug", goal="slot",
         ),
     ]  # fmt: skip
-    for name, thing in PRODUCE.items():
-        rows.append(_pick(thing, Category.RL if name in ("eggplant", "carrot") else Category.UNSEEN, two))
-    return tuple(rows)
+    rows += [_pick(PRODUCE[name], Category.RL, two) for name in RL]
+    return (*rows, *(_pick(thing, Category.UNSEEN, two) for name, thing in PRODUCE.items() if name not in RL))
 
 
 SPECS: dict[str, Spec] = {spec.task.name: spec for spec in _specs()}
