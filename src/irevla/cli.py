@@ -183,7 +183,7 @@ def bench(argv: Sequence[str]) -> None:
         name: tyro.conf.Positional[str] = ""
         list: bool = False  # the names
         json: bool = False  # print one JSON object; its "ratio" is the headline
-        suite: str = "metaworld"  # render: or "kitchen", "panda-sim"
+        suite: str = "metaworld"  # render: or "kitchen" or "panda-sim"
         vlm: str = "tiny"  # encode, sft, ppo-update: or "blip2", which is BLIP-2 2.7B with random weights
         batch: int = 0  # encode, sft: pictures at once; 0: as many as suit the VLM
         gradient_checkpointing: bool = False  # sft of blip2: compute activations again, for less memory

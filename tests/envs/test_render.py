@@ -58,6 +58,22 @@ def test_sites_can_be_shown_elsewhere() -> None:
     assert at(picture, 0, 0.7)[1] < 100
 
 
+def test_an_inset_moves_with_its_body_and_leaves_the_rest_alone() -> None:
+    model, data = scene(x=-0.4)
+    above = render.Camera((0.0, 0.0, 1.0), (1.0, 0.0, 0.0, 0.0), 60.0)  # looks down on the block that carries it
+    front = render.camera_of(model, "top")
+    both = render.Renderer(model, camera=front, inset=render.Inset("block", above, 0.375))
+    seen = []
+    for x in (-0.4, 0.3):
+        data.qpos[0] = x
+        drawn, alone = both.draw(model, data, size=64), renderer(model).draw(model, data, size=64)
+        assert drawn[12, 12, 0] > 150 and drawn[12, 12, 1] < 60  # the block stays in the middle of the inset
+        seen.append(drawn[:24, :24].copy())
+        drawn[:24, :24] = alone[:24, :24]
+        assert np.array_equal(drawn, alone)
+    assert not np.array_equal(*seen)  # the goal passes by
+
+
 def test_drawing_leaves_physics_alone() -> None:
     model, data = scene()
     mujoco.mj_step(model, data, nstep=5)
