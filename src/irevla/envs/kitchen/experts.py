@@ -72,7 +72,7 @@ def _sweep(scene: Scene, side: float, depth: float) -> list[Move]:
 
 def slide_door(scene: Scene) -> list[Move]:
     """Push it to the right."""
-    return _sweep(scene, -1.0, -0.015)
+    return _sweep(scene, -1.0, -0.03)
 
 
 def light(scene: Scene) -> list[Move]:

@@ -47,7 +47,7 @@ SKILLS: dict[str, Skill] = {
         "open the microwave", "microwave", -0.60, "microhandle_site", (-0.08, -0.05, -0.05), (0.08, 0.05, 0.05)
     ),
     "slide-door-open": Skill(
-        "slide the door open", "slide_cabinet", 0.30, "slide_site", (-0.26, -0.12, -0.08), (0.12, 0.09, 0.08)
+        "slide the door open", "slide_cabinet", 0.34, "slide_site", (-0.30, -0.14, -0.08), (0.16, 0.07, 0.08)
     ),
     "left-door-open": Skill(
         "open the left door", "left_hinge_cabinet", -0.60, "hinge_site1", (-0.04, -0.08, -0.05), (0.12, 0.02, 0.04)

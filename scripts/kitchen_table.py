@@ -1,0 +1,65 @@
+"""The table of results/kitchen: before and after Algorithm 1, pooled over seeds, beside the paper's table I.
+
+    .venv/bin/python scripts/kitchen_table.py results/kitchen/seed-*/results.json
+
+Prints Markdown.
+"""
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from irevla.category import Category
+from irevla.evaluation.stats import BASELINE, FIRST, Count, Results, newcombe, read_results
+
+PAPER = {  # task -> SFT policy, PPO-Replay, iRe-VLA: table I of arXiv 2501.16664
+    "knob-on": (0.84, 0.48, 0.90),
+    "light-on": (0.96, 0.64, 0.98),
+    "microwave-open": (0.70, 0.35, 0.82),
+    "slide-door-open": (0.86, 0.96, 0.99),
+    "left-door-open": (0.43, 0.12, 0.83),
+    "slide-door-open-red": (0.46, 0.30, 0.99),
+    "slide-door-open-yellow": (0.98, 0.64, 1.00),
+}
+
+
+def main(paths: Sequence[Path]) -> None:
+    """Print the table of these runs."""
+    runs = [read_results(path) for path in paths]
+    print("| task | category | blind | SFT | irevla | change | each seed | paper: SFT | PPO-Replay | iRe-VLA |")
+    print("|---|---|" + "---:|" * 8)
+    for category in Category:
+        for task in runs[0].tasks(category):
+            paper = [f"{rate:.2f}" for rate in PAPER.get(task, ())] or [""] * 3
+            print(f"| {task} | {category.value} | {_ours(runs, category, task)} | {' | '.join(paper)} |")
+        tasks = len(runs[0].tasks(category))
+        print(f"| **mean of {tasks}** | **{category.value}** | {_ours(runs, category, None)} | | | |")
+
+
+def _ours(runs: Sequence[Results], category: Category, task: str | None) -> str:
+    """Blind replay, before, after and the difference with its interval over episodes, then each seed's before and
+    after."""
+    last = runs[0].last
+    assert last is not None, "a run that has not ended"
+    blind = _counts(runs, BASELINE, category, task, method="blind-replay")
+    before, after = _counts(runs, FIRST, category, task), _counts(runs, last, category, task)
+    low, high = newcombe(_sum(before), _sum(after))
+    each = ", ".join(f"{b.rate:.2f}→{a.rate:.2f}" for b, a in zip(before, after, strict=True))
+    rates = [s / n for s, n in map(_sum, (blind, before, after))]
+    cells = [*(f"{rate:.2f}" for rate in rates), f"{rates[2] - rates[1]:+.2f} [{low:+.2f}, {high:+.2f}]", each]
+    return " | ".join(cells)
+
+
+def _counts(
+    runs: Sequence[Results], stage: str, category: Category, task: str | None, *, method: str | None = None
+) -> list[Count]:
+    counts = [run.count(stage, category=category, task=task, method=method) for run in runs]
+    return [count for count in counts if count is not None]
+
+
+def _sum(counts: Sequence[Count]) -> tuple[int, int]:
+    return sum(count.successes for count in counts), sum(count.episodes for count in counts)
+
+
+if __name__ == "__main__":
+    main([Path(argument) for argument in sys.argv[1:]])
