@@ -79,7 +79,7 @@ class BlindReplay:
     """The baseline that sees nothing: demonstrations of each task, in turn from episode to episode, replayed open loop;
     the last action is held."""
 
-    def __init__(self, demonstrations: Mapping[str, Sequence[Float32[np.ndarray, "T A"]]]) -> None:
+    def __init__(self, demonstrations: Mapping[str, Sequence[Float32[np.ndarray, "_ A"]]]) -> None:
         self._demonstrations = demonstrations
 
     def act(self, slots: Slots, instructions: tuple[str, ...]) -> Float32[np.ndarray, "n A"]:
