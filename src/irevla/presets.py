@@ -37,6 +37,7 @@ PRESETS: dict[str, tuple[str, Config]] = {
             sft=SFTConfig(steps=12_000, batch=64, colour_share=0.5, validate_every=1_000),
             sl=SFTConfig(steps=2_000, batch=64, lr=5e-4, colour_share=0.5, validate_every=500),
             ppo=PPOConfig(steps=60_000),
+            harvest=HarvestConfig(episodes=100, attempts=200),
         ),
     ),
     "kitchen-mini": (

@@ -66,7 +66,7 @@ RED, YELLOW, GREEN, DARK_RED, ORANGE = (
 RL: dict[str, tuple[str, Variant]] = {  # name -> (skill, variant)
     "slide-door-open-red": (
         "slide-door-open",
-        Variant({"M_slide_blue": RED}, moved={"slidecabinet": (-0.06, 0.01, 0.0)}),
+        Variant({"M_slide_blue": RED}, moved={"slidecabinet": (-0.07, 0.015, 0.0)}),
     ),
 }
 
