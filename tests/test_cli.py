@@ -123,6 +123,11 @@ def test_a_vlm_that_does_not_exist_is_refused_before_anything_is_written(
     assert message in error and error.count("\n") == 1 and not out.exists()
 
 
+def test_collect_wants_the_suite_first(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["collect", "--out", str(tmp_path / "demos"), "pointmass"]) == 2
+    assert "name the suite first" in capsys.readouterr().err and not (tmp_path / "demos").exists()
+
+
 def test_collect_is_what_run_would_collect(tmp_path: Path) -> None:
     out = tmp_path / "demos"
     assert main(["collect", "pointmass", "--tasks", "left-disc", "--expert.episodes", "2", "--out", str(out)]) == 0

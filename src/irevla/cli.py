@@ -90,6 +90,8 @@ def evaluate(argv: Sequence[str]) -> None:
 
 def collect(argv: Sequence[str]) -> None:
     """Expert demonstrations of a suite, as a LeRobotDataset v3."""
+    if argv and argv[0].startswith("-") and not {"-h", "--help"} & set(argv):  # its preset has the other defaults
+        raise UserError("name the suite first: irevla collect SUITE --out DIR")
     preset = PRESETS[argv[0]][1] if argv and argv[0] in PRESETS else Config()
 
     @dataclasses.dataclass(frozen=True)

@@ -53,7 +53,7 @@ def test_success_terminates_with_reward_one_even_at_the_horizon() -> None:
         "left-disc", EnvConfig(image_size=32, horizon=play_expert(POINTMASS.make("left-disc", CONFIG), seed=3)[1])
     )
     env.reset(seed=3)
-    steps = [env.step(env.expert_action()) for _ in range(env._config.horizon)]
+    steps = [env.step(env.expert_action()) for _ in range(env.config.horizon)]
     assert steps[-1][1:4] == (1.0, True, False)
     assert all(step[1:4] == (0.0, False, False) for step in steps[:-1])
 

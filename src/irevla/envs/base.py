@@ -1,6 +1,7 @@
 """What a suite of tasks is. A new domain is one file that implements `Suite`, and one line in `SUITES`."""
 
 import importlib
+import importlib.util
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -103,6 +104,13 @@ def load_suite(name: str) -> Suite:
             f"suite {name!r} needs the package {error.name!r}: pip install 'irevla[{name.partition(':')[0]}]'"
         ) from error
     return suite
+
+
+def check_packages(what: str, *packages: str, extra: str) -> None:
+    """Raise `UserError` with the remedy where `what` lacks one of the packages that it needs."""
+    for package in packages:
+        if importlib.util.find_spec(package) is None:
+            raise UserError(f"{what} needs the package {package!r}: pip install 'irevla[{extra}]'")
 
 
 def find_task(suite: Suite, name: str) -> Task:

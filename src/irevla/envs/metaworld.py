@@ -15,7 +15,8 @@ import numpy as np
 from jaxtyping import Float32, UInt8
 
 from irevla.config import EnvConfig
-from irevla.envs.base import Task
+from irevla.envs.base import Task, check_packages
+from irevla.envs.drawn import DrawnEnv
 from irevla.envs.metaworld_tasks import SPECS, Handle, Variant
 from irevla.errors import UserError, unknown
 
@@ -36,14 +37,8 @@ PATH_LENGTH = 500  # control steps after which the stock environment refuses to 
 DRAWING = 1  # version of how pictures look; raise it when they change, so that old datasets are refused
 
 
-class MetaWorldEnv(gym.Env[np.ndarray, np.ndarray]):
-    """One task. Observation: `uint8[S, S, 3]`; action: `float32[4]` in [-1, 1], the hand's displacement and the grip.
-
-    The reward is 1 at success, where the episode terminates; else 0. After `horizon` decisions it is truncated, unless
-    it has just terminated.
-    """
-
-    metadata: dict[str, Any] = {"render_modes": ["rgb_array"], "render_fps": CONTROL_HZ // 2}  # noqa: RUF012
+class MetaWorldEnv(DrawnEnv):
+    """One task. Action: `float32[4]` in [-1, 1], the hand's displacement and the grip."""
 
     def __init__(self, task: str, config: EnvConfig | None = None, *, render_mode: str | None = None) -> None:
         if task not in SPECS:
@@ -52,18 +47,10 @@ class MetaWorldEnv(gym.Env[np.ndarray, np.ndarray]):
         if config.horizon * config.action_repeat > PATH_LENGTH:
             asked = f"env.horizon {config.horizon} x env.action_repeat {config.action_repeat}"
             raise UserError(f"{asked} is over Meta-World's {PATH_LENGTH} control steps: lower one of them")
-        self.task: Task = SPECS[task].task
-        self.draw = True
-        self.render_mode = render_mode
-        self.config = config
-        size = config.image_size
-        self.observation_space = gym.spaces.Box(0, 255, (size, size, 3), np.uint8)
-        self.action_space = gym.spaces.Box(-1.0, 1.0, (4,), np.float32)
-        self.metadata = {**self.metadata, "render_fps": _fps(config)}
+        super().__init__(SPECS[task].task, config, action_dim=4, control_hz=CONTROL_HZ, render_mode=render_mode)
         self._inner = stock(task)
         self._policy = _policy(SPECS[task].skill)
         self._state = np.zeros(39)
-        self._decisions = 0
 
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
@@ -73,8 +60,7 @@ class MetaWorldEnv(gym.Env[np.ndarray, np.ndarray]):
         self._inner.seed(int(self.np_random.integers(2**31)) if seed is None else seed)
         self._state, _ = self._inner.reset()
         self._policy = _policy(SPECS[self.task.name].skill)
-        self._decisions = 0
-        return self._observe(), {"success": False}
+        return self._begin()
 
     def step(self, action: Float32[np.ndarray, "4"]) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
         """One decision: the action, clipped to [-1, 1], held for `action_repeat` control steps or until success."""
@@ -85,9 +71,7 @@ class MetaWorldEnv(gym.Env[np.ndarray, np.ndarray]):
             success = bool(info["success"])
             if success:
                 break
-        self._decisions += 1
-        truncated = self._decisions >= self.config.horizon and not success
-        return self._observe(), float(success), success, truncated, {"success": success}
+        return self._outcome(success)
 
     def expert_action(self) -> Float32[np.ndarray, "4"]:
         """The scripted expert's clean action for the present state."""
@@ -102,17 +86,6 @@ class MetaWorldEnv(gym.Env[np.ndarray, np.ndarray]):
         goals = [(inner.model.site(name).id, position) for name, position in inner._target_site_config]
         upside_down: np.ndarray = _renderer(self.task.name).draw(inner.model, inner.data, size=size, sites=goals)
         return upside_down[::-1].copy()  # so hangs the stock camera
-
-    def render(self) -> UInt8[np.ndarray, "S S 3"]:  # type: ignore[override]
-        """The present scene at the size of observations."""
-        return self.picture(self.config.image_size)
-
-    def close(self) -> None:
-        """Nothing to free: the renderer belongs to the process."""
-
-    def _observe(self) -> np.ndarray:
-        size = self.config.image_size
-        return self.picture(size) if self.draw else np.zeros((size, size, 3), np.uint8)
 
 
 # --- The stock environment
@@ -207,17 +180,13 @@ def _renderer(task: str) -> Any:
 # --- The suite
 
 
-def _fps(config: EnvConfig) -> int:
-    return max(1, round(CONTROL_HZ / config.action_repeat))
-
-
 class MetaWorld:
     """The suite `metaworld`."""
 
     name = "metaworld"
     tasks: tuple[Task, ...] = tuple(spec.task for spec in SPECS.values())
     action_dim = 4
-    fps = _fps(EnvConfig())
+    fps = CONTROL_HZ // EnvConfig().action_repeat
 
     def make(self, task: str, config: EnvConfig) -> gym.Env[Any, Any]:
         """A new environment of `task`. Raises `UserError` for a name that does not exist, and where Meta-World cannot
@@ -237,13 +206,10 @@ class MetaWorld:
 
     def check(self) -> None:
         """Raise `UserError` with the remedy where Meta-World, MuJoCo or a GL library is missing."""
-        try:
-            from irevla.envs import render  # first of all: it chooses the GL library
+        check_packages("Meta-World", "metaworld", "mujoco", "fast_simplification", extra="metaworld")
+        from irevla.envs import render
 
-            render.check_gl()
-            import metaworld  # noqa: F401
-        except ModuleNotFoundError as error:
-            raise UserError(f"Meta-World needs the package {error.name!r}: pip install 'irevla[metaworld]'") from error
+        render.check_gl()
 
 
 METAWORLD = MetaWorld()

@@ -10,16 +10,17 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Any, Literal
 
-import gymnasium as gym
 import numpy as np
 from jaxtyping import Bool, Float32, UInt8
 
 from irevla.category import Category
 from irevla.config import EnvConfig
 from irevla.envs.base import Task, find_task
+from irevla.envs.drawn import DrawnEnv
 
 RADIUS = 0.28  # of an object; the dot is half as large
 SUCCESS = 0.2  # distance of the dot from the target's centre at which the task is solved
+CONTROL_HZ = 20  # control steps per second of what would be time
 SPEED = 0.08  # length moved in one control step by an action of 1
 TABLE = np.array([40, 42, 48], np.uint8)
 RED, BLUE, ORANGE, VIOLET = (220, 50, 40), (50, 90, 230), (235, 130, 45), (110, 90, 220)
@@ -55,19 +56,12 @@ SCENES: dict[Task, Scene] = {
 }
 
 
-class PointMassEnv(gym.Env[UInt8[np.ndarray, "H W 3"], Float32[np.ndarray, "2"]]):
+class PointMassEnv(DrawnEnv):
     """One task. An action is a velocity in x (right) and y (up)."""
 
-    metadata = {"render_modes": []}  # noqa: RUF012  # gymnasium's own declaration
-
     def __init__(self, task: Task, config: EnvConfig) -> None:
-        self.task = task
-        self.draw = True
+        super().__init__(task, config, action_dim=2, control_hz=CONTROL_HZ)
         self._scene = SCENES[task]
-        self._config = config
-        shape = (config.image_size, config.image_size, 3)
-        self.observation_space = gym.spaces.Box(0, 255, shape, np.uint8)
-        self.action_space = gym.spaces.Box(-1, 1, (2,), np.float32)
 
     def reset(
         self, *, seed: int | None = None, options: Mapping[str, Any] | None = None
@@ -77,16 +71,12 @@ class PointMassEnv(gym.Env[UInt8[np.ndarray, "H W 3"], Float32[np.ndarray, "2"]]
         places = self.np_random.uniform(self._scene.low, self._scene.high, (2, 2)) * [(-1, 1), (1, 1)]
         self._target, self._other = places if self._scene.side == "left" else places[::-1]
         self._dot = self.np_random.uniform((-0.6, -0.8), (0.6, -0.5))
-        self._decisions = 0
-        return self._observe(), {"success": False}
+        return self._begin()
 
     def step(self, action: np.ndarray) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
         """One decision. Solved ends the episode (`terminated`); out of time cuts it off (`truncated`); never both."""
         self._dot = np.clip(self._dot + self._stride * np.clip(action, -1, 1), -1, 1)
-        self._decisions += 1
-        success = bool(np.linalg.norm(self._target - self._dot) < SUCCESS)
-        truncated = not success and self._decisions >= self._config.horizon
-        return self._observe(), float(success), success, truncated, {"success": success}
+        return self._outcome(bool(np.linalg.norm(self._target - self._dot) < SUCCESS))
 
     def expert_action(self) -> Float32[np.ndarray, "2"]:
         """Straight to the target."""
@@ -103,11 +93,7 @@ class PointMassEnv(gym.Env[UInt8[np.ndarray, "H W 3"], Float32[np.ndarray, "2"]]
 
     @property
     def _stride(self) -> float:
-        return SPEED * self._config.action_repeat
-
-    def _observe(self) -> np.ndarray:
-        size = self._config.image_size
-        return self.picture(size) if self.draw else np.zeros((size, size, 3), np.uint8)
+        return SPEED * self.config.action_repeat
 
 
 def _stamp(image: np.ndarray, centre: np.ndarray, shape: str, radius: float, colour: tuple[int, int, int]) -> None:
@@ -132,7 +118,7 @@ class PointMass:
     name = "pointmass"
     tasks = tuple(SCENES)
     action_dim = 2
-    fps = 10
+    fps = CONTROL_HZ // EnvConfig().action_repeat
 
     def make(self, task: str, config: EnvConfig) -> PointMassEnv:
         """A new environment of the task called `task`."""

@@ -11,7 +11,6 @@ import functools
 from pathlib import Path
 from typing import Any
 
-import gymnasium as gym
 import numpy as np
 from jaxtyping import Float, Float32, UInt8
 
@@ -20,7 +19,7 @@ from irevla.envs import render  # first of all: it chooses the GL library
 
 import mujoco  # isort: skip
 
-from irevla.envs.base import Task
+from irevla.envs.drawn import DrawnEnv
 from irevla.envs.franka import Arm, Motion, assets
 from irevla.envs.kitchen.experts import Expert, Scene
 from irevla.envs.kitchen.suite import ACTIONS, CAMERA_POS, CONTROL_HZ, KITCHEN, LOOK_AT
@@ -33,16 +32,11 @@ POSTURE_NOISE = 0.12  # rad: half the range of each joint's start
 FURNITURE, KETTLE = "desk", "kettle"  # bodies: all furniture hangs on the first, the second is free
 
 
-class KitchenEnv(gym.Env[np.ndarray, np.ndarray]):
-    """One task. Observation: `uint8[S, S, 3]`. Action, in [-1, 1]: `float32[7]`, displacement (6 cm) and rotation
+class KitchenEnv(DrawnEnv):
+    """One task. Action, in [-1, 1]: `float32[7]`, displacement (6 cm) and rotation
     (0.25 rad) of the end effector along and around the axes of the world, and the gripper (positive closes); or, with
     `control="joint-velocity"`, `float32[9]`, the velocities (2 rad/s) of seven joints and two fingers.
-
-    The reward is 1 at success, where the episode terminates; else 0. After `horizon` decisions it is truncated, unless
-    it has just terminated.
     """
-
-    metadata: dict[str, Any] = {"render_modes": ["rgb_array"], "render_fps": 12}  # noqa: RUF012
 
     def __init__(
         self,
@@ -56,22 +50,16 @@ class KitchenEnv(gym.Env[np.ndarray, np.ndarray]):
             raise unknown("task of kitchen", task, SPECS)
         if control not in ACTIONS:
             raise unknown("control of kitchen", control, ACTIONS)
-        self.task: Task = SPECS[task].task
-        self.draw = True
-        self.render_mode = render_mode
-        self.config = config or EnvConfig()
+        super().__init__(
+            SPECS[task].task, config, action_dim=ACTIONS[control], control_hz=CONTROL_HZ, render_mode=render_mode
+        )
         self.control = control
-        size = self.config.image_size
-        self.observation_space = gym.spaces.Box(0, 255, (size, size, 3), np.uint8)
-        self.action_space = gym.spaces.Box(-1.0, 1.0, (ACTIONS[control],), np.float32)
-        self.metadata = {**self.metadata, "render_fps": max(1, CONTROL_HZ // self.config.action_repeat)}
         self.model = copy.copy(model_of(task))  # its own: the kitchen is shifted in it
         self.data = mujoco.MjData(self.model)
         self._substeps = round(1 / (CONTROL_HZ * self.model.opt.timestep))
         self.arm = Arm(self.model, self.data, motion=MOTION)
         self._rest = self.model.body_pos[self.model.body(FURNITURE).id].copy()
         self._joint = int(self.model.joint(SPECS[task].skill.joint).qposadr[0])
-        self._decisions = 0
         self._expert = Expert(SPECS[task].script)
 
     def reset(
@@ -91,9 +79,8 @@ class KitchenEnv(gym.Env[np.ndarray, np.ndarray]):
         data.qpos[:7] = np.clip(data.qpos[:7], self.arm.low, self.arm.high)
         data.ctrl[:9] = data.qpos[:9]
         mujoco.mj_forward(model, data)
-        self._decisions = 0
         self._expert = Expert(SPECS[self.task.name].script)
-        return self._observe(), {"success": False}
+        return self._begin()
 
     def step(self, action: Float32[np.ndarray, " A"]) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
         """One decision: the action, clipped to [-1, 1], held for `action_repeat` control steps or until success."""
@@ -106,9 +93,7 @@ class KitchenEnv(gym.Env[np.ndarray, np.ndarray]):
             if success:
                 break
         mujoco.mj_forward(self.model, self.data)  # positions of sites, of the present state
-        self._decisions += 1
-        truncated = self._decisions >= self.config.horizon and not success
-        return self._observe(), float(success), success, truncated, {"success": success}
+        return self._outcome(success)
 
     def show(self, qpos: Float[np.ndarray, "30"]) -> None:
         """Put the arm and the kitchen, which is not shifted, into a recorded state."""
@@ -139,17 +124,6 @@ class KitchenEnv(gym.Env[np.ndarray, np.ndarray]):
         """The present scene, whether or not observations are drawn."""
         drawn: np.ndarray = _renderer(self.task.name).draw(self.model, self.data, size=size)
         return drawn
-
-    def render(self) -> UInt8[np.ndarray, "S S 3"]:  # type: ignore[override]
-        """The present scene at the size of observations."""
-        return self.picture(self.config.image_size)
-
-    def close(self) -> None:
-        """Nothing to free: the renderer belongs to the process."""
-
-    def _observe(self) -> np.ndarray:
-        size = self.config.image_size
-        return self.picture(size) if self.draw else np.zeros((size, size, 3), np.uint8)
 
     def _scene(self) -> Scene:
         site = self.data.site(SPECS[self.task.name].skill.handle)

@@ -1,4 +1,5 @@
-"""Scripted experts of the kitchen: each a list of moves of the end effector, read off the present state.
+"""Scripted experts of the kitchen: each a list of moves of the end effector, made anew from every state; which of them
+is on is all that is remembered, and forgotten where the hand has lost what it held.
 
 They see what the policy must find in the picture: where the handle is, and how far its joint has moved.
 """
@@ -157,15 +158,15 @@ class Expert:
         held = moves[self._move].held
         if held is not None and scene.joint > AJAR and np.linalg.norm(held - scene.hand) > LOST:
             self._move, self._since = 0, decision
-        while self._move < len(moves) - 1 and self._over(moves[self._move], scene, arm, decision):
+        while self._move < len(moves) - 1 and self._over(moves[self._move], scene, decision):
             self._move, self._since = self._move + 1, decision
         move = moves[self._move]
         action: np.ndarray = arm.towards(move.to, move.facing, shut=move.shut)
         return action
 
-    def _over(self, move: Move, scene: Scene, arm: Any, decision: int) -> bool:
+    def _over(self, move: Move, scene: Scene, decision: int) -> bool:
         if decision - self._since >= move.steps:
             return True
         if move.until is not None:
             return scene.joint < move.until
-        return bool(np.linalg.norm(move.to - arm.position) < move.near)
+        return bool(np.linalg.norm(move.to - scene.hand) < move.near)

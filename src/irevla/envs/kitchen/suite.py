@@ -1,6 +1,5 @@
 """The suite `kitchen`. Nothing heavy is imported before an environment is made."""
 
-import importlib.util
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -8,9 +7,8 @@ from typing import TYPE_CHECKING, Any
 import gymnasium as gym
 
 from irevla.config import EnvConfig
-from irevla.envs.base import Task
+from irevla.envs.base import Task, check_packages
 from irevla.envs.kitchen.tasks import SPECS
-from irevla.errors import UserError
 
 if TYPE_CHECKING:
     from irevla.types import Episode  # which imports torch, and workers have none
@@ -57,9 +55,7 @@ class Kitchen:
 
     def check(self) -> None:
         """Raise `UserError` with the remedy where the kitchen's models, MuJoCo or a GL library is missing."""
-        for package in ("gymnasium_robotics", "mujoco", "fast_simplification"):
-            if importlib.util.find_spec(package) is None:
-                raise UserError(f"Franka Kitchen needs the package {package!r}: pip install 'irevla[kitchen]'")
+        check_packages("Franka Kitchen", "gymnasium_robotics", "mujoco", "fast_simplification", extra="kitchen")
         from irevla.envs import render
 
         render.check_gl()

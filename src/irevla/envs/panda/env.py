@@ -5,7 +5,6 @@ import functools
 from collections.abc import Sequence
 from typing import Any
 
-import gymnasium as gym
 import numpy as np
 from jaxtyping import Bool, Float, Float32, UInt8
 
@@ -14,7 +13,7 @@ from irevla.envs import render  # first of all: it chooses the GL library
 
 import mujoco  # isort: skip
 
-from irevla.envs.base import Task
+from irevla.envs.drawn import DrawnEnv
 from irevla.envs.franka import JOINTS, OPEN, Arm, Motion
 from irevla.envs.panda.experts import SCRIPTS
 from irevla.envs.panda.goals import DONE, Pose, Scene
@@ -33,30 +32,18 @@ TRIES = 1000  # to find free places
 FINGERS = ("panda0_leftfinger", "panda0_rightfinger")
 
 
-class PandaEnv(gym.Env[np.ndarray, np.ndarray]):
-    """One task. Observation: `uint8[S, S, 3]`, the front view with the wrist's in its top left corner. Action, in
+class PandaEnv(DrawnEnv):
+    """One task. Observation: the front view with the wrist's in its top left corner. Action, in
     [-1, 1]: `float32[7]`, displacement (4 cm) and rotation (0.25 rad) of the end effector along and around the axes of
     the world, and the gripper (positive closes). A decision is 0.1 s, where `action_repeat` is 2.
-
-    The reward is 1 at success, where the episode terminates; else 0. After `horizon` decisions it is truncated, unless
-    it has just terminated.
     """
-
-    metadata: dict[str, Any] = {"render_modes": ["rgb_array"], "render_fps": 10}  # noqa: RUF012
 
     def __init__(self, task: str, config: EnvConfig | None = None, *, render_mode: str | None = None) -> None:
         if task not in SPECS:
             raise unknown("task of panda-sim", task, SPECS)
         PANDA_SIM.check()
         self._spec = SPECS[task]
-        self.task: Task = self._spec.task
-        self.draw = True
-        self.render_mode = render_mode
-        self.config = config or EnvConfig()
-        size = self.config.image_size
-        self.observation_space = gym.spaces.Box(0, 255, (size, size, 3), np.uint8)
-        self.action_space = gym.spaces.Box(-1.0, 1.0, (ACTION_DIM,), np.float32)
-        self.metadata = {**self.metadata, "render_fps": max(1, CONTROL_HZ // self.config.action_repeat)}
+        super().__init__(self._spec.task, config, action_dim=ACTION_DIM, control_hz=CONTROL_HZ, render_mode=render_mode)
         self.model = copy.copy(model_of(task))  # its own: what stands on the table is moved in it
         self.data = mujoco.MjData(self.model)
         self._substeps = round(1 / (CONTROL_HZ * self.model.opt.timestep))
@@ -66,7 +53,6 @@ class PandaEnv(gym.Env[np.ndarray, np.ndarray]):
         self._goal = self.model.body(self._spec.goal or self._spec.target).id
         self._links = [self.model.body(f"link{i}").id for i in range(LINKS)] if self._spec.skill == "route" else []
         self._rest = 0.0  # height of the target at the start, m
-        self._decisions = 0
 
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
@@ -86,8 +72,7 @@ class PandaEnv(gym.Env[np.ndarray, np.ndarray]):
         mujoco.mj_step(model, data, round(SETTLE / model.opt.timestep))
         mujoco.mj_forward(model, data)
         self._rest = float(data.xpos[self._target, 2])
-        self._decisions = 0
-        return self._observe(), {"success": False}
+        return self._begin()
 
     def step(self, action: Float32[np.ndarray, " A"]) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
         """One decision: the action, clipped to [-1, 1], held for `action_repeat` control steps or until success."""
@@ -99,9 +84,7 @@ class PandaEnv(gym.Env[np.ndarray, np.ndarray]):
             success = self.success
             if success:
                 break
-        self._decisions += 1
-        truncated = self._decisions >= self.config.horizon and not success
-        return self._observe(), float(success), success, truncated, {"success": success}
+        return self._outcome(success)
 
     @property
     def success(self) -> bool:
@@ -131,17 +114,6 @@ class PandaEnv(gym.Env[np.ndarray, np.ndarray]):
         """The present scene, whether or not observations are drawn."""
         drawn: np.ndarray = _renderer(self.task.name).draw(self.model, self.data, size=size)
         return drawn
-
-    def render(self) -> UInt8[np.ndarray, "S S 3"]:  # type: ignore[override]
-        """The present scene at the size of observations."""
-        return self.picture(self.config.image_size)
-
-    def close(self) -> None:
-        """Nothing to free: the renderer belongs to the process."""
-
-    def _observe(self) -> np.ndarray:
-        size = self.config.image_size
-        return self.picture(size) if self.draw else np.zeros((size, size, 3), np.uint8)
 
     def _pose(self, body: int) -> Pose:
         return Pose(np.array(self.data.xpos[body]), np.array(self.data.xmat[body]).reshape(3, 3))

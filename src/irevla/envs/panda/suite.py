@@ -1,15 +1,13 @@
 """The suite `panda-sim`. Nothing heavy is imported before an environment is made."""
 
-import importlib.util
 from collections.abc import Mapping
 from typing import Any
 
 import gymnasium as gym
 
 from irevla.config import EnvConfig
-from irevla.envs.base import Task
+from irevla.envs.base import Task, check_packages
 from irevla.envs.panda.tasks import SPECS
-from irevla.errors import UserError
 
 CAMERA_POS, LOOK_AT, FOVY = (1.25, 0.0, 0.72), (0.43, -0.02, 0.08), 34.0  # m and degrees: in front of the arm
 WRIST_POS, WRIST_LOOK_AT, WRIST_FOVY = (0.06, -0.06, 0.09), (0.012, -0.012, 0.30), 58.0  # in the last link
@@ -51,9 +49,7 @@ class PandaSim:
 
     def check(self) -> None:
         """Raise `UserError` with the remedy where the arm's model, MuJoCo or a GL library is missing."""
-        for package in ("gymnasium_robotics", "mujoco", "fast_simplification"):
-            if importlib.util.find_spec(package) is None:
-                raise UserError(f"the Panda on a table needs the package {package!r}: pip install 'irevla[panda]'")
+        check_packages("the Panda on a table", "gymnasium_robotics", "mujoco", "fast_simplification", extra="panda")
         from irevla.envs import render
 
         render.check_gl()
