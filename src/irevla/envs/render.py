@@ -11,6 +11,7 @@ Left out, on purpose: shadows, reflections, textures (each material shows its me
 transparent.
 """
 
+import atexit
 import functools
 import importlib
 import os
@@ -99,6 +100,7 @@ def _context() -> Any:
     # not mujoco.GLContext, which is settled when mujoco is first imported: perhaps before this module
     context = importlib.import_module(f"mujoco.{os.environ['MUJOCO_GL'].lower()}").GLContext(MAX_SIZE, MAX_SIZE)
     context.make_current()
+    atexit.register(_context.cache_clear)  # else it is freed after the module that frees it
     mujoco.MjrContext(
         mujoco.MjModel.from_xml_string("<mujoco/>"), mujoco.mjtFontScale.mjFONTSCALE_50
     )  # glfw fails here
