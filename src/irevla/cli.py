@@ -284,6 +284,36 @@ def ask(argv: Sequence[str]) -> None:
     print(ask(arguments.model or SHIPPED, arguments.image, arguments.question))
 
 
+def classifier(argv: Sequence[str]) -> None:
+    """Train what tells a robot that its task is done, from labelled pictures."""
+
+    @dataclasses.dataclass(frozen=True)
+    class ClassifierArguments:
+        """Learn from the pictures in FOLDER/success and FOLDER/failure (PNG or JPEG, 50 of each at least) when a task
+        is done. The classifier starts from the VLM of a policy, which is not changed."""
+
+        folder: tyro.conf.Positional[Path]
+        policy: Path  # a run directory, a checkpoint or a saved policy
+        instruction: str  # of the task
+        out: Path  # where to write the classifier
+        steps: int = 600  # gradient steps
+
+    arguments = parse(ClassifierArguments, argv, prog="irevla classifier")
+
+    from irevla.classifier import SFT, train_classifier
+    from irevla.models.policy import VLAPolicy
+    from irevla.runs.progress import bar
+
+    config = dataclasses.replace(SFT, steps=arguments.steps)
+    policy = VLAPolicy.from_pretrained(arguments.policy)
+    with bar("Classifier", arguments.steps) as advance:
+        trained, verdict = train_classifier(
+            arguments.folder, arguments.instruction, policy, config, on_step=lambda done, _: advance(done, "")
+        )
+    trained.save_pretrained(arguments.out, card=f"# Is it done? {arguments.instruction}\n\n{verdict}\n")
+    print(f"{verdict}; written to {arguments.out}")
+
+
 COMMANDS: dict[str, Callable[[Sequence[str]], None]] = {
     "run": run,
     "eval": evaluate,
@@ -293,6 +323,7 @@ COMMANDS: dict[str, Callable[[Sequence[str]], None]] = {
     "push": push,
     "pretrain": pretrain,
     "ask": ask,
+    "classifier": classifier,
     "bench": bench,
 }
 

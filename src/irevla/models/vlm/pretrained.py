@@ -3,13 +3,12 @@
 import json
 from pathlib import Path
 
-import numpy as np
 import torch
-from PIL import Image
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 from irevla.errors import UserError
+from irevla.models.picture_file import read_picture
 from irevla.models.vlm.tiny import TinyVLM
 
 SHIPPED = Path(__file__).parent / "tiny.safetensors"  # `docs/tiny-vlm.md` says what it is
@@ -50,13 +49,5 @@ def ask(weights: Path, image: Path, question: str) -> str:
 
     Raises `UserError` where the file is no picture.
     """
-    try:
-        with Image.open(image) as opened:
-            picture = opened.convert("RGB")
-    except FileNotFoundError as error:
-        raise UserError(f"there is no file {image}: name a PNG or JPEG") from error
-    except (OSError, Image.DecompressionBombError) as error:  # Pillow's UnidentifiedImageError is an OSError
-        raise UserError(f"{image} is not a picture that can be read: name a PNG or JPEG") from error
     model, size = load_tiny(weights)
-    pixels = np.asarray(picture.resize((size, size), Image.Resampling.BOX), np.uint8)
-    return model.generate(torch.tensor(pixels)[None], [question])[0]
+    return model.generate(torch.tensor(read_picture(image, size))[None], [question])[0]
