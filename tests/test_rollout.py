@@ -45,6 +45,9 @@ class FakePolicy:
     def mean(self, features: Features) -> Tensor:
         return torch.full((len(features), 2), self._mean)
 
+    def decide(self, features: Features) -> Tensor:
+        return self.mean(features)
+
 
 def value(features: Features) -> Tensor:
     """V = 10 seed + step."""

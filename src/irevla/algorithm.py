@@ -37,6 +37,7 @@ from irevla.setting import (
     threads,
     videos,
 )
+from irevla.stage1.sac import practise
 
 
 def run_algorithm(run: Run) -> None:
@@ -72,10 +73,15 @@ def stage0(run: Run, suite: Suite, expert: EpisodeStore, method: Method) -> VLAP
 
 
 def stage1(run: Run, policy: VLAPolicy, task: str, method: Method) -> VLAPolicy:
-    """Stage 1: online RL until convergence, equation (3). Line 4: pi^1 starts as pi^2, with a new critic head."""
+    """Stage 1: online RL until convergence, equation (3). Line 4: pi^1 starts as pi^2, with a new critic head.
+
+    By PPO, or as on a real arm by SAC.
+    """
     stage, config = f"rl:{task}", run.config.ppo
     if recall(run, policy, stage):
         return policy
+    if run.config.rl == "sac":
+        return practise(run, policy, task)
     assert method.rl != "none"
     policy.reset_exploration(config.std)
     generator, progress = torch.Generator().manual_seed(run.config.seed), RLProgress(config.window)

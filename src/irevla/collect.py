@@ -4,6 +4,7 @@
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import TypeVar
 
 from irevla.config import Config, EnvConfig, ExpertConfig
 from irevla.data.episodes import EpisodeStore, StoreSpec
@@ -97,9 +98,12 @@ def _missing(
                 yield Job(task, seeds[attempt], noise=config.noise if noisy else 0.0, burst=config.burst)
 
 
-def in_order(outcomes: Iterable[Outcome], jobs: Iterable[Job]) -> Iterator[Outcome]:
+Played = TypeVar("Played", bound=Outcome)
+
+
+def in_order(outcomes: Iterable[Played], jobs: Iterable[Job]) -> Iterator[Played]:
     """The same outcomes in the order of their jobs, so that a dataset does not depend on which worker was faster."""
-    early: dict[Job, Outcome] = {}
+    early: dict[Job, Played] = {}
     awaited = iter(jobs)
     job = next(awaited, None)
     for outcome in outcomes:
@@ -126,7 +130,7 @@ def harvest(policy: VLAPolicy, task: str, config: Config, *, store: EpisodeStore
     """D_RL <- D_RL + x_i: successful trajectories of the converged policy on `task`; failures never. Returns the
     episodes tried.
 
-    The policy acts with its mean, and its actions are the labels. Ends with `harvest.episodes` successes in the
+    The policy acts without noise, and its actions are the labels. Ends with `harvest.episodes` successes in the
     store, or after
     `harvest.attempts` tries.
     """

@@ -198,8 +198,12 @@ class PPOConfig:
 
 @dataclass(frozen=True)
 class SACConfig:
-    """Stage 1 on a real arm: soft actor-critic on latents, with demonstrations (section V-D)."""
+    """Stage 1 as on a real arm: soft actor-critic on latents, with demonstrations (section V-D)."""
 
+    steps: int = 30_000  # budget: decisions of the policy in the environment
+    demonstrations: int = 20  # successes of the policy as it is, collected first: half of what SAC learns from
+    attempts: int = 200  # episodes tried for them at most; then RL begins with fewer
+    updates_per_decision: float = 0.5  # SAC learns after each episode, so many times for each of its decisions
     gripper: bool = True  # the last action dimension opens (-1) or closes (1); off: all dimensions are motion
     batch: int = 256  # transitions per gradient step, half of them demonstrated
     utd: int = 4  # gradient steps of the critics per update, which moves the actor once
@@ -217,9 +221,27 @@ class SACConfig:
     anchor: float = 0.1  # weight of the squared distance of the mean action to the SFT policy's; 0 lets the actor go
     grad_clip: float = 1.0  # largest gradient norm; steps with a non-finite gradient are skipped and counted
     warmup: int = 100  # updates of the critics alone before the actor moves
+    converged: float = 0.95  # stop when this share of the last `window` training episodes succeeded ...
+    window: int = 100  # ... episodes
+    checkpoint_every: int = 500  # updates between checkpoints
 
     def __post_init__(self) -> None:
-        for name in ("batch", "utd", "lr", "critic_lr", "tau", "critics", "subset", "alpha", "grad_clip"):
+        for name in (
+            "steps",
+            "demonstrations",
+            "updates_per_decision",
+            "batch",
+            "utd",
+            "lr",
+            "critic_lr",
+            "tau",
+            "critics",
+            "subset",
+            "alpha",
+            "grad_clip",
+            "window",
+            "checkpoint_every",
+        ):
             _check(getattr(self, name) > 0, f"sac.{name} must be positive, not {getattr(self, name)}")
         for name in ("gamma", "tau", "gripper_entropy"):
             _check(0 <= getattr(self, name) <= 1, f"sac.{name} must be in [0, 1], not {getattr(self, name)}")
@@ -227,6 +249,11 @@ class SACConfig:
             _check(getattr(self, name) >= 0, f"sac.{name} must not be negative, but is {getattr(self, name)}")
         _check(0.01 <= self.std <= 2, f"sac.std must be in [0.01, 2], not {self.std}")
         _check(self.batch % 2 == 0, f"sac.batch is shared between two buffers: {self.batch} must be even")
+        _check(
+            self.demonstrations <= self.attempts,
+            f"sac.attempts {self.attempts} cannot give {self.demonstrations} sac.demonstrations",
+        )
+        _check(self.converged > 0, "sac.converged must be positive; above 1 it never stops before the budget")
         _check(self.subset <= self.critics, f"sac.subset {self.subset} is drawn from only {self.critics} sac.critics")
 
 
@@ -273,6 +300,10 @@ METHODS = {
 }
 
 
+LEARNERS = ("ppo", "sac")
+"""How stage 1 can learn: by PPO, as in simulation, or by SAC, as on a real arm."""
+
+
 @dataclass(frozen=True)
 class Config:
     """One run of Algorithm 1."""
@@ -282,6 +313,7 @@ class Config:
     rl_tasks: tuple[str, ...] = ()  # in the order in which they are learned; empty: all
     unseen_tasks: tuple[str, ...] = ()  # empty: all
     method: str = "irevla"
+    rl: str = "ppo"  # how stage 1 learns: "ppo" or "sac" (section V-D)
     from_checkpoint: str = ""  # start from this policy (a run, a checkpoint or a saved policy) instead of stage 0
     seed: int = 0
     device: str = "auto"  # "auto": cuda when present, else cpu
@@ -290,7 +322,8 @@ class Config:
     expert: ExpertConfig = field(default_factory=ExpertConfig)
     model: ModelConfig = field(default_factory=ModelConfig)
     sft: SFTConfig = field(default_factory=SFTConfig)  # stage 0
-    ppo: PPOConfig = field(default_factory=PPOConfig)  # stage 1
+    ppo: PPOConfig = field(default_factory=PPOConfig)  # stage 1 where `rl` is "ppo"
+    sac: SACConfig = field(default_factory=SACConfig)  # stage 1 where `rl` is "sac"
     harvest: HarvestConfig = field(default_factory=HarvestConfig)
     sl: SFTConfig = field(default_factory=lambda: SFTConfig(steps=800, lr=5e-4))  # stage 2
     eval: EvalConfig = field(default_factory=EvalConfig)
@@ -298,6 +331,13 @@ class Config:
     def __post_init__(self) -> None:
         if self.method not in METHODS:
             raise unknown("method", self.method, METHODS)
+        if self.rl not in LEARNERS:
+            raise unknown("rl", self.rl, LEARNERS)
+        _check(
+            self.rl == "ppo" or METHODS[self.method].rl != "all",
+            f"sac learns from latents that a frozen VLM made once, but method {self.method} trains the VLM in stage 1: "
+            "choose --rl ppo, or method irevla",
+        )
         _check(0 <= self.seed < 1000, f"seed must be in 0..999, not {self.seed}")
         held_out = set(self.unseen_tasks) & (set(self.expert_tasks) | set(self.rl_tasks))
         _check(not held_out, f"unseen tasks must not be trained on, but {sorted(held_out)} is; take it out of one list")

@@ -47,6 +47,10 @@ class LatentPolicy(Protocol):
         """The action head's output."""
         ...
 
+    def decide(self, features: Features) -> Float[Tensor, "B A"]:
+        """What is executed without exploration noise."""
+        ...
+
 
 Critic = Callable[[Features], Float[Tensor, " B"]]
 
@@ -57,7 +61,7 @@ def endless_jobs(task: str, seed0: int) -> Iterator[Job]:
 
 
 class Actor:
-    """A VLA policy that acts: by its mean, or with exploration noise where a `generator` (on the CPU) is given."""
+    """A VLA policy that acts: as it decides, or with exploration noise where a `generator` (on the CPU) is given."""
 
     def __init__(self, policy: LatentPolicy, *, generator: torch.Generator | None = None) -> None:
         self._policy, self._generator = policy, generator
@@ -67,9 +71,10 @@ class Actor:
         """Encodes the slots that are not idle, once each."""
         playing = np.flatnonzero(slots.playing)
         features = self._policy.encode(slots.images[playing], [instructions[slot] for slot in playing])
-        chosen = self._policy.mean(features)
-        if self._generator is not None:
-            chosen, _ = _sample(chosen, self._policy.log_std, self._generator)
+        if self._generator is None:
+            chosen = self._policy.decide(features)
+        else:
+            chosen, _ = _sample(self._policy.mean(features), self._policy.log_std, self._generator)
         actions = np.zeros_like(slots.labels)
         actions[playing] = chosen.float().cpu().numpy()
         return actions

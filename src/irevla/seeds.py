@@ -14,6 +14,7 @@ class Purpose(IntEnum):
     RL = 1  # exploration in stage 1
     HARVEST = 2  # successes for D_RL
     BLIND = 3  # the demonstration that the blind baseline replays
+    ZERO_SHOT = 4  # successes of the policy as it is, before SAC trains it
     EVALUATION = 9
 
 

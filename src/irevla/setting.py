@@ -102,7 +102,13 @@ def starting_policy(config: Config, suite: Suite) -> VLAPolicy:
     """The policy that `from_checkpoint` names, if it fits the suite."""
     policy = VLAPolicy.from_pretrained(config.from_checkpoint, device=device(config.device))
     _check_fits(policy, suite, image_size=config.env.image_size, path=config.from_checkpoint)
+    policy.gripper = grips(config)
     return policy
+
+
+def grips(config: Config) -> bool:
+    """Whether the policies of a run execute the gripper as open or closed: in all stages, so that these compare."""
+    return config.rl == "sac" and config.sac.gripper
 
 
 def _check_fits(policy: VLAPolicy | Description, suite: Suite, *, image_size: int, path: str) -> None:
@@ -268,6 +274,7 @@ def new_policy(run: Run, suite: Suite) -> VLAPolicy:
         replace(config.model, **pinned), action_dim=suite.action_dim, image_size=config.env.image_size,
         device=device(config.device),
     )  # fmt: skip
+    policy.gripper = grips(config)
     if config.model.pretrained and not begun:
         run.journal.append("vlm", revision=policy.config.revision, dtype=policy.config.dtype)
     return policy

@@ -7,6 +7,7 @@ left in records.bin after the last of them is cut off by the next append. header
 
 import json
 import zlib
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -86,8 +87,13 @@ class LatentReplay:
         """How many decisions it holds."""
         return len(self._decisions)
 
-    def append(self, episode: LatentEpisode) -> None:
-        """Add an episode, wholly or not at all; it is on disk when this returns.
+    @property
+    def episodes(self) -> Sequence[Mapping[str, Any]]:
+        """What is written down of each episode, in the order in which they came."""
+        return self._episodes
+
+    def append(self, episode: LatentEpisode, **facts: Any) -> None:
+        """Add an episode, wholly or not at all, with `facts` about it (JSON); it is on disk when this returns.
 
         Raises `UserError` where it has more tokens than the store was made for, and where the disk is full.
         """
@@ -96,9 +102,8 @@ class LatentReplay:
             self._refresh()  # another process may have come first
             try:
                 atomic.extend(self.root / RECORDS, self._size, content)
-                self._journal.append(
-                    "episode", observations=len(episode.features), decisions=len(episode), crc32=zlib.crc32(content)
-                )
+                sizes = {"observations": len(episode.features), "decisions": len(episode)}
+                self._journal.append("episode", **sizes, crc32=zlib.crc32(content), **facts)
             except OSError as error:
                 raise UserError(f"cannot write to {self.root}: {error.strerror}; {remedy(error)}") from error
             self._refresh()

@@ -114,16 +114,14 @@ def learning(results: Results, metrics: MetricRows, theme: Theme) -> Figure | No
     if not stages:
         return None
     figure, axes = _panels(len(stages), height=2.7)
-    warmup = results.config["ppo"]["warmup"]  # updates
     for axis, stage in zip(axes, stages, strict=False):
         task = stage.removeprefix("rl:")
         steps, success = _series(metrics, stage, "success")
         axis.plot(steps, success, "o", color=ORANGE, alpha=0.28, ms=3.2, mew=0, label="Training, each update")
         axis.plot(steps, smooth(success), color=ORANGE, label="Training, smoothed")
-        updates = _steps(metrics, stage)
-        if warmup and len(updates) > warmup:
-            axis.axvspan(0, updates[warmup - 1], color=theme.faint, lw=0, alpha=0.8, label="Critic warm-up")
-        _evaluations(axis, results, task, end=float(updates[-1]), theme=theme)
+        if warm := _warm(results, metrics, stage):
+            axis.axvspan(0, warm, color=theme.faint, lw=0, alpha=0.8, label="Critic warm-up")
+        _evaluations(axis, results, task, end=float(_steps(metrics, stage)[-1]), theme=theme)
         axis.set_title(task)
         axis.set_xlabel("Decisions")
         axis.set_xlim(left=0)
@@ -307,6 +305,16 @@ def _legend_once(figure: Figure, axes: Sequence[Axes]) -> None:
 
 def _stages(metrics: MetricRows, *prefixes: str) -> list[str]:
     return [stage for stage in dict.fromkeys(row["stage"] for row in metrics) if stage.startswith(prefixes)]
+
+
+def _warm(results: Results, metrics: MetricRows, stage: str) -> int:
+    """Decisions until the critic's warm-up was over; 0 where there was none, or where it is not over. PPO's points are
+    an update each, SAC's say how many there were."""
+    points = [row for row in metrics if row["stage"] == stage]
+    counts = [row.get("updates", number) for number, row in enumerate(points, start=1)]
+    warmup = results.config["sac" if "updates" in points[0] else "ppo"]["warmup"]
+    over = [row["step"] for row, count in zip(points, counts, strict=True) if count >= warmup]
+    return over[0] if warmup and len(over) > 1 else 0
 
 
 def _steps(metrics: MetricRows, stage: str) -> list[int]:

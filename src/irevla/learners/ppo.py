@@ -12,7 +12,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from irevla.config import PPOConfig
+from irevla.config import PPOConfig, SACConfig
 from irevla.data.buffers import RolloutBatch
 from irevla.learners.losses import (
     Metrics,
@@ -201,7 +201,7 @@ class _Samples:
         return {"explained_variance": explained.item(), "return": returns.mean().item()}
 
 
-def converged(successes: Sequence[bool], config: PPOConfig) -> bool:
+def converged(successes: Sequence[bool], config: PPOConfig | SACConfig) -> bool:
     """Whether stage 1 may end early: `config.converged` of the last `config.window` episodes succeeded."""
     recent = successes[-config.window :]
     return len(recent) == config.window and sum(recent) >= config.converged * config.window

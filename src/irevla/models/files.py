@@ -204,6 +204,7 @@ class Description:
     action_dim: int
     image_size: int
     base: Base | None
+    gripper: bool = False  # the last action dimension is executed as open or closed
 
 
 def parse(files: Mapping[str, Any]) -> Description:
@@ -218,7 +219,7 @@ def parse(files: Mapping[str, Any]) -> Description:
     if not (isinstance(model, dict) and isinstance(action_dim, int) and isinstance(image_size, int)):
         raise UserError(f"{CONFIG} is damaged: model must be a group of settings, action_dim and image_size integers")
     config = from_dict(model, kind=ModelConfig, where="model.")
-    return Description(config, action_dim, image_size, _base(data))
+    return Description(config, action_dim, image_size, _base(data), "gripper" in data)
 
 
 def _base(data: Mapping[str, Any]) -> Base | None:

@@ -38,7 +38,7 @@ from irevla.models.hub import locate, model_card, upload
 from irevla.models.lora import is_lora
 from irevla.models.vlm.base import VLM
 from irevla.presets import to_dict
-from irevla.types import Features, tensors_hash, weights_hash
+from irevla.types import Features, tensors_hash
 
 Stage = Literal["all", "head", "none"]
 
@@ -46,7 +46,8 @@ Stage = Literal["all", "head", "none"]
 class VLAPolicy(nn.Module):
     """A VLM and an action head.
 
-    The mean action is the head's output; exploration is a Gaussian around it with `log_std`.
+    The mean action is the head's output; exploration is a Gaussian around it with `log_std`. With `gripper` the last
+    dimension is executed as open (-1) or closed (+1), as SAC trains it; supervised learning fits the mean all the same.
     """
 
     def __init__(self, vlm: VLM, action_head: ActionHead, *, config: ModelConfig, image_size: int) -> None:
@@ -56,6 +57,7 @@ class VLAPolicy(nn.Module):
         self.config = config
         self.image_size = image_size
         self.action_dim = action_head.action_dim
+        self.gripper = False
         self.noise = nn.ParameterDict({"log_std": torch.zeros(self.action_dim)})
 
     @property
@@ -100,6 +102,14 @@ class VLAPolicy(nn.Module):
         mean: Tensor = self.action_head(features)
         return mean
 
+    @torch.no_grad()
+    def decide(self, features: Features) -> Float[Tensor, "B A"]:
+        """The action to execute without exploration: the mean, with the gripper open or closed, whichever is nearer."""
+        actions = self.mean(features)
+        if self.gripper:
+            actions[:, -1] = (actions[:, -1] > 0) * 2.0 - 1  # just as `SoftActor.act`
+        return actions
+
     def forward(self, images: np.ndarray | Tensor, instructions: Sequence[str]) -> Float[Tensor, "B A"]:
         """The mean action of pictures, with gradients: what supervised learning fits (equations 2 and 4)."""
         return self.mean(self.features(images, instructions))
@@ -113,7 +123,7 @@ class VLAPolicy(nn.Module):
         """
         batch = image if image.ndim == 4 else image[None]
         texts = [instruction] * len(batch) if isinstance(instruction, str) else instruction
-        actions: np.ndarray = self.forward(batch, texts).cpu().numpy()
+        actions: np.ndarray = self.decide(self.features(batch, texts)).cpu().numpy()
         return actions if image.ndim == 4 else actions[0]
 
     def _pictures(self, images: np.ndarray | Tensor) -> UInt8[Tensor, "B H W 3"]:
@@ -155,11 +165,18 @@ class VLAPolicy(nn.Module):
 
     def hash(self) -> str:
         """sha256 of all weights; those of a frozen pretrained VLM count by their name and revision."""
+        return self._hash(self._kept())
+
+    def vlm_hash(self) -> str:
+        """sha256 of the weights that make the latents, with which those that are kept are marked."""
+        return self._hash({name: value for name, value in self._kept().items() if name.startswith("vlm.")})
+
+    def _hash(self, kept: Mapping[str, Tensor]) -> str:
         base = self._adapted
         if base is None:
-            return weights_hash(self)
+            return tensors_hash(kept)
         frozen = f"{base.identity} {self.config.dtype} {self.config.quantize} {self.config.lora.alpha}"
-        return hashlib.sha256(f"{frozen} {tensors_hash(self._kept())}".encode()).hexdigest()
+        return hashlib.sha256(f"{frozen} {tensors_hash(kept)}".encode()).hexdigest()
 
     @property
     def _adapted(self) -> Base | None:
@@ -179,12 +196,16 @@ class VLAPolicy(nn.Module):
         Where LoRA adapts a pretrained VLM, the former has the heads alone; PEFT's two files hold the adapter.
         """
         kept, base = self._kept(), base_of(self.vlm)
-        config = {
-            "format": FORMAT,
-            "model": to_dict(from_anywhere(self.config, base)),
-            "action_dim": self.action_dim,
-            "image_size": self.image_size,
-        } | ({"base": asdict(base)} if base else {})
+        config = (
+            {
+                "format": FORMAT,
+                "model": to_dict(from_anywhere(self.config, base)),
+                "action_dim": self.action_dim,
+                "image_size": self.image_size,
+            }
+            | ({"base": asdict(base)} if base else {})
+            | ({"gripper": True} if self.gripper else {})
+        )
         if self._adapted is None:
             return {WEIGHTS: kept, CONFIG: config}
         adapter = {adapter_name(name, peft_root(self.vlm)): kept.pop(name) for name in list(kept) if is_lora(name)}
@@ -243,6 +264,7 @@ class VLAPolicy(nn.Module):
             what = parse(files)
             policy = build_policy(what.model, action_dim=what.action_dim, image_size=what.image_size, device=device)
             policy.load_files(files)
+            policy.gripper = what.gripper
         except UserError as error:
             raise UserError(f"cannot load the policy {folder}: {error}") from error
         return policy.eval()

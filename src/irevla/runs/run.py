@@ -8,7 +8,7 @@ import subprocess
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, is_dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -94,6 +94,10 @@ def read_config(directory: Path) -> Config:
 
 
 def _read(directory: Path, kind: type[Any]) -> Any:
+    return from_dict(_settings(directory), kind=kind)
+
+
+def _settings(directory: Path) -> Mapping[str, Any]:
     path = directory / "config.yaml"
     try:
         data = yaml.safe_load(path.read_text())
@@ -103,11 +107,16 @@ def _read(directory: Path, kind: type[Any]) -> Any:
         raise UserError(f"{path} is damaged; restore it or choose another --out") from error
     if not isinstance(data, Mapping):
         raise UserError(f"{path} is damaged; restore it or choose another --out")
-    return from_dict(data, kind=kind)
+    return data
 
 
 def _check_same(directory: Path, config: Any) -> None:
-    changed = differences(_read(directory, type(config)), config)
+    """A whole group of settings that is younger than the run does not count: nothing in the run asked for it."""
+    data = _settings(directory)
+    old = from_dict(data, kind=type(config))
+    groups = [name for name, value in vars(old).items() if is_dataclass(value)]
+    younger = {name: getattr(old, name) for name in groups if name not in data}
+    changed = differences(old, replace(config, **younger))
     if changed:
         raise UserError(
             f"{directory} was started with other settings ({'; '.join(changed)}); "

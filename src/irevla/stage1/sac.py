@@ -1,0 +1,165 @@
+"""Stage 1 by soft actor-critic with demonstrations, as on a real arm (section V-D).
+
+The policy as it is first collects successes, the demonstration buffer; then it acts with SAC's exploration noise, and
+every episode goes to the online buffer. Both are of latents, on disk, and are the truth about how far the stage has
+come: what was played before an interruption is learnt from after it.
+"""
+
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from functools import partial
+from typing import Any
+
+import numpy as np
+import torch
+
+from irevla.collect import in_order
+from irevla.data.replay import LatentReplay, LatentSpec
+from irevla.envs.base import find_task, load_suite
+from irevla.envs.vector import Job, VectorEnv
+from irevla.errors import UserError
+from irevla.learners.ppo import converged
+from irevla.learners.sac import SAC
+from irevla.models.policy import VLAPolicy
+from irevla.rollout import endless_jobs
+from irevla.runs.progress import bar
+from irevla.runs.run import Run
+from irevla.runs.stage import RLProgress, finish, folder
+from irevla.seeds import Purpose, first_seed
+from irevla.setting import threads
+from irevla.stage1.latents import LatentOutcome, LatentPlayer
+
+
+def practise(run: Run, policy: VLAPolicy, task: str) -> VLAPolicy:
+    """Line 5 of Algorithm 1 by SAC, on the policy's own head: 20 zero-shot successes, then RL until convergence."""
+    stage, config = f"rl:{task}", run.config.sac
+    policy.trainable("head")
+    demonstrations, online = (open_replay(run, policy, task, name) for name in ("demonstrations", "online"))
+    demonstrate(run, policy, task, demonstrations)
+    generator = torch.Generator().manual_seed(run.config.seed)
+    learner = Learner(run, policy, stage, SAC(policy.action_head, config, generator=generator), demonstrations, online)
+    learner.resume()
+    progress = learner.progress
+    # Seeds count decisions, which no episode outnumbers: after an interruption, only episodes not yet played.
+    jobs = endless_jobs(task, first_seed(Purpose.RL, run.config.seed) + progress.decisions)
+    with (
+        threads(1),
+        bar(f"Stage 1: SAC on {task}", config.steps) as advance,
+        VectorEnv(run.config.suite, run.config.env, jobs) as vec,
+    ):
+        learner.catch_up()
+        player = LatentPlayer(vec, policy, partial(learner.sac.actor.act, generator=generator))
+        dropped = progress.dropped
+        for outcomes in player:
+            if progress.decisions >= config.steps or converged(progress.recent, config):
+                break
+            for outcome in outcomes:
+                online.append(outcome.latents, seed=outcome.job.seed, success=outcome.success)
+            progress.dropped = dropped + vec.dropped
+            if outcomes:
+                metrics = learner.catch_up()
+                run.metrics.log(stage, progress.decisions, **metrics, **of_episodes(outcomes, player, progress))
+                advance(progress.decisions, f"success {progress.rate:.2f} in the last {len(progress.recent)} episodes")
+    reached = converged(progress.recent, config)
+    finish(
+        run, policy, stage, decisions=progress.decisions, converged=reached, dropped=progress.dropped,
+        updates=progress.updates,
+    )  # fmt: skip
+    return policy
+
+
+def open_replay(run: Run, policy: VLAPolicy, task: str, name: str) -> LatentReplay:
+    """DIR/latents/TASK/NAME, whose latents are of the policy's VLM as it is now."""
+    suite, size = load_suite(run.config.suite), policy.image_size
+    blank = policy.encode(np.zeros((1, size, size, 3), np.uint8), [find_task(suite, task).instruction])
+    _, tokens, width = blank.tokens.shape
+    spec = LatentSpec(policy.vlm_hash(), suite.name, tokens, width, suite.action_dim)
+    return LatentReplay(run.directory / "latents" / folder(task) / name, spec)
+
+
+def demonstrate(run: Run, policy: VLAPolicy, task: str, store: LatentReplay) -> None:
+    """Bring `store` to `sac.demonstrations` successful zero-shot trajectories: the policy as it is, without noise, by
+    which a gripper would drop things. Fewer are told; where there is none at all, `UserError`."""
+    event, config = f"zero-shot:{task}", run.config.sac
+    if run.journal.done(event) is not None:
+        return
+    first = first_seed(Purpose.ZERO_SHOT, run.config.seed)
+    jobs = [Job(task, first + index) for index in range(config.attempts)]
+    have, tried = {episode["seed"] for episode in store.episodes}, 0
+    with (
+        threads(1),
+        bar(f"Zero-shot successes of {task}", config.demonstrations) as advance,
+        VectorEnv(run.config.suite, run.config.env, iter(jobs)) as vec,
+    ):
+        played = (outcome for ended in LatentPlayer(vec, policy, policy.decide) for outcome in ended)
+        for outcome in in_order(played, jobs):
+            if len(have) >= config.demonstrations:
+                break
+            tried += 1
+            if outcome.success and outcome.job.seed not in have:
+                store.append(outcome.latents, seed=outcome.job.seed, success=True)
+                have.add(outcome.job.seed)
+            advance(len(have), f"{len(have)} successes in {tried} episodes")
+    if not have:
+        raise UserError(
+            f"the policy solved {task} in none of {tried} episodes, so that SAC has nothing to begin with: "
+            "begin with a better policy, allow more --sac.attempts, or choose --rl ppo (with another --out)"
+        )
+    lacking = {} if len(have) == config.demonstrations else {"note": f"only {len(have)} successes in {tried} episodes"}
+    run.journal.append(event, tried=tried, kept=len(have), **lacking)
+
+
+class Learner:
+    """SAC between its two buffers: what it owes them, and how far it has come."""
+
+    def __init__(
+        self, run: Run, policy: VLAPolicy, stage: str, sac: SAC, demonstrations: LatentReplay, online: LatentReplay
+    ) -> None:
+        self._run, self._policy, self._stage = run, policy, stage
+        self._demonstrations, self._online = demonstrations, online
+        self.sac, self.progress = sac, RLProgress(sac.config.window)
+
+    def resume(self) -> None:
+        """Go on from the newest sound checkpoint, if there is one."""
+        if files := self.progress.resume(self._run, self._policy, self._stage):
+            self.sac.load_state(files)
+        self._count()
+
+    def catch_up(self) -> dict[str, float]:
+        """All updates that are owed for the decisions in the online buffer; means of their metrics.
+
+        The buffer may be ahead of the last checkpoint: after an interruption, more is owed.
+        """
+        self._count()
+        history: dict[str, list[float]] = defaultdict(list)
+        while self.progress.updates < int(self.sac.config.updates_per_decision * self.progress.decisions):
+            for name, value in self._update().items():
+                history[name].append(value)
+        return {name: float(np.mean(values)) for name, values in history.items()}
+
+    def _update(self) -> Mapping[str, float]:
+        config = self.sac.config
+        warmup = self.progress.updates < config.warmup
+        metrics = self.sac.update(self._demonstrations, self._online, warmup=warmup)
+        self.progress.updates += 1
+        if self.progress.updates % config.checkpoint_every == 0:
+            self.progress.save(self._run, self._policy, self._stage, learner=self.sac.state())
+        return metrics
+
+    def _count(self) -> None:
+        """Decisions and recent successes, of the online buffer."""
+        recent = self._online.episodes[-self.progress.window :]
+        self.progress.decisions, self.progress.recent = len(self._online), [episode["success"] for episode in recent]
+
+
+def of_episodes(outcomes: Sequence[LatentOutcome], player: LatentPlayer, progress: RLProgress) -> dict[str, Any]:
+    """What is logged of some episodes beside SAC's own metrics; seconds count from when the stage began or went on."""
+    return {
+        "success": float(np.mean([outcome.success for outcome in outcomes])),
+        "length": float(np.mean([outcome.length for outcome in outcomes])),
+        "episodes": len(outcomes),
+        "updates": progress.updates,
+        "dropped": progress.dropped,
+        "env_seconds": player.env_seconds,
+        "encode_seconds": player.encode_seconds,
+    }
