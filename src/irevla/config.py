@@ -204,6 +204,7 @@ class SACConfig:
     demonstrations: int = 20  # successes of the policy as it is, collected first: half of what SAC learns from
     attempts: int = 200  # episodes tried for them at most; then RL begins with fewer
     updates_per_decision: float = 0.5  # SAC learns after each episode, so many times for each of its decisions
+    apart: bool = False  # learn in a process of its own, while the next episodes run: a real arm must not wait
     gripper: bool = True  # the last action dimension opens (-1) or closes (1); off: all dimensions are motion
     batch: int = 256  # transitions per gradient step, half of them demonstrated
     utd: int = 4  # gradient steps of the critics per update, which moves the actor once

@@ -86,7 +86,7 @@ PRESETS: dict[str, tuple[str, Config]] = {
             model=ModelConfig(vlm="tiny-random", width=64, layers=1, head_hidden=64),
             sft=SFTConfig(steps=600, batch=64, shift=0, validate_every=200),
             ppo=PPOConfig(steps=8_000, rollout=64),
-            sac=SACConfig(steps=4_000, gripper=False, lr=1e-3, critic_lr=1e-3),
+            sac=SACConfig(steps=8_000, gripper=False, gamma=0.95, tau=0.02),
             harvest=HarvestConfig(episodes=20, attempts=60),
             sl=SFTConfig(steps=200, batch=64, lr=3e-4, shift=0, validate_every=200),
             eval=EvalConfig(episodes=20, interim=10),

@@ -1,6 +1,8 @@
 """Stage 1 by SAC, on the toy suite: all of it, interrupted and resumed, and what the policy then executes."""
 
 import json
+import mmap
+import time
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -34,8 +36,10 @@ from irevla.models.policy import VLAPolicy
 from irevla.models.soft import SoftActor
 from irevla.presets import find_preset, to_dict
 from irevla.rollout import Actor
+from irevla.runs.metrics import Metrics
 from irevla.runs.run import open_run
 from irevla.setting import new_policy, starting_policy
+from irevla.stage1.beside import Handover
 from irevla.stage1.latents import LatentPlayer
 from irevla.stage1.sac import practise
 from irevla.types import weights_hash
@@ -155,6 +159,61 @@ def test_interrupted_it_goes_on_and_encodes_nothing_twice(
     assert events(tmp_path)[f"rl:{TASK}"]["updates"] == len(whole) // 2
     new = sum(episode["observations"] for episode in whole.episodes[len(online.episodes) :])
     assert new <= encoded[0] < new + 4 * 12  # those of the episodes under way when the budget was spent
+
+
+def test_actor_and_learner_apart(config: Config, tmp_path: Path) -> None:
+    """The learner in a process of its own: interrupted, it saves; in the end it has done all that was owed."""
+    config = replace(config, sac=replace(config.sac, apart=True))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Metrics, "log", stop_at(rows=3))
+        with pytest.raises(KeyboardInterrupt):
+            play(tmp_path, config)
+    saved = max(int(path.name[-6:]) for path in (tmp_path / "checkpoints").glob("rl-*"))
+    begun = len(latents(tmp_path, "online").episodes)
+    assert saved > 0 and begun > 0
+
+    play(tmp_path, config)
+    done, online = events(tmp_path)[f"rl:{TASK}"], latents(tmp_path, "online")
+    assert done["updates"] == len(online) // 2 and len(online.episodes) > begun
+    before, after = (
+        VLAPolicy.from_pretrained(path) for path in (config.from_checkpoint, tmp_path / "checkpoints" / f"rl-{TASK}")
+    )
+    assert weights_hash(after.vlm) == weights_hash(before.vlm)
+    assert weights_hash(after.action_head) != weights_hash(before.action_head)
+
+
+def stop_at(*, rows: int) -> Any:
+    """Ctrl-C at the log's row of that number in stage 1."""
+    seen = [0]
+
+    def log(self: Any, stage: str, step: int, **values: float) -> None:
+        seen[0] += stage.startswith("rl:")
+        time.sleep(0.3 * stage.startswith("rl:"))  # the learner has a moment to learn
+        if seen[0] == rows:
+            raise KeyboardInterrupt
+
+    return log
+
+
+def test_the_actor_takes_only_whole_weights() -> None:
+    given, taken = (
+        SoftActor(build_policy(CONFIG.model, action_dim=3, image_size=32).action_head, gripper=True, std=0.2)
+        for _ in range(2)
+    )
+    memory = mmap.mmap(-1, Handover.nbytes(given))
+    giver, taker = Handover(memory, given), Handover(memory, taken)
+    assert not taker.take()  # nothing there yet
+    giver.give()
+    assert taker.take() and not taker.take()
+    assert weights_hash(taken) == weights_hash(given)
+
+    torch.nn.init.ones_(given.head.mlp[-1].bias)
+    giver.give()
+    before, whole = weights_hash(taken), float(giver._weights[7])
+    giver._weights[7] = 9  # as if the writer were still at it
+    assert not taker.take() and weights_hash(taken) == before
+    giver._weights[7] = whole
+    assert taker.take() and weights_hash(taken) == weights_hash(given)
 
 
 def test_without_any_success_it_says_what_to_do(config: Config, tmp_path: Path) -> None:

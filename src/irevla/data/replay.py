@@ -8,7 +8,7 @@ left in records.bin after the last of them is cut off by the next append. header
 import json
 import zlib
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,7 @@ from irevla.data import atomic
 from irevla.data.buffers import Transitions
 from irevla.errors import UserError
 from irevla.runs.checkpoint import remedy
-from irevla.runs.journal import Journal
+from irevla.runs.journal import Journal, whole_lines
 from irevla.types import Features
 
 HEADER, RECORDS, EPISODES = "header.json", "records.bin", "episodes.jsonl"
@@ -108,6 +108,11 @@ class LatentReplay:
                 raise UserError(f"cannot write to {self.root}: {error.strerror}; {remedy(error)}") from error
             self._refresh()
 
+    def refresh(self) -> None:
+        """Take up what another process has appended."""
+        if whole_lines(self.root / EPISODES) != self._journal_size:
+            self._refresh()
+
     def sample(self, count: int, generator: torch.Generator) -> Transitions:
         """Decisions drawn with equal chances, with replacement, on the CPU; `generator` is on the CPU too."""
         assert len(self) > 0, "nothing to sample from"
@@ -141,6 +146,7 @@ class LatentReplay:
 
     def _refresh(self) -> None:
         """Map what is committed. The last observation of a truncated episode is no decision."""
+        self._journal_size = whole_lines(self.root / EPISODES)
         self._episodes = list(self._journal)
         starts = np.cumsum([0, *(episode["observations"] for episode in self._episodes)])
         self._size = int(starts[-1]) * self._record.itemsize
@@ -181,6 +187,12 @@ def _create(root: Path, spec: LatentSpec) -> None:
     root.mkdir(parents=True, exist_ok=True)
     header = json.dumps({"format": FORMAT, **asdict(spec)}, indent=1) + "\n"
     atomic.replace(root, [(RECORDS, b""), (HEADER, header.encode())])
+
+
+def reopen(root: Path) -> LatentReplay:
+    """The store that is at `root`, whosever latents it holds."""
+    header = json.loads((root / HEADER).read_bytes())
+    return LatentReplay(root, LatentSpec(**{field.name: header[field.name] for field in fields(LatentSpec)}))
 
 
 def _check_header(root: Path, spec: LatentSpec) -> None:

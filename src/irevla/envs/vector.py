@@ -85,12 +85,12 @@ class _Process:
         self._started = False
         self._timeout = config.timeout
         size = {"n": config.envs_per_worker, "image_size": config.image_size, "action_dim": action_dim}
-        with tempfile.TemporaryFile(dir=_memory_folder()) as file:  # has no name: nothing is left, whatever happens
+        with tempfile.TemporaryFile(dir=memory_folder()) as file:  # has no name: nothing is left, whatever happens
             file.truncate(Board.nbytes(**size))
             self.board = Board.on(mmap.mmap(file.fileno(), 0), **size)
             self._pipe, theirs = Pipe()
             with theirs:
-                self._popen = _spawn(theirs.fileno(), file.fileno())
+                self._popen = spawn("irevla.envs.worker", theirs.fileno(), file.fileno())
         self.tell({"suite": suite, "config": asdict(config), "board": size})
 
     def tell(self, message: dict[str, Any]) -> None:
@@ -137,17 +137,19 @@ class _Process:
         return self._popen.pid
 
 
-def _memory_folder() -> str | None:
+def memory_folder() -> str | None:
+    """Where files are memory; None where there is no such folder."""
     return "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
 
 
-def _spawn(pipe: int, memory: int) -> subprocess.Popen[bytes]:
-    """A fresh interpreter. Not multiprocessing's spawn: that unpickles, and runs the caller's script a second time."""
+def spawn(module: str, pipe: int, memory: int, *arguments: str) -> subprocess.Popen[bytes]:
+    """A fresh interpreter that runs `module` with our process id, two file descriptors and `arguments`. Not
+    multiprocessing's spawn: that unpickles, and runs the caller's script a second time."""
     path = os.pathsep.join(
         entry or str(Path.cwd()) for entry in sys.path
     )  # a suite may lie anywhere that we can import
     return subprocess.Popen(
-        [sys.executable, "-P", "-m", "irevla.envs.worker", str(os.getpid()), str(pipe), str(memory)],
+        [sys.executable, "-P", "-m", module, str(os.getpid()), str(pipe), str(memory), *arguments],
         stdin=subprocess.DEVNULL,
         pass_fds=(pipe, memory),
         env={**os.environ, **ONE_THREAD, "PYTHONPATH": path},

@@ -196,7 +196,7 @@ def _report(connection: Connection, text: str, *, user: bool) -> None:
     connection.send_bytes(json.dumps({"error": text, "user": user}).encode())
 
 
-def _outlive_nobody(parent: int) -> None:
+def outlive_nobody(parent: int) -> None:
     """Exit with the driver, even when it was killed while an environment hangs and nobody reads the pipe."""
     while os.getppid() == parent:
         time.sleep(1)
@@ -208,7 +208,7 @@ def main() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C: the driver decides
     os.dup2(2, 1)  # what a simulator prints must not get into the output of a command
     parent, pipe, memory = map(int, sys.argv[1:])
-    threading.Thread(target=_outlive_nobody, args=(parent,), daemon=True).start()
+    threading.Thread(target=outlive_nobody, args=(parent,), daemon=True).start()
     _serve(Connection(pipe), memory)
 
 

@@ -6,7 +6,7 @@ from typing import Any, Protocol, runtime_checkable
 
 from torch import Tensor
 
-from irevla.runs.checkpoint import load, series_name
+from irevla.runs.checkpoint import Checkpoints, load, series_name
 from irevla.runs.progress import console
 from irevla.runs.run import Run
 
@@ -23,6 +23,16 @@ class Saved(Protocol):
 
     def load_files(self, files: Mapping[str, Any]) -> None:
         """Take the weights from such files."""
+        ...
+
+
+@runtime_checkable
+class Place(Protocol):
+    """Where checkpoints are kept: a run."""
+
+    @property
+    def checkpoints(self) -> Checkpoints:
+        """They."""
         ...
 
 
@@ -70,12 +80,12 @@ class RLProgress:
         """Success rate of the recent training episodes (with exploration noise)."""
         return sum(self.recent) / max(1, len(self.recent))
 
-    def save(self, run: Run, policy: Saved, stage: str, *, learner: Tensors) -> None:
+    def save(self, run: Place, policy: Saved, stage: str, *, learner: Tensors) -> None:
         """A checkpoint to go on from: the policy, the learner's own files and these counts."""
         files = {**policy.files(), **learner, "progress.json": asdict(self)}
         run.checkpoints.save(series_name(folder(stage), self.updates), files)
 
-    def resume(self, run: Run, policy: Saved, stage: str) -> dict[str, Any] | None:
+    def resume(self, run: Place, policy: Saved, stage: str) -> dict[str, Any] | None:
         """Take up the newest sound checkpoint of `stage`. Returns its files, the learner's among them; None if there
         is none."""
         found = run.checkpoints.newest(folder(stage))

@@ -35,6 +35,7 @@ class LatentPlayer:
         self._vec, self._policy, self._decide = vec, policy, decide
         self._tapes = [[_Tape() for _ in range(vec.n)] for _ in range(vec.workers)]
         self.env_seconds = self.encode_seconds = 0.0  # waited for environments, spent in the VLM, so far
+        self.latencies: list[float] = []  # seconds from what was seen to what was sent, of each decision
 
     def __iter__(self) -> Iterator[list[LatentOutcome]]:
         busy = list(range(self._vec.workers))
@@ -50,6 +51,7 @@ class LatentPlayer:
     @torch.no_grad()
     def _visit(self, slots: Slots) -> list[LatentOutcome]:
         """Encode what is seen, decide, send; then note what the step before brought."""
+        start = time.perf_counter()
         playing, cut = np.flatnonzero(slots.playing), np.flatnonzero(slots.cut_off)
         features = self._encode(slots, playing, cut)
         tapes = self._tapes[slots.worker]
@@ -59,6 +61,7 @@ class LatentPlayer:
         if len(playing):
             chosen[playing] = self._decide(features[: len(playing)]).float().cpu()
             self._vec.send(slots.worker, chosen.numpy())
+            self.latencies.append(time.perf_counter() - start)
         features, finished = features.to("cpu"), []
         lasts = dict(zip(cut.tolist(), range(len(playing), len(features)), strict=True))
         for slot, tape in enumerate(tapes):

@@ -5,9 +5,7 @@ every episode goes to the online buffer. Both are of latents, on disk, and are t
 come: what was played before an interruption is learnt from after it.
 """
 
-from collections import defaultdict
-from collections.abc import Mapping, Sequence
-from functools import partial
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -27,7 +25,11 @@ from irevla.runs.run import Run
 from irevla.runs.stage import RLProgress, finish, folder
 from irevla.seeds import Purpose, first_seed
 from irevla.setting import threads
+from irevla.stage1.beside import Beside
 from irevla.stage1.latents import LatentOutcome, LatentPlayer
+from irevla.stage1.learner import Learner
+
+LATENCIES = 1000  # decisions, the last ones, over which the latency is logged
 
 
 def practise(run: Run, policy: VLAPolicy, task: str) -> VLAPolicy:
@@ -36,8 +38,8 @@ def practise(run: Run, policy: VLAPolicy, task: str) -> VLAPolicy:
     policy.trainable("head")
     demonstrations, online = (open_replay(run, policy, task, name) for name in ("demonstrations", "online"))
     demonstrate(run, policy, task, demonstrations)
-    generator = torch.Generator().manual_seed(run.config.seed)
-    learner = Learner(run, policy, stage, SAC(policy.action_head, config, generator=generator), demonstrations, online)
+    sac = SAC(policy.action_head, config, generator=torch.Generator().manual_seed(run.config.seed))
+    learner = Learner(run, policy, stage, sac=sac, demonstrations=demonstrations, online=online)
     learner.resume()
     progress = learner.progress
     # Seeds count decisions, which no episode outnumbers: after an interruption, only episodes not yet played.
@@ -45,11 +47,11 @@ def practise(run: Run, policy: VLAPolicy, task: str) -> VLAPolicy:
     with (
         threads(1),
         bar(f"Stage 1: SAC on {task}", config.steps) as advance,
+        Beside(run, policy, task, learner) if config.apart else learner as learning,
         VectorEnv(run.config.suite, run.config.env, jobs) as vec,
     ):
-        learner.catch_up()
-        player = LatentPlayer(vec, policy, partial(learner.sac.actor.act, generator=generator))
-        dropped = progress.dropped
+        learning.catch_up()
+        player, dropped = LatentPlayer(vec, policy, learning.act), progress.dropped
         for outcomes in player:
             if progress.decisions >= config.steps or converged(progress.recent, config):
                 break
@@ -57,9 +59,10 @@ def practise(run: Run, policy: VLAPolicy, task: str) -> VLAPolicy:
                 online.append(outcome.latents, seed=outcome.job.seed, success=outcome.success)
             progress.dropped = dropped + vec.dropped
             if outcomes:
-                metrics = learner.catch_up()
+                metrics = learning.catch_up()
                 run.metrics.log(stage, progress.decisions, **metrics, **of_episodes(outcomes, player, progress))
                 advance(progress.decisions, f"success {progress.rate:.2f} in the last {len(progress.recent)} episodes")
+        learning.finish()
     reached = converged(progress.recent, config)
     finish(
         run, policy, stage, decisions=progress.decisions, converged=reached, dropped=progress.dropped,
@@ -109,49 +112,6 @@ def demonstrate(run: Run, policy: VLAPolicy, task: str, store: LatentReplay) -> 
     run.journal.append(event, tried=tried, kept=len(have), **lacking)
 
 
-class Learner:
-    """SAC between its two buffers: what it owes them, and how far it has come."""
-
-    def __init__(
-        self, run: Run, policy: VLAPolicy, stage: str, sac: SAC, demonstrations: LatentReplay, online: LatentReplay
-    ) -> None:
-        self._run, self._policy, self._stage = run, policy, stage
-        self._demonstrations, self._online = demonstrations, online
-        self.sac, self.progress = sac, RLProgress(sac.config.window)
-
-    def resume(self) -> None:
-        """Go on from the newest sound checkpoint, if there is one."""
-        if files := self.progress.resume(self._run, self._policy, self._stage):
-            self.sac.load_state(files)
-        self._count()
-
-    def catch_up(self) -> dict[str, float]:
-        """All updates that are owed for the decisions in the online buffer; means of their metrics.
-
-        The buffer may be ahead of the last checkpoint: after an interruption, more is owed.
-        """
-        self._count()
-        history: dict[str, list[float]] = defaultdict(list)
-        while self.progress.updates < int(self.sac.config.updates_per_decision * self.progress.decisions):
-            for name, value in self._update().items():
-                history[name].append(value)
-        return {name: float(np.mean(values)) for name, values in history.items()}
-
-    def _update(self) -> Mapping[str, float]:
-        config = self.sac.config
-        warmup = self.progress.updates < config.warmup
-        metrics = self.sac.update(self._demonstrations, self._online, warmup=warmup)
-        self.progress.updates += 1
-        if self.progress.updates % config.checkpoint_every == 0:
-            self.progress.save(self._run, self._policy, self._stage, learner=self.sac.state())
-        return metrics
-
-    def _count(self) -> None:
-        """Decisions and recent successes, of the online buffer."""
-        recent = self._online.episodes[-self.progress.window :]
-        self.progress.decisions, self.progress.recent = len(self._online), [episode["success"] for episode in recent]
-
-
 def of_episodes(outcomes: Sequence[LatentOutcome], player: LatentPlayer, progress: RLProgress) -> dict[str, Any]:
     """What is logged of some episodes beside SAC's own metrics; seconds count from when the stage began or went on."""
     return {
@@ -160,6 +120,7 @@ def of_episodes(outcomes: Sequence[LatentOutcome], player: LatentPlayer, progres
         "episodes": len(outcomes),
         "updates": progress.updates,
         "dropped": progress.dropped,
+        "latency_99": float(np.percentile(player.latencies[-LATENCIES:], 99)),
         "env_seconds": player.env_seconds,
         "encode_seconds": player.encode_seconds,
     }
