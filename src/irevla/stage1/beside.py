@@ -1,9 +1,9 @@
 """Actor and learner apart, as on a real arm: acting never waits for learning (section V-D; SERL).
 
-The learner has a process of its own, since Python runs one thread at a time and an update takes longer than a decision
-may. Episodes reach it through the buffers on disk. It hands the newest actor over through a piece of anonymous memory,
+The learner has a process of its own: in a thread, each step of an update could hold Python's lock while a decision is
+due. Episodes reach it through the buffers on disk. It hands the newest actor over through a piece of anonymous memory,
 which the actor looks at before each decision and never waits for, and says over a pipe, in JSON, how it fares; it
-writes the checkpoints. `finish` over the pipe: do what is owed, save, leave. `stop`: save and leave.
+writes the checkpoints. "finish" over the pipe: do what is owed, save, leave. "stop": save and leave.
 """
 
 import json

@@ -1,0 +1,53 @@
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from irevla.bench import latency
+from irevla.bench.latency import CONFIG, keep_time
+from irevla.config import ModelConfig
+from irevla.envs.vector import VectorEnv
+from irevla.models.build import build_policy
+from irevla.rollout import endless_jobs
+from irevla.types import Features
+
+SMALL = replace(
+    CONFIG,
+    env=replace(CONFIG.env, image_size=32),
+    model=ModelConfig(vlm="tiny-random", width=32, layers=1, head_groups=4, head_hidden=16),
+    sac=replace(CONFIG.sac, batch=32, critics=3),
+)
+
+
+def test_acting_keeps_its_rate_while_sac_learns() -> None:
+    found = latency.run(decisions=20, hz=10.0, config=SMALL)
+    assert found["off"]["updates_per_s"] == 0
+    for way in ("off", "apart", "thread"):
+        assert found[way]["decisions"] == 20 and found[way]["missed"] <= 5  # a busy machine may be late
+        parts = sum(found[way][part]["median_ms"] for part in ("encode", "act", "send"))
+        assert 0 < parts < 2 * found[way]["total"]["p99_ms"]
+    assert found["apart"]["updates_per_s"] > 1 and found["thread"]["updates_per_s"] > 1
+    assert found["ratio"] == found["apart"]["total"]["p99_ms"] / found["off"]["total"]["p99_ms"]
+
+
+def test_a_late_decision_is_seen() -> None:
+    """The clock tells what it is there to tell: every third decision takes two beats."""
+    calls = [0]
+
+    def slow(features: Features) -> torch.Tensor:
+        calls[0] += 1
+        if calls[0] % 3 == 0:
+            end = latency.time.perf_counter() + 0.2
+            while latency.time.perf_counter() < end:
+                pass
+        return torch.zeros(len(features), 2)
+
+    policy = build_policy(SMALL.model, action_dim=2, image_size=32)
+    with VectorEnv("pointmass", SMALL.env, endless_jobs(latency.TASK, 0)) as vec:
+        start = latency.time.perf_counter()
+        seconds = keep_time(vec, policy, slow, decisions=9, hz=10.0)
+        elapsed = latency.time.perf_counter() - start
+    assert np.flatnonzero(seconds[:, -1] > 0.2).tolist() == [2, 5, 8]
+    assert seconds[2, 1] == pytest.approx(0.2, abs=0.05)
+    assert elapsed > 1.1  # six beats, and three of two
