@@ -205,6 +205,7 @@ class SACConfig:
     attempts: int = 200  # episodes tried for them at most; then RL begins with fewer
     updates_per_decision: float = 0.5  # SAC learns after each episode, so many times for each of its decisions
     apart: bool = False  # learn in a process of its own, while the next episodes run: a real arm must not wait
+    rate: float = 0.0  # with `apart`: decisions per second at most, of all arms; 0: each arm keeps its own time
     gripper: bool = True  # the last action dimension opens (-1) or closes (1); off: all dimensions are motion
     batch: int = 256  # transitions per gradient step, half of them demonstrated
     utd: int = 4  # gradient steps of the critics per update, which moves the actor once
@@ -254,6 +255,8 @@ class SACConfig:
             self.demonstrations <= self.attempts,
             f"sac.attempts {self.attempts} cannot give {self.demonstrations} sac.demonstrations",
         )
+        _check(self.rate >= 0, f"sac.rate must not be negative, but is {self.rate}")
+        _check(self.apart or self.rate == 0, "sac.rate is for sac.apart: set both, or leave it out")
         _check(self.converged > 0, "sac.converged must be positive; above 1 it never stops before the budget")
         _check(self.subset <= self.critics, f"sac.subset {self.subset} is drawn from only {self.critics} sac.critics")
 

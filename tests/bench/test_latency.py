@@ -20,6 +20,7 @@ SMALL = replace(
 )
 
 
+@pytest.mark.timeout(400)
 def test_acting_keeps_its_rate_while_sac_learns() -> None:
     found = latency.run(decisions=20, hz=10.0, config=SMALL)
     assert found["off"]["updates_per_s"] == 0

@@ -161,6 +161,7 @@ def test_interrupted_it_goes_on_and_encodes_nothing_twice(
     assert new <= encoded[0] < new + 4 * 12  # those of the episodes under way when the budget was spent
 
 
+@pytest.mark.timeout(400)  # several processes start, the learner's at low priority: 20 s on an idle machine
 def test_actor_and_learner_apart(config: Config, tmp_path: Path) -> None:
     """The learner in a process of its own: interrupted, it saves; in the end it has done all that was owed."""
     config = replace(config, sac=replace(config.sac, apart=True))
@@ -193,6 +194,16 @@ def stop_at(*, rows: int) -> Any:
             raise KeyboardInterrupt
 
     return log
+
+
+@pytest.mark.timeout(400)
+def test_a_simulator_is_held_back_to_the_rate(config: Config, tmp_path: Path) -> None:
+    config = replace(config, sac=replace(config.sac, apart=True, rate=50.0))
+    start = time.monotonic()
+    play(tmp_path, config)
+    assert time.monotonic() - start > 200 / 50  # its decisions alone
+    curves = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    assert max(row["updates"] for row in curves if row["stage"].startswith("rl:")) > 20  # beside them, not after them
 
 
 def test_the_actor_takes_only_whole_weights() -> None:
@@ -307,6 +318,7 @@ def test_what_cannot_be_is_told(change: dict[str, Any], message: str) -> None:
         ({"updates_per_decision": 0.0}, "positive"),
         ({"converged": 0.0}, "positive"),
         ({"checkpoint_every": 0}, "positive"),
+        ({"rate": 10.0}, r"sac\.apart"),
     ],
 )
 def test_settings_of_the_stage_that_cannot_be_are_told(change: dict[str, Any], message: str) -> None:

@@ -14,6 +14,7 @@ import subprocess
 import sys
 import tempfile
 import threading
+import time
 import zlib
 from collections.abc import Mapping
 from contextlib import suppress
@@ -48,7 +49,7 @@ from irevla.types import Features
 HANDOVER = 5  # updates between two handovers of the actor
 REPORT = 20  # updates between two reports
 IDLE = 0.05  # seconds between two looks at the buffer while nothing is owed
-NICE = 10  # on a busy machine the actor goes first
+NICE = 5  # on a busy machine the actor goes first
 LEAVE = 60.0  # seconds that a learner has to save and leave
 HEADER = 16  # bytes before the weights: a number that grows, and their checksum
 
@@ -97,6 +98,8 @@ class Beside:
         if run.checkpoints.newest(folder(learner.stage)) is None:
             learner.save()
         self._actor = learner.sac.actor
+        self._ready = False
+        self._rate, self._due = run.config.sac.rate, 0.0  # when the next decision may be sent
         self._generator = torch.Generator().manual_seed(run.config.seed + 1)  # the learner has its own noise
         with tempfile.TemporaryFile(dir=memory_folder()) as file:
             file.truncate(Handover.nbytes(self._actor))
@@ -106,15 +109,20 @@ class Beside:
                 self._popen = spawn(__name__, theirs.fileno(), file.fileno(), str(run.directory.absolute()), task)
 
     def act(self, features: Features) -> Float[Tensor, "B A"]:
-        """Actions of the newest actor, with exploration noise."""
+        """Actions of the newest actor, with exploration noise; a simulator is held back to the rate."""
         self._handover.take()
-        return self._actor.act(features, generator=self._generator)
+        actions = self._actor.act(features, generator=self._generator)
+        if self._rate:
+            time.sleep(max(0.0, self._due - time.perf_counter()))
+            self._due = time.perf_counter() + len(actions) / self._rate
+        return actions
 
     def catch_up(self) -> dict[str, float]:
-        """What the learner has said since the last call; nothing is waited for."""
+        """What the learner has said since the last call. At first it waits until the learner stands ready; later for
+        nothing."""
         self._learner.count()
         history: list[Mapping[str, float]] = []
-        while self._pipe.poll():
+        while not self._ready or self._pipe.poll():
             self._hear(history)
         return means(history)
 
@@ -140,6 +148,7 @@ class Beside:
             raise RuntimeError(f"the learner died (exit status {self._popen.returncode})") from error
         if "error" in said:
             raise UserError(said["error"])
+        self._ready = True
         self._learner.progress.updates = said.pop("updates")
         history.append(said)
 
@@ -156,7 +165,6 @@ class Beside:
         self._pipe.close()
 
     def __enter__(self) -> "Beside":
-        self._hear([])  # it stands ready
         return self
 
     def __exit__(

@@ -62,6 +62,7 @@ def practise(run: Run, policy: VLAPolicy, task: str) -> VLAPolicy:
                 metrics = learning.catch_up()
                 run.metrics.log(stage, progress.decisions, **metrics, **of_episodes(outcomes, player, progress))
                 advance(progress.decisions, f"success {progress.rate:.2f} in the last {len(progress.recent)} episodes")
+        advance(progress.decisions, f"success {progress.rate:.2f}; learning what is still owed")
         learning.finish()
     reached = converged(progress.recent, config)
     finish(
