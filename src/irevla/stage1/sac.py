@@ -121,7 +121,7 @@ def of_episodes(outcomes: Sequence[LatentOutcome], player: LatentPlayer, progres
         "episodes": len(outcomes),
         "updates": progress.updates,
         "dropped": progress.dropped,
-        "latency_99": float(np.percentile(player.latencies[-LATENCIES:], 99)),
+        "latency_p99_seconds": float(np.percentile(player.latencies[-LATENCIES:], 99)),
         "env_seconds": player.env_seconds,
         "encode_seconds": player.encode_seconds,
     }
