@@ -114,7 +114,8 @@ def demonstrate(run: Run, policy: VLAPolicy, task: str, store: LatentReplay) -> 
 
 
 def of_episodes(outcomes: Sequence[LatentOutcome], player: LatentPlayer, progress: RLProgress) -> dict[str, Any]:
-    """What is logged of some episodes beside SAC's own metrics; seconds count from when the stage began or went on."""
+    """What is logged of some episodes beside SAC's own metrics; seconds count from when the stage began or went on. The
+    latency has what `sac.rate` holds back in it."""
     return {
         "success": float(np.mean([outcome.success for outcome in outcomes])),
         "length": float(np.mean([outcome.length for outcome in outcomes])),
