@@ -85,6 +85,7 @@ class ShownByPeople(Protocol):
 SUITES = {
     "kitchen": "irevla.envs.kitchen.suite:KITCHEN",
     "metaworld": "irevla.envs.metaworld:METAWORLD",
+    "panda": "irevla.envs.real.suite:PANDA",
     "panda-sim": "irevla.envs.panda.suite:PANDA_SIM",
     "pointmass": "irevla.envs.pointmass:POINTMASS",
 }

@@ -25,7 +25,7 @@ class FakeClock:
         return self.time
 
     def sleep(self, seconds: float) -> None:
-        self.time += seconds
+        self.time += max(0.0, seconds)
         self.asleep()
 
 
@@ -45,7 +45,7 @@ class FakeDriver:
 
     def state(self) -> ArmState:
         self._break()
-        return self.mend(ArmState(self.pose, 0.08, self.clock.time, self.clock.time, self.reason))
+        return self.mend(ArmState(self.pose, self.clock.time, self.clock.time, self.reason))
 
     def send(self, target: Cleared) -> None:
         self._break()

@@ -10,7 +10,7 @@ import pytest
 from fakes import DOWN, LIMITS, MIDDLE, STILL, FakeClock, FakeDriver, arm_of, at
 
 import irevla.envs.real
-from irevla.envs.real.arm import ArmStopped, SafeArm
+from irevla.envs.real.arm import ArmFault, ArmStopped, SafeArm
 from irevla.envs.real.driver import ArmState
 from irevla.envs.real.guard import Cleared, Limits
 from irevla.envs.real.latch import Latch
@@ -98,7 +98,7 @@ def test_motions_of_every_kind_stay_within_the_limits(motions: int) -> None:
                     random.uniform(np.array(LIMITS.low) - 0.05, np.array(LIMITS.high) + 0.05),
                     turned(DOWN, random.uniform(-0.5, 0.5, 3)),
                 )
-        except ArmStopped:
+        except (ArmStopped, ArmFault):
             refused += 1
             driver.reason = ""
             arm.release()
@@ -228,11 +228,6 @@ FAULTS: dict[str, tuple[Callable[[FakeDriver, FakeClock], None], str]] = {
         lambda driver, clock: setattr(driver, "mend", lambda state: replace(state, received=state.received - 0.15)),
         "s old",
     ),
-    "reflex": (lambda driver, clock: setattr(driver, "reason", "cartesian_reflex"), "cartesian_reflex"),
-    "person": (
-        lambda driver, clock: setattr(driver, "mend", lambda state: replace(state, held=True)),
-        "a person stopped it",
-    ),
 }
 
 
@@ -267,6 +262,42 @@ def test_a_fault_holds_the_arm_within_two_periods_and_latches(fault: str, steppi
         with pytest.raises(ArmStopped, match="irevla arm release"):
             motion()
     assert len(driver.sent) == last and not driver.cleared and True not in driver.grips
+
+
+def test_an_arm_that_stops_itself_moves_only_after_recovery() -> None:
+    arm, driver, clock = arm_of()
+    arm.step(np.array([0.02, 0.0, 0.0]), STILL, shut=True)
+    driver.reason = "cartesian_reflex"
+    clock.time += PERIOD / 4
+    arm.watch()
+    assert arm.last_target is None and not arm.stopped
+    for motion in (lambda: arm.step(STILL, STILL, shut=True), lambda: arm.approach(MIDDLE)):
+        with pytest.raises(ArmFault, match="cartesian_reflex"):
+            motion()
+    assert len(driver.sent) == 1
+    arm.recover()
+    arm.step(STILL, STILL, shut=True)
+    assert len(driver.sent) == 2 and driver.cleared == 1
+
+
+def test_a_fault_that_stays_is_not_cleared_again_and_again() -> None:
+    arm, driver, _ = arm_of()
+    driver.mend = lambda state: replace(state, fault="joint_limit")
+    with pytest.raises(ArmStopped, match="could not be cleared"):
+        arm.recover()
+    assert driver.cleared == 1
+
+
+def test_an_arm_that_a_person_stopped_is_left_alone() -> None:
+    arm, driver, clock = arm_of()
+    arm.step(STILL, STILL, shut=True)
+    driver.mend = lambda state: replace(state, held=True, fault="user stop")
+    clock.time += PERIOD / 4
+    arm.watch()
+    for motion in (lambda: arm.step(STILL, STILL, shut=True), arm.recover):
+        with pytest.raises(ArmStopped, match="a person stopped it"):
+            motion()
+    assert not driver.cleared and len(driver.sent) == 1
 
 
 def test_without_a_command_in_time_the_arm_holds_and_goes_on_with_the_next() -> None:

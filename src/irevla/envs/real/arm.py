@@ -32,6 +32,10 @@ class ArmStopped(UserError):
     """The arm is stopped, and stays so until a person releases it."""
 
 
+class ArmFault(Exception):
+    """The arm has stopped itself (a collision, a limit of its joints). `recover` may clear it, so many times."""
+
+
 @runtime_checkable
 class Clock(Protocol):
     """Time, so that tests can have their own."""
@@ -111,9 +115,7 @@ class SafeArm:
 
     def stop(self, reason: str) -> None:
         """Hold, and refuse every motion from now on."""
-        if not self.stopped:
-            self._latch.set(reason)
-            self._announce(f"the arm is stopped: {reason}")
+        self._latch_stop(reason)
         self._hold()
 
     def release(self) -> None:
@@ -131,7 +133,7 @@ class SafeArm:
 
     def step(self, shift: Vector, turn: Vector, *, shut: bool) -> None:
         """One decision: move by `shift` (m) and `turn` (axis times angle, rad), along and around the axes of the base,
-        and close or open the fingers. Returns at once. Raises `ArmStopped`."""
+        and close or open the fingers. Returns at once. Raises `ArmStopped`, `ArmFault`."""
         self._move(shift, turn, speed=FULL_SPEED)
         self.grip(shut=shut)
 
@@ -169,8 +171,6 @@ class SafeArm:
         arm, it stops for good instead. Raises `ArmStopped`."""
         self._require_leave()
         state = self._read()
-        if state.held:
-            self._fail("a person stopped it, or holds its enabling device")
         if not state.fault:
             return
         limits = self.limits
@@ -182,6 +182,7 @@ class SafeArm:
         self._forget()
         if not self.dry_run:
             self._wired(self.__driver.clear_fault)
+            self._wait_until_sound()
 
     def hold(self) -> None:
         """Come to rest where it is; the next command moves it again."""
@@ -190,14 +191,13 @@ class SafeArm:
     # --- what it is like
 
     def state(self) -> ArmState:
-        """The newest state, which is fresh, sound and without a fault. Raises `ArmStopped` (and stops) where it is
-        not."""
+        """The newest state, which is fresh, sound and without a fault. Raises `ArmStopped` (and stops), or
+        `ArmFault`."""
         self._refuse_if_stopped()
         state = self._read()
-        if state.held:
-            self._fail("a person stopped it, or holds its enabling device")
         if state.fault:
-            self._fail(f"it has a fault: {state.fault}")
+            self.last_target = None  # it has stopped itself
+            raise ArmFault(state.fault)
         return state
 
     def look(self) -> ArmState:
@@ -210,7 +210,7 @@ class SafeArm:
             return
         try:
             self.state()
-        except ArmStopped:
+        except (ArmStopped, ArmFault):
             return
         if self._clock.now() - self._commanded >= LATE * self.limits.period:
             _log.info("no command in time: the arm holds")
@@ -285,12 +285,16 @@ class SafeArm:
             return state
 
     def _check(self, state: ArmState, now: float) -> None:
-        if not (state.pose.sound and all(map(math.isfinite, (state.width, state.stamp, state.received)))):
+        if not (state.pose.sound and all(map(math.isfinite, (state.stamp, state.received)))):
             self._fail(f"its state is not sound: {state}")
         if state.stamp < self._stamp:
             self._fail(f"its state is older ({state.stamp:.3f} s) than one before ({self._stamp:.3f} s)")
         if state.stamp > self._stamp:
             self._stamp, self._stamp_seen = state.stamp, min(now, state.received)
+        if state.held:
+            self._latch_stop("a person stopped it, or holds its enabling device")
+            self.last_target = None  # it stands, and takes no commands
+            self._refuse_if_stopped()
         if now - self._stamp_seen > self.limits.max_age:
             self._fail(f"its state is {now - self._stamp_seen:.2f} s old")
 
@@ -309,6 +313,19 @@ class SafeArm:
     def _fail(self, reason: str) -> NoReturn:
         self.stop(reason)
         raise ArmStopped(f"the arm is stopped ({reason}): look at it, then `irevla arm release`")
+
+    def _latch_stop(self, reason: str) -> None:
+        if not self.stopped:
+            self._latch.set(reason)
+            self._announce(f"the arm is stopped: {reason}")
+
+    def _wait_until_sound(self) -> None:
+        """A fault that was cleared is seen for a moment longer."""
+        for _ in range(20):
+            self._clock.sleep(self.limits.period / 2)
+            if not self._read().fault:
+                return
+        self._fail("its fault could not be cleared")
 
     def _forget(self) -> None:
         """The next motion starts from where the arm is, and the fingers are told again."""

@@ -19,7 +19,6 @@ class ArmState:
     """What the arm last said of itself."""
 
     pose: Pose
-    width: float  # between the fingers, m
     stamp: float  # s, by the arm's own clock (or a count that grows with every new state)
     received: float  # s, when it came, by the clock of `SafeArm` (`time.monotonic`)
     fault: str = ""  # what the arm stopped itself for; empty: nothing
