@@ -20,7 +20,7 @@ from irevla.envs.real.pose import Pose, Vector, length, shortened, turn_between
 from irevla.errors import UserError
 
 LATE = 1.5  # periods without a new command after which the arm is told to hold: it does within two
-NEAR, NEAR_TURN = 0.006, 0.06  # m and rad: there
+NEAR, NEAR_TURN, RESTING = 0.006, 0.06, 3  # m and rad: there, where it is seen there so many times in a row
 PATIENCE = 30.0  # s that an approach may take
 FULL_SPEED = float("inf")
 PERSON = "person"
@@ -141,13 +141,14 @@ class SafeArm:
         """Go to a pose at the slow `pace`, straight, and wait until the arm is there. Raises `ArmStopped`."""
         if not goal.sound or self._guard.outside(goal.position) > 0:
             raise UserError(f"the pose {goal.position.tolist()} is not within the workspace: change the settings")
-        began, limits = self._clock.now(), self.limits
+        began, limits, seen = self._clock.now(), self.limits, 0
         while True:
             state = self.state()
             base = self._guard.base(state.pose, self.last_target)
             shift, turn = goal.position - base.position, turn_between(base.quaternion, goal.quaternion)
             away, off = goal.position - state.pose.position, turn_between(state.pose.quaternion, goal.quaternion)
-            if length(away) < NEAR and length(off) < NEAR_TURN:
+            seen = seen + 1 if length(away) < NEAR and length(off) < NEAR_TURN else 0
+            if seen == RESTING:
                 return
             spin = limits.spin * limits.period * min(1.0, limits.pace / limits.speed)
             self._move(shortened(shift, limits.pace * limits.period), shortened(turn, spin), speed=limits.pace)

@@ -62,7 +62,7 @@ class ClassifierJudge:
     def probability(self, picture: UInt8[np.ndarray, "S S 3"]) -> float:
         """Of success."""
         features = (_features(picture[None]) - self._mean) / self._scale
-        return float(_sigmoid(np.append(features, 1.0) @ self._weights))
+        return float(_sigmoid(np.append(features, 1.0)[None] @ self._weights)[0])
 
 
 def train_classifier(

@@ -1,0 +1,183 @@
+"""The same code that moves a real arm, against a simulated one that speaks libfranka's protocol: reached places, the
+box, the gripper, pictures, and an arm that hangs or is gone."""
+
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+
+pytest.importorskip("franky")
+pytest.importorskip("franky_sim")
+
+from loopback import Seen, SimulatedArm  # after the packages that it needs
+from test_real_env import FORTH, STILL, FakePerson
+
+from irevla.config import EnvConfig
+from irevla.envs.panda.suite import CAMERA_POS, LOOK_AT
+from irevla.envs.real.arm import PERSON, ArmStopped, SafeArm
+from irevla.envs.real.connect import Cell, open_arm
+from irevla.envs.real.env import PandaRealEnv
+from irevla.envs.real.judge import PersonJudge
+from irevla.envs.real.pose import Pose, length, turn_between
+from irevla.envs.real.settings import Settings, read_settings
+from irevla.errors import UserError
+
+pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+CONFIG = EnvConfig(image_size=64, horizon=40, workers=1, envs_per_worker=1, timeout=600.0)
+SLACK = 0.15  # s that a busy machine may take on top
+
+
+def settings_for(host: str, folder: Path) -> Settings:
+    path = folder / "arm.yaml"
+    camera = {"kind": "opencv", "device": 0}
+    found = {
+        "driver": "franka",
+        "host": host,
+        "dry_run": False,
+        "realtime": False,
+        "dynamics": 0.2,
+        "workspace": {"low": [0.35, -0.25, 0.05], "high": [0.65, 0.25, 0.5]},
+        "home": {"position": [0.45, 0.0, 0.3]},
+        "cameras": {"front": camera, "wrist": camera},
+        "limits": {"max_age": 0.2},  # a simulator on a busy machine
+    }
+    path.write_text(yaml.safe_dump(found))
+    return read_settings(path)
+
+
+@pytest.fixture
+def sim() -> Iterator[SimulatedArm]:
+    with SimulatedArm() as arm:
+        yield arm
+
+
+@pytest.fixture
+def arm(sim: SimulatedArm, tmp_path: Path) -> Iterator[SafeArm]:
+    arm = open_arm(settings_for(sim.host, tmp_path))
+    arm.authorise(PERSON)
+    yield arm
+    arm.close()
+
+
+@pytest.fixture
+def env(sim: SimulatedArm, arm: SafeArm, tmp_path: Path) -> PandaRealEnv:
+    person = FakePerson()
+    front = Seen(sim, CAMERA_POS, LOOK_AT)
+    home = settings_for(sim.host, tmp_path).home
+    return PandaRealEnv("pick-red-block", CONFIG, cell=Cell(arm, home, front, front, person, PersonJudge(person)))
+
+
+def reach(env: PandaRealEnv, place: np.ndarray, *, shut: bool = False, decisions: int = 15) -> None:
+    """A scripted policy: towards a place."""
+    for _ in range(decisions):
+        way = (place - env.cell.arm.state().pose.position) / 0.04
+        action = np.zeros(7, np.float32)
+        action[:3], action[6] = way / max(1.0, np.abs(way).max()), 1.0 if shut else -1.0
+        env.step(action)
+
+
+def test_an_episode_reaches_where_it_was_sent_and_its_pictures_show_it(env: PandaRealEnv, sim: SimulatedArm) -> None:
+    first, _ = env.reset()
+    time.sleep(0.2)  # the simulator's arm is a little behind what it reports
+    assert length(sim.hand() - env.cell.home.position) < 0.01
+    place, began = np.array([0.53, 0.08, 0.22]), time.monotonic()
+    reach(env, place, shut=True)
+    took = time.monotonic() - began
+    time.sleep(0.2)
+    assert length(sim.hand() - place) < 0.005 and sim.fingers() < 0.01  # the simulator's own account
+    assert 1.4 < took < 1.5 + 15 * SLACK  # ten decisions a second
+    last = env.render()
+    assert last.shape == (64, 64, 3) and len(np.unique(last.reshape(-1, 3), axis=0)) > 50
+    assert np.abs(last.astype(int) - first)[24:].max() > 60
+    for _ in range(6):
+        env.step(np.array([0, 0, 0, 0, 0, 1, 1], np.float32))
+    turn = turn_between(env.cell.home.quaternion, env.cell.arm.state().pose.quaternion)
+    assert 0.4 < turn[2] < 1.5 and length(turn[:2]) < 0.05
+    env.step(STILL)
+    time.sleep(0.8)
+    assert sim.fingers() > 0.07
+
+
+def test_the_arm_stays_in_its_box_whatever_a_policy_wants(env: PandaRealEnv, sim: SimulatedArm) -> None:
+    env.reset()
+    low, high = np.array(env.cell.arm.limits.low), np.array(env.cell.arm.limits.high)
+    for _ in range(14):
+        env.step(np.array([1, 1, -1, 0, 0, 0, -1], np.float32))
+        hand = sim.hand()
+        assert (hand > low - 0.005).all() and (hand < high + 0.005).all()
+    assert not env.cell.arm.stopped and length(sim.hand() - np.array([0.65, 0.25, 0.05])) < 0.02
+
+
+def test_a_policy_that_falls_silent_leaves_the_arm_standing(env: PandaRealEnv, sim: SimulatedArm) -> None:
+    env.reset()
+    for _ in range(3):
+        env.step(FORTH)
+    time.sleep(0.2 + SLACK)
+    assert env.cell.arm.last_target is None and not env.cell.arm.stopped
+    time.sleep(0.3)
+    stood = sim.hand()
+    time.sleep(0.3)
+    assert length(sim.hand() - stood) < 1e-3
+    env.step(FORTH)
+    time.sleep(0.3)
+    assert sim.hand()[0] > stood[0] + 0.02  # and goes on
+
+
+@pytest.mark.parametrize("fate", ["freeze", "kill"])
+def test_an_arm_that_hangs_or_is_gone_ends_the_episode_in_one_line(
+    env: PandaRealEnv, sim: SimulatedArm, fate: str
+) -> None:
+    env.reset()
+    env.step(FORTH)
+    seen = sim.hand()
+    env.cell.front = env.cell.wrist = type("Still", (), {"read": lambda self: np.zeros((64, 64, 3), np.uint8)})()
+    getattr(sim, fate)()
+    began = time.monotonic()
+    with pytest.raises(ArmStopped, match="irevla arm release") as told:
+        for _ in range(20):
+            env.step(FORTH)
+    limits = env.cell.arm.limits
+    assert time.monotonic() - began < limits.max_age + limits.period + 3 * SLACK
+    assert "\n" not in str(told.value) and seen is not None
+    began = time.monotonic()
+    for motion in (lambda: env.step(FORTH), env.reset):
+        with pytest.raises(ArmStopped):
+            motion()
+    env.cell.arm.close()
+    assert time.monotonic() - began < 5  # nothing hangs
+
+
+def test_a_stop_by_a_person_holds_a_moving_arm(arm: SafeArm, sim: SimulatedArm) -> None:
+    import threading
+
+    threading.Timer(0.7, arm.stop, ["a person pressed stop"]).start()
+    with pytest.raises(ArmStopped, match="a person pressed stop"):
+        arm.approach(Pose(np.array([0.6, 0.2, 0.1]), arm.state().pose.quaternion))
+    time.sleep(0.4)
+    stood = sim.hand()
+    assert 0.01 < length(stood - [0.465, 0.0, 0.289]) < 0.15
+    time.sleep(0.3)
+    assert length(sim.hand() - stood) < 1e-3
+
+
+def test_a_dry_run_moves_nothing(sim: SimulatedArm, tmp_path: Path) -> None:
+    arm, before = open_arm(replace(settings_for(sim.host, tmp_path), dry_run=True)), sim.hand()
+    arm.authorise(PERSON)
+    for _ in range(5):
+        arm.step(np.array([0.03, 0.0, 0.0]), np.zeros(3), shut=True)
+        time.sleep(0.1)
+    arm.approach(Pose(np.array([0.6, 0.2, 0.1]), arm.state().pose.quaternion))
+    time.sleep(0.2)
+    assert length(sim.hand() - before) < 1e-3 and sim.fingers() > 0.03
+    arm.close()
+
+
+def test_no_arm_is_said_in_one_line(tmp_path: Path) -> None:
+    settings = settings_for("127.99.99.99", tmp_path)
+    with pytest.raises(UserError, match=r"no arm answers at 127\.99\.99\.99") as told:
+        open_arm(settings)
+    assert "\n" not in str(told.value) and not settings.latch.exists()
