@@ -282,6 +282,28 @@ def ask(argv: Sequence[str]) -> None:
     print(ask(arguments.model or SHIPPED, arguments.image, arguments.question))
 
 
+def arm(argv: Sequence[str]) -> None:
+    """A real arm: keys, show, home, release (docs/real-robot.md)."""
+
+    @dataclasses.dataclass(frozen=True)
+    class ArmArguments:
+        """What a person does at a real arm without a policy; docs/real-robot.md first.
+
+        keys: watch, stop, answer and take over, in a terminal of its own. show: where the arm is and what the cameras
+        see; nothing moves. home: the first motion, slow. release: after a stop, when you have looked at the arm.
+        """
+
+        word: tyro.conf.Positional[str]  # keys, show, home or release
+        settings: Path | None = None  # the arm's YAML file; none: that of $IREVLA_ARM
+
+    arguments = parse(ArmArguments, argv, prog="irevla arm")
+
+    from irevla.envs.real.console import arm_command
+    from irevla.envs.real.settings import settings_path
+
+    arm_command(arguments.word, arguments.settings or settings_path())
+
+
 COMMANDS: dict[str, Callable[[Sequence[str]], None]] = {
     "run": run,
     "eval": evaluate,
@@ -292,6 +314,7 @@ COMMANDS: dict[str, Callable[[Sequence[str]], None]] = {
     "pretrain": pretrain,
     "ask": ask,
     "bench": bench,
+    "arm": arm,
 }
 
 

@@ -30,12 +30,12 @@ class Limits:
     turn: float = 0.25  # largest turn of one decision
     speed: float = 0.4  # m/s, over the time since the last command
     spin: float = 2.5  # rad/s, likewise
-    lead: float = 0.02  # how far the command may be ahead of the arm before it waits for it ...
-    lead_turn: float = 0.1  # ... and its orientation
+    lead: float = 0.01  # how far the command may be ahead of the arm before it waits for it ...
+    lead_turn: float = 0.05  # ... and its orientation
     tilt: float = 1.0  # largest angle between the fingers and straight down
     pace: float = 0.1  # m/s, of motions that no policy chooses: to the start
     period: float = 0.1  # of a decision
-    max_age: float = 0.1  # of a state, before nothing is commanded on its strength
+    max_age: float = 0.1  # of a state, before the arm is stopped; beyond 0.15 not "within two periods" any more
     clears_per_episode: int = 1  # faults cleared without a person ...
     clears_per_run: int = 3  # ... before one must come
 
@@ -45,8 +45,8 @@ class Limits:
         for name in ("tolerance", "step", "turn", "speed", "spin", "lead", "lead_turn", "tilt", "pace", "period"):
             if not 0 < getattr(self, name) < 4:
                 raise UserError(f"limits.{name} must be between 0 and 4, not {getattr(self, name)}")
-        if not 0 < self.max_age <= 2 * self.period:
-            raise UserError(f"limits.max_age must be at most two periods ({2 * self.period} s), not {self.max_age}")
+        if not 0 < self.max_age <= 0.5:
+            raise UserError(f"limits.max_age must be at most 0.5 s, not {self.max_age}")
         if min(self.clears_per_episode, self.clears_per_run) < 0:
             raise UserError("limits.clears_per_episode and clears_per_run must not be negative")
 

@@ -28,7 +28,7 @@ class FrankyDriver:
         self._franky: Any = franky
         config = franky.RealtimeConfig.Enforce if realtime else franky.RealtimeConfig.Ignore
         try:
-            self._robot = franky.Robot(host, realtime_config=config)
+            self._robot: Any = franky.Robot(host, realtime_config=config)
             gripper = franky.Gripper(host)
         except (franky.Exception, RuntimeError) as error:
             raise UserError(
@@ -74,9 +74,10 @@ class FrankyDriver:
             raise DriverError("the arm's automatic error recovery did not succeed")
 
     def close(self) -> None:
-        """Hang up."""
+        """Hang up: libfranka does so when its objects go."""
         self._polled.close()
         self._fingers.close()
+        self._robot = None
 
     def _read(self) -> ArmState:
         state = self._call(lambda: self._robot.state)
@@ -127,6 +128,7 @@ class _Fingers:
         self._over.set()
         self._news.set()
         self._thread.join(2.0)
+        self._gripper = None
 
     def _run(self) -> None:
         while True:
