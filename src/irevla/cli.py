@@ -68,6 +68,7 @@ def evaluate(argv: Sequence[str]) -> None:
 
         policy: tyro.conf.Positional[Path]  # a run directory, a checkpoint, or a policy that push has written
         tasks: tuple[str, ...] = ()  # tasks of the suite; none: all of the run's
+        suite: str = ""  # another one than the run's, as `panda` for a policy of panda-sim
         episodes: int = 50  # per task
         seed: int = 0  # which block of evaluation seeds
         json: bool = False  # print rows as JSON
@@ -81,7 +82,9 @@ def evaluate(argv: Sequence[str]) -> None:
     from irevla.evaluation.tables import rows_table
     from irevla.setting import evaluate_saved
 
-    rows = evaluate_saved(arguments.policy, arguments.tasks, episodes=arguments.episodes, seed=arguments.seed)
+    rows = evaluate_saved(
+        arguments.policy, arguments.tasks, episodes=arguments.episodes, seed=arguments.seed, elsewhere=arguments.suite
+    )
     if arguments.json:
         print(json.dumps([row.to_json() for row in rows]))
     else:

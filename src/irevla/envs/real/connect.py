@@ -16,9 +16,8 @@ from irevla.envs.real.latch import Latch
 from irevla.envs.real.person import Keys, Person, SpaceMouse
 from irevla.envs.real.pose import Pose
 from irevla.envs.real.settings import Settings, read_settings
+from irevla.envs.real.suite import POLICY
 from irevla.errors import UserError
-
-POLICY = "IREVLA_POLICY_HASH"  # environment variable: who moves the arm, a policy's sha256 or "person"
 
 
 @dataclass

@@ -2,7 +2,9 @@
 is made."""
 
 import importlib.util
+import os
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +21,7 @@ if TYPE_CHECKING:
 
     from irevla.types import Episode
 
+POLICY = "IREVLA_POLICY_HASH"  # environment variable: who moves the arm, a policy's sha256 or "person"
 HZ = 10  # decisions per second
 REACH, TURN = 0.04, 0.25  # m and rad of a full action: those of panda-sim, whose policies fit
 ACTION_DIM = 7
@@ -72,6 +75,12 @@ class PandaReal:
             if needed and importlib.util.find_spec(package) is None:
                 extra = package if package in ("pyrealsense2", "pyspacemouse") else "'irevla[franka]'"
                 raise UserError(f"these settings need the package {package!r}: pip install {extra}")
+
+    def admit(self, policy_hash: str, config: EnvConfig) -> EnvConfig:
+        """Let this policy move the arm (the settings may still refuse it); one worker, one environment, and time for a
+        person."""
+        os.environ[POLICY] = policy_hash
+        return replace(config, workers=1, envs_per_worker=1, timeout=max(config.timeout, 5 * PATIENCE))
 
     def demonstrations(self, path: Path, tasks: Sequence[str], config: EnvConfig, *, most: int) -> "Iterator[Episode]":
         """What people have shown at the arm, as it was recorded in `path`."""
