@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from irevla.envs.real.arm import PERSON, SafeArm
+from irevla.envs.real.arm import SafeArm
 from irevla.envs.real.driver import ArmState, DriverError
 from irevla.envs.real.guard import Cleared, Limits
 from irevla.envs.real.pose import Pose
@@ -14,6 +14,7 @@ LIMITS = Limits(low=(0.3, -0.3, 0.02), high=(0.7, 0.3, 0.5))
 DOWN = np.array([1.0, 0.0, 0.0, 0.0])  # fingers down
 MIDDLE = Pose(np.array([0.5, 0.0, 0.25]), DOWN)
 STILL = np.zeros(3)
+HASH = "ab" * 32
 
 
 class FakeClock:
@@ -77,11 +78,11 @@ class FakeDriver:
 def arm_of(
     pose: Pose = MIDDLE, *, limits: Limits = LIMITS, share: float = 1.0, **options: object
 ) -> tuple[SafeArm, FakeDriver, FakeClock]:
-    """An arm that a person may move."""
+    """An arm that a policy may move."""
     clock = FakeClock()
     driver = FakeDriver(clock, pose, share=share)
     arm = SafeArm(driver, limits, clock=clock, announce=lambda text: None, **options)  # type: ignore[arg-type]
-    arm.authorise(PERSON)
+    arm.authorise(HASH)
     return arm, driver, clock
 
 

@@ -14,12 +14,13 @@ import yaml
 pytest.importorskip("franky")
 pytest.importorskip("franky_sim")
 
+from fakes import HASH
 from loopback import Seen, SimulatedArm  # after the packages that it needs
 from test_real_env import FORTH, STILL, FakePerson
 
 from irevla.config import EnvConfig
 from irevla.envs.panda.suite import CAMERA_POS, LOOK_AT
-from irevla.envs.real.arm import PERSON, ArmStopped, SafeArm
+from irevla.envs.real.arm import ArmStopped, SafeArm
 from irevla.envs.real.connect import Cell, open_arm
 from irevla.envs.real.env import PandaRealEnv
 from irevla.envs.real.judge import PersonJudge
@@ -60,7 +61,7 @@ def sim() -> Iterator[SimulatedArm]:
 @pytest.fixture
 def arm(sim: SimulatedArm, tmp_path: Path) -> Iterator[SafeArm]:
     arm = open_arm(settings_for(sim.host, tmp_path))
-    arm.authorise(PERSON)
+    arm.authorise(HASH)
     yield arm
     arm.close()
 
@@ -112,7 +113,7 @@ def test_an_episode_reaches_where_it_was_sent_and_its_pictures_show_it(tmp_path:
         folder.mkdir()
         with SimulatedArm() as sim:
             arm = open_arm(settings_for(sim.host, folder))
-            arm.authorise(PERSON)
+            arm.authorise(HASH)
             try:
                 play_an_episode(env_on(sim, arm, folder), sim)
                 return
@@ -211,7 +212,7 @@ def test_a_stop_by_a_person_holds_a_moving_arm(arm: SafeArm, sim: SimulatedArm) 
 def test_a_dry_run_moves_nothing(sim: SimulatedArm, tmp_path: Path) -> None:
     arm, before = open_arm(replace(settings_for(sim.host, tmp_path), dry_run=True)), rest(sim)
     width = sim.fingers()
-    arm.authorise(PERSON)
+    arm.authorise(HASH)
     for _ in range(5):
         arm.step(np.array([0.03, 0.0, 0.0]), np.zeros(3), shut=width > 0.04)
         time.sleep(0.1)

@@ -14,7 +14,7 @@ from fakes import LIMITS, MIDDLE, FakeClock, FakeDriver, arm_of, at
 
 from irevla.config import EnvConfig
 from irevla.envs.base import TaskEnv
-from irevla.envs.real.arm import ArmStopped, SafeArm
+from irevla.envs.real.arm import PERSON, ArmStopped, SafeArm
 from irevla.envs.real.cameras import CameraError, Streaming, compose, open_camera
 from irevla.envs.real.connect import Cell
 from irevla.envs.real.env import PandaRealEnv
@@ -238,6 +238,20 @@ def test_who_takes_over_is_recorded_and_can_be_imported(tmp_path: Path) -> None:
     assert episode.images.shape == (3, 64, 64, 3) and episode.instruction == "pick up the carrot"
     with pytest.raises(UserError, match="shows no pick-corn"):
         next(PANDA.demonstrations(folder, ["pick-corn"], CONFIG, most=5))
+
+
+def test_who_is_authorised_as_a_person_is_no_policy() -> None:
+    env, person, driver, _ = env_of()
+    env.cell.arm.authorise(PERSON)
+    env.reset()
+    before = len(driver.sent)
+    with pytest.raises(UserError, match="this is a policy"):
+        env.step(FORTH)
+    assert len(driver.sent) == before
+    env.step(env.expert_action())  # nothing pressed: it stands still
+    person.hand = FORTH
+    env.step(STILL)
+    assert len(driver.sent) == before + 2
 
 
 def test_a_person_is_the_expert(tmp_path: Path) -> None:

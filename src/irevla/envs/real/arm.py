@@ -109,6 +109,11 @@ class SafeArm:
         self._announce(f"the arm obeys {'a person' if who == PERSON else f'the policy {who}'}{self._dry()}")
 
     @property
+    def who(self) -> str:
+        """Who may move it: a policy's sha256, "person", or empty: nobody."""
+        return self._who
+
+    @property
     def stopped(self) -> str:
         """Why the arm is stopped; empty where it is not."""
         return self._latch.reason

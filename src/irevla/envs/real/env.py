@@ -9,7 +9,7 @@ from jaxtyping import Float32, UInt8
 from irevla.config import EnvConfig
 from irevla.envs.base import Task
 from irevla.envs.panda.tasks import SPECS
-from irevla.envs.real.arm import ArmFault, ArmStopped
+from irevla.envs.real.arm import PERSON, ArmFault, ArmStopped
 from irevla.envs.real.cameras import CameraError, compose
 from irevla.envs.real.connect import Cell
 from irevla.envs.real.pose import Pose
@@ -80,8 +80,11 @@ class PandaRealEnv(gym.Env[np.ndarray, np.ndarray]):
         cell, began = self.cell, self.cell.clock.now()
         self._require_person()
         # a demonstration is `action` already, and collected where it is asked for
-        taken_over = cell.person.action() if self._shown is None else None
-        self._shown = None
+        shown, self._shown = self._shown, None
+        taken_over = cell.person.action() if shown is None else None
+        if cell.arm.who == PERSON and shown is None and taken_over is None:
+            cell.arm.hold()
+            raise UserError("a person is authorised to move the arm, and this is a policy: name its hash instead")
         try:
             done = self._act(np.asarray(action if taken_over is None else taken_over, np.float32))
         except ArmFault as fault:
