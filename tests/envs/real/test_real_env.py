@@ -305,19 +305,24 @@ def test_keys_in_another_terminal_reach_the_arm(tmp_path: Path) -> None:
 
 
 def test_a_camera_gives_its_newest_picture_and_no_old_one() -> None:
-    count, stuck = iter(range(250)), threading.Event()
+    taken, stuck = [0], threading.Event()
 
     def grab() -> np.ndarray | None:
         time.sleep(0.005)
-        return None if stuck.is_set() else np.full((4, 4, 3), next(count), np.uint8)
+        if stuck.is_set():
+            return None
+        taken[0] += 1
+        return np.full((4, 4, 3), min(taken[0], 255), np.uint8)
 
     camera = Streaming("front", grab, lambda: None)
-    first = camera.read()[0, 0, 0]
-    assert soon(lambda: camera.read()[0, 0, 0] > first + 3)
+    assert camera.read().shape == (4, 4, 3)
     stuck.set()
     time.sleep(0.35)
     with pytest.raises(CameraError, match="no picture for"):
         camera.read()
+    stuck.clear()
+    before = taken[0]
+    assert soon(lambda: taken[0] > before + 3)
     camera.close()
 
 
