@@ -164,6 +164,16 @@ def test_from_outside_the_only_way_is_back() -> None:
     assert distance(driver.pose.position) == 0 and np.all(np.diff([pose.position[0] for pose in driver.sent]) > 0)
 
 
+def test_a_wall_is_approached_ever_more_slowly() -> None:
+    arm, driver, clock = arm_of()
+    for _ in range(20):
+        arm.step(np.array([0.04, 0.0, 0.0]), STILL, shut=False)
+        clock.time += PERIOD
+    way = np.diff([0.5, *(pose.position[0] for pose in driver.sent)])
+    assert way[0] == pytest.approx(0.04) and (np.diff(way) < 1e-9).all()
+    assert driver.pose.position[0] == pytest.approx(0.7)  # and reached
+
+
 def test_the_fingers_tilt_no_further_than_they_may() -> None:
     arm, driver, clock = arm_of()
     for _ in range(20):

@@ -12,6 +12,7 @@ from irevla.envs.real.pose import Pose, Vector, length, shortened, turn_between,
 from irevla.errors import UserError
 
 Triple = tuple[float, float, float]
+BRAKE, CREEP = 0.5, 0.005  # share of the way to a wall that one decision may go, and m that it always may
 _SEAL = object()  # whoever holds it may clear commands: this module alone
 
 
@@ -25,7 +26,7 @@ class Limits:
 
     low: Triple  # corners of the box that the end effector stays in
     high: Triple
-    tolerance: float = 0.01  # outside the box by more than this, only motions back into it are allowed
+    tolerance: float = 0.02  # outside the box by more than this, only motions back into it are allowed
     step: float = 0.04  # longest way of one decision: a full action along one axis
     turn: float = 0.25  # largest turn of one decision
     speed: float = 0.4  # m/s, over the time since the last command
@@ -115,11 +116,18 @@ class Guard:
         nearest: Vector = np.minimum(np.maximum(position, self._low), self._high)
         return nearest
 
+    def _braked(self, target: Vector, now: Vector) -> Vector:
+        """At most a part of the way to each wall: a fast arm that is sent to the wall itself swings through it."""
+        down = np.maximum(BRAKE * (now - self._low), CREEP)
+        up = np.maximum(BRAKE * (self._high - now), CREEP)
+        braked: Vector = np.minimum(np.maximum(target, now - down), now + up)
+        return braked
+
     def _boxed(self, target: Vector, now: Vector) -> Vector:
         """The nearest point of the box; of an arm that is outside, no further out than it is, and further in."""
         out = self.outside(now)
         if out <= self.limits.tolerance:
-            return self._nearest(target)
+            return self._nearest(self._braked(target, now))
         low, high = np.minimum(self._low, now), np.maximum(self._high, now)
         target = np.minimum(np.maximum(target, low), high)
         if self.outside(target) > out - 1e-4:
