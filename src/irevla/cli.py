@@ -68,6 +68,7 @@ def evaluate(argv: Sequence[str]) -> None:
 
         policy: tyro.conf.Positional[Path]  # a run directory, a checkpoint, or a policy that push has written
         tasks: tuple[str, ...] = ()  # tasks of the suite; none: all of the run's
+        suite: str = ""  # another one than the run's, as `panda` for a policy of panda-sim
         episodes: int = 50  # per task
         seed: int = 0  # which block of evaluation seeds
         json: bool = False  # print rows as JSON
@@ -81,7 +82,9 @@ def evaluate(argv: Sequence[str]) -> None:
     from irevla.evaluation.tables import rows_table
     from irevla.setting import evaluate_saved
 
-    rows = evaluate_saved(arguments.policy, arguments.tasks, episodes=arguments.episodes, seed=arguments.seed)
+    rows = evaluate_saved(
+        arguments.policy, arguments.tasks, episodes=arguments.episodes, seed=arguments.seed, elsewhere=arguments.suite
+    )
     if arguments.json:
         print(json.dumps([row.to_json() for row in rows]))
     else:
@@ -314,6 +317,28 @@ def classifier(argv: Sequence[str]) -> None:
     print(f"{verdict}; written to {arguments.out}")
 
 
+def arm(argv: Sequence[str]) -> None:
+    """A real arm: keys, show, home, release (docs/real-robot.md)."""
+
+    @dataclasses.dataclass(frozen=True)
+    class ArmArguments:
+        """What a person does at a real arm without a policy; docs/real-robot.md first.
+
+        keys: watch, stop, answer and take over, in a terminal of its own. show: where the arm is and what the cameras
+        see; nothing moves. home: the first motion, slow. release: after a stop, when you have looked at the arm.
+        """
+
+        word: tyro.conf.Positional[str]  # keys, show, home or release
+        settings: Path | None = None  # the arm's YAML file; none: that of $IREVLA_ARM
+
+    arguments = parse(ArmArguments, argv, prog="irevla arm")
+
+    from irevla.envs.real.console import arm_command
+    from irevla.envs.real.settings import settings_path
+
+    arm_command(arguments.word, arguments.settings or settings_path())
+
+
 COMMANDS: dict[str, Callable[[Sequence[str]], None]] = {
     "run": run,
     "eval": evaluate,
@@ -325,6 +350,7 @@ COMMANDS: dict[str, Callable[[Sequence[str]], None]] = {
     "ask": ask,
     "classifier": classifier,
     "bench": bench,
+    "arm": arm,
 }
 
 

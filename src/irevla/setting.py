@@ -14,7 +14,7 @@ from jaxtyping import UInt8
 from irevla.collect import collect_expert, demonstrations, open_store
 from irevla.config import Config, EnvConfig, ModelConfig
 from irevla.data.episodes import EpisodeStore
-from irevla.envs.base import Suite, TaskEnv, find_task, load_suite, named_tasks
+from irevla.envs.base import Suite, Supervised, TaskEnv, find_task, load_suite, named_tasks
 from irevla.errors import UserError
 from irevla.evaluation.card import exported_settings, run_of
 from irevla.evaluation.evaluate import blind_replay, evaluate
@@ -211,18 +211,20 @@ def film(
     return np.stack(frames), success
 
 
-def evaluate_saved(path: Path, tasks: Sequence[str], *, episodes: int, seed: int) -> list[Row]:
+def evaluate_saved(path: Path, tasks: Sequence[str], *, episodes: int, seed: int, elsewhere: str = "") -> list[Row]:
     """Success rates of a run's newest policy, of one of its checkpoints, or of an exported policy (a folder, or
-    "owner/name" on the Hub), with the environment settings of the run that made it."""
+    "owner/name" on the Hub), with the environment settings of the run that made it; on its suite, or `elsewhere`."""
     place, config = _find(path)
+    config = replace(config, suite=elsewhere or config.suite)
     suite = load_suite(config.suite)
     suite.check()
     chosen = [find_task(suite, task).name for task in tasks] or list(choose_tasks(config, suite).all)
     policy = VLAPolicy.from_pretrained(place, device=device(config.device))
     _check_fits(policy, suite, image_size=config.env.image_size, path=str(path))
+    env = suite.admit(policy.hash(), config.env) if isinstance(suite, Supervised) else config.env
     with threads(1):
         return evaluate(
-            Actor(policy), config.suite, chosen, env=config.env, episodes=episodes, seed=seed,
+            Actor(policy), config.suite, chosen, env=env, episodes=episodes, seed=seed,
             method=config.method, stage=path.absolute().name, run_seed=config.seed,
         )  # fmt: skip
 

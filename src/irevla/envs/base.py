@@ -83,9 +83,21 @@ class ShownByPeople(Protocol):
         ...
 
 
+@runtime_checkable
+class Supervised(Protocol):
+    """What a suite also offers that acts in the real world: only for policies that are known, under settings of its
+    own."""
+
+    def admit(self, policy_hash: str, config: EnvConfig) -> EnvConfig:
+        """Let the policy with this sha256 act in environments made from now on, by this process or its workers; the
+        settings for them."""
+        ...
+
+
 SUITES = {
     "kitchen": "irevla.envs.kitchen.suite:KITCHEN",
     "metaworld": "irevla.envs.metaworld:METAWORLD",
+    "panda": "irevla.envs.real.suite:PANDA",
     "panda-sim": "irevla.envs.panda.suite:PANDA_SIM",
     "pointmass": "irevla.envs.pointmass:POINTMASS",
 }
