@@ -134,8 +134,8 @@ def play_an_episode(env: PandaRealEnv, sim: SimulatedArm) -> None:
     last = env.render()
     assert last.shape == (64, 64, 3) and len(np.unique(last.reshape(-1, 3), axis=0)) > 50
     assert np.abs(last.astype(int) - first)[24:].max() > 60
-    turn = np.zeros(3)
-    while turn[2] < 0.3 and time.monotonic() < began + 30:
+    turn, end = np.zeros(3), time.monotonic() + 40
+    while turn[2] < 0.3 and time.monotonic() < end:
         env.step(np.array([0, 0, 0, 0, 0, 1, 1], np.float32))
         turn = turn_between(env.cell.home.quaternion, env.cell.arm.state().pose.quaternion)
     assert 0.3 < turn[2] < 0.7 and length(turn[:2]) < 0.05
