@@ -2,12 +2,11 @@
 
 from typing import Any
 
-import gymnasium as gym
 import numpy as np
 from jaxtyping import Float32, UInt8
 
 from irevla.config import EnvConfig
-from irevla.envs.base import Task
+from irevla.envs.drawn import DrawnEnv
 from irevla.envs.panda.tasks import SPECS
 from irevla.envs.real.arm import PERSON, ArmFault, ArmStopped
 from irevla.envs.real.cameras import CameraError, compose
@@ -20,7 +19,7 @@ from irevla.errors import UserError, unknown
 LIFT = 0.05  # m that the hand rises before it goes to its start, so that it drags nothing along
 
 
-class PandaRealEnv(gym.Env[np.ndarray, np.ndarray]):
+class PandaRealEnv(DrawnEnv):
     """One task. Observation: `uint8[S, S, 3]`, the front view with the wrist's in its top left corner. Action, in
     [-1, 1]: `float32[7]`, displacement (4 cm) and turn (0.25 rad) along and around the axes of the arm's base, and the
     gripper (positive closes). A decision is 0.1 s.
@@ -31,22 +30,16 @@ class PandaRealEnv(gym.Env[np.ndarray, np.ndarray]):
     layer stops the arm. Seeds settle nothing: a person puts the things back.
     """
 
-    metadata: dict[str, Any] = {"render_modes": ["rgb_array"], "render_fps": HZ}  # noqa: RUF012
-
     def __init__(self, task: str, config: EnvConfig | None = None, *, cell: Cell) -> None:
         if task not in SPECS:
             raise unknown("task of panda", task, SPECS)
-        self.task: Task = SPECS[task].task
-        self.draw = True
-        self.render_mode = "rgb_array"
-        self.config, self.cell = config or EnvConfig(), cell
-        size = self.config.image_size
-        self.observation_space = gym.spaces.Box(0, 255, (size, size, 3), np.uint8)
-        self.action_space = gym.spaces.Box(-1.0, 1.0, (ACTION_DIM,), np.float32)
-        self._decisions = 0
+        config = config or EnvConfig()
+        ticks = HZ * config.action_repeat
+        super().__init__(SPECS[task].task, config, action_dim=ACTION_DIM, control_hz=ticks, render_mode="rgb_array")
+        self.cell = cell
         self._returned = cell.clock.now()  # when the last decision ended
         self._recorder = Recorder(self.task, cell.demonstrations)
-        self._seen: np.ndarray = np.zeros((size, size, 3), np.uint8)
+        self._seen = np.zeros((config.image_size, config.image_size, 3), np.uint8)
         self._shown: np.ndarray | None = None  # by a person, for the next step
 
     def reset(
@@ -118,10 +111,6 @@ class PandaRealEnv(gym.Env[np.ndarray, np.ndarray]):
             self.cell.arm.stop(str(error))
             raise
 
-    def render(self) -> UInt8[np.ndarray, "S S 3"]:  # type: ignore[override]
-        """What both cameras show now, at the size of observations."""
-        return self.picture(self.config.image_size)
-
     def close(self) -> None:
         """Hold the arm; the cell stays open, as other tasks share it."""
         if self.cell.player is self:
@@ -158,10 +147,10 @@ class PandaRealEnv(gym.Env[np.ndarray, np.ndarray]):
         if not self.cell.person.wait_ready(request, patience=patience):
             raise UserError(f"nobody said within {patience:.0f} s that things are in place: try a longer --env.timeout")
 
+    def _observe(self) -> np.ndarray:
+        return self.render()  # whatever `draw` says: an arm does not move unseen
+
     def _require_person(self) -> None:
         if not self.cell.person.there():
             self.cell.arm.hold()
             raise UserError("nobody watches the arm: run `irevla arm keys` in a terminal beside it")
-
-    def _observe(self) -> np.ndarray:
-        return self.picture(self.config.image_size)
