@@ -3,8 +3,10 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator
+from multiprocessing.connection import Pipe
 from pathlib import Path
 
 import numpy as np
@@ -244,3 +246,16 @@ def test_a_worker_has_no_torch_and_one_thread() -> None:
         vec.recv(0)
         environment = Path(f"/proc/{vec.pids[0]}/environ").read_bytes().split(b"\0")
     assert b"OMP_NUM_THREADS=1" in environment and b"LP_NUM_THREADS=0" in environment
+
+
+def test_a_worker_whose_driver_left_before_the_first_word_says_nothing() -> None:
+    """Ctrl-C just after the start."""
+    mine, theirs = Pipe()
+    with tempfile.TemporaryFile() as memory:
+        files = (theirs.fileno(), memory.fileno())
+        argv = [sys.executable, "-m", "irevla.envs.worker", str(os.getpid()), *map(str, files)]
+        worker = subprocess.Popen(argv, pass_fds=files, stderr=subprocess.PIPE)
+        theirs.close()
+        mine.close()
+        _, said = worker.communicate(timeout=60)
+    assert worker.returncode == 0 and said == b""

@@ -173,9 +173,9 @@ class Disturbance:
 
 def _serve(connection: Connection, memory: int) -> None:
     """Obey until the driver hangs up (EOFError) or something fails, which is reported."""
-    hello = json.loads(connection.recv_bytes())
     stage = None
     try:
+        hello = json.loads(connection.recv_bytes())
         config = EnvConfig(**hello["config"])
         stage = _Stage(load_suite(hello["suite"]), config, Board.on(mmap.mmap(memory, 0), **hello["board"]))
         while True:
