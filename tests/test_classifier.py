@@ -45,13 +45,16 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path / "frames"
 
 
-def test_the_command_trains_one_that_is_right_about_new_episodes(folder: Path, tmp_path: Path) -> None:
+def test_the_command_trains_one_that_is_right_about_new_episodes(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     policy = build_policy(ModelConfig(vlm="tiny-random", width=64, layers=1), action_dim=2, image_size=32)
     before = policy.hash()
     policy.save_pretrained(tmp_path / "policy")
-    arguments = ["--policy", str(tmp_path / "policy"), "--instruction", INSTRUCTION, "--out", str(tmp_path / "judge")]
-    arguments += ["--steps", "500"]
-    assert main(["classifier", str(folder), *arguments]) == 0
+    command = ["classifier", str(folder), "--policy", str(tmp_path / "policy"), "--instruction", INSTRUCTION]
+    command += ["--steps", "500", "--out"]
+    assert main([*command, str(tmp_path / "policy")]) == 2 and "is there already" in capsys.readouterr().err
+    assert main([*command, str(tmp_path / "judge")]) == 0
     judge = Classifier(tmp_path / "judge")
     failures, successes = pictures(range(1000, 1040))
     assert np.mean([judge(seen, INSTRUCTION) for seen in successes]) >= 0.85

@@ -307,6 +307,9 @@ def classifier(argv: Sequence[str]) -> None:
     from irevla.models.policy import VLAPolicy
     from irevla.runs.progress import bar
 
+    if arguments.out.exists():  # perhaps the policy itself, which it would replace
+        raise UserError(f"{arguments.out} is there already; choose another --out")
+    writable(arguments.out)
     config = dataclasses.replace(SFT, steps=arguments.steps)
     policy = VLAPolicy.from_pretrained(arguments.policy)
     with bar("Classifier", arguments.steps) as advance:

@@ -131,8 +131,7 @@ def harvest(policy: VLAPolicy, task: str, config: Config, *, store: EpisodeStore
     episodes tried.
 
     The policy acts without noise, and its actions are the labels. Ends with `harvest.episodes` successes in the
-    store, or after
-    `harvest.attempts` tries.
+    store, or after `harvest.attempts` tries.
     """
     settings, first = config.harvest, first_seed(Purpose.HARVEST, config.seed)
     jobs = [Job(task, first + index) for index in range(settings.attempts)]

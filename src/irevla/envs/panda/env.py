@@ -18,12 +18,12 @@ from irevla.envs.franka import JOINTS, OPEN, Arm, Motion
 from irevla.envs.panda.experts import SCRIPTS
 from irevla.envs.panda.goals import DONE, Pose, Scene
 from irevla.envs.panda.scene import HAND, LINK, LINKS, POST, model_of
-from irevla.envs.panda.suite import ACTION_DIM, CONTROL_HZ, PANDA_SIM, WRIST_SHARE
+from irevla.envs.panda.suite import ACTION_DIM, CONTROL_HZ, PANDA_SIM, REACH, TURN, WRIST_SHARE
 from irevla.envs.panda.tasks import SPECS, Prop
 from irevla.errors import unknown
 
 HOME = (0.0, -0.2, 0.0, -2.4, 0.0, 0.63, 0.0)  # rad: the hand 25 cm above the table, fingers down
-MOTION = Motion(reach=0.04, turn=0.25, period=0.1, posture=HOME)
+MOTION = Motion(reach=REACH, turn=TURN, period=0.1, posture=HOME)
 POSTURE_NOISE = 0.12  # rad: half the range of each joint's start
 SETTLE = 0.2  # s that things come to rest in, before an episode
 CURL = 0.06  # rad: half the range of the bend between the cable's links ...

@@ -7,13 +7,14 @@ from jaxtyping import Float32, UInt8
 
 from irevla.config import EnvConfig
 from irevla.envs.drawn import DrawnEnv
+from irevla.envs.panda.suite import ACTION_DIM, REACH, TURN
 from irevla.envs.panda.tasks import SPECS
 from irevla.envs.real.arm import PERSON, ArmFault, ArmStopped
 from irevla.envs.real.cameras import CameraError, compose
 from irevla.envs.real.connect import Cell
 from irevla.envs.real.pose import Pose
 from irevla.envs.real.recorder import Recorder
-from irevla.envs.real.suite import ACTION_DIM, HZ, REACH, TURN
+from irevla.envs.real.suite import HZ
 from irevla.errors import UserError, unknown
 
 LIFT = 0.05  # m that the hand rises before it goes to its start, so that it drags nothing along

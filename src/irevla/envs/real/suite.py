@@ -12,7 +12,7 @@ import numpy as np
 
 from irevla.config import EnvConfig
 from irevla.envs.base import Task
-from irevla.envs.panda.suite import WRIST_SHARE
+from irevla.envs.panda.suite import ACTION_DIM, REACH, TURN, WRIST_SHARE
 from irevla.envs.panda.tasks import SPECS
 from irevla.errors import UserError
 
@@ -23,8 +23,6 @@ if TYPE_CHECKING:
 
 POLICY = "IREVLA_POLICY_HASH"  # environment variable: who moves the arm, a policy's sha256 or "person"
 HZ = 10  # decisions per second
-REACH, TURN = 0.04, 0.25  # m and rad of a full action: those of panda-sim, whose policies fit
-ACTION_DIM = 7
 PATIENCE = 120.0  # s: the least `env.timeout`, as a person puts things back within it
 
 
