@@ -15,7 +15,7 @@ from irevla.collect import harvest, open_store
 from irevla.config import METHODS, Method, SFTConfig
 from irevla.data.episodes import EpisodeStore
 from irevla.data.mixture import Mixture
-from irevla.envs.base import Suite
+from irevla.envs.base import Suite, admitted
 from irevla.envs.vector import VectorEnv
 from irevla.learners.ppo import PPO, converged
 from irevla.learners.sft import fit
@@ -90,8 +90,9 @@ def stage1(run: Run, policy: VLAPolicy, task: str, method: Method) -> VLAPolicy:
         ppo.load_state(learner)
     # Seeds count decisions, which no episode outnumbers: after an interruption, only episodes not yet played.
     jobs = endless_jobs(task, first_seed(Purpose.RL, run.config.seed) + progress.decisions)
+    env = admitted(run.config.suite, policy, run.config.env, learning=True)
     with (
-        VectorEnv(run.config.suite, run.config.env, jobs) as vec,
+        VectorEnv(run.config.suite, env, jobs) as vec,
         bar(f"Stage 1: RL on {task}", config.steps) as advance,
         threads(1),
     ):

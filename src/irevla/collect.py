@@ -8,7 +8,7 @@ from typing import TypeVar
 
 from irevla.config import Config, EnvConfig, ExpertConfig
 from irevla.data.episodes import EpisodeStore, StoreSpec
-from irevla.envs.base import ShownByPeople, Suite, load_suite
+from irevla.envs.base import ShownByPeople, Suite, admitted, load_suite
 from irevla.envs.vector import Job, VectorEnv
 from irevla.errors import UserError
 from irevla.models.policy import VLAPolicy
@@ -141,7 +141,7 @@ def harvest(policy: VLAPolicy, task: str, config: Config, *, store: EpisodeStore
         return tried
     with (
         bar(f"Harvest of {task}", settings.episodes) as advance,
-        VectorEnv(config.suite, config.env, iter(jobs)) as vec,
+        VectorEnv(config.suite, admitted(config.suite, policy, config.env), iter(jobs)) as vec,
     ):
         outcomes = play(vec, Actor(policy), keep_images=True, policy_hash=policy.hash())
         for outcome in in_order(outcomes, jobs):

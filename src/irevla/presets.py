@@ -77,6 +77,21 @@ PRESETS: dict[str, tuple[str, Config]] = {
             ppo=PPOConfig(steps=30_000),
         ),
     ),
+    "panda": (
+        "a Franka arm, for real, with a person beside it: SAC on the carrot (read docs/real-robot.md first)",
+        Config(
+            suite="panda",
+            rl="sac",
+            expert_tasks=("pick-red-block",),
+            rl_tasks=("pick-carrot",),
+            unseen_tasks=("pick-banana",),
+            env=EnvConfig(workers=1, envs_per_worker=1, timeout=600.0),
+            sl=SFTConfig(steps=800, batch=64, lr=5e-4, validate_every=400),
+            sac=SACConfig(apart=True, gamma=0.95, tau=0.02),
+            harvest=HarvestConfig(episodes=20, attempts=40),
+            eval=EvalConfig(episodes=20, interim=0, videos=False),
+        ),
+    ),
     "pointmass": (
         "the toy, without a simulator: the whole algorithm in about a minute",
         Config(

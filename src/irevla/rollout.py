@@ -113,8 +113,9 @@ def play(
 ) -> Iterator[Outcome]:
     """Play the jobs of a fresh `vec`, each once and to its end, in the order in which they end.
 
-    Without a policy the scripted expert acts, and the labels of the episodes are its clean actions. To leave early,
-    stop iterating and close `vec`. Raises what `VectorEnv.recv` raises.
+    Without a policy the scripted expert acts, and the actions of the episodes are its clean ones; else they are what
+    was done, which is another's where a person took over. To leave early, stop iterating and close `vec`. Raises what
+    `VectorEnv.recv` raises.
     """
     source = "expert" if policy is None else "rl"
     tapes = [
@@ -130,7 +131,7 @@ def play(
                 actions = None if policy is None else policy.act(slots, instructions)
                 vec.send(worker, actions)
                 for slot, tape in enumerate(tapes[worker]):
-                    tape.start_step(slots, slot, actions, instructions[slot])
+                    tape.start_step(slots, slot, instructions[slot])
             else:
                 busy.remove(worker)
             yield from (outcome for outcome in outcomes if outcome is not None)
@@ -149,13 +150,11 @@ class _Tape:
         self._actions: list[np.ndarray] = []
         self._rewards: list[float] = []
 
-    def start_step(self, slots: Slots, slot: int, actions: np.ndarray | None, instruction: str) -> None:
-        """What is seen and chosen now; the scripted expert's choice comes back with the step."""
+    def start_step(self, slots: Slots, slot: int, instruction: str) -> None:
+        """What is seen now; what is done comes back with the step."""
         self._instruction = instruction
         if self._keep_images:
             self._images.append(slots.images[slot].copy())
-        if actions is not None:
-            self._actions.append(np.clip(actions[slot], -1, 1))
 
     def finish_step(self, slots: Slots, slot: int) -> Outcome | None:
         """Note what the step brought; the outcome if it was the episode's last."""
@@ -163,8 +162,7 @@ class _Tape:
         if job is None or slots.lost[slot]:
             self._rewind()
             return None
-        if self._source == "expert":
-            self._actions.append(slots.labels[slot])
+        self._actions.append(slots.labels[slot])
         self._rewards.append(float(slots.rewards[slot]))
         if not slots.ended[slot]:
             return None

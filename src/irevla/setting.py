@@ -14,7 +14,7 @@ from jaxtyping import UInt8
 from irevla.collect import collect_expert, demonstrations, open_store
 from irevla.config import Config, EnvConfig, ModelConfig
 from irevla.data.episodes import EpisodeStore
-from irevla.envs.base import Suite, Supervised, TaskEnv, find_task, load_suite, named_tasks
+from irevla.envs.base import Suite, Supervised, TaskEnv, admitted, find_task, load_suite, named_tasks
 from irevla.errors import UserError
 from irevla.evaluation.card import exported_settings, run_of
 from irevla.evaluation.evaluate import blind_replay, evaluate
@@ -51,10 +51,23 @@ def check(config: Config) -> tuple[Suite, Tasks]:
     """The suite and the tasks. Raises `UserError` for all that can be seen to be wrong before any work is done."""
     suite = load_suite(config.suite)
     suite.check()
+    if isinstance(suite, Supervised):
+        _check_supervised(config)
     check_model(_starting_model(config, suite), device(config.device))
     if config.expert.dataset and not Path(config.expert.dataset).is_dir():
         raise UserError(f"no dataset {config.expert.dataset}; name another as expert.dataset, or none to collect one")
     return suite, choose_tasks(config, suite)
+
+
+def _check_supervised(config: Config) -> None:
+    """Where acting takes a person, nothing acts but the policies: no scripted expert, no blind replay, no film."""
+    if not config.expert.dataset:
+        raise UserError(
+            f"{config.suite} has no scripted expert: let people demonstrate (`irevla collect {config.suite}`), and "
+            "name what they showed as --expert.dataset"
+        )
+    if config.eval.videos:
+        raise UserError(f"there are no videos of {config.suite}: --eval.no-videos")
 
 
 def _starting_model(config: Config, suite: Suite) -> ModelConfig:
@@ -143,9 +156,10 @@ def threads(number: int) -> Iterator[None]:
 
 
 def baselines(run: Run, tasks: Tasks) -> None:
-    """What success is worth on each task: the blind replay of demonstrations, on the evaluation seeds."""
+    """What success is worth on each task: the blind replay of demonstrations, on the evaluation seeds. Not where a
+    person would have to watch it."""
     config, event = run.config, "evaluated baseline"
-    if run.journal.done(event) is None:
+    if run.journal.done(event) is None and not isinstance(load_suite(config.suite), Supervised):
         replayed = {
             task: [episode.actions for episode in episodes]
             for task, episodes in demonstrations(config.suite, tasks.all, env=config.env, seed=config.seed).items()
@@ -163,8 +177,8 @@ def test(run: Run, policy: VLAPolicy, tasks: Tasks, stage: str, episodes: int) -
     if episodes and run.journal.done(event) is None:
         with threads(1):
             rows = evaluate(
-                Actor(policy), config.suite, tasks.all, env=config.env, episodes=episodes, seed=config.eval.seed,
-                method=config.method, stage=stage, run_seed=config.seed,
+                Actor(policy), config.suite, tasks.all, env=admitted(config.suite, policy, config.env),
+                episodes=episodes, seed=config.eval.seed, method=config.method, stage=stage, run_seed=config.seed,
             )  # fmt: skip
         _keep(run, event, rows)
 
@@ -221,7 +235,7 @@ def evaluate_saved(path: Path, tasks: Sequence[str], *, episodes: int, seed: int
     chosen = [find_task(suite, task).name for task in tasks] or list(choose_tasks(config, suite).all)
     policy = VLAPolicy.from_pretrained(place, device=device(config.device))
     _check_fits(policy, suite, image_size=config.env.image_size, path=str(path))
-    env = suite.admit(policy.hash(), config.env) if isinstance(suite, Supervised) else config.env
+    env = admitted(config.suite, policy, config.env)
     with threads(1):
         return evaluate(
             Actor(policy), config.suite, chosen, env=env, episodes=episodes, seed=seed,

@@ -14,7 +14,7 @@ from irevla.envs.base import Task, find_task
 from irevla.errors import UserError
 
 FLAG = "IREVLA_TEST_FLAG"  # names a file: present once an environment has misbehaved
-NAMES = ("win", "timeout", "mixed", "hang", "hang-once", "raise", "user-error", "reset-dies")
+NAMES = ("win", "timeout", "mixed", "hang", "hang-once", "raise", "user-error", "reset-dies", "taken-over")
 
 
 class ScriptedEnv(gym.Env[Any, Any]):
@@ -38,7 +38,10 @@ class ScriptedEnv(gym.Env[Any, Any]):
         self.misbehave()
         success = self.steps == 2 and (self.task.name == "win" or (self.task.name == "mixed" and self.seed % 2 == 0))
         truncated = not success and self.steps == self.config.horizon
-        return self.picture(self.config.image_size), float(success), success, truncated, {"success": success}
+        info: dict[str, Any] = {"success": success}
+        if self.task.name == "taken-over":
+            info["action"] = np.array([-0.5, 0.5], np.float32)
+        return self.picture(self.config.image_size), float(success), success, truncated, info
 
     def misbehave(self) -> None:
         if self.task.name == "user-error":

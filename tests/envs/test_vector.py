@@ -112,13 +112,21 @@ def test_noise_in_bursts_lasts_and_pauses() -> None:
     assert len(np.unique(loud[:, 0])) == len(loud)
 
 
-def test_actions_are_clipped_and_leave_no_labels() -> None:
+def test_actions_are_clipped_and_labels_are_what_was_done() -> None:
     with VectorEnv(SCRIPTED, CONFIG, iter([Job("timeout", 0), Job("timeout", 1)])) as vec:
         vec.recv(0)
         vec.send(0, np.array([[5, 0.1], [-0.2, -9]], np.float32))
         slots = vec.recv(0)
     assert slots.images[:, 1, 0, :2].tolist() == [[200, 110], [80, 0]]
-    assert not slots.labels.any()
+    assert np.allclose(slots.labels, [[1, 0.1], [-0.2, -1]])
+
+
+def test_where_somebody_takes_over_labels_are_theirs() -> None:
+    with VectorEnv(SCRIPTED, CONFIG, iter([Job("taken-over", 0), Job("timeout", 1)])) as vec:
+        vec.recv(0)
+        vec.send(0, np.array([[1, 1], [1, 1]], np.float32))
+        slots = vec.recv(0)
+    assert np.allclose(slots.labels, [[-0.5, 0.5], [1, 1]])
 
 
 def test_not_a_number_is_never_sent() -> None:

@@ -30,7 +30,7 @@ class Labels:
         self.encoded: list[tuple[int, int]] = []
 
     def encode(self, images: np.ndarray, instructions: Sequence[str]) -> Features:
-        assert list(instructions) == ["do mixed"] * len(images)
+        assert set(instructions) <= {"do mixed", "do taken-over"} and len(instructions) == len(images)
         self.encoded += [(int(image[0, 0, 0]), int(image[0, 1, 0])) for image in images]
         tokens = torch.tensor(self.encoded[-len(images) :], dtype=torch.float32)[:, None]
         return Features(tokens, torch.ones(tokens.shape[:2], dtype=torch.bool))
@@ -57,6 +57,13 @@ def test_episodes_against_numbers_worked_by_hand() -> None:
     assert won.latents.rewards.tolist() == [0, 1] and cut.latents.rewards.tolist() == [0, 0, 0]
     torch.testing.assert_close(cut.latents.actions, torch.tensor([[0.5, 0.0], [0.5, 0.1], [0.5, 0.2]]))
     assert sorted(policy.encoded) == [(2, 0), (2, 1), (4, 0), (4, 1), (5, 0), (5, 1), (5, 2), (5, 3)]  # each once
+
+
+def test_what_a_person_did_is_what_is_learnt_from() -> None:
+    policy = Labels()
+    with VectorEnv(SCRIPTED, ONE, iter([Job("taken-over", 5)])) as vec:
+        (shown,) = everything(vec, policy)
+    assert shown.latents.actions.tolist() == [[-0.5, 0.5]] * 3
 
 
 def test_what_a_lost_worker_left_is_dropped_and_played_again() -> None:

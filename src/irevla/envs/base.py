@@ -33,8 +33,8 @@ class TaskEnv(Protocol):
     """What a suite's gymnasium environments offer beyond `gymnasium.Env`, on `env.unwrapped`.
 
     Observations are `uint8[H, W, 3]` pictures; actions `float32[A]` in [-1, 1] (clipped); the reward is 1 at success,
-    where the episode terminates, else 0; `info["success"]` is a bool; an episode that lasts `horizon` decisions is
-    truncated.
+    where the episode terminates, else 0; `info["success"]` is a bool, and `info["action"]`, where it is there, what was
+    done in the place of the action; an episode that lasts `horizon` decisions is truncated.
     """
 
     task: Task
@@ -88,9 +88,18 @@ class Supervised(Protocol):
     """What a suite also offers that acts in the real world: only for policies that are known, under settings of its
     own."""
 
-    def admit(self, policy_hash: str, config: EnvConfig) -> EnvConfig:
-        """Let the policy with this sha256 act in environments made from now on, by this process or its workers; the
-        settings for them."""
+    def admit(self, policy_hash: str, config: EnvConfig, *, learning: bool) -> EnvConfig:
+        """Let the policy with this sha256 act in environments made from now on, by this process or its workers, and
+        with `learning` what it becomes while they are open; the settings for them."""
+        ...
+
+
+@runtime_checkable
+class Hashed(Protocol):
+    """A policy that can be told from others."""
+
+    def hash(self) -> str:
+        """sha256 of its weights."""
         ...
 
 
@@ -116,6 +125,12 @@ def load_suite(name: str) -> Suite:
             f"suite {name!r} needs the package {error.name!r}: pip install 'irevla[{name.partition(':')[0]}]'"
         ) from error
     return suite
+
+
+def admitted(suite: str, policy: Hashed, config: EnvConfig, *, learning: bool = False) -> EnvConfig:
+    """The settings of environments in which this policy may act, and with `learning` what it becomes in them."""
+    found = load_suite(suite)
+    return found.admit(policy.hash(), config, learning=learning) if isinstance(found, Supervised) else config
 
 
 def check_packages(what: str, *packages: str, extra: str) -> None:

@@ -53,7 +53,7 @@ class Board:
     images: UInt8[np.ndarray, "n H W 3"]  # what each slot sees now
     final_images: UInt8[np.ndarray, "n H W 3"]  # the true last observation, where the step ended an episode
     actions: Float32[np.ndarray, "n A"]  # from the driver
-    labels: Float32[np.ndarray, "n A"]  # the expert's clean actions, where it acted
+    labels: Float32[np.ndarray, "n A"]  # the expert's clean action where it acted, else what was done
     rewards: Float32[np.ndarray, " n"]
     terminated: Bool[np.ndarray, " n"]
     truncated: Bool[np.ndarray, " n"]
@@ -142,11 +142,13 @@ class _Stage:
         board, env, job = self._board, self._envs[slot], self._jobs[slot]
         if env is None or job is None:
             return False
-        action = board.actions[slot].copy()
+        action = np.clip(board.actions[slot], -1, 1)
         if expert:
             board.labels[slot] = env.unwrapped.expert_action()  # type: ignore[attr-defined]
-            action = board.labels[slot] + self._noise[slot].draw(len(action))
-        image, reward, terminated, truncated, info = env.step(np.clip(action, -1, 1))
+            action = np.clip(board.labels[slot] + self._noise[slot].draw(len(action)), -1, 1)
+        image, reward, terminated, truncated, info = env.step(action)
+        if not expert:
+            board.labels[slot] = info.get("action", action)  # a person may have taken over
         board.rewards[slot], board.success[slot] = reward, info["success"]
         board.terminated[slot], board.truncated[slot] = terminated, truncated
         ended = terminated or truncated

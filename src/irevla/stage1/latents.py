@@ -69,7 +69,7 @@ class LatentPlayer:
             if outcome := tape.finish_step(slots, slot, last):
                 finished.append(outcome)
         for place, slot in enumerate(playing.tolist()):
-            tapes[slot].start_step(features[place : place + 1], chosen[slot])
+            tapes[slot].start_step(features[place : place + 1])
         return finished
 
     def _encode(self, slots: Slots, playing: np.ndarray, cut: np.ndarray) -> Features | None:
@@ -97,10 +97,9 @@ class _Tape:
         self._actions: list[Tensor] = []
         self._rewards: list[float] = []
 
-    def start_step(self, seen: Features, action: Float[Tensor, " A"]) -> None:
-        """What is seen (one latent) and executed now."""
+    def start_step(self, seen: Features) -> None:
+        """What is seen now, as one latent; what is done comes back with the step."""
         self._seen.append(seen)
-        self._actions.append(action)
 
     def finish_step(self, slots: Slots, slot: int, last: Features | None) -> LatentOutcome | None:
         """Note what the step brought; the outcome if it was the episode's last, with the true `last` observation
@@ -109,6 +108,7 @@ class _Tape:
         if job is None or slots.lost[slot]:
             self._rewind()
             return None
+        self._actions.append(torch.from_numpy(slots.labels[slot]))
         self._rewards.append(float(slots.rewards[slot]))
         if not slots.ended[slot]:
             return None

@@ -13,7 +13,7 @@ import torch
 
 from irevla.collect import in_order
 from irevla.data.replay import LatentReplay, LatentSpec
-from irevla.envs.base import find_task, load_suite
+from irevla.envs.base import admitted, find_task, load_suite
 from irevla.envs.vector import Job, VectorEnv
 from irevla.errors import UserError
 from irevla.learners.ppo import converged
@@ -44,11 +44,12 @@ def practise(run: Run, policy: VLAPolicy, task: str) -> VLAPolicy:
     progress = learner.progress
     # Seeds count decisions, which no episode outnumbers: after an interruption, only episodes not yet played.
     jobs = endless_jobs(task, first_seed(Purpose.RL, run.config.seed) + progress.decisions)
+    env = admitted(run.config.suite, policy, run.config.env, learning=True)
     with (
         threads(1),
         bar(f"Stage 1: SAC on {task}", config.steps) as advance,
         Beside(run, policy, task, learner) if config.apart else learner as learning,
-        VectorEnv(run.config.suite, run.config.env, jobs) as vec,
+        VectorEnv(run.config.suite, env, jobs) as vec,
     ):
         learning.catch_up()
         player, dropped = LatentPlayer(vec, policy, learning.act), progress.dropped
@@ -93,7 +94,7 @@ def demonstrate(run: Run, policy: VLAPolicy, task: str, store: LatentReplay) -> 
     with (
         threads(1),
         bar(f"Zero-shot successes of {task}", config.demonstrations) as advance,
-        VectorEnv(run.config.suite, run.config.env, iter(jobs)) as vec,
+        VectorEnv(run.config.suite, admitted(run.config.suite, policy, run.config.env), iter(jobs)) as vec,
     ):
         played = (outcome for ended in LatentPlayer(vec, policy, policy.decide) for outcome in ended)
         for outcome in in_order(played, jobs):

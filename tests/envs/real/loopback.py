@@ -53,6 +53,13 @@ class SimulatedArm:
         self._process.kill()
         self._process.wait()
 
+    def close(self) -> None:
+        """It is gone, and leaves nothing open."""
+        self.kill()
+        assert self._process.stdin is not None and self._process.stdout is not None
+        self._process.stdin.close()
+        self._process.stdout.close()
+
     def _follow(self) -> None:
         with urllib.request.urlopen(self._url, timeout=5.0) as answer:
             self.data.qpos[:] = json.loads(answer.read())
@@ -64,10 +71,7 @@ class SimulatedArm:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self.kill()
-        assert self._process.stdin is not None and self._process.stdout is not None
-        self._process.stdin.close()
-        self._process.stdout.close()
+        self.close()
 
 
 class Seen:

@@ -404,6 +404,18 @@ def test_nothing_moves_before_the_policy_is_known() -> None:
     assert HASH in said[0] and driver.sent
 
 
+def test_a_policy_that_learns_is_named_as_such_and_refused_where_one_is_pinned() -> None:
+    said: list[str] = []
+    clock = FakeClock()
+    arm = SafeArm(FakeDriver(clock), LIMITS, clock=clock, announce=said.append)
+    arm.authorise(HASH, learning=True)
+    assert arm.who == HASH and HASH in said[0] and "as it learns" in said[0]
+    pinned = SafeArm(FakeDriver(clock), LIMITS, clock=clock, expected=HASH[:8], announce=said.append)
+    with pytest.raises(UserError, match="take `policy` out"):
+        pinned.authorise(HASH, learning=True)
+    assert not pinned.who
+
+
 def test_only_the_guard_makes_commands() -> None:
     with pytest.raises(AssertionError, match=r"only Guard\.clear"):
         Cleared(MIDDLE, object())

@@ -1,5 +1,6 @@
 """The settings of an arm: what a person gets wrong is said in one line."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,8 @@ from irevla.envs.panda.suite import PANDA_SIM
 from irevla.envs.real.settings import FILE, read_settings
 from irevla.envs.real.suite import PANDA
 from irevla.errors import UserError
+from irevla.presets import find_preset
+from irevla.setting import check
 
 GOOD = {
     "driver": "franka",
@@ -98,3 +101,17 @@ def test_missing_packages_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     monkeypatch.setenv(FILE, str(written(tmp_path, driver="serl")))
     with pytest.raises(UserError, match="pip install pyrealsense2"):
         PANDA.check()
+
+
+def test_a_run_on_the_arm_asks_for_what_people_have_shown(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    camera = {"kind": "opencv", "device": 1}
+    cameras = {"front": camera, "wrist": camera}
+    monkeypatch.setenv(FILE, str(written(tmp_path, cameras=cameras, driver="serl")))
+    preset = find_preset("panda")
+    with pytest.raises(UserError, match="let people demonstrate"):
+        check(preset)
+    shown = replace(preset, expert=replace(preset.expert, dataset=str(tmp_path)))
+    with pytest.raises(UserError, match=r"no videos of panda: --eval\.no-videos"):
+        check(replace(shown, eval=replace(preset.eval, videos=True)))
+    _, tasks = check(shown)
+    assert tasks.rl == ("pick-carrot",)

@@ -95,9 +95,9 @@ class SafeArm:
 
     # --- who may move it
 
-    def authorise(self, who: str) -> None:
-        """Let a policy (its sha256) or a "person" move the arm; says which. Raises `UserError` for any other than the
-        settings expect."""
+    def authorise(self, who: str, *, learning: bool = False) -> None:
+        """Let a policy (its sha256), and with `learning` what it becomes, or a "person" move the arm; says which.
+        Raises `UserError` for any other than the settings expect."""
         if who != PERSON and not re.fullmatch("[0-9a-f]{64}", who):
             raise UserError(f"a policy's sha256 (64 hexadecimal digits) or {PERSON!r} may move the arm, not {who!r}")
         if who != PERSON and self._expected and not who.startswith(self._expected):
@@ -105,8 +105,14 @@ class SafeArm:
                 f"the policy {who[:16]} is not the one that the settings name ({self._expected[:16]}): load that one, "
                 "or change `policy` in the settings once you know this one"
             )
+        if learning and self._expected:
+            raise UserError(
+                f"the settings name one policy ({self._expected[:16]}), and this one changes as it learns: "
+                "take `policy` out of the settings"
+            )
         self._who = who
-        self._announce(f"the arm obeys {'a person' if who == PERSON else f'the policy {who}'}{self._dry()}")
+        named = "a person" if who == PERSON else f"the policy {who}"
+        self._announce(f"the arm obeys {named}{', and what it becomes as it learns' if learning else ''}{self._dry()}")
 
     @property
     def who(self) -> str:

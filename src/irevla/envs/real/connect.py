@@ -17,7 +17,7 @@ from irevla.envs.real.latch import Latch
 from irevla.envs.real.person import Keys, Person, SpaceMouse
 from irevla.envs.real.pose import Pose
 from irevla.envs.real.settings import Settings, read_settings
-from irevla.envs.real.suite import POLICY
+from irevla.envs.real.suite import LEARNING, POLICY
 from irevla.errors import UserError
 
 
@@ -75,7 +75,8 @@ def open_cell(settings: Settings) -> Cell:
             thing.close()
         raise
     if POLICY in os.environ:
-        arm.authorise(os.environ[POLICY])
+        who, learning, _ = os.environ[POLICY].partition(LEARNING)
+        arm.authorise(who, learning=bool(learning))
     folder = settings.path.with_suffix(".demonstrations")
     return Cell(arm, settings.home, opened[2], opened[3], person, judge, demonstrations=folder)
 

@@ -12,6 +12,7 @@ from irevla.envs.panda.tasks import SPECS
 from irevla.envs.real.arm import PERSON, ArmFault, ArmStopped
 from irevla.envs.real.cameras import CameraError, compose
 from irevla.envs.real.connect import Cell
+from irevla.envs.real.person import BEAT, SILENCE
 from irevla.envs.real.pose import Pose
 from irevla.envs.real.recorder import Recorder
 from irevla.envs.real.suite import HZ
@@ -52,7 +53,7 @@ class PandaRealEnv(DrawnEnv):
         if cell.player not in (None, self):
             raise UserError("there is one arm: --env.workers 1 --env.envs-per-worker 1")
         cell.player = self
-        self._require_person()
+        self._await_person()
         arm.begin_episode()
         arm.recover()
         arm.grip(shut=False)
@@ -150,6 +151,13 @@ class PandaRealEnv(DrawnEnv):
 
     def _observe(self) -> np.ndarray:
         return self.render()  # whatever `draw` says: an arm does not move unseen
+
+    def _await_person(self) -> None:
+        """Their sign of life comes now and then, and the socket for it may have been opened only now."""
+        end = self.cell.clock.now() + SILENCE
+        while not self.cell.person.there() and self.cell.clock.now() < end:
+            self.cell.clock.sleep(BEAT / 3)
+        self._require_person()
 
     def _require_person(self) -> None:
         if not self.cell.person.there():

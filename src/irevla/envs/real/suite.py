@@ -21,7 +21,8 @@ if TYPE_CHECKING:
 
     from irevla.types import Episode
 
-POLICY = "IREVLA_POLICY_HASH"  # environment variable: who moves the arm, a policy's sha256 or "person"
+POLICY = "IREVLA_POLICY_HASH"  # environment variable: who moves the arm, a policy's sha256 or "person" ...
+LEARNING = "+learning"  # ... and what follows the sha256 of a policy that learns while it acts
 HZ = 10  # decisions per second
 PATIENCE = 120.0  # s: the least `env.timeout`, as a person puts things back within it
 
@@ -74,10 +75,10 @@ class PandaReal:
                 extra = package if package in ("pyrealsense2", "pyspacemouse") else "'irevla[franka]'"
                 raise UserError(f"these settings need the package {package!r}: pip install {extra}")
 
-    def admit(self, policy_hash: str, config: EnvConfig) -> EnvConfig:
+    def admit(self, policy_hash: str, config: EnvConfig, *, learning: bool) -> EnvConfig:
         """Let this policy move the arm (the settings may still refuse it); one worker, one environment, and time for a
         person."""
-        os.environ[POLICY] = policy_hash
+        os.environ[POLICY] = policy_hash + (LEARNING if learning else "")
         return replace(config, workers=1, envs_per_worker=1, timeout=max(config.timeout, 5 * PATIENCE))
 
     def demonstrations(self, path: Path, tasks: Sequence[str], config: EnvConfig, *, most: int) -> "Iterator[Episode]":
