@@ -46,7 +46,7 @@ PRESETS: dict[str, tuple[str, Config]] = {
             expert=ExpertConfig(episodes=200, noisy_fraction=0.9, noise=0.7, burst=8, horizon=140),
             sft=SFTConfig(steps=12_000, batch=64, colour_share=0.5, validate_every=1_000),
             sl=SFTConfig(steps=2_000, batch=64, lr=5e-4, colour_share=0.5, validate_every=500),
-            ppo=PPOConfig(steps=60_000),
+            ppo=PPOConfig(steps=80_000, rollout=256, epochs=8, lr=1e-4),
             harvest=HarvestConfig(episodes=100, attempts=200),
         ),
     ),
