@@ -213,7 +213,6 @@ class SACConfig:
     lr: float = 3e-4  # of the actor and of the temperatures
     critic_lr: float = 3e-4
     gamma: float = 0.98  # discount per decision
-    lookahead: int = 1  # decisions whose rewards are in a target before the critics say the rest (n-step returns)
     tau: float = 0.005  # share of the critics that their slow copy takes over in each step
     critics: int = 10  # size of the ensemble
     subset: int = 2  # critics, drawn anew for each step, whose minimum is the target
@@ -237,7 +236,6 @@ class SACConfig:
             "utd",
             "lr",
             "critic_lr",
-            "lookahead",
             "tau",
             "critics",
             "subset",

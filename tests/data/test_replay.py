@@ -53,24 +53,6 @@ def test_every_decision_comes_back_with_what_was_seen_before_and_after(tmp_path:
     assert batch.features.mask.all() and batch.features.tokens.dtype == torch.float32
 
 
-def test_what_came_of_a_decision_is_looked_up_as_far_as_the_episode_goes(tmp_path: Path) -> None:
-    buffer = LatentReplay(tmp_path / "latents", SPEC)
-    buffer.append(episode(10, 4, terminated=False))  # 10 to 13, and 14 at last
-    buffer.append(episode(20, 4, terminated=True))  # 20 to 23, with a reward of 1 for the last
-    batch = buffer.sample(500, torch.Generator().manual_seed(0), gamma=0.5, steps=3)
-    before, after = numbers(batch.features), numbers(batch.next_features)
-    expected = {  # what was seen: reward, discount, terminated, and what is seen then
-        10: (0, 0.125, False, 13), 11: (0, 0.125, False, 14), 12: (0, 0.25, False, 14), 13: (0, 0.5, False, 14),
-        20: (0, 0.125, False, 23), 21: (0.25, 0.125, True, None), 22: (0.5, 0.25, True, None), 23: (1, 0.5, True, None),
-    }  # fmt: skip
-    assert set(before.tolist()) == set(expected)
-    for i, seen_before in enumerate(before.tolist()):
-        reward, discount, terminated, then = expected[seen_before]
-        assert (batch.rewards[i], batch.discounts[i], batch.terminated[i]) == (reward, discount, terminated)
-        assert then is None or after[i] == then
-    assert torch.equal(batch.actions, torch.stack([before, -before], 1))
-
-
 def test_decisions_are_drawn_equally_often_and_by_the_generator(tmp_path: Path) -> None:
     buffer = LatentReplay(tmp_path, SPEC)
     buffer.append(episode(0, 1, terminated=False))

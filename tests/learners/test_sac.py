@@ -44,13 +44,12 @@ def buffers(tmp_path: Path) -> tuple[LatentReplay, LatentReplay]:
     return demonstrations, online
 
 
-def transitions(*, terminated: list[bool], gamma: float = CONFIG.gamma) -> Transitions:
+def transitions(*, terminated: list[bool]) -> Transitions:
     count = len(terminated)
     return Transitions(
         toy.latents(torch.zeros(count, 2)),
         torch.zeros(count, 3),
         torch.ones(count),
-        torch.full((count,), gamma),
         torch.tensor(terminated),
         toy.latents(torch.rand(count, 2)),
     )
@@ -89,16 +88,16 @@ def test_the_first_targets_are_rewards(buffers: Any) -> None:
 
 
 def test_a_truncated_step_bootstraps_and_a_terminated_one_never_does() -> None:
-    sac = sac_for()
+    sac = sac_for(replace(CONFIG, gamma=0.5))
     nn.init.constant_(sac.target.biases[-1], 3.0)
-    targets = sac._targets(transitions(terminated=[False, True, False], gamma=0.5))
+    targets = sac._targets(transitions(terminated=[False, True, False]))
     torch.testing.assert_close(targets, torch.tensor([2.5, 1.0, 2.5]))
 
 
 def test_the_target_is_the_minimum_of_the_few_critics_drawn() -> None:
-    sac = sac_for(replace(CONFIG, critics=10, subset=2))
+    sac = sac_for(replace(CONFIG, gamma=1.0, critics=10, subset=2))
     sac.target.biases[-1].data += torch.arange(10.0)[:, None, None]
-    batch, lowest = transitions(terminated=[False], gamma=1.0), []
+    batch, lowest = transitions(terminated=[False]), []
     for _ in range(200):
         twin = torch.Generator()
         twin.set_state(sac.generator.get_state())

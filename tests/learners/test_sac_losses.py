@@ -90,7 +90,7 @@ def test_targets_by_hand() -> None:
         torch.tensor([0.0, 1.0, 1.0]),
         terminated=torch.tensor([False, True, False]),
         next_values=torch.tensor([0.5, math.nan, 0.25]),
-        discounts=torch.tensor([0.8, 0.8, 0.8]),
+        gamma=0.8,
     )
     torch.testing.assert_close(targets, torch.tensor([0.4, 1.0, 1.2]))
 
@@ -184,7 +184,7 @@ def test_losses_of_the_motion_against_torchrl() -> None:
         data["next", "reward"].squeeze(-1),
         terminated=data["next", "terminated"].squeeze(-1),
         next_values=losses.soft_value(q, gripper=none, log_prob=log_prob_next, alpha=alpha),
-        discounts=torch.full((n,), gamma),
+        gamma=gamma,
     )
     said = torch.stack([critic(data["observation"], data["action"]) for critic in critics])
     ours = losses.critic_loss(said, gripper=torch.zeros(n, dtype=torch.long), targets=targets.detach())
@@ -233,7 +233,7 @@ def test_losses_of_the_gripper_against_torchrl() -> None:
         data["next", "reward"].squeeze(-1),
         terminated=data["next", "terminated"].squeeze(-1),
         next_values=next_values,
-        discounts=torch.full((n,), gamma),
+        gamma=gamma,
     )
     ours = losses.critic_loss(values(data["observation"]), gripper=choice, targets=targets)
     torch.testing.assert_close(4 * ours, theirs)

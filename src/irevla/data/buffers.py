@@ -33,14 +33,12 @@ class RolloutBatch:
 
 @dataclass(frozen=True)
 class Transitions:
-    """`B` decisions with what was seen before each and `k` decisions later, or at the end of the episode where that
-    comes first. A terminated one never bootstraps; one that was truncated does, with its true last observation, like
-    any other."""
+    """`B` decisions with what was seen before and after each. A terminated one never bootstraps; one that was truncated
+    does, with its true last observation, like any other."""
 
     features: Features
     actions: Float[Tensor, "B A"]  # as executed, in [-1, 1]
-    rewards: Float[Tensor, " B"]  # of the `k` decisions, discounted
-    discounts: Float[Tensor, " B"]  # gamma to the power of `k`: of the value of what is seen then
+    rewards: Float[Tensor, " B"]
     terminated: Bool[Tensor, " B"]
     next_features: Features  # means nothing where terminated
 
@@ -53,7 +51,6 @@ class Transitions:
             self.features.to(device),
             self.actions.to(device),
             self.rewards.to(device),
-            self.discounts.to(device),
             self.terminated.to(device),
             self.next_features.to(device),
         )
@@ -65,7 +62,6 @@ class Transitions:
             Features.cat([part.features for part in parts]),
             torch.cat([part.actions for part in parts]),
             torch.cat([part.rewards for part in parts]),
-            torch.cat([part.discounts for part in parts]),
             torch.cat([part.terminated for part in parts]),
             Features.cat([part.next_features for part in parts]),
         )

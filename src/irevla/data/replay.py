@@ -113,25 +113,17 @@ class LatentReplay:
         if whole_lines(self.root / EPISODES) != self._journal_size:
             self._refresh()
 
-    def sample(self, count: int, generator: torch.Generator, *, gamma: float = 1.0, steps: int = 1) -> Transitions:
-        """Decisions drawn with equal chances, with replacement, each with what came of it within `steps` decisions; on
-        the CPU, as `generator` is."""
+    def sample(self, count: int, generator: torch.Generator) -> Transitions:
+        """Decisions drawn with equal chances, with replacement, on the CPU; `generator` is on the CPU too."""
         assert len(self) > 0, "nothing to sample from"
-        drawn = torch.randint(len(self), (count,), generator=generator).numpy()
-        first, left = self._decisions[drawn], np.minimum(self._left[drawn], steps)  # decisions until then
-        rewards = np.zeros(count, np.float32)
-        for k in range(int(left.max())):
-            rewards += np.where(
-                k < left, np.float32(gamma**k) * self._map["reward"][first + np.minimum(k, left - 1)], 0
-            )
-        terminated = self._map["terminated"][first + left - 1]
+        index = self._decisions[torch.randint(len(self), (count,), generator=generator).numpy()]
+        terminated = self._map["terminated"][index]
         return Transitions(
-            self._features(first),
-            torch.from_numpy(self._map["action"][first]),
-            torch.from_numpy(rewards),
-            torch.from_numpy(np.float32(gamma) ** left.astype(np.float32)),
+            self._features(index),
+            torch.from_numpy(self._map["action"][index]),
+            torch.from_numpy(self._map["reward"][index]),
             torch.from_numpy(terminated),
-            self._features(first + left - terminated),  # the next record is the episode's own
+            self._features(index + ~terminated),  # the next record is the episode's own
         )
 
     def _features(self, index: Int64[np.ndarray, " n"]) -> Features:
@@ -164,8 +156,6 @@ class LatentReplay:
             start + np.arange(episode["decisions"]) for start, episode in zip(starts, self._episodes, strict=False)
         ]
         self._decisions: Int64[np.ndarray, " N"] = np.concatenate([np.empty(0, np.int64), *parts])  # their records
-        left = [np.arange(len(part), 0, -1) for part in parts]
-        self._left: Int64[np.ndarray, " N"] = np.concatenate([np.empty(0, np.int64), *left])  # decisions to the end
         if self._size:
             self._map = np.memmap(self.root / RECORDS, self._record, mode="r", shape=(int(starts[-1]),))
 
@@ -181,19 +171,13 @@ class LatentReplay:
 
 
 def sample_both(
-    demonstrations: LatentReplay,
-    online: LatentReplay,
-    count: int,
-    generator: torch.Generator,
-    *,
-    gamma: float = 1.0,
-    steps: int = 1,
+    demonstrations: LatentReplay, online: LatentReplay, count: int, generator: torch.Generator
 ) -> Transitions:
     """Half from each (section V-D); all from the demonstrations while there is nothing else."""
     if not len(online):
-        return demonstrations.sample(count, generator, gamma=gamma, steps=steps)
-    shares = ((demonstrations, count - count // 2), (online, count // 2))
-    return Transitions.cat([store.sample(share, generator, gamma=gamma, steps=steps) for store, share in shares])
+        return demonstrations.sample(count, generator)
+    half = count // 2
+    return Transitions.cat([demonstrations.sample(count - half, generator), online.sample(half, generator)])
 
 
 def _create(root: Path, spec: LatentSpec) -> None:

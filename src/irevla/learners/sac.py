@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor, nn
 
 from irevla.config import SACConfig
@@ -74,11 +74,9 @@ class SAC:
 
         Steps with a non-finite gradient are skipped and counted. Returns means over the steps, and counts.
         """
-        config, history = self.config, defaultdict[str, list[Tensor]](list)
-        for _ in range(config.utd):
-            batch = sample_both(
-                demonstrations, online, config.batch, self.generator, gamma=config.gamma, steps=config.lookahead
-            ).to(self.log_alpha.device)
+        history: dict[str, list[Tensor]] = defaultdict(list)
+        for _ in range(self.config.utd):
+            batch = sample_both(demonstrations, online, self.config.batch, self.generator).to(self.log_alpha.device)
             _note(history, self._critic_step(batch))
         if not warmup:
             _note(history, self._actor_step(batch))
@@ -89,7 +87,7 @@ class SAC:
     def _critic_step(self, batch: Transitions) -> Metrics:
         """One gradient step of the critics, after which their slow copy follows."""
         motion, gripper = self.actor.split(batch.actions)
-        q = self._q(self.critic, batch.features, motion)
+        q = self.critic(self._read(batch.features), motion)
         targets = self._targets(batch)
         loss = critic_loss(q, gripper=gripper, targets=targets)
         loss.backward()  # type: ignore[no-untyped-call]
@@ -102,7 +100,7 @@ class SAC:
     def _actor_step(self, batch: Transitions) -> Metrics:
         """One gradient step of the actor and the temperatures."""
         u, motion, log_prob, gripper = self._draw(batch.features)
-        q = self._q(self.critic, batch.features, motion).mean(0)
+        q = self.critic(self._read(batch.features), motion).mean(0)
         value = soft_value(q, gripper=gripper, log_prob=log_prob, alpha=self.log_alpha.detach().exp()).mean()
         anchor = anchor_penalty(torch.tanh(u), reference=self.reference(batch.features))
         entropy = entropies(gripper=gripper, log_prob=log_prob).detach()
@@ -119,13 +117,13 @@ class SAC:
         """y, with the minimum over a few critics of the slow copy. A truncated step bootstraps, a terminated never."""
         _, motion, log_prob, gripper = self._draw(batch.next_features)
         members = torch.randperm(self.config.critics, generator=self.generator)[: self.config.subset]
-        q = self._q(self.target, batch.next_features, motion, members=members.to(motion.device)).amin(0)
+        q = self.target(self._read(batch.next_features), motion, members=members.to(motion.device)).amin(0)
         alpha = self.log_alpha.exp() * self.config.backup_entropy
         return td_target(
             batch.rewards,
             terminated=batch.terminated,
             next_values=soft_value(q, gripper=gripper, log_prob=log_prob, alpha=alpha),
-            discounts=batch.discounts,
+            gamma=self.config.gamma,
         )
 
     def _draw(
@@ -137,28 +135,11 @@ class SAC:
         motion, log_prob = squashed(u[:, : self.actor.motion], log_std=log_std, noise=noise)
         return u, motion, log_prob, self.actor.grip(u)
 
-    def _q(
-        self,
-        critics: CriticEnsemble,
-        features: Features,
-        motion: Float[Tensor, "B C"],
-        *,
-        members: Int[Tensor, " k"] | None = None,
-    ) -> Float[Tensor, "k B K"]:
-        """Q of a motion with each choice of the gripper. Critics are told how an action differs from the SFT policy's.
-
-        An action itself says where the policy believes it is ("the hand closes: it has the thing"), and critics that
-        know the state imperfectly take that for the action's merit. What differs is noise at first, which says nothing.
-        """
-        h, usual = self._read(features)
-        q = critics(h, (motion - usual[:, : self.actor.motion]) / self.config.std, members=members)
-        return torch.where(usual[:, -1:] > 0, q.flip(-1), q)  # as usual, otherwise -> open, closed
-
     @torch.no_grad()
-    def _read(self, features: Features) -> tuple[Float[Tensor, "B d"], Float[Tensor, "B A"]]:
-        """h' of the SFT policy, which all critics share, and its action."""
+    def _read(self, features: Features) -> Float[Tensor, "B d"]:
+        """h' of the SFT policy, which all critics share."""
         h: Tensor = self.reference.token_learner(features)
-        return h, torch.tanh(self.reference.mlp(h))
+        return h
 
     def _descend(self, *names: str) -> Metrics:
         """Clip the gradients of some sides and step; returns their norms, or nothing where one is not finite: no step.

@@ -41,15 +41,11 @@ def soft_value(
 
 
 def td_target(
-    rewards: Float[Tensor, " B"],
-    *,
-    terminated: Bool[Tensor, " B"],
-    next_values: Float[Tensor, " B"],
-    discounts: Float[Tensor, " B"],
+    rewards: Float[Tensor, " B"], *, terminated: Bool[Tensor, " B"], next_values: Float[Tensor, " B"], gamma: float
 ) -> Float[Tensor, " B"]:
-    """What the critics are to say. `rewards` are of `k` decisions; `next_values` of terminated ones may be anything."""
-    # y = sum_j gamma^j r_j + gamma^k V(s_k) (1 - terminated)
-    return rewards + discounts * next_values.masked_fill(terminated, 0)
+    """What the critics are to say; `next_values` of terminated steps may be anything."""
+    # y = r + gamma V(s') (1 - terminated)
+    return rewards + gamma * next_values.masked_fill(terminated, 0)
 
 
 def critic_loss(
