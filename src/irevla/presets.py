@@ -19,6 +19,9 @@ from irevla.config import (
 )
 from irevla.errors import UserError, unknown
 
+# With the default temperature and anchor, an arm's success fell to nothing and stayed there (docs/algorithm.md).
+ARM_SAC = SACConfig(gamma=0.98, tau=0.02, critics=4, batch=128, std=0.1, alpha=2e-4, anchor=2.0, warmup=500)
+
 PRESETS: dict[str, tuple[str, Config]] = {
     "quickstart": (
         "Meta-World in minutes on two cores: 4 expert tasks, 2 RL tasks, 2 unseen",
@@ -47,6 +50,7 @@ PRESETS: dict[str, tuple[str, Config]] = {
             sft=SFTConfig(steps=12_000, batch=64, colour_share=0.5, validate_every=1_000),
             sl=SFTConfig(steps=2_000, batch=64, lr=5e-4, colour_share=0.5, validate_every=500),
             ppo=PPOConfig(steps=80_000, rollout=256, epochs=8, lr=1e-4),
+            sac=ARM_SAC,
             harvest=HarvestConfig(episodes=100, attempts=200),
         ),
     ),
@@ -75,6 +79,7 @@ PRESETS: dict[str, tuple[str, Config]] = {
             sft=SFTConfig(steps=8_000, batch=64, validate_every=500),
             sl=SFTConfig(steps=800, batch=64, lr=5e-4, validate_every=400),
             ppo=PPOConfig(steps=30_000),
+            sac=ARM_SAC,
         ),
     ),
     "panda": (
@@ -87,7 +92,7 @@ PRESETS: dict[str, tuple[str, Config]] = {
             unseen_tasks=("pick-banana",),
             env=EnvConfig(workers=1, envs_per_worker=1, timeout=600.0),
             sl=SFTConfig(steps=800, batch=64, lr=5e-4, validate_every=400),
-            sac=SACConfig(apart=True, gamma=0.95, tau=0.02),
+            sac=dataclasses.replace(ARM_SAC, apart=True),
             harvest=HarvestConfig(episodes=20, attempts=40),
             eval=EvalConfig(episodes=20, interim=0, videos=False),
         ),
