@@ -127,17 +127,6 @@ def test_exploration_noise_is_the_generators_alone() -> None:
     assert torch.equal(actions(), actions())
 
 
-def test_noise_that_persists_is_the_same_in_size_and_begins_anew_with_each_episode() -> None:
-    long = EnvConfig(image_size=16, horizon=50, workers=1, envs_per_worker=2)
-    with VectorEnv(SCRIPTED, long, endless_jobs("timeout", 0)) as vec:
-        persistent = Collector(vec, generator=torch.Generator().manual_seed(0), persistence=0.8)
-        batch, _ = persistent.collect(FakePolicy(mean=0.5, std=0.1), value, 1000)
-    z = ((batch.actions - 0.5) / 0.1).reshape(20, 50, -1)  # episodes x decisions
-    assert abs(z.std() - 1) < 0.1 and abs(z.mean()) < 0.15
-    assert abs((z[:, 1:] * z[:, :-1]).mean() - 0.8) < 0.1
-    assert abs((z[1:, 0] * z[:-1, -1]).mean()) < 0.4  # of the next episode: nothing of the last
-
-
 def test_live_encoder_encodes_the_carried_observation_afresh(mixed: VectorEnv) -> None:
     policy, collect = FakePolicy(), collector(mixed, keep_observations=True).collect
     collect(policy, value, 1)

@@ -96,7 +96,7 @@ def stage1(run: Run, policy: VLAPolicy, task: str, method: Method) -> VLAPolicy:
         bar(f"Stage 1: RL on {task}", config.steps) as advance,
         threads(1),
     ):
-        collector = Collector(vec, generator=generator, persistence=config.persistence, keep_observations=ppo.live)
+        collector = Collector(vec, generator=generator, keep_observations=ppo.live)
         while progress.decisions < config.steps and not converged(progress.recent, config):
             batch, stats = collector.collect(policy, ppo.critic, config.rollout)
             metrics = ppo.update(batch, warmup=progress.updates < config.warmup)

@@ -165,7 +165,6 @@ class PPOConfig:
     std: float = (
         0.2  # exploration: standard deviation of the Gaussian around the head's output, at the start of each task
     )
-    persistence: float = 0.0  # how much of that noise stays from one decision to the next: an AR(1) process
     lr: float = 5e-4  # of the actor
     critic_lr: float = 1e-3
     gamma: float = 0.98  # discount per decision
@@ -192,7 +191,7 @@ class PPOConfig:
             "window",
         ):
             _check(getattr(self, name) > 0, f"ppo.{name} must be positive, not {getattr(self, name)}")
-        for name in ("gamma", "lam", "persistence"):
+        for name in ("gamma", "lam"):
             _check(0 <= getattr(self, name) <= 1, f"ppo.{name} must be in [0, 1], not {getattr(self, name)}")
         _check(self.converged > 0, "ppo.converged must be positive; above 1 it never stops before the budget")
 

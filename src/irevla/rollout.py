@@ -11,7 +11,7 @@ from typing import Protocol, runtime_checkable
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float, Float32, UInt8
+from jaxtyping import Float, Float32, UInt8
 from torch import Tensor
 
 from irevla.data.buffers import RolloutBatch
@@ -74,8 +74,7 @@ class Actor:
         if self._generator is None:
             chosen = self._policy.decide(features)
         else:
-            mean = self._policy.mean(features)
-            chosen, _ = _sample(mean, self._policy.log_std, torch.randn(mean.shape, generator=self._generator))
+            chosen, _ = _sample(self._policy.mean(features), self._policy.log_std, self._generator)
         actions = np.zeros_like(slots.labels)
         actions[playing] = chosen.float().cpu().numpy()
         return actions
@@ -215,14 +214,11 @@ class Collector:
 
     Every observation is encoded once. The last observation of a rollout is the first of the next, and so is its latent;
     with `keep_observations` (a live encoder, whose latents change between rollouts) that one is encoded afresh.
-    `generator` (on the CPU) draws the exploration noise, of which `persistence` stays from decision to decision.
+    `generator` (on the CPU) draws the exploration noise.
     """
 
-    def __init__(
-        self, vec: VectorEnv, *, generator: torch.Generator, persistence: float = 0.0, keep_observations: bool = False
-    ) -> None:
-        self._vec, self._keep_observations = vec, keep_observations
-        self._noise = [_Noise(generator, persistence) for _ in range(vec.workers)]
+    def __init__(self, vec: VectorEnv, *, generator: torch.Generator, keep_observations: bool = False) -> None:
+        self._vec, self._generator, self._keep_observations = vec, generator, keep_observations
         self._views: list[_View] = []
         self._env_seconds = self._encode_seconds = 0.0
 
@@ -282,9 +278,7 @@ class Collector:
         return features
 
     def _act(self, policy: LatentPolicy, worker: int) -> tuple[Tensor, Tensor]:
-        view, mean = self._views[worker], policy.mean(self._views[worker].features)
-        noise = self._noise[worker].draw(mean.shape, fresh=view.slots.step == 0)
-        actions, log_probs = _sample(mean, policy.log_std, noise)
+        actions, log_probs = _sample(policy.mean(self._views[worker].features), policy.log_std, self._generator)
         self._vec.send(worker, actions.float().cpu().numpy())
         return actions, log_probs
 
@@ -356,32 +350,11 @@ class _Log:
         )
 
 
-class _Noise:
-    """Standard normal noise for the slots of a worker, each an AR(1) process over the decisions of an episode.
-
-    What strays one way for a while tells more about that way than what trembles, and nothing of it cancels out
-    (coloured noise for PPO: Hollenstein et al. 2024). Each draw by itself is standard normal, whatever `persistence`.
-    """
-
-    def __init__(self, generator: torch.Generator, persistence: float) -> None:
-        self._generator, self._persistence = generator, persistence
-        self._last: Float[Tensor, "B A"] | None = None
-
-    def draw(self, shape: torch.Size, *, fresh: Bool[np.ndarray, " B"]) -> Float[Tensor, "B A"]:
-        """The noise of the next decision; `fresh`, where an episode begins."""
-        drawn = torch.randn(shape, generator=self._generator)  # on the CPU: the same on every device
-        if self._last is not None and self._persistence:
-            rho = self._persistence
-            goes_on = rho * self._last + (1 - rho**2) ** 0.5 * drawn
-            drawn = torch.where(torch.from_numpy(fresh)[:, None], drawn, goes_on)
-        self._last = drawn
-        return drawn
-
-
 def _sample(
-    mean: Float[Tensor, "B A"], log_std: Float[Tensor, " A"], noise: Float[Tensor, "B A"]
+    mean: Float[Tensor, "B A"], log_std: Float[Tensor, " A"], generator: torch.Generator
 ) -> tuple[Float[Tensor, "B A"], Float[Tensor, " B"]]:
-    """a ~ N(mean, exp(log_std)) by standard normal noise, and log pi(a), summed over the action's dimensions."""
+    """a ~ N(mean, exp(log_std)) and log pi(a), summed over the action's dimensions."""
+    noise = torch.randn(mean.shape, generator=generator).to(mean.device)  # drawn on the CPU: the same on every device
     gaussian = torch.distributions.Normal(mean, log_std.exp())
-    actions = mean + gaussian.stddev * noise.to(mean.device)
+    actions = mean + gaussian.stddev * noise
     return actions, gaussian.log_prob(actions).sum(-1)  # type: ignore[no-untyped-call]
