@@ -9,7 +9,10 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from cell import SimulatedCell
+
+pytest.importorskip("franky_sim")
+
+from cell import SimulatedCell  # after the package that it needs
 
 from irevla import collect
 from irevla.algorithm import run_algorithm

@@ -5,7 +5,10 @@ import json
 
 import numpy as np
 import pytest
-from cell import SimulatedCell
+
+pytest.importorskip("franky_sim")
+
+from cell import SimulatedCell  # after the package that it needs
 
 from irevla.config import EnvConfig
 from irevla.envs.base import Supervised, load_suite
