@@ -12,7 +12,7 @@ import torch
 from jaxtyping import UInt8
 
 from irevla.collect import collect_expert, demonstrations, open_store
-from irevla.config import Config, EnvConfig, ModelConfig
+from irevla.config import METHODS, Config, EnvConfig, ModelConfig
 from irevla.data.episodes import EpisodeStore
 from irevla.envs.base import Suite, Supervised, TaskEnv, admitted, find_task, load_suite, named_tasks
 from irevla.errors import UserError
@@ -60,12 +60,15 @@ def check(config: Config) -> tuple[Suite, Tasks]:
 
 
 def _check_supervised(config: Config) -> None:
-    """Where acting takes a person, nothing acts but the policies: no scripted expert, no blind replay, no film."""
+    """Where acting takes a person, nothing acts but the policies: no scripted expert, no blind replay, no film; and
+    stage 1 must know who acted."""
     if not config.expert.dataset:
         raise UserError(
             f"{config.suite} has no scripted expert: let people demonstrate (`irevla collect {config.suite}`), and "
             "name what they showed as --expert.dataset"
         )
+    if METHODS[config.method].rl != "none" and config.rl != "sac":
+        raise UserError(f"--rl sac on {config.suite}: PPO would take what a person does there for its own action")
     if config.eval.videos:
         raise UserError(f"there are no videos of {config.suite}: --eval.no-videos")
 

@@ -113,5 +113,7 @@ def test_a_run_on_the_arm_asks_for_what_people_have_shown(tmp_path: Path, monkey
     shown = replace(preset, expert=replace(preset.expert, dataset=str(tmp_path)))
     with pytest.raises(UserError, match=r"no videos of panda: --eval\.no-videos"):
         check(replace(shown, eval=replace(preset.eval, videos=True)))
+    with pytest.raises(UserError, match="--rl sac on panda"):
+        check(replace(shown, rl="ppo"))
     _, tasks = check(shown)
     assert tasks.rl == ("pick-carrot",)
