@@ -203,10 +203,11 @@ def test_episodes_of_a_policy_have_the_actions_as_executed() -> None:
     assert (outcome.episode.provenance.source, outcome.episode.provenance.policy) == ("rl", "abc")
 
 
-def test_where_a_person_took_over_the_episode_has_what_they_did() -> None:
+def test_where_a_person_took_over_the_episode_has_what_they_did_and_is_no_success_of_the_policy() -> None:
     with VectorEnv(SCRIPTED, ONE, iter([Job("taken-over", 7)])) as vec:
         (outcome,) = play(vec, Actor(FakePolicy(mean=1.5)), keep_images=True)
-    assert outcome.episode is not None and outcome.episode.actions.tolist() == [[-0.5, 0.5]] * 3
+    assert outcome.episode is not None and outcome.episode.actions.tolist() == [[-0.5, 0.5], [1, 1]]
+    assert not outcome.success and not outcome.episode.success
 
 
 def test_actor_explores_only_with_a_generator() -> None:

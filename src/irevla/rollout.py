@@ -103,7 +103,7 @@ class Outcome:
     """One episode, played to its end."""
 
     job: Job
-    success: bool
+    success: bool  # by the policy alone: with a person's help it is none
     length: int  # decisions
     episode: Episode | None = None  # only where pictures are kept
 
@@ -149,6 +149,7 @@ class _Tape:
         self._images: list[np.ndarray] = []
         self._actions: list[np.ndarray] = []
         self._rewards: list[float] = []
+        self._helped = False
 
     def start_step(self, slots: Slots, slot: int, instruction: str) -> None:
         """What is seen now; what is done comes back with the step."""
@@ -164,9 +165,10 @@ class _Tape:
             return None
         self._actions.append(slots.labels[slot])
         self._rewards.append(float(slots.rewards[slot]))
+        self._helped |= bool(slots.helped[slot])
         if not slots.ended[slot]:
             return None
-        success, length = bool(slots.success[slot]), len(self._rewards)
+        success, length = bool(slots.success[slot]) and not self._helped, len(self._rewards)
         outcome = Outcome(job, success, length, self._episode(job, success) if self._keep_images else None)
         self._rewind()
         return outcome

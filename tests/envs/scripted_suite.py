@@ -36,11 +36,14 @@ class ScriptedEnv(gym.Env[Any, Any]):
     def step(self, action: np.ndarray) -> tuple[np.ndarray, float, bool, bool, dict]:
         self.steps, self.action = self.steps + 1, action
         self.misbehave()
-        success = self.steps == 2 and (self.task.name == "win" or (self.task.name == "mixed" and self.seed % 2 == 0))
+        wins = self.task.name in ("win", "taken-over") or (self.task.name == "mixed" and self.seed % 2 == 0)
+        success = self.steps == 2 and wins
         truncated = not success and self.steps == self.config.horizon
         info: dict[str, Any] = {"success": success}
-        if self.task.name == "taken-over":
-            info["action"] = np.array([-0.5, 0.5], np.float32)
+        if self.task.name == "taken-over":  # in its first decision alone
+            info["person"] = self.steps == 1
+            if info["person"]:
+                info["action"] = np.array([-0.5, 0.5], np.float32)
         return self.picture(self.config.image_size), float(success), success, truncated, info
 
     def misbehave(self) -> None:

@@ -63,7 +63,8 @@ def test_what_a_person_did_is_what_is_learnt_from() -> None:
     policy = Labels()
     with VectorEnv(SCRIPTED, ONE, iter([Job("taken-over", 5)])) as vec:
         (shown,) = everything(vec, policy)
-    assert shown.latents.actions.tolist() == [[-0.5, 0.5]] * 3
+    assert shown.latents.actions.tolist()[0] == [-0.5, 0.5]
+    assert shown.latents.rewards.tolist() == [0, 1] and not shown.success, "the reward is theirs too"
 
 
 def test_what_a_lost_worker_left_is_dropped_and_played_again() -> None:

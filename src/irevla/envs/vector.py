@@ -55,6 +55,7 @@ class Slots:
     terminated: Bool[np.ndarray, " n"]  # the episode ended in itself: no value beyond
     truncated: Bool[np.ndarray, " n"]  # the horizon ended it
     success: Bool[np.ndarray, " n"]
+    helped: Bool[np.ndarray, " n"]  # a person took over from the policy
     final_images: UInt8[np.ndarray, "n H W 3"]  # the true last observation, where an episode ended
     lost: Bool[np.ndarray, " n"]  # the worker died or hung: the episode was dropped and starts again
 

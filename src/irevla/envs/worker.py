@@ -58,6 +58,7 @@ class Board:
     terminated: Bool[np.ndarray, " n"]
     truncated: Bool[np.ndarray, " n"]
     success: Bool[np.ndarray, " n"]
+    helped: Bool[np.ndarray, " n"]  # a person took over
 
     @staticmethod
     def on(memory: mmap.mmap, *, n: int, image_size: int, action_dim: int) -> "Board":
@@ -82,7 +83,7 @@ class Board:
 
 def _layout(n: int, size: int, action_dim: int) -> list[tuple[tuple[int, ...], np.dtype[Any]]]:
     picture, action = ((n, size, size, 3), np.dtype(np.uint8)), ((n, action_dim), np.dtype(np.float32))
-    return [picture, picture, action, action, ((n,), np.dtype(np.float32)), *[((n,), np.dtype(np.bool_))] * 3]
+    return [picture, picture, action, action, ((n,), np.dtype(np.float32)), *[((n,), np.dtype(np.bool_))] * 4]
 
 
 def _aligned(nbytes: int) -> int:
@@ -149,6 +150,7 @@ class _Stage:
         image, reward, terminated, truncated, info = env.step(action)
         if not expert:
             board.labels[slot] = info.get("action", action)  # a person may have taken over
+            board.helped[slot] = info.get("person", False)
         board.rewards[slot], board.success[slot] = reward, info["success"]
         board.terminated[slot], board.truncated[slot] = terminated, truncated
         ended = terminated or truncated
