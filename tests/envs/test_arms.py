@@ -10,7 +10,7 @@ import pytest
 
 pytest.importorskip("gymnasium_robotics")
 
-from arms import STILL, SUITES, TASKS, blind, demonstration, play, replay
+from arms import PATIENT, STILL, SUITES, TASKS, blind, demonstration, play, replay
 
 from irevla.config import EnvConfig
 from irevla.envs.base import load_suite
@@ -18,7 +18,6 @@ from irevla.envs.base import load_suite
 DEMONSTRATIONS = 3  # that are replayed blindly, so that one lucky one does not decide
 PLAIN = [("kitchen", "knob-on"), ("panda-sim", "button-press")]  # where nothing is in the way of the hand
 DISTURBED = {"panda-sim": 45}  # successes of 50 in spite of bursts of noise
-PATIENT = EnvConfig(horizon=140)  # for those: as long as the preset's demonstrations may take
 
 
 @pytest.mark.parametrize(

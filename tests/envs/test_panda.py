@@ -12,7 +12,7 @@ from gymnasium.utils.env_checker import check_env
 pytest.importorskip("gymnasium_robotics")
 
 import arms
-from arms import CONFIG, STILL, play
+from arms import CONFIG, PATIENT, STILL, play
 
 from irevla.envs.base import TaskEnv, load_suite
 from irevla.envs.panda import produce
@@ -176,13 +176,23 @@ def test_joints_must_pass_their_goal(task: str, joint: str, goal: float) -> None
         assert (reward == 1.0) is terminated is info["success"] is expected and not truncated
 
 
+def test_tasks_that_share_a_scene_differ_in_more_than_their_colours() -> None:
+    def target(task: str) -> np.ndarray:
+        env = blind(task)
+        env.reset(seed=5)
+        return env.scene().target.at
+
+    red, blue = target("pick-red-block"), target("pick-blue-block")
+    assert np.linalg.norm(red - blue) > 0.01 and np.array_equal(red, target("pick-red-block"))
+
+
 # --- experts
 
 
 @pytest.mark.parametrize("task", SKILLS)
 def test_a_disturbed_hand_comes_back(task: str) -> None:
-    env = blind(task)
-    assert sum(play(env, seed, noise=0.5)[1] for seed in range(4)) >= 3
+    env = arms.blind("panda-sim", task, PATIENT)
+    assert sum(play(env, seed, steps=PATIENT.horizon, noise=0.5)[1] for seed in range(4)) >= 3
 
 
 def test_the_expert_answers_by_the_present_state_alone() -> None:

@@ -2,6 +2,7 @@
 
 import copy
 import functools
+import zlib
 from collections.abc import Sequence
 from typing import Any
 
@@ -59,6 +60,8 @@ class PandaEnv(DrawnEnv):
     ) -> tuple[np.ndarray, dict[str, Any]]:
         """Start the episode of `seed`; without one, of a seed drawn from the generator that the last seed started."""
         super().reset(seed=seed)
+        if seed is not None:  # each task its own scenes: those of the four blocks would lie alike, as one kind of thing
+            self.np_random = np.random.default_rng([seed, zlib.crc32(self.task.name.encode())])
         model, data = self.model, self.data
         mujoco.mj_resetData(model, data)
         for prop, (x, y, yaw) in zip(self._spec.props, places(self._spec.props, self.np_random), strict=True):
