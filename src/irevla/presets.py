@@ -21,6 +21,8 @@ from irevla.errors import UserError, unknown
 
 # With the default temperature and anchor, an arm's success fell to nothing and stayed there (docs/algorithm.md).
 ARM_SAC = SACConfig(gamma=0.98, tau=0.02, critics=4, batch=128, std=0.1, alpha=2e-4, anchor=2.0, warmup=500)
+# On picked things an anchor of 2 held the actor where it was, and 0.4 let go of it while the critics knew little.
+PANDA_SAC = dataclasses.replace(ARM_SAC, steps=24_000, anchor=0.8, warmup=2_500)
 
 PRESETS: dict[str, tuple[str, Config]] = {
     "quickstart": (
@@ -74,13 +76,14 @@ PRESETS: dict[str, tuple[str, Config]] = {
         "a Panda on a table, two cores: 8 expert tasks with blocks and furniture, RL on eggplant and carrot, 5 unseen",
         Config(
             suite="panda-sim",
+            rl="sac",
             env=EnvConfig(horizon=80),
             expert=ExpertConfig(episodes=500, noisy_fraction=0.9, noise=0.7, burst=8, horizon=140),
             # Colours say which block is meant: mixed as strongly as elsewhere, it takes any (docs/panda-sim.md).
             sft=SFTConfig(steps=14_000, batch=64, colour=0.1, colour_share=0.5, validate_every=1_000),
             sl=SFTConfig(steps=2_000, batch=64, lr=5e-4, colour=0.1, colour_share=0.5, validate_every=500),
             ppo=PPOConfig(steps=36_000, rollout=256, epochs=8, lr=1e-4),
-            sac=ARM_SAC,
+            sac=PANDA_SAC,
         ),
     ),
     "panda": (
@@ -93,7 +96,7 @@ PRESETS: dict[str, tuple[str, Config]] = {
             unseen_tasks=("pick-banana",),
             env=EnvConfig(workers=1, envs_per_worker=1, timeout=600.0),
             sl=SFTConfig(steps=800, batch=64, lr=5e-4, validate_every=400),
-            sac=dataclasses.replace(ARM_SAC, apart=True),
+            sac=dataclasses.replace(PANDA_SAC, apart=True),
             harvest=HarvestConfig(episodes=20, attempts=40),
             eval=EvalConfig(episodes=20, interim=0, videos=False),
         ),
