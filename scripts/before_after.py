@@ -1,6 +1,7 @@
-"""The table of results/kitchen: before and after Algorithm 1, pooled over seeds, beside the paper's table I.
+"""The tables of results/kitchen and results/panda: before and after Algorithm 1, pooled over seeds, the kitchen's
+beside the paper's table I.
 
-    .venv/bin/python scripts/kitchen_table.py results/kitchen/seed-*/results.json
+    .venv/bin/python scripts/before_after.py results/kitchen/seed-*/results.json
 
 Prints Markdown.
 """
@@ -26,14 +27,24 @@ PAPER = {  # task -> SFT policy, PPO-Replay, iRe-VLA: table I of arXiv 2501.1666
 def main(paths: Sequence[Path]) -> None:
     """Print the table of these runs."""
     runs = [read_results(path) for path in paths]
-    print("| task | category | blind | SFT | irevla | change | each seed | paper: SFT | PPO-Replay | iRe-VLA |")
-    print("|---|---|" + "---:|" * 8)
+    known = any(task in PAPER for category in Category for task in runs[0].tasks(category))
+    columns = [
+        "blind",
+        "SFT",
+        "irevla",
+        "change",
+        "each seed",
+        *(["paper: SFT", "PPO-Replay", "iRe-VLA"] if known else []),
+    ]
+    print("|", " | ".join(["task", "category", *columns]), "|")
+    print("|---|---|" + "---:|" * len(columns))
     for category in Category:
         for task in runs[0].tasks(category):
-            paper = [f"{rate:.2f}" for rate in PAPER.get(task, ())] or [""] * 3
-            print(f"| {task} | {category.value} | {_ours(runs, category, task)} | {' | '.join(paper)} |")
+            paper = ([f"{rate:.2f}" for rate in PAPER.get(task, ())] or [""] * 3) if known else []
+            print("|", " | ".join([task, category.value, _ours(runs, category, task), *paper]), "|")
         tasks = len(runs[0].tasks(category))
-        print(f"| **mean of {tasks}** | **{category.value}** | {_ours(runs, category, None)} | | | |")
+        mean = [f"**mean of {tasks}**", f"**{category.value}**", _ours(runs, category, None)]
+        print("|", " | ".join([*mean, *([""] * 3 if known else [])]), "|")
 
 
 def _ours(runs: Sequence[Results], category: Category, task: str | None) -> str:
