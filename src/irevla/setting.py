@@ -176,14 +176,32 @@ def baselines(run: Run, tasks: Tasks) -> None:
 
 def test(run: Run, policy: VLAPolicy, tasks: Tasks, stage: str, episodes: int) -> None:
     """Success rates of all tasks after `stage`, once; nothing where `episodes` is 0."""
-    config, event = run.config, f"evaluated {stage}"
-    if episodes and run.journal.done(event) is None:
-        with threads(1):
-            rows = evaluate(
-                Actor(policy), config.suite, tasks.all, env=admitted(config.suite, policy, config.env),
-                episodes=episodes, seed=config.eval.seed, method=config.method, stage=stage, run_seed=config.seed,
-            )  # fmt: skip
-        _keep(run, event, rows)
+    event = f"evaluated {stage}"
+    if not episodes or run.journal.done(event) is not None:
+        return
+    if isinstance(load_suite(run.config.suite), Supervised):  # a person's time: each task is kept when it is done
+        rows = [row for task in tasks.all for row in _tested_once(run, policy, task, stage, episodes)]
+    else:
+        rows = _tested(run, policy, tasks.all, stage, episodes)
+    _keep(run, event, rows)
+
+
+def _tested_once(run: Run, policy: VLAPolicy, task: str, stage: str, episodes: int) -> list[Row]:
+    event = f"tested {task}, {stage}"
+    if (record := run.journal.done(event)) is None:
+        rows = _tested(run, policy, (task,), stage, episodes)
+        run.journal.append(event, rows=[row.to_json() for row in rows])
+        return rows
+    return [Row.from_json(row) for row in record["rows"]]
+
+
+def _tested(run: Run, policy: VLAPolicy, tasks: Sequence[str], stage: str, episodes: int) -> list[Row]:
+    config = run.config
+    with threads(1):
+        return evaluate(
+            Actor(policy), config.suite, tasks, env=admitted(config.suite, policy, config.env),
+            episodes=episodes, seed=config.eval.seed, method=config.method, stage=stage, run_seed=config.seed,
+        )  # fmt: skip
 
 
 def _keep(run: Run, event: str, rows: Sequence[Row]) -> None:

@@ -1,0 +1,58 @@
+"""What an experiment keeps of its tests."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from irevla import setting
+from irevla.category import Category
+from irevla.config import EnvConfig, ModelConfig
+from irevla.envs.base import load_suite
+from irevla.evaluation.stats import Row
+from irevla.models.build import build_policy
+from irevla.presets import find_preset
+from irevla.runs.run import open_run
+from irevla.setting import choose_tasks
+
+MODEL = ModelConfig(vlm="tiny-random", width=32, layers=1, head_groups=4, head_hidden=16)
+
+
+def played(task: str, episodes: int) -> Row:
+    return Row.of(
+        method="irevla", task=task, category=Category.RL, stage="sft", seed=0,
+        successes=1, episodes=episodes, env_steps=5, seconds=1.0,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(("preset", "calls"), [("panda", 4), ("pointmass", 2)])
+def test_where_a_person_must_watch_a_test_goes_on_where_it_was(
+    preset: str, calls: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config, asked = find_preset(preset), list[Sequence[str]]()
+
+    def evaluate(actor: object, suite: str, tasks: Sequence[str], *, episodes: int, **more: Any) -> list[Row]:
+        asked.append(tasks)
+        if len(asked) == calls // 2:
+            raise KeyboardInterrupt
+        return [played(task, episodes) for task in tasks]
+
+    def admit(suite: str, policy: object, env: EnvConfig) -> EnvConfig:
+        return env
+
+    policy = build_policy(MODEL, action_dim=2, image_size=32, device=torch.device("cpu"))
+    monkeypatch.setattr(setting, "evaluate", evaluate)
+    monkeypatch.setattr(setting, "admitted", admit)
+    with open_run(tmp_path, config) as run:
+        tasks = choose_tasks(config, load_suite(config.suite))
+        with pytest.raises(KeyboardInterrupt):
+            setting.test(run, policy, tasks, "sft", 3)
+        setting.test(run, policy, tasks, "sft", 3)
+        setting.test(run, policy, tasks, "sft", 3)
+        done = run.journal.done("evaluated sft")
+    first, second, third = "pick-red-block", "pick-carrot", "pick-banana"
+    expected = [(first,), (second,), (second,), (third,)] if preset == "panda" else [tasks.all, tasks.all]
+    assert asked == expected
+    assert done is not None and [row["task"] for row in done["rows"]] == list(tasks.all)
