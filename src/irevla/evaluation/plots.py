@@ -118,7 +118,8 @@ def learning(results: Results, metrics: MetricRows, theme: Theme) -> Figure | No
         task = stage.removeprefix("rl:")
         steps, success = _series(metrics, stage, "success")
         axis.plot(steps, success, "o", color=ORANGE, alpha=0.28, ms=3.2, mew=0, label="Training, each update")
-        axis.plot(steps, smooth(success), color=ORANGE, label="Training, smoothed")
+        radius = max(3, len(success) // 30)  # SAC logs each episode, PPO a rollout of many
+        axis.plot(steps, smooth(success, radius=radius), color=ORANGE, label="Training, smoothed")
         if warm := _warm(results, metrics, stage):
             axis.axvspan(0, warm, color=theme.faint, lw=0, alpha=0.8, label="Critic warm-up")
         _evaluations(axis, results, task, end=float(_steps(metrics, stage)[-1]), theme=theme)
