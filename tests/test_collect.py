@@ -61,7 +61,7 @@ def test_in_order() -> None:
 def test_harvest_keeps_successes_only_and_says_whose_they_are(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A blind policy stands in for a trained one: it succeeds sometimes, and fails often."""
     task = "left-disc-new"
-    config = Config(suite="pointmass", env=ENV, model=MODEL, harvest=HarvestConfig(episodes=3, attempts=40))
+    config = Config(suite="pointmass", env=ENV, model=MODEL, harvest=HarvestConfig(episodes=3, attempts=40, noise=0.1))
     blind = BlindReplay({task: [demonstrations("pointmass", [task], env=ENV, seed=1)[task][0].actions]})
     monkeypatch.setattr("irevla.collect.Actor", lambda policy: blind)
     policy = build_policy(MODEL, action_dim=2, image_size=32)
@@ -69,6 +69,7 @@ def test_harvest_keeps_successes_only_and_says_whose_they_are(tmp_path: Path, mo
     tried = harvest(policy, task, config, store=store)
     assert len(store) == 3 < tried <= 40
     assert all(episode.success for episode in store)
+    assert {info.provenance.noise for info in store.episodes} == {0.1}
     assert all(info.provenance.policy == policy.hash() and info.provenance.source == "rl" for info in store.episodes)
     first = first_seed(Purpose.HARVEST, config.seed)
     seeds = [info.provenance.seed for info in store.episodes]

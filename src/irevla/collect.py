@@ -130,11 +130,12 @@ def harvest(policy: VLAPolicy, task: str, config: Config, *, store: EpisodeStore
     """D_RL <- D_RL + x_i: successful trajectories of the converged policy on `task`; failures never. Returns the
     episodes tried.
 
-    The policy acts without noise, and its actions are the labels. Ends with `harvest.episodes` successes in the
-    store, or after `harvest.attempts` tries.
+    The policy's own actions are the labels; with `harvest.noise` what is executed is disturbed, so that D_RL shows how
+    to come back, as the expert's demonstrations do (DART, Laskey et al. 2017). Ends with `harvest.episodes` successes
+    in the store, or after `harvest.attempts` tries.
     """
     settings, first = config.harvest, first_seed(Purpose.HARVEST, config.seed)
-    jobs = [Job(task, first + index) for index in range(settings.attempts)]
+    jobs = [Job(task, first + index, noise=settings.noise, burst=settings.burst) for index in range(settings.attempts)]
     have = {info.provenance.seed for info in store.episodes if info.provenance.task == task}
     tried = 0
     if len(have) >= settings.episodes:

@@ -267,9 +267,13 @@ class HarvestConfig:
 
     episodes: int = 50  # successes wanted per RL task
     attempts: int = 150  # episodes tried at most
+    noise: float = 0.0  # standard deviation of noise on what is executed, as `expert.noise`; labels stay the policy's
+    burst: int = 0  # as `expert.burst`
 
     def __post_init__(self) -> None:
         _check(0 < self.episodes <= self.attempts, "harvest needs 0 < episodes <= attempts")
+        for name in ("noise", "burst"):
+            _check(getattr(self, name) >= 0, f"harvest.{name} must not be negative, but is {getattr(self, name)}")
 
 
 @dataclass(frozen=True)

@@ -113,9 +113,9 @@ def play(
 ) -> Iterator[Outcome]:
     """Play the jobs of a fresh `vec`, each once and to its end, in the order in which they end.
 
-    Without a policy the scripted expert acts, and the actions of the episodes are its clean ones; else they are what
-    was done, which is another's where a person took over. To leave early, stop iterating and close `vec`. Raises what
-    `VectorEnv.recv` raises.
+    Without a policy the scripted expert acts. The actions of the episodes are what was meant, without the job's noise,
+    and a person's where one took over. To leave early, stop iterating and close `vec`. Raises what `VectorEnv.recv`
+    raises.
     """
     source = "expert" if policy is None else "rl"
     tapes = [
@@ -174,14 +174,13 @@ class _Tape:
         return outcome
 
     def _episode(self, job: Job, success: bool) -> Episode:
-        noise = job.noise if self._source == "expert" else 0.0
         return Episode(
             np.stack(self._images),
             np.stack(self._actions),
             np.array(self._rewards, np.float32),
             self._instruction,
             success,
-            Provenance(self._suite, job.task, job.seed, self._source, noise, self._policy_hash),
+            Provenance(self._suite, job.task, job.seed, self._source, job.noise, self._policy_hash),
         )
 
 

@@ -103,6 +103,16 @@ def test_expert_labels_are_clean_and_noise_is_seeded_by_the_job() -> None:
     assert max(executed(50.0, 1)) <= 200  # clipped
 
 
+def test_a_policys_labels_are_clean_of_the_jobs_noise() -> None:
+    with VectorEnv(SCRIPTED, CONFIG, iter([Job("timeout", 1, noise=0.3), Job("timeout", 2)])) as vec:
+        vec.recv(0)
+        vec.send(0, np.array([[0.5, -0.25], [0.5, -0.25]], np.float32))
+        slots = vec.recv(0)
+    assert slots.labels.tolist() == [[0.5, -0.25], [0.5, -0.25]]
+    disturbed, calm = slots.images[:, 1, 0, :2].tolist()
+    assert disturbed != [150, 75] and calm == [150, 75]
+
+
 def test_noise_in_bursts_lasts_and_pauses() -> None:
     noise = Disturbance(Job("timeout", 3, noise=0.5, burst=4))
     draws = np.stack([noise.draw(7) for _ in range(400)]).reshape(100, 4, 7)

@@ -50,7 +50,7 @@ class Slots:
     jobs: tuple[Job | None, ...]  # None: idle, no jobs are left
     step: Int[np.ndarray, " n"]  # decisions taken so far in this episode
     previous: tuple[Job | None, ...]  # the job that the step belonged to; None: there was no step
-    labels: Float32[np.ndarray, "n A"]  # the scripted expert's clean action where it acted, else what was done
+    labels: Float32[np.ndarray, "n A"]  # what was meant: clean of noise; a person's where one took over
     rewards: Float32[np.ndarray, " n"]
     terminated: Bool[np.ndarray, " n"]  # the episode ended in itself: no value beyond
     truncated: Bool[np.ndarray, " n"]  # the horizon ended it

@@ -41,7 +41,7 @@ class Job:
 
     task: str
     seed: int
-    noise: float = 0.0  # standard deviation of the noise on the scripted expert's executed actions; labels stay clean
+    noise: float = 0.0  # standard deviation of the noise on what is executed; labels stay clean
     burst: int = 0  # 0: fresh noise in every decision; else it comes in bursts of so many, the same throughout each
     draw: bool = True  # False: pictures are blank and cost nothing
 
@@ -53,7 +53,7 @@ class Board:
     images: UInt8[np.ndarray, "n H W 3"]  # what each slot sees now
     final_images: UInt8[np.ndarray, "n H W 3"]  # the true last observation, where the step ended an episode
     actions: Float32[np.ndarray, "n A"]  # from the driver
-    labels: Float32[np.ndarray, "n A"]  # the expert's clean action where it acted, else what was done
+    labels: Float32[np.ndarray, "n A"]  # what was meant: clean of noise; a person's where one took over
     rewards: Float32[np.ndarray, " n"]
     terminated: Bool[np.ndarray, " n"]
     truncated: Bool[np.ndarray, " n"]
@@ -143,14 +143,12 @@ class _Stage:
         board, env, job = self._board, self._envs[slot], self._jobs[slot]
         if env is None or job is None:
             return False
-        action = np.clip(board.actions[slot], -1, 1)
-        if expert:
-            board.labels[slot] = env.unwrapped.expert_action()  # type: ignore[attr-defined]
-            action = np.clip(board.labels[slot] + self._noise[slot].draw(len(action)), -1, 1)
+        clean = env.unwrapped.expert_action() if expert else np.clip(board.actions[slot], -1, 1)  # type: ignore[attr-defined]
+        action = np.clip(clean + self._noise[slot].draw(len(clean)), -1, 1)
         image, reward, terminated, truncated, info = env.step(action)
-        if not expert:
-            board.labels[slot] = info.get("action", action)  # a person may have taken over
-            board.helped[slot] = info.get("person", False)
+        board.helped[slot] = info.get("person", False)
+        disturbed = job.noise > 0 and not board.helped[slot]
+        board.labels[slot] = clean if expert or disturbed else info.get("action", clean)
         board.rewards[slot], board.success[slot] = reward, info["success"]
         board.terminated[slot], board.truncated[slot] = terminated, truncated
         ended = terminated or truncated
@@ -159,7 +157,7 @@ class _Stage:
 
 
 class Disturbance:
-    """What disturbs the scripted expert in one episode, settled by the job's seed."""
+    """What disturbs one episode, settled by the job's seed."""
 
     def __init__(self, job: Job) -> None:
         self._job, self._random, self._decisions = job, np.random.default_rng([job.seed, 1]), 0
