@@ -84,6 +84,8 @@ PRESETS: dict[str, tuple[str, Config]] = {
             sl=SFTConfig(steps=2_000, batch=64, lr=5e-4, colour=0.1, colour_share=0.5, validate_every=500),
             ppo=PPOConfig(steps=36_000, rollout=256, epochs=8, lr=1e-4),
             sac=PANDA_SAC,
+            # As the demonstrations: from clean successes alone, stage 2 forgets part of what stage 1 has learnt.
+            harvest=HarvestConfig(episodes=100, attempts=300, noise=0.7, burst=8),
         ),
     ),
     "panda": (

@@ -19,7 +19,7 @@ from irevla.envs.panda import produce
 from irevla.envs.panda.env import PandaEnv, places
 from irevla.envs.panda.goals import LIFT
 from irevla.envs.panda.scene import model_of
-from irevla.envs.panda.suite import PANDA_SIM, WORKSPACE, WRIST_SHARE
+from irevla.envs.panda.suite import PANDA_SIM, WRIST_SHARE
 from irevla.envs.panda.tasks import BLOCKS, PRODUCE, SPECS
 from irevla.errors import UserError
 from irevla.types import Category
@@ -193,20 +193,6 @@ def test_tasks_that_share_a_scene_differ_in_more_than_their_colours() -> None:
 def test_a_disturbed_hand_comes_back(task: str) -> None:
     env = arms.blind("panda-sim", task, PATIENT)
     assert sum(play(env, seed, steps=PATIENT.horizon, noise=0.5)[1] for seed in range(4)) >= 3
-
-
-@pytest.mark.parametrize("way", [0, 1, 2])
-def test_the_hand_stays_in_the_workspace(way: int) -> None:
-    env, action = blind("pick-red-block"), np.zeros(7, np.float32)
-    (low, high), ends = WORKSPACE, []
-    for sign in (-1.0, 1.0):
-        env.reset(seed=0)
-        action[way] = sign
-        for _ in range(40):
-            env.step(action)
-        ends.append(env.arm.position)
-    assert (ends[0] > np.array(low) - 0.01).all() and (ends[1] < np.array(high) + 0.01).all()
-    assert ends[1][way] - ends[0][way] > 0.8 * (high[way] - low[way])
 
 
 def test_the_expert_answers_by_the_present_state_alone() -> None:

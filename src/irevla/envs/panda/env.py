@@ -19,7 +19,7 @@ from irevla.envs.franka import JOINTS, OPEN, Arm, Motion
 from irevla.envs.panda.experts import SCRIPTS
 from irevla.envs.panda.goals import DONE, Pose, Scene
 from irevla.envs.panda.scene import HAND, LINK, LINKS, POST, model_of
-from irevla.envs.panda.suite import ACTION_DIM, CONTROL_HZ, PANDA_SIM, REACH, TURN, WORKSPACE, WRIST_SHARE
+from irevla.envs.panda.suite import ACTION_DIM, CONTROL_HZ, PANDA_SIM, REACH, TURN, WRIST_SHARE
 from irevla.envs.panda.tasks import SPECS, Prop
 from irevla.errors import unknown
 
@@ -79,7 +79,7 @@ class PandaEnv(DrawnEnv):
 
     def step(self, action: Float32[np.ndarray, " A"]) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
         """One decision: the action, clipped to [-1, 1], held for `action_repeat` control steps or until success."""
-        self.arm.drive(self.arm.velocities(self._within(np.clip(action, -1.0, 1.0).astype(np.float64))))
+        self.arm.drive(self.arm.velocities(np.clip(action, -1.0, 1.0).astype(np.float64)))
         success = False
         for _ in range(self.config.action_repeat):
             mujoco.mj_step(self.model, self.data, self._substeps)
@@ -120,12 +120,6 @@ class PandaEnv(DrawnEnv):
 
     def _pose(self, body: int) -> Pose:
         return Pose(np.array(self.data.xpos[body]), np.array(self.data.xmat[body]).reshape(3, 3))
-
-    def _within(self, action: Float[np.ndarray, "7"]) -> Float[np.ndarray, "7"]:
-        """The action, without what would lead the hand out of the workspace."""
-        low, high = WORKSPACE
-        to = np.clip(self.arm.position + action[:3] * REACH, low, high)
-        return np.concatenate([np.clip((to - self.arm.position) / REACH, -1.0, 1.0), action[3:]])
 
     def _touched(self) -> Bool[np.ndarray, "2"]:
         """Which of the two fingers touches the target."""

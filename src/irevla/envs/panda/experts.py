@@ -12,7 +12,6 @@ LOWEST = 0.021  # m above the table that the fingertips do not scrape it
 HOVER = 0.10  # m above a thing, before the fingers go down to it
 CARRY, CROSS = 0.14, 0.12  # m above the table, with a block, and with the plug
 NEAR = 0.014  # m
-STEEP, TURNING = 4.0, 0.15  # height of the hand above a thing for each m beside it, and m for each rad askew
 TAUT = LINKS * LINK + 0.015  # m from the post to the plug, where the cable is straight
 WIDTH = 0.04  # m between the fingers' axes and what they held, where they have lost it
 
@@ -44,11 +43,7 @@ def down(along: Vector, hand: Matrix) -> Matrix:
 
 
 def _grasp(scene: Scene) -> Move:
-    """Down to it, as low as the hand is near and turned, and shut.
-
-    The height is a smooth function of what is still wrong: where an expert waits for a threshold, a policy that does
-    not see it crossed stays where it is.
-    """
+    """Above it, down to it, and shut."""
     at, hand = np.maximum(scene.target.at, [-np.inf, -np.inf, LOWEST]), scene.hand
     facing = down(scene.target.rotation[:, 0], hand.rotation)
     off = hand.at - at
@@ -56,9 +51,11 @@ def _grasp(scene: Scene) -> Move:
     askew = float(np.arccos(np.clip((np.trace(facing.T @ hand.rotation) - 1) / 2, -1, 1)))
     if beside < NEAR and off[2] < NEAR:
         return Move(at, facing, True)
-    height = min(HOVER, STEEP * max(beside - NEAR / 2, 0.0) + TURNING * max(askew - 0.1, 0.0))
-    sideways = np.clip(1 - (height - off[2]) / NEAR, 0.0, 1.0)  # too low: first up
-    return Move(hand.at - off * [sideways, sideways, 1.0] + _up(height), facing, False)
+    if beside < NEAR + 0.2 * max(off[2], 0.0) and askew < 0.25:
+        return Move(at, facing, False)
+    if off[2] < HOVER / 2 and beside > NEAR:
+        return Move(hand.at + _up(HOVER), facing, False)
+    return Move(at + _up(HOVER), facing, False)
 
 
 def _has(scene: Scene) -> bool:

@@ -12,7 +12,6 @@ from irevla.category import Category
 from irevla.envs.base import Task
 
 XY = tuple[float, float]
-TURN = 1.4  # rad, to both sides: nearly any direction
 
 
 @dataclass(frozen=True)
@@ -41,11 +40,11 @@ class Spec:
 
 
 def _block(colour: str) -> Prop:
-    return Prop(f"{colour} block", "block", turn=TURN, room=0.055)
+    return Prop(f"{colour} block", "block")
 
 
 def _produce(name: str, room: float) -> Prop:
-    return Prop(name, "produce", turn=TURN, room=room)
+    return Prop(name, "produce", turn=1.4, room=room)
 
 
 BLOCKS = {colour: _block(colour) for colour in ("red", "blue", "green", "yellow")}
