@@ -17,6 +17,7 @@ from irevla.algorithm import run_algorithm
 from irevla.collect import collect_expert
 from irevla.config import (
     METHODS,
+    MOST_ROUNDS,
     Config,
     EnvConfig,
     EvalConfig,
@@ -92,6 +93,23 @@ def test_everything_is_there_in_the_end(tmp_path: Path) -> None:
     assert "left-disc-new" in page and "<video" in page
 
 
+def test_a_second_round_goes_on_from_the_first(demonstrated: ExpertConfig, tmp_path: Path) -> None:
+    config = replace(TINY, rounds=2, expert=demonstrated, eval=EvalConfig(episodes=2, interim=1, videos=False))
+    rows = run(tmp_path, config)
+    turns = ["left-disc-new", "left-disc-new@2"]
+    assert stages(rows)[2:] == [f"{kind}:{turn}" for turn in turns for kind in ("rl", "sl")]
+    seeds = [{info.provenance.seed for info in EpisodeStore(tmp_path / "online").episodes}]
+    firsts = [first_seed(Purpose.HARVEST, 0, round=number) for number in (1, 2)]
+    played = [{seed for seed in seeds[0] if first <= seed < first + config.harvest.attempts} for first in firsts]
+    assert played[0] and played[1] and played[0] | played[1] == seeds[0]
+    files = [VLAPolicy.from_pretrained(tmp_path / "checkpoints" / name).vlm for name in (
+        "sl-left-disc-new", "rl-left-disc-new@2", "sl-left-disc-new@2",
+    )]  # fmt: skip
+    hashes = [weights_hash(vlm) for vlm in files]
+    assert hashes[0] == hashes[1] != hashes[2]
+    assert "left-disc-new@2" in write_report(tmp_path).read_text()
+
+
 def test_the_same_call_again_changes_nothing(tmp_path: Path) -> None:
     first = run(tmp_path / "run", TINY)
     before = {path: path.stat().st_mtime_ns for path in (tmp_path / "run" / "checkpoints").rglob("*")}
@@ -134,7 +152,12 @@ def test_a_policy_that_does_not_fit(tmp_path: Path) -> None:
 
 
 def test_evaluation_seeds_never_touch_training() -> None:
-    blocks = [range(first_seed(purpose, 0), first_seed(purpose, 999) + SHARE) for purpose in Purpose]
+    blocks = [
+        range(first_seed(purpose, 0, round=number), first_seed(purpose, 999, round=number) + SHARE)
+        for purpose in Purpose
+        for number in range(1, MOST_ROUNDS + 1)
+    ]
+    assert max(block.stop for block in blocks) <= 2**32, "some simulators take no more"
     for index, block in enumerate(blocks):
         assert all(block.stop <= other.start or other.stop <= block.start for other in blocks[index + 1 :])
 

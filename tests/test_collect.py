@@ -12,6 +12,7 @@ from irevla.errors import UserError
 from irevla.models.build import build_policy
 from irevla.rollout import BlindReplay, Outcome
 from irevla.seeds import Purpose, first_seed
+from irevla.turn import Turn
 
 ENV = EnvConfig(image_size=32, horizon=12, workers=2, envs_per_worker=2)
 MODEL = ModelConfig(vlm="tiny-random", width=32, layers=1, head_groups=4, head_hidden=16)
@@ -66,7 +67,7 @@ def test_harvest_keeps_successes_only_and_says_whose_they_are(tmp_path: Path, mo
     monkeypatch.setattr("irevla.collect.Actor", lambda policy: blind)
     policy = build_policy(MODEL, action_dim=2, image_size=32)
     store = open_store(load_suite("pointmass"), ENV, tmp_path, online=True)
-    tried = harvest(policy, task, config, store=store)
+    tried = harvest(policy, Turn(task), config, store=store)
     assert len(store) == 3 < tried <= 40
     assert all(episode.success for episode in store)
     assert {info.provenance.noise for info in store.episodes} == {0.1}
@@ -74,7 +75,7 @@ def test_harvest_keeps_successes_only_and_says_whose_they_are(tmp_path: Path, mo
     first = first_seed(Purpose.HARVEST, config.seed)
     seeds = [info.provenance.seed for info in store.episodes]
     assert seeds == sorted(seeds) and seeds[-1] == first + tried - 1
-    assert harvest(policy, task, config, store=store) == 0 and len(store) == 3  # nothing more is wanted
+    assert harvest(policy, Turn(task), config, store=store) == 0 and len(store) == 3  # nothing more is wanted
 
 
 def test_some_demonstrations_of_each_task_for_blind_replay() -> None:

@@ -38,6 +38,7 @@ from irevla.setting import (
     videos,
 )
 from irevla.stage1.sac import practise
+from irevla.turn import Turn
 
 
 def run_algorithm(run: Run) -> None:
@@ -50,13 +51,13 @@ def run_algorithm(run: Run) -> None:
     policy = stage0(run, suite, expert, method)  # pi^0
     test(run, policy, tasks, "sft", config.eval.episodes)
     online = open_store(suite, config.env, run.directory / "online", online=True)  # line 1: D_RL <- {}
-    learned = tasks.rl if method.rl != "none" else ()
-    for task in learned:  # line 2
-        policy = stage1(run, policy, task, method)  # lines 4, 5
-        test(run, policy, tasks, f"rl:{task}", config.eval.interim)
-        collect_successes(run, policy, task, online)  # line 6
-        policy = stage2(run, policy, task, method, expert=expert, online=online)  # lines 8, 9
-        test(run, policy, tasks, f"sl:{task}", config.eval.episodes if task == learned[-1] else config.eval.interim)
+    turns = [Turn(task, number) for number in range(1, config.rounds + 1) for task in tasks.rl]
+    for turn in turns if method.rl != "none" else ():  # line 2
+        policy = stage1(run, policy, turn, method)  # lines 4, 5
+        test(run, policy, tasks, turn.stage("rl"), config.eval.interim)
+        collect_successes(run, policy, turn, online)  # line 6
+        policy = stage2(run, policy, turn, method, expert=expert, online=online)  # lines 8, 9
+        test(run, policy, tasks, turn.stage("sl"), config.eval.episodes if turn == turns[-1] else config.eval.interim)
     videos(run, policy, tasks)
 
 
@@ -72,16 +73,16 @@ def stage0(run: Run, suite: Suite, expert: EpisodeStore, method: Method) -> VLAP
     return policy
 
 
-def stage1(run: Run, policy: VLAPolicy, task: str, method: Method) -> VLAPolicy:
+def stage1(run: Run, policy: VLAPolicy, turn: Turn, method: Method) -> VLAPolicy:
     """Stage 1: online RL until convergence, equation (3). Line 4: pi^1 starts as pi^2, with a new critic head.
 
     By PPO, or as on a real arm by SAC.
     """
-    stage, config = f"rl:{task}", run.config.ppo
+    stage, config = turn.stage("rl"), run.config.ppo
     if recall(run, policy, stage):
         return policy
     if run.config.rl == "sac":
-        return practise(run, policy, task)
+        return practise(run, policy, turn)
     assert method.rl != "none"
     policy.reset_exploration(config.std)
     generator, progress = torch.Generator().manual_seed(run.config.seed), RLProgress(config.window)
@@ -89,11 +90,12 @@ def stage1(run: Run, policy: VLAPolicy, task: str, method: Method) -> VLAPolicy:
     if learner := progress.resume(run, policy, stage):
         ppo.load_state(learner)
     # Seeds count decisions, which no episode outnumbers: after an interruption, only episodes not yet played.
-    jobs = endless_jobs(task, first_seed(Purpose.RL, run.config.seed) + progress.decisions)
+    first = first_seed(Purpose.RL, run.config.seed, round=turn.round)
+    jobs = endless_jobs(turn.task, first + progress.decisions)
     env = admitted(run.config.suite, policy, run.config.env, learning=True)
     with (
         VectorEnv(run.config.suite, env, jobs) as vec,
-        bar(f"Stage 1: RL on {task}", config.steps) as advance,
+        bar(f"Stage 1: RL on {turn.name}", config.steps) as advance,
         threads(1),
     ):
         collector = Collector(vec, generator=generator, keep_observations=ppo.live)
@@ -114,20 +116,20 @@ def stage1(run: Run, policy: VLAPolicy, task: str, method: Method) -> VLAPolicy:
     return policy
 
 
-def collect_successes(run: Run, policy: VLAPolicy, task: str, online: EpisodeStore) -> None:
+def collect_successes(run: Run, policy: VLAPolicy, turn: Turn, online: EpisodeStore) -> None:
     """Line 6: D_RL <- D_RL + x_i."""
-    event = f"harvest:{task}"
+    event = turn.stage("harvest")
     if run.journal.done(event) is None:
         with threads(1):
-            tried = harvest(policy, task, run.config, store=online)
-        run.journal.append(event, tried=tried, kept=online.counts().get(task, 0))
+            tried = harvest(policy, turn, run.config, store=online)
+        run.journal.append(event, tried=tried, kept=online.counts().get(turn.task, 0))
 
 
 def stage2(
-    run: Run, policy: VLAPolicy, task: str, method: Method, *, expert: EpisodeStore, online: EpisodeStore
+    run: Run, policy: VLAPolicy, turn: Turn, method: Method, *, expert: EpisodeStore, online: EpisodeStore
 ) -> VLAPolicy:
     """Stage 2: supervised learning of everything on D_e + D_RL, equation (4), from the weights of stage 1 (line 8)."""
-    stage, config = f"sl:{task}", run.config.sl
+    stage, config = turn.stage("sl"), run.config.sl
     if method.sl != "none" and not recall(run, policy, stage):
         frames = online.read() if len(online) else None
         mixture = Mixture(expert.read(), frames, config.online_share, validation=config.validation)

@@ -15,6 +15,7 @@ from irevla.models.policy import VLAPolicy
 from irevla.rollout import Actor, Outcome, play
 from irevla.runs.progress import bar
 from irevla.seeds import Purpose, first_seed
+from irevla.turn import Turn
 from irevla.types import Episode
 
 ROUNDS = 20  # first attempts, then retries with new seeds for those that failed
@@ -126,22 +127,24 @@ def _successes(outcomes: Iterable[Outcome], jobs: Iterable[Job]) -> Iterator[lis
         yield batch
 
 
-def harvest(policy: VLAPolicy, task: str, config: Config, *, store: EpisodeStore) -> int:
-    """D_RL <- D_RL + x_i: successful trajectories of the converged policy on `task`; failures never. Returns the
+def harvest(policy: VLAPolicy, turn: Turn, config: Config, *, store: EpisodeStore) -> int:
+    """D_RL <- D_RL + x_i: successful trajectories of the converged policy on its task; failures never. Returns the
     episodes tried.
 
     The policy's own actions are the labels; with `harvest.noise` what is executed is disturbed, so that D_RL shows how
     to come back, as the expert's demonstrations do (DART, Laskey et al. 2017). Ends with `harvest.episodes` successes
-    in the store, or after `harvest.attempts` tries.
+    of this turn in the store, or after `harvest.attempts` tries.
     """
-    settings, first = config.harvest, first_seed(Purpose.HARVEST, config.seed)
+    settings, task = config.harvest, turn.task
+    first = first_seed(Purpose.HARVEST, config.seed, round=turn.round)
     jobs = [Job(task, first + index, noise=settings.noise, burst=settings.burst) for index in range(settings.attempts)]
-    have = {info.provenance.seed for info in store.episodes if info.provenance.task == task}
+    done = {(info.provenance.task, info.provenance.seed) for info in store.episodes}
+    have = {job.seed for job in jobs if (task, job.seed) in done}
     tried = 0
     if len(have) >= settings.episodes:
         return tried
     with (
-        bar(f"Harvest of {task}", settings.episodes) as advance,
+        bar(f"Harvest of {turn.name}", settings.episodes) as advance,
         VectorEnv(config.suite, admitted(config.suite, policy, config.env), iter(jobs)) as vec,
     ):
         outcomes = play(vec, Actor(policy), keep_images=True, policy_hash=policy.hash())

@@ -8,6 +8,7 @@ from typing import Literal
 
 from irevla.errors import UserError, unknown
 
+MOST_ROUNDS = 4  # seeds of later ones would not fit in 32 bits
 TOWERS = ("language", "vision", "qformer")  # parts of a VLM that LoRA can adapt
 
 
@@ -321,6 +322,7 @@ class Config:
     rl_tasks: tuple[str, ...] = ()  # in the order in which they are learned; empty: all
     unseen_tasks: tuple[str, ...] = ()  # empty: all
     method: str = "irevla"
+    rounds: int = 1  # times that the RL tasks are gone through: each again from what stage 2 made of all of them
     rl: str = "ppo"  # how stage 1 learns: "ppo" or "sac" (section V-D)
     from_checkpoint: str = ""  # start from this policy (a run, a checkpoint or a saved policy) instead of stage 0
     seed: int = 0
@@ -347,6 +349,7 @@ class Config:
             "choose --rl ppo, or method irevla",
         )
         _check(0 <= self.seed < 1000, f"seed must be in 0..999, not {self.seed}")
+        _check(1 <= self.rounds <= MOST_ROUNDS, f"rounds must be in 1..{MOST_ROUNDS}, not {self.rounds}")
         held_out = set(self.unseen_tasks) & (set(self.expert_tasks) | set(self.rl_tasks))
         _check(not held_out, f"unseen tasks must not be trained on, but {sorted(held_out)} is; take it out of one list")
 

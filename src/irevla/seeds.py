@@ -5,6 +5,7 @@ from enum import IntEnum
 
 BLOCK = 100_000_000  # seeds per purpose
 SHARE = 100_000  # seeds per run (or per evaluation seed) within a block
+PURPOSES = 10  # at most; each later round of Algorithm 1 has as many blocks again
 
 
 class Purpose(IntEnum):
@@ -18,8 +19,8 @@ class Purpose(IntEnum):
     EVALUATION = 9
 
 
-def first_seed(purpose: Purpose, seed: int) -> int:
-    """The first episode seed of `purpose` for run (or evaluation) seed `seed` in 0..999; the next SHARE - 1 follow
-    it."""
+def first_seed(purpose: Purpose, seed: int, *, round: int = 1) -> int:
+    """The first episode seed of `purpose` for run (or evaluation) seed `seed` in 0..999 in a round of Algorithm 1; the
+    next SHARE - 1 follow it."""
     assert 0 <= seed < BLOCK // SHARE
-    return purpose * BLOCK + seed * SHARE
+    return (purpose + PURPOSES * (round - 1)) * BLOCK + seed * SHARE

@@ -1,6 +1,7 @@
 import json
 import math
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -9,7 +10,8 @@ from hypothesis import strategies as st
 
 from irevla.category import Category
 from irevla.errors import UserError
-from irevla.evaluation.stats import Row, change, hundredths, newcombe, pool, read_results, wilson
+from irevla.evaluation.stats import Results, Row, change, hundredths, newcombe, pool, read_results, wilson
+from irevla.turn import Turn
 
 
 @pytest.mark.parametrize(  # Newcombe (1998), Statistics in Medicine 17:857-872, table I
@@ -84,6 +86,19 @@ def test_a_change_is_noise_only_if_its_interval_holds_zero() -> None:
     assert little and little.noise
     assert change(before, None) is None
     assert change(pool([row("a", 1, 5), row("b", 1, 5)]), before) is None  # half a stage is not compared
+
+
+def test_a_turn_finds_its_task() -> None:
+    for turn in (Turn("knob-on"), Turn("knob-on", 3)):
+        assert Turn.of(turn.stage("sl")) == turn
+    assert Turn("knob-on", 3).stage("rl") == "rl:knob-on@3"
+    assert Turn.of("sft") is None
+
+
+def test_forgetting_counts_from_the_newest_of_its_own_stages() -> None:
+    stages = ("sft", "rl:a", "sl:a", "rl:a@2", "sl:a@2", "rl:b@2")
+    results = Results({}, "", {}, "", tuple(replace(row("a", 1, 2), stage=stage) for stage in stages))
+    assert [results.reference("a", stage) for stage in stages[1:]] == ["sft", "rl:a", "sl:a", "rl:a@2", "sl:a@2"]
 
 
 def test_results_answer(make_run: Callable[..., Path]) -> None:

@@ -42,6 +42,7 @@ from irevla.setting import new_policy, starting_policy
 from irevla.stage1.beside import Handover
 from irevla.stage1.latents import LatentPlayer
 from irevla.stage1.sac import practise
+from irevla.turn import Turn
 from irevla.types import weights_hash
 
 TASK = "left-disc-new"
@@ -88,8 +89,8 @@ def events(directory: Path) -> dict[str, Mapping[str, Any]]:
     return {line["event"]: line for line in lines}
 
 
-def latents(directory: Path, name: str) -> LatentReplay:
-    root = directory / "latents" / TASK / name
+def latents(directory: Path, name: str, turn: str = TASK) -> LatentReplay:
+    root = directory / "latents" / turn / name
     header = json.loads((root / "header.json").read_text())
     del header["format"]
     return LatentReplay(root, LatentSpec(**header))
@@ -121,6 +122,16 @@ def test_all_of_it(config: Config, tmp_path: Path) -> None:
     assert points[-1]["updates"] == len(online) // 2 and {"critic_loss", "success", "length"} <= points[-1].keys()
     assert sum(row["episodes"] for row in points) == len(seeds)
     assert TASK in write_report(tmp_path).read_text()
+
+
+@pytest.mark.parametrize("apart", [False, True])
+def test_a_second_round_has_buffers_of_its_own(apart: bool, config: Config, tmp_path: Path) -> None:
+    play(tmp_path, replace(config, rounds=2, sac=replace(config.sac, steps=100, apart=apart)))
+    done = events(tmp_path)
+    assert done[f"rl:{TASK}@2"]["decisions"] >= 100 and done[f"zero-shot:{TASK}@2"]["kept"] == 3
+    first, second = (latents(tmp_path, "online", turn) for turn in (TASK, f"{TASK}@2"))
+    assert first.spec.weights != second.spec.weights, "stage 2 changed the VLM"
+    assert not {e["seed"] for e in first.episodes} & {e["seed"] for e in second.episodes}
 
 
 def test_interrupted_it_goes_on_and_encodes_nothing_twice(
@@ -236,7 +247,7 @@ def test_without_any_success_it_says_what_to_do(config: Config, tmp_path: Path) 
         open_run(tmp_path / "run", few) as run,
         pytest.raises(UserError, match=r"none of 5 episodes.*--sac\.attempts"),
     ):
-        practise(run, policy, TASK)
+        practise(run, policy, Turn(TASK))
 
 
 def test_it_stops_where_it_has_converged(config: Config, tmp_path: Path) -> None:

@@ -29,9 +29,10 @@ from irevla.stage1.beside import Beside
 from irevla.stage1.latents import Decide
 from irevla.stage1.learner import Learner
 from irevla.stage1.sac import open_replay
+from irevla.turn import Turn
 from irevla.types import Features
 
-TASK, ALWAYS = "left-disc", 1e6  # updates per decision: there is always something to learn
+TURN, ALWAYS = Turn("left-disc"), 1e6  # updates per decision: there is always something to learn
 WARM_UP = 10  # decisions before the clock starts
 PARTS = ("encode", "act", "send", "total")
 CONFIG = Config(
@@ -63,7 +64,7 @@ Way = Callable[[Run, VLAPolicy, Learner], AbstractContextManager[Decide]]
 
 def measure(policy: VLAPolicy, learner: Learner, way: Way, opened: Run, *, decisions: int, hz: float) -> dict[str, Any]:
     """Latencies of each part of a decision, how many were missed, and how many updates there were beside them."""
-    jobs = endless_jobs(TASK, 0)
+    jobs = endless_jobs(TURN.task, 0)
     with way(opened, policy, learner) as act, VectorEnv(opened.config.suite, opened.config.env, jobs) as vec:
         keep_time(vec, policy, act, decisions=WARM_UP, hz=hz)
         before, start = _updates(learner), time.perf_counter()
@@ -105,7 +106,7 @@ def _summary(seconds: Float[np.ndarray, " n"]) -> dict[str, float]:
 
 def _learner(opened: Run, policy: VLAPolicy) -> Learner:
     """SAC with buffers of random latents: speed does not depend on the values."""
-    stores = [open_replay(opened, policy, TASK, name) for name in ("demonstrations", "online")]
+    stores = [open_replay(opened, policy, TURN, name) for name in ("demonstrations", "online")]
     for store in stores:
         spec, length = store.spec, 40
         seen = torch.randn(length + 1, spec.tokens, spec.width)
@@ -114,7 +115,7 @@ def _learner(opened: Run, policy: VLAPolicy) -> Learner:
         for seed in range(20):
             store.append(LatentEpisode(features, actions, torch.zeros(length), False), seed=seed, success=False)
     sac = SAC(policy.action_head, opened.config.sac, generator=torch.Generator().manual_seed(0))
-    learner = Learner(opened, policy, f"rl:{TASK}", sac=sac, demonstrations=stores[0], online=stores[1])
+    learner = Learner(opened, policy, TURN.stage("rl"), sac=sac, demonstrations=stores[0], online=stores[1])
     learner.count()
     return learner
 
@@ -130,7 +131,7 @@ def _off(opened: Run, policy: VLAPolicy, learner: Learner) -> AbstractContextMan
 @contextmanager
 def _apart(opened: Run, policy: VLAPolicy, learner: Learner) -> Iterator[Decide]:
     """As a run with `sac.apart`: what the learner says is heard before each decision, which takes the newest actor."""
-    with Beside(opened, policy, TASK, learner) as beside:
+    with Beside(opened, policy, TURN, learner) as beside:
 
         def act(features: Features) -> torch.Tensor:
             beside.catch_up()

@@ -14,6 +14,7 @@ from jaxtyping import Float
 from irevla.errors import UserError
 from irevla.evaluation.stats import Count, Results, hundredths
 from irevla.evaluation.tables import DROP, NONE, TITLES, dropped, number, stage_title
+from irevla.turn import Turn
 
 try:
     import matplotlib as mpl
@@ -115,15 +116,14 @@ def learning(results: Results, metrics: MetricRows, theme: Theme) -> Figure | No
         return None
     figure, axes = _panels(len(stages), height=2.7)
     for axis, stage in zip(axes, stages, strict=False):
-        task = stage.removeprefix("rl:")
         steps, success = _series(metrics, stage, "success")
         axis.plot(steps, success, "o", color=ORANGE, alpha=0.28, ms=3.2, mew=0, label="Training, each update")
         radius = max(3, len(success) // 30)  # SAC logs each episode, PPO a rollout of many
         axis.plot(steps, smooth(success, radius=radius), color=ORANGE, label="Training, smoothed")
         if warm := _warm(results, metrics, stage):
             axis.axvspan(0, warm, color=theme.faint, lw=0, alpha=0.8, label="Critic warm-up")
-        _evaluations(axis, results, task, end=float(_steps(metrics, stage)[-1]), theme=theme)
-        axis.set_title(task)
+        _evaluations(axis, results, stage, end=float(_steps(metrics, stage)[-1]), theme=theme)
+        axis.set_title(stage.removeprefix("rl:"))
         axis.set_xlabel("Decisions")
         axis.set_xlim(left=0)
         axis.xaxis.set_major_formatter(lambda value, _: f"{value / 1000:g}k" if value else "0")
@@ -232,9 +232,10 @@ def _bars(
         axis.text(x, count.ci95[1] + 0.015, f"{hundredths(count.rate)}", ha="center", fontsize=7)
 
 
-def _evaluations(axis: Axes, results: Results, task: str, *, end: float, theme: Theme) -> None:
+def _evaluations(axis: Axes, results: Results, stage: str, *, end: float, theme: Theme) -> None:
     """The deterministic policy before (the last stage before this one) and after, as points with intervals."""
-    stage = f"rl:{task}"
+    turn = Turn.of(stage)
+    task = turn.task if turn else None
     position = results.stages.index(stage) if stage in results.stages else len(results.stages)
     measured = [name for name in results.stages[:position] if results.count(name, task=task)][-1:]
     for x, name, colour in [*((0.0, name, GREY) for name in measured), (end, stage, BLUE)]:
@@ -269,7 +270,7 @@ def _cell(
     count = results.count(stage, task=task)
     colour = blues(count.rate) if count else mpl.colors.to_rgba(theme.page)
     axis.add_patch(Rectangle((x - 0.5, y - 0.5), 1, 1, facecolor=colour, edgecolor=theme.page, lw=1.5))
-    if stage.partition(":")[2] == task:
+    if (turn := Turn.of(stage)) and turn.task == task:
         axis.add_patch(Rectangle((x - 0.45, y - 0.42), 0.9, 0.84, fill=False, edgecolor=ORANGE, lw=1.8))
     luminance = float(np.dot(colour[:3], (0.299, 0.587, 0.114)))
     ink = "#10131a" if luminance > 0.52 else "#f5f7fa"

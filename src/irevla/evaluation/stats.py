@@ -9,6 +9,7 @@ from typing import Any
 
 from irevla.category import Category
 from irevla.errors import UserError
+from irevla.turn import Turn
 
 Z95 = 1.959963984540054  # the 97.5% point of the normal distribution
 BASELINE = "baseline"  # the stage of rows that no trained policy made: methods "blind-replay" and "expert"
@@ -226,8 +227,8 @@ class Results:
     def reference(self, task: str, stage: str) -> str:
         """What forgetting of `task` by `stage` is measured from: the end of its own training, or stage 0."""
         position = self.stages.index(stage)
-        own = [name for name in (f"sl:{task}", f"rl:{task}") if name in self.stages[:position]]
-        return own[0] if own else FIRST
+        own = [name for name in self.stages[:position] if (turn := Turn.of(name)) and turn.task == task]
+        return own[-1] if own else FIRST
 
 
 def read_results(path: Path) -> Results:

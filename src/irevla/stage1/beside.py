@@ -44,6 +44,7 @@ from irevla.runs.run import Run, read_config
 from irevla.runs.stage import folder
 from irevla.setting import device
 from irevla.stage1.learner import Learner, means
+from irevla.turn import Turn
 from irevla.types import Features
 
 HANDOVER = 5  # updates between two handovers of the actor
@@ -93,7 +94,7 @@ class Handover:
 class Beside:
     """The actor's side. The learner goes on from the newest checkpoint, which is made here where there is none."""
 
-    def __init__(self, run: Run, policy: VLAPolicy, task: str, learner: Learner) -> None:
+    def __init__(self, run: Run, policy: VLAPolicy, turn: Turn, learner: Learner) -> None:
         self._run, self._policy, self._learner = run, policy, learner
         if run.checkpoints.newest(folder(learner.stage)) is None:
             learner.save()
@@ -106,7 +107,7 @@ class Beside:
             self._handover = Handover(mmap.mmap(file.fileno(), 0), self._actor)
             self._pipe, theirs = Pipe()
             with theirs:
-                self._popen = spawn(__name__, theirs.fileno(), file.fileno(), str(run.directory.absolute()), task)
+                self._popen = spawn(__name__, theirs.fileno(), file.fileno(), str(run.directory.absolute()), turn.name)
 
     def act(self, features: Features) -> Float[Tensor, "B A"]:
         """Actions of the newest actor, with exploration noise; a simulator is held back to the rate."""
@@ -203,15 +204,15 @@ class _Carried:
         self._head.load_state_dict({name.removeprefix(prefix): v for name, v in weights if name.startswith(prefix)})
 
 
-def restore(directory: Path, task: str) -> Learner:
-    """The learner of the run in `directory`, from its newest checkpoint."""
-    config, stage = read_config(directory), f"rl:{task}"
+def restore(directory: Path, name: str) -> Learner:
+    """The learner of the turn called `name`, of the run in `directory`, from its newest checkpoint."""
+    config, stage = read_config(directory), f"rl:{name}"
     checkpoints = Checkpoints(directory / "checkpoints")
     found = checkpoints.newest(folder(stage))
     assert found is not None, "the actor saves one before it starts a learner"
     files = found[1]
     what = parse(files)
-    demonstrations, online = (reopen(directory / "latents" / folder(task) / n) for n in ("demonstrations", "online"))
+    demonstrations, online = (reopen(directory / "latents" / folder(name) / n) for n in ("demonstrations", "online"))
     head = ActionHead(
         width=online.spec.width,
         groups=what.model.head_groups,
@@ -255,9 +256,9 @@ def update(
     return history
 
 
-def _serve(pipe: Connection, memory: int, directory: Path, task: str) -> None:
+def _serve(pipe: Connection, memory: int, directory: Path, name: str) -> None:
     try:
-        learner = restore(directory, task)
+        learner = restore(directory, name)
         handover = Handover(mmap.mmap(memory, 0), learner.sac.actor)
         handover.give()
         pipe.send_bytes(json.dumps({"updates": learner.progress.updates}).encode())
@@ -271,7 +272,7 @@ def _serve(pipe: Connection, memory: int, directory: Path, task: str) -> None:
 
 
 def main() -> None:
-    """`python -m irevla.stage1.beside PARENT_PID PIPE_FD MEMORY_FD DIRECTORY TASK`."""
+    """`python -m irevla.stage1.beside PARENT_PID PIPE_FD MEMORY_FD DIRECTORY TURN`."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C: the actor's side decides
     os.dup2(2, 1)
     os.nice(NICE)

@@ -28,27 +28,29 @@ from irevla.setting import threads
 from irevla.stage1.beside import Beside
 from irevla.stage1.latents import LatentOutcome, LatentPlayer
 from irevla.stage1.learner import Learner
+from irevla.turn import Turn
 
 LATENCIES = 1000  # decisions, the last ones, over which the latency is logged
 
 
-def practise(run: Run, policy: VLAPolicy, task: str) -> VLAPolicy:
+def practise(run: Run, policy: VLAPolicy, turn: Turn) -> VLAPolicy:
     """Line 5 of Algorithm 1 by SAC, on the policy's own head: 20 zero-shot successes, then RL until convergence."""
-    stage, config = f"rl:{task}", run.config.sac
+    stage, config = turn.stage("rl"), run.config.sac
     policy.trainable("head")
-    demonstrations, online = (open_replay(run, policy, task, name) for name in ("demonstrations", "online"))
-    demonstrate(run, policy, task, demonstrations)
+    demonstrations, online = (open_replay(run, policy, turn, name) for name in ("demonstrations", "online"))
+    demonstrate(run, policy, turn, demonstrations)
     sac = SAC(policy.action_head, config, generator=torch.Generator().manual_seed(run.config.seed))
     learner = Learner(run, policy, stage, sac=sac, demonstrations=demonstrations, online=online)
     learner.resume()
     progress = learner.progress
     # Seeds count decisions, which no episode outnumbers: after an interruption, only episodes not yet played.
-    jobs = endless_jobs(task, first_seed(Purpose.RL, run.config.seed) + progress.decisions)
+    first = first_seed(Purpose.RL, run.config.seed, round=turn.round)
+    jobs = endless_jobs(turn.task, first + progress.decisions)
     env = admitted(run.config.suite, policy, run.config.env, learning=True)
     with (
         threads(1),
-        bar(f"Stage 1: SAC on {task}", config.steps) as advance,
-        Beside(run, policy, task, learner) if config.apart else learner as learning,
+        bar(f"Stage 1: SAC on {turn.name}", config.steps) as advance,
+        Beside(run, policy, turn, learner) if config.apart else learner as learning,
         VectorEnv(run.config.suite, env, jobs) as vec,
     ):
         learning.catch_up()
@@ -73,27 +75,27 @@ def practise(run: Run, policy: VLAPolicy, task: str) -> VLAPolicy:
     return policy
 
 
-def open_replay(run: Run, policy: VLAPolicy, task: str, name: str) -> LatentReplay:
-    """DIR/latents/TASK/NAME, whose latents are of the policy's VLM as it is now."""
+def open_replay(run: Run, policy: VLAPolicy, turn: Turn, name: str) -> LatentReplay:
+    """DIR/latents/TURN/NAME, whose latents are of the policy's VLM as it is now."""
     suite, size = load_suite(run.config.suite), policy.image_size
-    blank = policy.encode(np.zeros((1, size, size, 3), np.uint8), [find_task(suite, task).instruction])
+    blank = policy.encode(np.zeros((1, size, size, 3), np.uint8), [find_task(suite, turn.task).instruction])
     _, tokens, width = blank.tokens.shape
     spec = LatentSpec(policy.vlm_hash(), suite.name, tokens, width, suite.action_dim)
-    return LatentReplay(run.directory / "latents" / folder(task) / name, spec)
+    return LatentReplay(run.directory / "latents" / folder(turn.name) / name, spec)
 
 
-def demonstrate(run: Run, policy: VLAPolicy, task: str, store: LatentReplay) -> None:
+def demonstrate(run: Run, policy: VLAPolicy, turn: Turn, store: LatentReplay) -> None:
     """Bring `store` to `sac.demonstrations` successful zero-shot trajectories: the policy as it is, without noise, by
     which a gripper would drop things. Fewer are told; where there is none at all, `UserError`."""
-    event, config = f"zero-shot:{task}", run.config.sac
+    event, config, task = turn.stage("zero-shot"), run.config.sac, turn.task
     if run.journal.done(event) is not None:
         return
-    first = first_seed(Purpose.ZERO_SHOT, run.config.seed)
+    first = first_seed(Purpose.ZERO_SHOT, run.config.seed, round=turn.round)
     jobs = [Job(task, first + index) for index in range(config.attempts)]
     have, tried = {episode["seed"] for episode in store.episodes}, 0
     with (
         threads(1),
-        bar(f"Zero-shot successes of {task}", config.demonstrations) as advance,
+        bar(f"Zero-shot successes of {turn.name}", config.demonstrations) as advance,
         VectorEnv(run.config.suite, admitted(run.config.suite, policy, run.config.env), iter(jobs)) as vec,
     ):
         played = (outcome for ended in LatentPlayer(vec, policy, policy.decide) for outcome in ended)
