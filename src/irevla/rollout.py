@@ -149,7 +149,6 @@ class _Tape:
         self._images: list[np.ndarray] = []
         self._actions: list[np.ndarray] = []
         self._rewards: list[float] = []
-        self._helped = False
 
     def start_step(self, slots: Slots, slot: int, instruction: str) -> None:
         """What is seen now; what is done comes back with the step."""
@@ -165,10 +164,9 @@ class _Tape:
             return None
         self._actions.append(slots.labels[slot])
         self._rewards.append(float(slots.rewards[slot]))
-        self._helped |= bool(slots.helped[slot])
         if not slots.ended[slot]:
             return None
-        success, length = bool(slots.success[slot]) and not self._helped, len(self._rewards)
+        success, length = bool(slots.success[slot]), len(self._rewards)
         outcome = Outcome(job, success, length, self._episode(job, success) if self._keep_images else None)
         self._rewind()
         return outcome

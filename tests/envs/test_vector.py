@@ -131,12 +131,25 @@ def test_actions_are_clipped_and_labels_are_what_was_done() -> None:
     assert np.allclose(slots.labels, [[1, 0.1], [-0.2, -1]])
 
 
-def test_where_somebody_takes_over_labels_are_theirs() -> None:
-    with VectorEnv(SCRIPTED, CONFIG, iter([Job("taken-over", 0), Job("timeout", 1)])) as vec:
+@pytest.mark.parametrize("noise", [0.0, 0.3])
+def test_where_somebody_takes_over_labels_are_theirs_and_the_success_too(noise: float) -> None:
+    jobs = [Job("taken-over", 0, noise=noise), Job("win", 1), Job("timeout", 2), Job("timeout", 3)]
+    with VectorEnv(SCRIPTED, CONFIG, iter(jobs)) as vec:
         vec.recv(0)
         vec.send(0, np.array([[1, 1], [1, 1]], np.float32))
         slots = vec.recv(0)
-    assert np.allclose(slots.labels, [[-0.5, 0.5], [1, 1]])
+        assert np.allclose(slots.labels, [[-0.5, 0.5], [1, 1]])
+        vec.send(0, np.array([[1, 1], [1, 1]], np.float32))
+        slots = vec.recv(0)
+    assert slots.terminated.all() and slots.rewards.tolist() == [1, 1] and slots.success.tolist() == [False, True]
+
+
+def test_a_person_who_is_the_expert_succeeds() -> None:
+    with VectorEnv(SCRIPTED, CONFIG, iter([Job("taken-over", 0), Job("win", 1)])) as vec:
+        for _ in range(2):
+            vec.recv(0)
+            vec.send(0, None)
+        assert vec.recv(0).success.all()
 
 
 def test_not_a_number_is_never_sent() -> None:

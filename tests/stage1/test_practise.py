@@ -272,7 +272,7 @@ def test_the_policy_executes_what_sacs_actor_does(tmp_path: Path) -> None:
     flags = np.zeros(40, bool)
     slots = Slots(
         0, images, (None,) * 40, flags.astype(int), (None,) * 40, np.zeros((40, 3), np.float32), nothing, flags, flags,
-        flags, flags, images, flags,
+        flags, images, flags,
     )  # fmt: skip
     seen = replace(slots, jobs=tuple(_job(seed) for seed in range(40)))
     np.testing.assert_allclose(Actor(again).act(seen, texts), executed, atol=1e-6)  # evaluation and harvest

@@ -54,8 +54,7 @@ class Slots:
     rewards: Float32[np.ndarray, " n"]
     terminated: Bool[np.ndarray, " n"]  # the episode ended in itself: no value beyond
     truncated: Bool[np.ndarray, " n"]  # the horizon ended it
-    success: Bool[np.ndarray, " n"]
-    helped: Bool[np.ndarray, " n"]  # a person took over from the policy
+    success: Bool[np.ndarray, " n"]  # by the policy, or the expert, alone: with a person's help it is none
     final_images: UInt8[np.ndarray, "n H W 3"]  # the true last observation, where an episode ended
     lost: Bool[np.ndarray, " n"]  # the worker died or hung: the episode was dropped and starts again
 

@@ -57,8 +57,7 @@ class Board:
     rewards: Float32[np.ndarray, " n"]
     terminated: Bool[np.ndarray, " n"]
     truncated: Bool[np.ndarray, " n"]
-    success: Bool[np.ndarray, " n"]
-    helped: Bool[np.ndarray, " n"]  # a person took over
+    success: Bool[np.ndarray, " n"]  # by the policy, or the expert, alone: with a person's help it is none
 
     @staticmethod
     def on(memory: mmap.mmap, *, n: int, image_size: int, action_dim: int) -> "Board":
@@ -83,7 +82,7 @@ class Board:
 
 def _layout(n: int, size: int, action_dim: int) -> list[tuple[tuple[int, ...], np.dtype[Any]]]:
     picture, action = ((n, size, size, 3), np.dtype(np.uint8)), ((n, action_dim), np.dtype(np.float32))
-    return [picture, picture, action, action, ((n,), np.dtype(np.float32)), *[((n,), np.dtype(np.bool_))] * 4]
+    return [picture, picture, action, action, ((n,), np.dtype(np.float32)), *[((n,), np.dtype(np.bool_))] * 3]
 
 
 def _aligned(nbytes: int) -> int:
@@ -99,6 +98,7 @@ class _Stage:
         self._jobs: list[Job | None] = [None] * n
         self._envs: list[gym.Env[Any, Any] | None] = [None] * n
         self._noise = [Disturbance(Job("", 0))] * n
+        self._helped = [False] * n  # a person took over from the policy in this episode
         self._idle: list[gym.Env[Any, Any]] = []  # environments of tasks that no slot plays now, the oldest first
 
     def obey(self, command: dict[str, Any]) -> None:
@@ -122,7 +122,7 @@ class _Stage:
             return
         env = self._envs[slot] = self._cast(slot, job.task)
         env.unwrapped.draw = job.draw  # type: ignore[attr-defined]
-        self._noise[slot] = Disturbance(job)
+        self._noise[slot], self._helped[slot] = Disturbance(job), False
         self._board.images[slot], _ = env.reset(seed=job.seed)
 
     def _cast(self, slot: int, task: str) -> gym.Env[Any, Any]:
@@ -146,10 +146,11 @@ class _Stage:
         clean = env.unwrapped.expert_action() if expert else np.clip(board.actions[slot], -1, 1)  # type: ignore[attr-defined]
         action = np.clip(clean + self._noise[slot].draw(len(clean)), -1, 1)
         image, reward, terminated, truncated, info = env.step(action)
-        board.helped[slot] = info.get("person", False)
-        disturbed = job.noise > 0 and not board.helped[slot]
+        person = not expert and info.get("person", False)  # who took over from a policy
+        self._helped[slot] |= person
+        disturbed = job.noise > 0 and not person
         board.labels[slot] = clean if expert or disturbed else info.get("action", clean)
-        board.rewards[slot], board.success[slot] = reward, info["success"]
+        board.rewards[slot], board.success[slot] = reward, info["success"] and not self._helped[slot]
         board.terminated[slot], board.truncated[slot] = terminated, truncated
         ended = terminated or truncated
         (board.final_images if ended else board.images)[slot] = image

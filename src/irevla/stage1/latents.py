@@ -96,7 +96,6 @@ class _Tape:
         self._seen: list[Features] = []
         self._actions: list[Tensor] = []
         self._rewards: list[float] = []
-        self._helped = False
 
     def start_step(self, seen: Features) -> None:
         """What is seen now, as one latent; what is done comes back with the step."""
@@ -111,7 +110,6 @@ class _Tape:
             return None
         self._actions.append(torch.from_numpy(slots.labels[slot]))
         self._rewards.append(float(slots.rewards[slot]))
-        self._helped |= bool(slots.helped[slot])
         if not slots.ended[slot]:
             return None
         latents = LatentEpisode(
@@ -120,6 +118,6 @@ class _Tape:
             torch.tensor(self._rewards),
             bool(slots.terminated[slot]),
         )
-        success = bool(slots.success[slot]) and not self._helped
+        success = bool(slots.success[slot])
         self._rewind()
         return LatentOutcome(job, success, len(latents), latents=latents)
