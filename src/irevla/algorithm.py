@@ -121,8 +121,8 @@ def collect_successes(run: Run, policy: VLAPolicy, turn: Turn, online: EpisodeSt
     event = turn.stage("harvest")
     if run.journal.done(event) is None:
         with threads(1):
-            tried = harvest(policy, turn, run.config, store=online)
-        run.journal.append(event, tried=tried, kept=online.counts().get(turn.task, 0))
+            tried, kept = harvest(policy, turn, run.config, store=online)
+        run.journal.append(event, tried=tried, kept=kept)
 
 
 def stage2(

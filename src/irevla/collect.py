@@ -127,9 +127,9 @@ def _successes(outcomes: Iterable[Outcome], jobs: Iterable[Job]) -> Iterator[lis
         yield batch
 
 
-def harvest(policy: VLAPolicy, turn: Turn, config: Config, *, store: EpisodeStore) -> int:
+def harvest(policy: VLAPolicy, turn: Turn, config: Config, *, store: EpisodeStore) -> tuple[int, int]:
     """D_RL <- D_RL + x_i: successful trajectories of the converged policy on its task; failures never. Returns the
-    episodes tried.
+    episodes tried now, and how many of this turn the store has.
 
     The policy's own actions are the labels; with `harvest.noise` what is executed is disturbed, so that D_RL shows how
     to come back, as the expert's demonstrations do (DART, Laskey et al. 2017). Ends with `harvest.episodes` successes
@@ -142,7 +142,7 @@ def harvest(policy: VLAPolicy, turn: Turn, config: Config, *, store: EpisodeStor
     have = {job.seed for job in jobs if (task, job.seed) in done}
     tried = 0
     if len(have) >= settings.episodes:
-        return tried
+        return tried, len(have)
     with (
         bar(f"Harvest of {turn.name}", settings.episodes) as advance,
         VectorEnv(config.suite, admitted(config.suite, policy, config.env), iter(jobs)) as vec,
@@ -156,7 +156,7 @@ def harvest(policy: VLAPolicy, turn: Turn, config: Config, *, store: EpisodeStor
             advance(len(have), f"{len(have)} successes in {tried} episodes")
             if len(have) >= settings.episodes:
                 break
-    return tried
+    return tried, len(have)
 
 
 def demonstrations(suite: str, tasks: Sequence[str], *, env: EnvConfig, seed: int) -> dict[str, list[Episode]]:
