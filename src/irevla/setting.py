@@ -52,14 +52,14 @@ def check(config: Config) -> tuple[Suite, Tasks]:
     suite = load_suite(config.suite)
     suite.check()
     if isinstance(suite, Supervised):
-        _check_supervised(config)
+        _check_supervised(suite, config)
     check_model(_starting_model(config, suite), device(config.device))
     if config.expert.dataset and not Path(config.expert.dataset).is_dir():
         raise UserError(f"no dataset {config.expert.dataset}; name another as expert.dataset, or none to collect one")
     return suite, choose_tasks(config, suite)
 
 
-def _check_supervised(config: Config) -> None:
+def _check_supervised(suite: Supervised, config: Config) -> None:
     """Where acting takes a person, nothing acts but the policies: no scripted expert, no blind replay, no film; and
     stage 1 must know who acted."""
     if not config.expert.dataset:
@@ -67,7 +67,13 @@ def _check_supervised(config: Config) -> None:
             f"{config.suite} has no scripted expert: let people demonstrate (`irevla collect {config.suite}`), and "
             "name what they showed as --expert.dataset"
         )
-    if METHODS[config.method].rl != "none" and config.rl != "sac":
+    learns = METHODS[config.method].rl != "none"
+    if learns and suite.pinned():
+        raise UserError(
+            f"the arm's settings name one policy ({suite.pinned()[:16]}), and a run makes others: "
+            "take `policy` out of the settings"
+        )
+    if learns and config.rl != "sac":
         raise UserError(f"--rl sac on {config.suite}: PPO would take what a person does there for its own action")
     if config.eval.videos:
         raise UserError(f"there are no videos of {config.suite}: --eval.no-videos")

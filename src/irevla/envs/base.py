@@ -88,6 +88,10 @@ class Supervised(Protocol):
     """What a suite also offers that acts in the real world: only for policies that are known, under settings of its
     own."""
 
+    def pinned(self) -> str:
+        """sha256, or its beginning, of the only policy that may ever act; empty: any."""
+        ...
+
     def admit(self, policy_hash: str, config: EnvConfig, *, learning: bool) -> EnvConfig:
         """Let the policy with this sha256 act in environments made from now on, by this process or its workers, and
         with `learning` what it becomes while they are open; the settings for them."""

@@ -111,6 +111,10 @@ def test_a_run_on_the_arm_asks_for_what_people_have_shown(tmp_path: Path, monkey
     with pytest.raises(UserError, match="let people demonstrate"):
         check(preset)
     shown = replace(preset, expert=replace(preset.expert, dataset=str(tmp_path)))
+    with pytest.raises(UserError, match=r"name one policy \(12345678\), and a run makes others"):
+        check(shown)
+    check(replace(shown, method="sft"))
+    written(tmp_path, cameras=cameras, driver="serl", policy="")
     with pytest.raises(UserError, match=r"no videos of panda: --eval\.no-videos"):
         check(replace(shown, eval=replace(preset.eval, videos=True)))
     with pytest.raises(UserError, match="--rl sac on panda"):

@@ -75,6 +75,12 @@ class PandaReal:
                 extra = package if package in ("pyrealsense2", "pyspacemouse") else "'irevla[franka]'"
                 raise UserError(f"these settings need the package {package!r}: pip install {extra}")
 
+    def pinned(self) -> str:
+        """The `policy` of the settings."""
+        from irevla.envs.real.settings import read_settings, settings_path
+
+        return read_settings(settings_path()).policy
+
     def admit(self, policy_hash: str, config: EnvConfig, *, learning: bool) -> EnvConfig:
         """Let this policy move the arm (the settings may still refuse it); one worker, one environment, and time for a
         person."""
