@@ -45,7 +45,7 @@ class FakePolicy:
     def mean(self, features: Features) -> Tensor:
         return torch.full((len(features), 2), self._mean)
 
-    def decide(self, features: Features) -> Tensor:
+    def decide(self, features: Features, chance: Tensor) -> Tensor:
         return self.mean(features)
 
 

@@ -11,7 +11,7 @@ from typing import Protocol, runtime_checkable
 
 import numpy as np
 import torch
-from jaxtyping import Float, Float32, UInt8
+from jaxtyping import Float, Float32, Int, UInt8
 from torch import Tensor
 
 from irevla.data.buffers import RolloutBatch
@@ -47,8 +47,8 @@ class LatentPolicy(Protocol):
         """The action head's output."""
         ...
 
-    def decide(self, features: Features) -> Float[Tensor, "B A"]:
-        """What is executed without exploration noise."""
+    def decide(self, features: Features, chance: Float[Tensor, " B"], /) -> Float[Tensor, "B A"]:
+        """What is executed without exploration noise; `chance`, uniform in [0, 1), settles what has a probability."""
         ...
 
 
@@ -72,12 +72,18 @@ class Actor:
         playing = np.flatnonzero(slots.playing)
         features = self._policy.encode(slots.images[playing], [instructions[slot] for slot in playing])
         if self._generator is None:
-            chosen = self._policy.decide(features)
+            chosen = self._policy.decide(features, _chances(slots, playing).to(features.tokens.device))
         else:
             chosen, _ = _sample(self._policy.mean(features), self._policy.log_std, self._generator)
         actions = np.zeros_like(slots.labels)
         actions[playing] = chosen.float().cpu().numpy()
         return actions
+
+
+def _chances(slots: Slots, playing: Int[np.ndarray, " k"]) -> Float[Tensor, " k"]:
+    """One number for each slot, uniform in [0, 1): settled by the episode's seed and the step, whoever decides when."""
+    jobs = [(slots.jobs[slot], int(slots.step[slot])) for slot in playing]
+    return torch.tensor([np.random.default_rng([job.seed, 2, step]).random() for job, step in jobs if job]).float()
 
 
 class BlindReplay:

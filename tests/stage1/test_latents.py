@@ -38,12 +38,12 @@ class Labels:
     def mean(self, features: Features) -> Tensor:
         return features.tokens[:, 0] / 10
 
-    def decide(self, features: Features) -> Tensor:
+    def decide(self, features: Features, chance: Tensor) -> Tensor:
         return self.mean(features)
 
 
 def everything(vec: VectorEnv, policy: Labels) -> list[LatentOutcome]:
-    return [outcome for outcomes in LatentPlayer(vec, policy, policy.decide) for outcome in outcomes]
+    return [outcome for outcomes in LatentPlayer(vec, policy, policy.mean) for outcome in outcomes]
 
 
 def test_episodes_against_numbers_worked_by_hand() -> None:
@@ -70,7 +70,7 @@ def test_what_a_person_did_is_what_is_learnt_from() -> None:
 def test_what_a_lost_worker_left_is_dropped_and_played_again() -> None:
     policy = Labels()
     with VectorEnv(SCRIPTED, ONE, endless_jobs("mixed", 0)) as vec:
-        visits = iter(LatentPlayer(vec, policy, policy.decide))
+        visits = iter(LatentPlayer(vec, policy, policy.mean))
         next(visits)
         os.kill(vec.pids[0], signal.SIGKILL)
         outcomes: list[LatentOutcome] = []

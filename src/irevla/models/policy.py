@@ -103,11 +103,16 @@ class VLAPolicy(nn.Module):
         return mean
 
     @torch.no_grad()
-    def decide(self, features: Features) -> Float[Tensor, "B A"]:
-        """The action to execute without exploration: the mean, with the gripper open or closed, whichever is nearer."""
+    def decide(self, features: Features, chance: Float[Tensor, " B"] | float = 0.5) -> Float[Tensor, "B A"]:
+        """The action to execute without exploration: the mean, with the gripper open or closed, as SAC trains it.
+
+        It closes with the probability that its mean says, (1 + mean) / 2: where `chance`, uniform in [0, 1), is less.
+        At 0.5 it does whichever is likelier; but a hand that stands right, and is a little likelier not to close than
+        to close, then waits for ever.
+        """
         actions = self.mean(features)
         if self.gripper:
-            actions[:, -1] = (actions[:, -1] > 0) * 2.0 - 1  # just as `SoftActor.act`
+            actions[:, -1] = ((1 + actions[:, -1]) / 2 > chance) * 2.0 - 1  # just as `SoftActor.act`
         return actions
 
     def forward(self, images: np.ndarray | Tensor, instructions: Sequence[str]) -> Float[Tensor, "B A"]:
@@ -116,14 +121,16 @@ class VLAPolicy(nn.Module):
 
     @torch.no_grad()
     def act(self, image: np.ndarray | Tensor, instruction: str | Sequence[str]) -> np.ndarray:
-        """The action for what is seen and asked: float32[A] in [-1, 1], without exploration.
+        """The action for what is seen and asked: float32[A] in [-1, 1], without exploration. A gripper that closes with
+        a probability is drawn by torch's own generator.
 
         `image` is uint8, `H W 3`, 0..255. Given a batch (`B H W 3`) and one instruction for all or one for each, it
         returns float32[B, A].
         """
         batch = image if image.ndim == 4 else image[None]
         texts = [instruction] * len(batch) if isinstance(instruction, str) else instruction
-        actions: np.ndarray = self.decide(self.features(batch, texts)).cpu().numpy()
+        chance = torch.rand(len(batch)).to(self.device)
+        actions: np.ndarray = self.decide(self.features(batch, texts), chance).cpu().numpy()
         return actions if image.ndim == 4 else actions[0]
 
     def _pictures(self, images: np.ndarray | Tensor) -> UInt8[Tensor, "B H W 3"]:

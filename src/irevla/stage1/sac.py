@@ -10,6 +10,8 @@ from typing import Any
 
 import numpy as np
 import torch
+from jaxtyping import Float
+from torch import Tensor
 
 from irevla.collect import in_order
 from irevla.data.replay import LatentReplay, LatentSpec
@@ -29,6 +31,7 @@ from irevla.stage1.beside import Beside
 from irevla.stage1.latents import LatentOutcome, LatentPlayer
 from irevla.stage1.learner import Learner
 from irevla.turn import Turn
+from irevla.types import Features
 
 LATENCIES = 1000  # decisions, the last ones, over which the latency is logged
 
@@ -85,11 +88,14 @@ def open_replay(run: Run, policy: VLAPolicy, turn: Turn, name: str) -> LatentRep
 
 
 def demonstrate(run: Run, policy: VLAPolicy, turn: Turn, store: LatentReplay) -> None:
-    """Bring `store` to `sac.demonstrations` successful zero-shot trajectories: the policy as it is, without noise, by
-    which a gripper would drop things. Fewer are told; where there is none at all, `UserError`."""
+    """Bring `store` to `sac.demonstrations` successful zero-shot trajectories: the policy as it is, without noise.
+
+    Fewer are told; where there is none at all, `UserError`.
+    """
     event, config, task = turn.stage("zero-shot"), run.config.sac, turn.task
     if run.journal.done(event) is not None:
         return
+    generator = torch.Generator().manual_seed(run.config.seed)
     first = first_seed(Purpose.ZERO_SHOT, run.config.seed, round=turn.round)
     jobs = [Job(task, first + index) for index in range(config.attempts)]
     have, tried = {episode["seed"] for episode in store.episodes}, 0
@@ -98,7 +104,11 @@ def demonstrate(run: Run, policy: VLAPolicy, turn: Turn, store: LatentReplay) ->
         bar(f"Zero-shot successes of {turn.name}", config.demonstrations) as advance,
         VectorEnv(run.config.suite, admitted(run.config.suite, policy, run.config.env), iter(jobs)) as vec,
     ):
-        played = (outcome for ended in LatentPlayer(vec, policy, policy.decide) for outcome in ended)
+
+        def act(features: Features) -> Float[Tensor, "B A"]:
+            return policy.decide(features, torch.rand(len(features), generator=generator).to(policy.device))
+
+        played = (outcome for ended in LatentPlayer(vec, policy, act) for outcome in ended)
         for outcome in in_order(played, jobs):
             if len(have) >= config.demonstrations:
                 break
