@@ -50,7 +50,7 @@ def test_a_late_decision_is_seen() -> None:
         return torch.zeros(len(features), 2)
 
     policy = build_policy(SMALL.model, action_dim=2, image_size=32)
-    with VectorEnv("pointmass", SMALL.env, endless_jobs(latency.TASK, 0)) as vec:
+    with VectorEnv("pointmass", SMALL.env, endless_jobs(latency.TURN.task, 0)) as vec:
         start = latency.time.perf_counter()
         seconds = keep_time(vec, policy, slow, decisions=9, hz=10.0)
         elapsed = latency.time.perf_counter() - start
