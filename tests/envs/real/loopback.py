@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import urllib.request
 from pathlib import Path
 from types import TracebackType
@@ -32,6 +33,7 @@ class SimulatedArm:
         self._url = f"http://127.0.0.1:{hello['port']}/"
         self.model = mujoco.MjModel.from_xml_string(hello["scene"])
         self.data = mujoco.MjData(self.model)
+        self.lock = threading.Lock()  # a camera and a person look at it from threads of their own
 
     def hand(self) -> np.ndarray:
         """Where the simulator's own fingertips are, m: not what the arm reports."""
@@ -62,8 +64,10 @@ class SimulatedArm:
 
     def _follow(self) -> None:
         with urllib.request.urlopen(self._url, timeout=5.0) as answer:
-            self.data.qpos[:] = json.loads(answer.read())
-        mujoco.mj_forward(self.model, self.data)
+            qpos = json.loads(answer.read())
+        with self.lock:
+            self.data.qpos[:] = qpos
+            mujoco.mj_forward(self.model, self.data)
 
     def __enter__(self) -> "SimulatedArm":
         return self
@@ -85,7 +89,8 @@ class Seen:
     def read(self) -> np.ndarray:
         """uint8[128, 128, 3]"""
         self._arm._follow()
-        picture: np.ndarray = self._renderer.draw(self._arm.model, self._arm.data, size=128)
+        with self._arm.lock:
+            picture: np.ndarray = self._renderer.draw(self._arm.model, self._arm.data, size=128)
         return picture
 
     def close(self) -> None:
