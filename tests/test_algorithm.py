@@ -98,10 +98,10 @@ def test_a_second_round_goes_on_from_the_first(demonstrated: ExpertConfig, tmp_p
     rows = run(tmp_path, config)
     turns = ["left-disc-new", "left-disc-new@2"]
     assert stages(rows)[2:] == [f"{kind}:{turn}" for turn in turns for kind in ("rl", "sl")]
-    seeds = [{info.provenance.seed for info in EpisodeStore(tmp_path / "online").episodes}]
+    seeds = {info.provenance.seed for info in EpisodeStore(tmp_path / "online").episodes}
     firsts = [first_seed(Purpose.HARVEST, 0, round=number) for number in (1, 2)]
-    played = [{seed for seed in seeds[0] if first <= seed < first + config.harvest.attempts} for first in firsts]
-    assert played[0] and played[1] and played[0] | played[1] == seeds[0]
+    played = [{seed for seed in seeds if first <= seed < first + config.harvest.attempts} for first in firsts]
+    assert played[0] and played[1] and played[0] | played[1] == seeds
     files = [VLAPolicy.from_pretrained(tmp_path / "checkpoints" / name).vlm for name in (
         "sl-left-disc-new", "rl-left-disc-new@2", "sl-left-disc-new@2",
     )]  # fmt: skip

@@ -1,4 +1,4 @@
-"""Success rates on fixed seeds that training never uses: deterministic policy, counts, Wilson intervals."""
+"""Success rates on fixed seeds that training never uses: no exploration noise, counts, Wilson intervals."""
 
 import time
 from collections.abc import Mapping, Sequence

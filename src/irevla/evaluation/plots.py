@@ -233,7 +233,7 @@ def _bars(
 
 
 def _evaluations(axis: Axes, results: Results, stage: str, *, end: float, theme: Theme) -> None:
-    """The deterministic policy before (the last stage before this one) and after, as points with intervals."""
+    """The policy without noise before (the last stage before this one) and after, as points with intervals."""
     turn = Turn.of(stage)
     task = turn.task if turn else None
     position = results.stages.index(stage) if stage in results.stages else len(results.stages)

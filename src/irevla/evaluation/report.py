@@ -26,7 +26,7 @@ CAPTIONS = {
     "learning": (
         "Reinforcement learning, task by task",
         "Success of the training episodes, which explore, against decisions taken in the environment; diamonds are the "
-        "deterministic policy on evaluation seeds. While the critic warms up the policy does not move.",
+        "policy without exploration noise on evaluation seeds. While the critic warms up the policy does not move.",
     ),
     "forgetting": (
         "What was kept, and what was forgotten",
