@@ -1,17 +1,21 @@
 """The tables of results/kitchen and results/panda: before and after Algorithm 1, pooled over seeds, the kitchen's
-beside the paper's table I.
+beside the paper's table I. Where stage 1 was SAC: how long a robot would have moved for it.
 
     .venv/bin/python scripts/before_after.py results/kitchen/seed-*/results.json
 
 Prints Markdown.
 """
 
+import json
 import sys
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
 from irevla.category import Category
+from irevla.envs.base import load_suite
 from irevla.evaluation.stats import BASELINE, FIRST, Count, Results, newcombe, read_results
+from irevla.turn import Turn
 
 PAPER = {  # task -> SFT policy, PPO-Replay, iRe-VLA: table I of arXiv 2501.16664
     "knob-on": (0.84, 0.48, 0.90),
@@ -47,6 +51,22 @@ def main(paths: Sequence[Path]) -> None:
         print("|", " | ".join([*mean, *([""] * 3 if known else [])]), "|")
 
 
+def robot_time(path: Path) -> None:
+    """Print the minutes that the decisions of a run's zero-shot successes, RL and harvests would take, for each RL
+    task."""
+    lines = (path.parent / "journal.jsonl").read_text().splitlines()
+    events = [json.loads(line) for line in lines]
+    fps = load_suite(json.loads(path.read_text())["config"]["suite"]).fps
+    for task in sorted({turn.task for event in events if (turn := Turn.of(event["event"])) and "decisions" in event}):
+        minutes: Counter[str] = Counter()
+        for event in events:
+            kind, turn = event["event"].partition(":")[0], Turn.of(event["event"])
+            if turn and turn.task == task and "decisions" in event:
+                minutes[kind] += event["decisions"] / fps / 60
+        parts = ", ".join(f"{kind} {value:.1f}" for kind, value in minutes.items())
+        print(f"{path.parent.name}, {task}: {sum(minutes.values()):.1f} minutes of robot time ({parts})")
+
+
 def _ours(runs: Sequence[Results], category: Category, task: str | None) -> str:
     """Blind replay, before, after and the difference with its interval over episodes, then each seed's before and
     after."""
@@ -73,4 +93,7 @@ def _sum(counts: Sequence[Count]) -> tuple[int, int]:
 
 
 if __name__ == "__main__":
-    main([Path(argument) for argument in sys.argv[1:]])
+    named = [Path(argument) for argument in sys.argv[1:]]
+    main(named)
+    for path in named:
+        robot_time(path)

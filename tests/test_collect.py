@@ -67,16 +67,17 @@ def test_harvest_keeps_successes_only_and_says_whose_they_are(tmp_path: Path, mo
     monkeypatch.setattr("irevla.collect.Actor", lambda policy: blind)
     policy = build_policy(MODEL, action_dim=2, image_size=32)
     store = open_store(load_suite("pointmass"), ENV, tmp_path, online=True)
-    tried, kept = harvest(policy, Turn(task), config, store=store)
+    tried, decisions, kept = harvest(policy, Turn(task), config, store=store)
     assert len(store) == kept == 3 < tried <= 40
+    assert sum(map(len, store)) < decisions <= tried * ENV.horizon, "failures take time as well"
     assert all(episode.success for episode in store)
     assert {info.provenance.noise for info in store.episodes} == {0.1}
     assert all(info.provenance.policy == policy.hash() and info.provenance.source == "rl" for info in store.episodes)
     first = first_seed(Purpose.HARVEST, config.seed)
     seeds = [info.provenance.seed for info in store.episodes]
     assert seeds == sorted(seeds) and seeds[-1] == first + tried - 1
-    assert harvest(policy, Turn(task), config, store=store) == (0, 3) and len(store) == 3  # nothing more is wanted
-    _, kept = harvest(policy, Turn(task, 2), config, store=store)
+    assert harvest(policy, Turn(task), config, store=store) == (0, 0, 3) and len(store) == 3  # nothing more is wanted
+    kept = harvest(policy, Turn(task, 2), config, store=store).kept
     assert kept == 3 and len(store) == 6  # of a turn of its own, with other seeds
 
 

@@ -53,7 +53,7 @@ def run_algorithm(run: Run) -> None:
     online = open_store(suite, config.env, run.directory / "online", online=True)  # line 1: D_RL <- {}
     turns = [Turn(task, number) for number in range(1, config.rounds + 1) for task in tasks.rl]
     for turn in turns if method.rl != "none" else ():  # line 2
-        policy = stage1(run, policy, turn, method)  # lines 4, 5
+        policy = stage1(run, policy, turn, method, online)  # lines 4, 5
         test(run, policy, tasks, turn.stage("rl"), config.eval.interim)
         collect_successes(run, policy, turn, online)  # line 6
         policy = stage2(run, policy, turn, method, expert=expert, online=online)  # lines 8, 9
@@ -73,7 +73,7 @@ def stage0(run: Run, suite: Suite, expert: EpisodeStore, method: Method) -> VLAP
     return policy
 
 
-def stage1(run: Run, policy: VLAPolicy, turn: Turn, method: Method) -> VLAPolicy:
+def stage1(run: Run, policy: VLAPolicy, turn: Turn, method: Method, online: EpisodeStore) -> VLAPolicy:
     """Stage 1: online RL until convergence, equation (3). Line 4: pi^1 starts as pi^2, with a new critic head.
 
     By PPO, or as on a real arm by SAC.
@@ -82,7 +82,7 @@ def stage1(run: Run, policy: VLAPolicy, turn: Turn, method: Method) -> VLAPolicy
     if recall(run, policy, stage):
         return policy
     if run.config.rl == "sac":
-        return practise(run, policy, turn)
+        return practise(run, policy, turn, online)
     assert method.rl != "none"
     policy.reset_exploration(config.std)
     generator, progress = torch.Generator().manual_seed(run.config.seed), RLProgress(config.window)
@@ -121,8 +121,8 @@ def collect_successes(run: Run, policy: VLAPolicy, turn: Turn, online: EpisodeSt
     event = turn.stage("harvest")
     if run.journal.done(event) is None:
         with threads(1):
-            tried, kept = harvest(policy, turn, run.config, store=online)
-        run.journal.append(event, tried=tried, kept=kept)
+            harvested = harvest(policy, turn, run.config, store=online)
+        run.journal.append(event, **harvested._asdict())
 
 
 def stage2(

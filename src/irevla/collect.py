@@ -4,7 +4,7 @@
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
 from irevla.config import Config, EnvConfig, ExpertConfig
 from irevla.data.episodes import EpisodeStore, StoreSpec
@@ -127,9 +127,16 @@ def _successes(outcomes: Iterable[Outcome], jobs: Iterable[Job]) -> Iterator[lis
         yield batch
 
 
-def harvest(policy: VLAPolicy, turn: Turn, config: Config, *, store: EpisodeStore) -> tuple[int, int]:
-    """D_RL <- D_RL + x_i: successful trajectories of the converged policy on its task; failures never. Returns the
-    episodes tried now, and how many of this turn the store has.
+class Harvested(NamedTuple):
+    """What a harvest took, and gave."""
+
+    tried: int  # episodes, now
+    decisions: int  # in these: robot time
+    kept: int  # of this turn that the store has
+
+
+def harvest(policy: VLAPolicy, turn: Turn, config: Config, *, store: EpisodeStore) -> Harvested:
+    """D_RL <- D_RL + x_i: successful trajectories of the converged policy on its task; failures never.
 
     The policy's own actions are the labels; with `harvest.noise` what is executed is disturbed, so that D_RL shows how
     to come back, as the expert's demonstrations do (DART, Laskey et al. 2017). Ends with `harvest.episodes` successes
@@ -140,9 +147,9 @@ def harvest(policy: VLAPolicy, turn: Turn, config: Config, *, store: EpisodeStor
     jobs = [Job(task, first + index, noise=settings.noise, burst=settings.burst) for index in range(settings.attempts)]
     done = {(info.provenance.task, info.provenance.seed) for info in store.episodes}
     have = {job.seed for job in jobs if (task, job.seed) in done}
-    tried = 0
+    tried = decisions = 0
     if len(have) >= settings.episodes:
-        return tried, len(have)
+        return Harvested(tried, decisions, len(have))
     with (
         bar(f"Harvest of {turn.name}", settings.episodes) as advance,
         VectorEnv(config.suite, admitted(config.suite, policy, config.env), iter(jobs)) as vec,
@@ -152,11 +159,11 @@ def harvest(policy: VLAPolicy, turn: Turn, config: Config, *, store: EpisodeStor
             if outcome.success and outcome.episode is not None and outcome.job.seed not in have:
                 store.append(outcome.episode)
                 have.add(outcome.job.seed)
-            tried += 1
+            tried, decisions = tried + 1, decisions + outcome.length
             advance(len(have), f"{len(have)} successes in {tried} episodes")
             if len(have) >= settings.episodes:
                 break
-    return tried, len(have)
+    return Harvested(tried, decisions, len(have))
 
 
 def demonstrations(suite: str, tasks: Sequence[str], *, env: EnvConfig, seed: int) -> dict[str, list[Episode]]:

@@ -270,6 +270,7 @@ class HarvestConfig:
     attempts: int = 150  # episodes tried at most
     noise: float = 0.0  # standard deviation of noise on what is executed, as `expert.noise`; labels stay the policy's
     burst: int = 0  # as `expert.burst`
+    practice: bool = False  # keep what succeeded while SAC was learning as well; labels are what was done
 
     def __post_init__(self) -> None:
         _check(0 < self.episodes <= self.attempts, "harvest needs 0 < episodes <= attempts")
@@ -348,6 +349,7 @@ class Config:
             f"sac learns from latents that a frozen VLM made once, but method {self.method} trains the VLM in stage 1: "
             "choose --rl ppo, or method irevla",
         )
+        _check(self.rl == "sac" or not self.harvest.practice, "harvest.practice keeps what SAC did: it needs --rl sac")
         _check(0 <= self.seed < 1000, f"seed must be in 0..999, not {self.seed}")
         _check(1 <= self.rounds <= MOST_ROUNDS, f"rounds must be in 1..{MOST_ROUNDS}, not {self.rounds}")
         held_out = set(self.unseen_tasks) & (set(self.expert_tasks) | set(self.rl_tasks))

@@ -124,9 +124,7 @@ def play(
     raises.
     """
     source = "expert" if policy is None else "rl"
-    tapes = [
-        [_Tape(vec.suite.name, source, policy_hash, keep_images) for _ in range(vec.n)] for _ in range(vec.workers)
-    ]
+    tapes = [[Tape(vec.suite.name, source, policy_hash, keep_images) for _ in range(vec.n)] for _ in range(vec.workers)]
     busy = list(range(vec.workers))
     while busy:
         for worker in tuple(busy):
@@ -143,7 +141,7 @@ def play(
             yield from (outcome for outcome in outcomes if outcome is not None)
 
 
-class _Tape:
+class Tape:
     """The episode under way in one slot."""
 
     def __init__(self, suite: str, source: str, policy_hash: str, keep_images: bool) -> None:
@@ -163,7 +161,7 @@ class _Tape:
             self._images.append(slots.images[slot].copy())
 
     def finish_step(self, slots: Slots, slot: int) -> Outcome | None:
-        """Note what the step brought; the outcome if it was the episode's last."""
+        """Note what the step brought; the outcome if it was the episode's last. What a lost worker left is dropped."""
         job = slots.previous[slot]
         if job is None or slots.lost[slot]:
             self._rewind()
@@ -172,10 +170,13 @@ class _Tape:
         self._rewards.append(float(slots.rewards[slot]))
         if not slots.ended[slot]:
             return None
-        success, length = bool(slots.success[slot]), len(self._rewards)
-        outcome = Outcome(job, success, length, self._episode(job, success) if self._keep_images else None)
+        outcome = self._outcome(slots, slot, job)
         self._rewind()
         return outcome
+
+    def _outcome(self, slots: Slots, slot: int, job: Job) -> Outcome:
+        success = bool(slots.success[slot])
+        return Outcome(job, success, len(self._rewards), self._episode(job, success) if self._keep_images else None)
 
     def _episode(self, job: Job, success: bool) -> Episode:
         return Episode(

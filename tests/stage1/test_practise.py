@@ -14,6 +14,7 @@ import torch
 import yaml
 
 from irevla.algorithm import run_algorithm
+from irevla.collect import open_store
 from irevla.config import (
     Config,
     EnvConfig,
@@ -25,6 +26,7 @@ from irevla.config import (
     SACConfig,
     SFTConfig,
 )
+from irevla.data.episodes import EpisodeStore
 from irevla.data.replay import LatentReplay, LatentSpec
 from irevla.envs.base import load_suite
 from irevla.envs.vector import Slots
@@ -122,6 +124,25 @@ def test_all_of_it(config: Config, tmp_path: Path) -> None:
     assert points[-1]["updates"] == len(online) // 2 and {"critic_loss", "success", "length"} <= points[-1].keys()
     assert sum(row["episodes"] for row in points) == len(seeds)
     assert TASK in write_report(tmp_path).read_text()
+
+
+def test_what_succeeds_while_it_learns_is_kept_as_it_was_done(config: Config, tmp_path: Path) -> None:
+    """Interrupted once: everything that stage 1 solved is in D_RL, once, and nothing that it did not."""
+    config = replace(config, harvest=replace(config.harvest, practice=True))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Metrics, "log", stop_at(rows=4))
+        with pytest.raises(KeyboardInterrupt):
+            play(tmp_path, config)
+    play(tmp_path, config)
+    online, store = latents(tmp_path, "online"), EpisodeStore(tmp_path / "online")
+    solved = {episode["seed"]: episode["decisions"] for episode in online.episodes if episode["success"]}
+    practised = [episode for episode in store if episode.provenance.seed in solved]
+    assert len(solved) > 2 and len(practised) == len(solved), "each once"
+    assert len(store) == len(solved) + events(tmp_path)[f"harvest:{TASK}"]["kept"]
+    done = online._map["action"][: sum(episode["observations"] for episode in online.episodes)]
+    for episode in practised:
+        assert episode.success and len(episode) == solved[episode.provenance.seed]
+        assert (done == episode.actions[0]).all(1).any(), "the label is what was done"
 
 
 @pytest.mark.parametrize("apart", [False, True])
@@ -247,7 +268,8 @@ def test_without_any_success_it_says_what_to_do(config: Config, tmp_path: Path) 
         open_run(tmp_path / "run", few) as run,
         pytest.raises(UserError, match=r"none of 5 episodes.*--sac\.attempts"),
     ):
-        practise(run, policy, Turn(TASK))
+        kept = open_store(load_suite("pointmass"), config.env, tmp_path / "online", online=True)
+        practise(run, policy, Turn(TASK), kept)
 
 
 def test_it_stops_where_it_has_converged(config: Config, tmp_path: Path) -> None:
@@ -322,6 +344,7 @@ def test_a_run_older_than_sac_goes_on(tmp_path: Path) -> None:
         ({"rl": "sak"}, "did you mean 'sac'"),
         ({"method": "ppo-replay"}, "choose --rl ppo, or method irevla"),
         ({"method": "scratch"}, "frozen VLM"),
+        ({"rl": "ppo", "harvest": HarvestConfig(practice=True)}, "needs --rl sac"),
     ],
 )
 def test_what_cannot_be_is_told(change: dict[str, Any], message: str) -> None:

@@ -10,8 +10,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from irevla.data.replay import LatentEpisode
-from irevla.envs.vector import Slots, VectorEnv
-from irevla.rollout import LatentPolicy, Outcome
+from irevla.envs.vector import Job, Slots, VectorEnv
+from irevla.rollout import LatentPolicy, Outcome, Tape
 from irevla.types import Features
 
 Decide = Callable[[Features], Float[Tensor, "B A"]]
@@ -28,12 +28,17 @@ class LatentOutcome(Outcome):
 class LatentPlayer:
     """Plays the jobs of a fresh `vec`; iterate over it for what ended, worker by worker, each already stepping again.
 
-    To leave early, stop iterating and close `vec`. Raises what `VectorEnv.recv` raises.
+    With `keep_images` the outcomes have their episodes too, whose labels are what was done. To leave early, stop
+    iterating and close `vec`. Raises what `VectorEnv.recv` raises.
     """
 
-    def __init__(self, vec: VectorEnv, policy: LatentPolicy, decide: Decide) -> None:
+    def __init__(
+        self, vec: VectorEnv, policy: LatentPolicy, decide: Decide, *, keep_images: bool = False, policy_hash: str = ""
+    ) -> None:
         self._vec, self._policy, self._decide = vec, policy, decide
-        self._tapes = [[_Tape() for _ in range(vec.n)] for _ in range(vec.workers)]
+        self._tapes = [
+            [_Tape(vec.suite.name, "rl", policy_hash, keep_images) for _ in range(vec.n)] for _ in range(vec.workers)
+        ]
         self.env_seconds = self.encode_seconds = 0.0  # waited for environments, spent in the VLM, so far
         self.latencies: list[float] = []  # seconds from what was seen to what was sent, of each decision
 
@@ -56,7 +61,7 @@ class LatentPlayer:
         features = self._encode(slots, playing, cut)
         tapes = self._tapes[slots.worker]
         if features is None:
-            return [outcome for slot, tape in enumerate(tapes) if (outcome := tape.finish_step(slots, slot, None))]
+            return [outcome for slot, tape in enumerate(tapes) if (outcome := tape.end_step(slots, slot, None))]
         chosen = torch.zeros(self._vec.n, self._vec.action_dim)
         if len(playing):
             chosen[playing] = self._decide(features[: len(playing)]).float().cpu()
@@ -66,10 +71,12 @@ class LatentPlayer:
         lasts = dict(zip(cut.tolist(), range(len(playing), len(features)), strict=True))
         for slot, tape in enumerate(tapes):
             last = features[lasts[slot] : lasts[slot] + 1] if slot in lasts else None
-            if outcome := tape.finish_step(slots, slot, last):
+            if outcome := tape.end_step(slots, slot, last):
                 finished.append(outcome)
+        instructions = self._vec.instructions(slots.jobs)
         for place, slot in enumerate(playing.tolist()):
-            tapes[slot].start_step(features[place : place + 1])
+            tapes[slot].see(features[place : place + 1])
+            tapes[slot].start_step(slots, slot, instructions[slot])
         return finished
 
     def _encode(self, slots: Slots, playing: np.ndarray, cut: np.ndarray) -> Features | None:
@@ -86,38 +93,31 @@ class LatentPlayer:
         return features
 
 
-class _Tape:
-    """The episode under way in one slot."""
-
-    def __init__(self) -> None:
-        self._rewind()
+class _Tape(Tape):
+    """The episode under way in one slot, and its latents."""
 
     def _rewind(self) -> None:
+        super()._rewind()
         self._seen: list[Features] = []
-        self._actions: list[Tensor] = []
-        self._rewards: list[float] = []
 
-    def start_step(self, seen: Features) -> None:
-        """What is seen now, as one latent; what is done comes back with the step."""
-        self._seen.append(seen)
+    def see(self, latent: Features) -> None:
+        """What is seen now, as one latent."""
+        self._seen.append(latent)
 
-    def finish_step(self, slots: Slots, slot: int, last: Features | None) -> LatentOutcome | None:
-        """Note what the step brought; the outcome if it was the episode's last, with the true `last` observation
-        where the episode was cut off. What a lost worker left is dropped."""
-        job = slots.previous[slot]
-        if job is None or slots.lost[slot]:
-            self._rewind()
-            return None
-        self._actions.append(torch.from_numpy(slots.labels[slot]))
-        self._rewards.append(float(slots.rewards[slot]))
-        if not slots.ended[slot]:
-            return None
+    def end_step(self, slots: Slots, slot: int, last: Features | None) -> LatentOutcome | None:
+        """`finish_step`, with the true `last` observation where the episode was cut off."""
+        if last is not None:
+            self._seen.append(last)
+        outcome = self.finish_step(slots, slot)
+        assert outcome is None or isinstance(outcome, LatentOutcome)
+        return outcome
+
+    def _outcome(self, slots: Slots, slot: int, job: Job) -> LatentOutcome:
+        plain = super()._outcome(slots, slot, job)
         latents = LatentEpisode(
-            Features.cat([*self._seen, *([] if last is None else [last])]),
-            torch.stack(self._actions),
+            Features.cat(self._seen),
+            torch.from_numpy(np.stack(self._actions)),
             torch.tensor(self._rewards),
             bool(slots.terminated[slot]),
         )
-        success = bool(slots.success[slot])
-        self._rewind()
-        return LatentOutcome(job, success, len(latents), latents=latents)
+        return LatentOutcome(plain.job, plain.success, plain.length, plain.episode, latents=latents)

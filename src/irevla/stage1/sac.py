@@ -14,6 +14,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from irevla.collect import in_order
+from irevla.data.episodes import EpisodeStore
 from irevla.data.replay import LatentReplay, LatentSpec
 from irevla.envs.base import admitted, find_task, load_suite
 from irevla.envs.vector import Job, VectorEnv
@@ -36,8 +37,11 @@ from irevla.types import Features
 LATENCIES = 1000  # decisions, the last ones, over which the latency is logged
 
 
-def practise(run: Run, policy: VLAPolicy, turn: Turn) -> VLAPolicy:
-    """Line 5 of Algorithm 1 by SAC, on the policy's own head: 20 zero-shot successes, then RL until convergence."""
+def practise(run: Run, policy: VLAPolicy, turn: Turn, kept: EpisodeStore) -> VLAPolicy:
+    """Line 5 of Algorithm 1 by SAC, on the policy's own head: 20 zero-shot successes, then RL until convergence.
+
+    With `harvest.practice`, what succeeds meanwhile goes to `kept`, D_RL.
+    """
     stage, config = turn.stage("rl"), run.config.sac
     policy.trainable("head")
     demonstrations, online = (open_replay(run, policy, turn, name) for name in ("demonstrations", "online"))
@@ -57,10 +61,14 @@ def practise(run: Run, policy: VLAPolicy, turn: Turn) -> VLAPolicy:
         VectorEnv(run.config.suite, env, jobs) as vec,
     ):
         learning.catch_up()
-        player, dropped = LatentPlayer(vec, policy, learning.act), progress.dropped
+        player = LatentPlayer(
+            vec, policy, learning.act, keep_images=run.config.harvest.practice, policy_hash=policy.hash()
+        )
+        dropped = progress.dropped
         for outcomes in player:
             if progress.decisions >= config.steps or converged(progress.recent, config):
                 break
+            kept.extend([outcome.episode for outcome in outcomes if outcome.success and outcome.episode is not None])
             for outcome in outcomes:
                 online.append(outcome.latents, seed=outcome.job.seed, success=outcome.success)
             progress.dropped = dropped + vec.dropped
@@ -98,7 +106,7 @@ def demonstrate(run: Run, policy: VLAPolicy, turn: Turn, store: LatentReplay) ->
     generator = torch.Generator().manual_seed(run.config.seed)
     first = first_seed(Purpose.ZERO_SHOT, run.config.seed, round=turn.round)
     jobs = [Job(task, first + index) for index in range(config.attempts)]
-    have, tried = {episode["seed"] for episode in store.episodes}, 0
+    have, tried, decisions = {episode["seed"] for episode in store.episodes}, 0, 0
     with (
         threads(1),
         bar(f"Zero-shot successes of {turn.name}", config.demonstrations) as advance,
@@ -112,7 +120,7 @@ def demonstrate(run: Run, policy: VLAPolicy, turn: Turn, store: LatentReplay) ->
         for outcome in in_order(played, jobs):
             if len(have) >= config.demonstrations:
                 break
-            tried += 1
+            tried, decisions = tried + 1, decisions + outcome.length
             if outcome.success and outcome.job.seed not in have:
                 store.append(outcome.latents, seed=outcome.job.seed, success=True)
                 have.add(outcome.job.seed)
@@ -123,7 +131,7 @@ def demonstrate(run: Run, policy: VLAPolicy, turn: Turn, store: LatentReplay) ->
             "begin with a better policy, allow more --sac.attempts, or choose --rl ppo (with another --out)"
         )
     lacking = {} if len(have) == config.demonstrations else {"note": f"only {len(have)} successes in {tried} episodes"}
-    run.journal.append(event, tried=tried, kept=len(have), **lacking)
+    run.journal.append(event, tried=tried, decisions=decisions, kept=len(have), **lacking)
 
 
 def of_episodes(outcomes: Sequence[LatentOutcome], player: LatentPlayer, progress: RLProgress) -> dict[str, Any]:
