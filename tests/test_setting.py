@@ -15,7 +15,7 @@ from irevla.evaluation.stats import Row
 from irevla.models.build import build_policy
 from irevla.presets import find_preset
 from irevla.runs.run import open_run
-from irevla.setting import choose_tasks
+from irevla.setting import choose_tasks, strange_words
 
 MODEL = ModelConfig(vlm="tiny-random", width=32, layers=1, head_groups=4, head_hidden=16)
 
@@ -56,3 +56,11 @@ def test_where_a_person_must_watch_a_test_goes_on_where_it_was(
     expected = [(first,), (second,), (second,), (third,)] if preset == "panda" else [tasks.all, tasks.all]
     assert asked == expected
     assert done is not None and [row["task"] for row in done["rows"]] == list(tasks.all)
+
+
+def test_words_put_into_instructions_are_no_tasks_own() -> None:
+    """What is told of an unseen task is never trained on, not even by chance."""
+    words = set(strange_words("panda-sim"))
+    assert len(words) > 1000 and {"cat", "lemon"} <= words
+    told = {word for task in load_suite("panda-sim").tasks for word in task.instruction.split()}
+    assert {"pear", "banana", "red", "drawer"} <= told and not words & told

@@ -33,6 +33,7 @@ from irevla.setting import (
     new_policy,
     of_rollout,
     starting_policy,
+    strange_words,
     test,
     threads,
     videos,
@@ -148,8 +149,8 @@ def supervise(run: Run, policy: VLAPolicy, stage: str, config: SFTConfig, *, mix
             losses.update(metrics)
 
         result = fit(
-            policy, mixture, config, seed=run.config.seed, trainable=part, name=folder(stage),
-            checkpoints=run.checkpoints, log=log,
+            policy, mixture, config, seed=run.config.seed, trainable=part, words=strange_words(run.config.suite),
+            name=folder(stage), checkpoints=run.checkpoints, log=log,
             on_step=lambda done, total: advance(done, f"loss {losses.get('loss', math.nan):.4f}"),
         )  # fmt: skip
         advance(

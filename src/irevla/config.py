@@ -142,7 +142,9 @@ class SFTConfig:
     grad_clip: float = 1.0  # largest gradient norm; steps with a non-finite gradient are skipped and counted
     shift: int = 3  # random shift, +- pixels
     colour: float = 0.35  # strength of the random 3x3 colour mix, I + colour * N(0, 1); 0 is off
+    colour_named: float = 0.1  # its largest strength where the instruction names a colour
     colour_share: float = 0.8  # share of the samples whose colours are mixed
+    words: float = 0.0  # share of the samples in whose instruction a word, no colour, becomes one that no task has
     validation: float = 0.05  # share of the episodes held out of training
     validate_every: int = 500  # steps between validations; the best checkpoint by validation loss is kept
     online_share: float = 0.25  # stage 2: share of every batch drawn from D_RL; the rest from D_e
@@ -150,7 +152,7 @@ class SFTConfig:
     def __post_init__(self) -> None:
         for name in ("steps", "batch", "lr", "grad_clip", "validate_every"):
             _check(getattr(self, name) > 0, f"sft {name} must be positive, not {getattr(self, name)}")
-        for name in ("colour_share", "validation", "online_share"):
+        for name in ("colour_share", "words", "validation", "online_share"):
             _check(0 <= getattr(self, name) <= 1, f"sft {name} must be in [0, 1], not {getattr(self, name)}")
         _check(self.validation < 1, "sft validation must leave something to train on: choose less than 1")
 

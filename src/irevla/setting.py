@@ -24,6 +24,7 @@ from irevla.models.build import VLMS, build_policy, check_model
 from irevla.models.files import CONFIG, Description, parse, read_policy
 from irevla.models.hub import locate
 from irevla.models.policy import VLAPolicy
+from irevla.models.vlm.tokenizer import words
 from irevla.rollout import Actor, RolloutStats
 from irevla.runs.progress import bar
 from irevla.runs.run import Run, read_config, write_atomically
@@ -126,6 +127,12 @@ def starting_policy(config: Config, suite: Suite) -> VLAPolicy:
     _check_fits(policy, suite, image_size=config.env.image_size, path=config.from_checkpoint)
     policy.gripper = grips(config)
     return policy
+
+
+def strange_words(suite: str) -> tuple[str, ...]:
+    """Words that no instruction of the suite has: what `sft.words` puts into them. Unseen tasks stay unseen."""
+    known = {word for task in load_suite(suite).tasks for word in task.instruction.lower().split()}
+    return tuple(word for word in words() if word.isalpha() and len(word) > 2 and word not in known)
 
 
 def grips(config: Config) -> bool:

@@ -205,6 +205,46 @@ def test_the_best_weights_are_kept() -> None:
     assert all(torch.equal(value, weights[result.best_step][name]) for name, value in policy.state_dict().items())
 
 
+class Listener(ToyPolicy):
+    """Remembers what it is shown and told while it trains."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seen: list[Tensor] = []
+        self.told: list[str] = []
+
+    def forward(self, images: Tensor, instructions: Sequence[str]) -> Tensor:
+        if self.training:
+            self.seen.append(images)
+            self.told += instructions
+        return super().forward(images, instructions)
+
+
+def listen(config: SFTConfig, *, texts: tuple[str, str]) -> Listener:
+    policy, frames = Listener(), replace(data(), instructions=texts)
+    fit(policy, Mixture(frames), replace(config, steps=4, validate_every=4), seed=0, words=("wug", "dax"))
+    return policy
+
+
+def test_a_colour_that_is_named_is_kept() -> None:
+    """The same pictures, with and without a colour's name; one colour a picture, so that shifts change nothing."""
+    config = replace(CONFIG, shift=0, colour=0.6, colour_named=0.0, colour_share=1.0)
+    texts = ("take the red one", "take the pear")
+    plain, mixed = listen(replace(config, colour=0.0), texts=texts), listen(config, texts=texts)
+    assert plain.told == mixed.told and set(mixed.told) == set(texts)
+    changed = (torch.cat(plain.seen) != torch.cat(mixed.seen)).flatten(1).any(1)
+    assert changed.tolist() == [text == texts[1] for text in mixed.told]
+
+
+def test_words_are_swapped_in_its_share_of_the_samples() -> None:
+    texts = ("take the red one", "take the pear")
+    told = listen(replace(CONFIG, words=0.5), texts=texts).told
+    swapped = [text for text in told if text not in texts]
+    assert 0.3 < len(swapped) / len(told) < 0.7
+    assert all(len({"wug", "dax"} & set(text.split())) == 1 for text in swapped)
+    assert set(listen(CONFIG, texts=texts).told) == set(texts)
+
+
 def test_without_held_out_episodes_the_last_weights_are_kept() -> None:
     _, result = train(mixture=Mixture(data(), None, validation=0.0))
     assert result.best_loss is None

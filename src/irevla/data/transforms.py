@@ -1,10 +1,19 @@
 """Augmentation for the supervised stages only: the latents that RL works on are always of the true picture."""
 
 import math
+from collections.abc import Sequence
 
 import torch
-from jaxtyping import Num
+from jaxtyping import Bool, Float, Num
 from torch import Tensor
+
+COLOURS = frozenset(
+    (
+        *("red", "green", "blue", "yellow", "orange", "purple", "violet", "pink", "brown", "black", "white", "grey"),
+        *("gray", "cyan", "magenta", "teal", "turquoise", "gold", "golden", "silver", "beige", "tan", "maroon"),
+        *("navy", "olive", "lime", "crimson"),
+    )
+)
 
 
 def random_shift(images: Num[Tensor, "B H W 3"], pad: int, generator: torch.Generator) -> Num[Tensor, "B H W 3"]:
@@ -25,7 +34,7 @@ BRIGHTNESS = (
 
 
 def colour_mix(
-    images: Num[Tensor, "B H W 3"], strength: float, share: float, generator: torch.Generator
+    images: Num[Tensor, "B H W 3"], strength: Float[Tensor, " B"], share: float, generator: torch.Generator
 ) -> Num[Tensor, "B H W 3"]:
     """Mix the colours of about `share` of the pictures, each with a random matrix of its own around middle grey.
 
@@ -33,6 +42,7 @@ def colour_mix(
     Keeps a policy from tying what it does to the colours of the demonstrations. The type stays: uint8 is rounded.
     """
     batch, height, width, _ = images.shape
+    strength = strength[:, None, None]
     noise = torch.randn(batch, 3, 3, generator=generator)
     brightness = 1 + BRIGHTNESS * strength * torch.randn(batch, 1, 1, generator=generator)
     chosen = torch.rand(batch, 1, 1, generator=generator) < share
@@ -49,3 +59,31 @@ def colour_mix(
     pixels = images.reshape(batch, -1, 3 * block).float()
     mixed = torch.baddbmm(offset.repeat(1, 1, block).to(images.device), pixels, matrix)
     return mixed.clamp_(0, 255).to(images.dtype).view(images.shape)
+
+
+def name_colours(instructions: Sequence[str]) -> Bool[Tensor, " B"]:
+    """Which instructions name a colour, which their picture must then keep."""
+    return torch.tensor([not COLOURS.isdisjoint(text.lower().split()) for text in instructions], dtype=torch.bool)
+
+
+def swap_words(
+    instructions: Sequence[str], words: Sequence[str], share: float, generator: torch.Generator
+) -> list[str]:
+    """In about `share` of the instructions, one word that is no colour becomes any of `words`.
+
+    Lets a policy do what the rest of an instruction says where it was never taught a word.
+    """
+    chosen = torch.rand(len(instructions), generator=generator) < share
+    places, others = torch.randint(2**31, (2, len(instructions)), generator=generator).tolist()
+    return [
+        _swapped(text, place, words[other % len(words)]) if swap else text
+        for text, swap, place, other in zip(instructions, chosen.tolist(), places, others, strict=True)
+    ]
+
+
+def _swapped(text: str, place: int, word: str) -> str:
+    pieces = text.split()
+    free = [index for index, piece in enumerate(pieces) if piece.lower() not in COLOURS]
+    if free:
+        pieces[free[place % len(free)]] = word
+    return " ".join(pieces)

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from irevla.config import SFTConfig
 from irevla.data.mixture import Batch, Mixture
-from irevla.data.transforms import colour_mix, random_shift
+from irevla.data.transforms import colour_mix, name_colours, random_shift, swap_words
 from irevla.errors import UserError
 from irevla.runs.checkpoint import Checkpoints, load_optimizer, optimizer_tensors, series_name
 
@@ -82,17 +82,19 @@ def fit(
     *,
     seed: int,
     trainable: str = "all",
+    words: Sequence[str] = (),
     name: str = "sft",
     checkpoints: Checkpoints | None = None,
     on_step: OnStep | None = None,
     log: Log | None = None,
 ) -> SFTResult:
-    """Train `policy` on `mixture` for `config.steps` steps, then give it the weights that validated best.
+    """Train `policy` on `mixture` for `config.steps` steps, then give it the weights that validated best. `words` are
+    what `config.words` puts in the place of others.
 
     With `checkpoints`, the state is saved as the series `name` at every validation, and the newest is taken up first.
     Raises `UserError` where that one was made with other settings or data, or where no step ever had a finite gradient.
     """
-    run = _Run(policy, mixture, config, seed=seed, trainable=trainable)
+    run = _Run(policy, mixture, config, seed=seed, trainable=trainable, words=words)
     resumed = run.resume(checkpoints, name) if checkpoints else 0
     window: list[float] = []
     with torch.random.fork_rng(devices=[run.device] if run.device.type == "cuda" else []):
@@ -118,8 +120,18 @@ def fit(
 class _Run:
     """The state of a run and what can be done with it."""
 
-    def __init__(self, policy: Imitator, mixture: Mixture, config: SFTConfig, *, seed: int, trainable: str) -> None:
-        self.policy, self.mixture, self.config, self.seed = policy, mixture, config, seed
+    def __init__(
+        self,
+        policy: Imitator,
+        mixture: Mixture,
+        config: SFTConfig,
+        *,
+        seed: int,
+        trainable: str,
+        words: Sequence[str],
+    ) -> None:
+        assert words or not config.words, "no words to put in"
+        self.policy, self.mixture, self.config, self.seed, self.words = policy, mixture, config, seed, words
         self.parameters = policy.trainable(trainable)
         self.device = self.parameters[0].device
         fused = self.device.type == "cpu"  # one pass over the weights; on a GPU the default is as good
@@ -161,12 +173,17 @@ class _Run:
         config = self.config
         batch = self.mixture.batch(number, config.batch, self.seed)
         images: Tensor = batch.images
+        instructions: list[str] = batch.instructions
         generator = torch.Generator().manual_seed(_mix(self.seed, number, 1))
         if config.shift:
             images = random_shift(images, config.shift, generator)
         if config.colour and config.colour_share:
-            images = colour_mix(images, config.colour, config.colour_share, generator)
-        return batch._replace(images=images)
+            named = min(config.colour_named, config.colour)
+            strength = torch.where(name_colours(instructions), named, config.colour)
+            images = colour_mix(images, strength, config.colour_share, generator)
+        if config.words:
+            instructions = swap_words(instructions, self.words, config.words, generator)
+        return Batch(images, instructions, batch.actions)
 
     def validate(self) -> dict[str, float]:
         """MSE on the held-out episodes, weighted as the batches are; keeps the weights if they are the best so far."""
