@@ -133,7 +133,9 @@ def stage2(
     stage, config = turn.stage("sl"), run.config.sl
     if method.sl != "none" and not recall(run, policy, stage):
         frames = online.read() if len(online) else None
-        mixture = Mixture(expert.read(), frames, config.online_share, validation=config.validation)
+        mixture = Mixture(
+            expert.read(), frames, config.online_share, validation=config.validation, discount=config.discount
+        )
         supervise(run, policy, stage, config, mixture=mixture, part=method.sl)
     return policy
 

@@ -148,12 +148,15 @@ class SFTConfig:
     validation: float = 0.05  # share of the episodes held out of training
     validate_every: int = 500  # steps between validations; the best checkpoint by validation loss is kept
     online_share: float = 0.25  # stage 2: share of every batch drawn from D_RL; the rest from D_e
+    discount: float = 1.0  # stage 2: frames of D_RL are drawn in proportion to discount^(decisions until success)
 
     def __post_init__(self) -> None:
         for name in ("steps", "batch", "lr", "grad_clip", "validate_every"):
             _check(getattr(self, name) > 0, f"sft {name} must be positive, not {getattr(self, name)}")
-        for name in ("colour_share", "words", "validation", "online_share"):
+        for name in ("colour_share", "words", "validation", "online_share", "discount"):
             _check(0 <= getattr(self, name) <= 1, f"sft {name} must be in [0, 1], not {getattr(self, name)}")
+        for name in ("shift", "colour", "colour_named"):
+            _check(getattr(self, name) >= 0, f"sft {name} must not be negative, but is {getattr(self, name)}")
         _check(self.validation < 1, "sft validation must leave something to train on: choose less than 1")
 
 

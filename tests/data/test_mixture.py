@@ -42,6 +42,21 @@ def test_without_online_data_all_is_expert() -> None:
         assert max(numbers(mixture.batch(0, 64, 0).actions)) < 5000
 
 
+def test_frames_of_d_rl_are_drawn_in_proportion_to_their_return() -> None:
+    """Two tasks, of episodes of 2 and 4, and of 3 decisions: each task as often, a frame as 0.5^(decisions to go)."""
+    online = frames([2, 4, 3], [0, 0, 1], offset=5000)
+    mixture = Mixture(EXPERT, online, 0.5, discount=0.5)
+    drawn = torch.cat([mixture.batch(step, 2000, 0).actions for step in range(20)])
+    expert, practised = drawn[drawn[:, 0] < 5000], drawn[drawn[:, 0] >= 5000]
+    shares = [float((practised[:, 0] == number).float().mean()) for number in range(5000, 5009)]
+    first, second = [0.5, 1, 0.125, 0.25, 0.5, 1], [0.25, 0.5, 1]
+    wanted = [w / sum(first) / 2 for w in first] + [w / sum(second) / 2 for w in second]
+    assert shares == pytest.approx(wanted, abs=0.012)
+    alike = Mixture(EXPERT, online, 0.5).batch(0, 2000, 0).actions
+    assert torch.equal(alike[:1000], mixture.batch(0, 2000, 0).actions[:1000]), "D_e is drawn as ever"
+    assert len(expert) == len(practised)
+
+
 def test_a_batch_is_a_function_of_seed_and_step() -> None:
     first, again = Mixture(EXPERT, ONLINE, 0.25), Mixture(EXPERT, ONLINE, 0.25)
     first.batch(3, 32, 0)

@@ -28,7 +28,8 @@ class Mixture:
     Batch number `step` of `seed` is a function of these two alone: a resumed run draws what an uninterrupted one would,
     and no generator's state need be saved. `validation` is the share of the episodes held out (see `held_out`).
     `balanced`: every task of a store is drawn equally often; else every frame, which favours tasks of long episodes.
-    Without online data the share is 0. Frames are not copied.
+    `discount`: within a task, a frame of D_RL is drawn in proportion to its return, discount^(decisions until success);
+    at 1 all alike. Without online data the share is 0. Frames are not copied.
     """
 
     def __init__(
@@ -39,11 +40,14 @@ class Mixture:
         *,
         validation: float = 0.0,
         balanced: bool = True,
+        discount: float = 1.0,
     ) -> None:
         has_online = online is not None and len(online) > 0
         self.online_share = online_share if has_online else 0.0
         self._expert = _Source("expert", expert, validation, balanced)
-        self._online = _Source("online", online, validation, balanced) if online is not None and has_online else None
+        self._online = (
+            _Source("online", online, validation, balanced, discount) if online is not None and has_online else None
+        )
 
     def batch(self, step: int, size: int, seed: int) -> Batch:
         """Batch number `step`: `online_count(step, size)` samples of D_RL after those of D_e."""
@@ -93,7 +97,7 @@ def _choice(cell: int, ratio: Fraction, store: str) -> int:
 class _Source:
     """One store, split and sorted by task for drawing."""
 
-    def __init__(self, name: str, frames: Frames, validation: float, balanced: bool) -> None:
+    def __init__(self, name: str, frames: Frames, validation: float, balanced: bool, discount: float = 1.0) -> None:
         assert len(frames) > 0, f"{name}: no frames"
         out = held_out(frames.episode, validation, store=name)
         if out.all():  # so few episodes that nothing would be left to learn from
@@ -108,11 +112,17 @@ class _Source:
         self.order = train[np.argsort(groups, kind="stable")]
         _, self.counts = np.unique(groups, return_counts=True)
         self.starts = np.cumsum(self.counts) - self.counts
+        returns = discount ** _to_go(frames.episode)[self.order].astype(np.float64)
+        self.sums = np.append(0.0, np.cumsum(returns)) if discount < 1 else None  # before each place of `order`
 
     def draw(self, size: int, generator: np.random.Generator) -> Batch:
         """With replacement: a task, then a frame of it."""
         group = generator.integers(len(self.counts), size=size)
-        return self.take(self.order[self.starts[group] + generator.integers(self.counts[group])])
+        start, stop = self.starts[group], self.starts[group] + self.counts[group]
+        if self.sums is None:
+            return self.take(self.order[start + generator.integers(self.counts[group])])
+        place = np.searchsorted(self.sums, generator.uniform(self.sums[start], self.sums[stop]), side="right") - 1
+        return self.take(self.order[np.minimum(place, stop - 1)])  # rounding may reach the end
 
     def take(self, index: Int64[np.ndarray, " B"]) -> Batch:
         chosen = torch.from_numpy(index)
@@ -124,6 +134,13 @@ class _Source:
         spread = self.held_out[np.arange(count) * len(self.held_out) // count]
         for start in range(0, count, chunk):
             yield self.take(spread[start : start + chunk])
+
+
+def _to_go(episode: Int64[np.ndarray, " N"]) -> Int64[np.ndarray, " N"]:
+    """How many decisions of its episode follow each frame; the frames of an episode lie next to each other."""
+    ends = np.flatnonzero(np.diff(episode, append=-1))
+    place = np.arange(len(episode))
+    return ends[np.searchsorted(ends, place)] - place
 
 
 def _generator(step: int, seed: int, *, stream: int) -> np.random.Generator:
