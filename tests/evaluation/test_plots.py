@@ -1,11 +1,12 @@
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from irevla.evaluation.plots import PLOTS, draw_all, smooth, stage_colour
+from irevla.evaluation.plots import LIGHT, MOST_BARS, PLOTS, categories, draw_all, smooth, stage_colour
 from irevla.evaluation.stats import Results, read_results
 from irevla.runs.metrics import read_metrics
 
@@ -21,6 +22,19 @@ def test_every_plot_is_drawn_for_light_and_dark(make_run: Callable[..., Path]) -
         assert len(np.unique(light[::9, ::9].reshape(-1, 3), axis=0)) > 50  # something is drawn
     colours = [stage_colour(results, stage) for stage in results.stages]
     assert len(set(colours)) == len(colours)
+
+
+@pytest.mark.parametrize(("turns", "bars"), [(3, 7), (4, 2)])
+def test_of_many_stages_the_bars_are_before_and_after(turns: int, bars: int, make_run: Callable[..., Path]) -> None:
+    results = read_results(make_run() / "results.json")
+    stages = ["sft", *(f"{kind}:window-close-new@{number}" for number in range(2, turns + 2) for kind in ("rl", "sl"))]
+    tested = [row for row in results.rows if row.stage == "sft"]
+    many = replace(results, rows=tuple(replace(row, stage=stage) for stage in stages for row in tested))
+    assert (len(many.stages) <= MOST_BARS) == (bars > 2)
+    figure = categories(many, [], LIGHT)
+    assert figure is not None
+    labels = [text.get_text() for text in figure.legends[0].get_texts()]
+    assert len(labels) == bars and labels[0] == "SFT" and labels[-1] == f"SL window-close-new@{turns + 1}"
 
 
 def test_no_data_no_plot_and_missing_keys_are_borne(tmp_path: Path) -> None:

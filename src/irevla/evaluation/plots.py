@@ -27,6 +27,7 @@ try:
 except ModuleNotFoundError as missing:
     raise UserError("plots need matplotlib: pip install 'irevla[report]'") from missing
 
+MOST_BARS = 7  # stages side by side; more of them are the forgetting matrix's
 WIDTH, DPI = 10.4, 160  # inches: the width of the page, at 96 CSS pixels to the inch
 GREY, ORANGE, BLUE, GREEN = "#8c94a3", "#e69f00", "#0072b2", "#009e73"
 MetricRows = Sequence[Mapping[str, Any]]
@@ -79,8 +80,9 @@ def draw_all(results: Results, metrics: MetricRows, directory: Path) -> dict[str
 
 
 def categories(results: Results, metrics: MetricRows, theme: Theme) -> Figure | None:
-    """Success rate of each category after each stage, with Wilson intervals; blind replay as a line across."""
-    stages = results.stages
+    """Success rate of each category after each stage, with Wilson intervals; blind replay as a line across. Of many
+    stages, the first and the last: before and after, as the paper's Figure 6."""
+    stages = results.stages if len(results.stages) <= MOST_BARS else (results.stages[0], results.stages[-1])
     if not stages:
         return None
     figure, axes = _panels(1, height=3.4, width=WIDTH)
