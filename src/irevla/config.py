@@ -354,7 +354,10 @@ class Config:
             f"sac learns from latents that a frozen VLM made once, but method {self.method} trains the VLM in stage 1: "
             "choose --rl ppo, or method irevla",
         )
-        _check(self.rl == "sac" or not self.harvest.practice, "harvest.practice keeps what SAC did: it needs --rl sac")
+        _check(
+            self.rl == "sac" or not self.harvest.practice,
+            "harvest.practice keeps what SAC did: --rl sac, or --harvest.no-practice",
+        )
         _check(0 <= self.seed < 1000, f"seed must be in 0..999, not {self.seed}")
         _check(1 <= self.rounds <= MOST_ROUNDS, f"rounds must be in 1..{MOST_ROUNDS}, not {self.rounds}")
         held_out = set(self.unseen_tasks) & (set(self.expert_tasks) | set(self.rl_tasks))

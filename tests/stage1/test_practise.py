@@ -344,7 +344,7 @@ def test_a_run_older_than_sac_goes_on(tmp_path: Path) -> None:
         ({"rl": "sak"}, "did you mean 'sac'"),
         ({"method": "ppo-replay"}, "choose --rl ppo, or method irevla"),
         ({"method": "scratch"}, "frozen VLM"),
-        ({"rl": "ppo", "harvest": HarvestConfig(practice=True)}, "needs --rl sac"),
+        ({"rl": "ppo", "harvest": HarvestConfig(practice=True)}, "--harvest.no-practice"),
     ],
 )
 def test_what_cannot_be_is_told(change: dict[str, Any], message: str) -> None:
