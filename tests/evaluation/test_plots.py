@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from irevla.evaluation.plots import LIGHT, MOST_BARS, PLOTS, categories, draw_all, smooth, stage_colour
+from irevla.evaluation.plots import LIGHT, MOST_BARS, PLOTS, categories, draw_all, learning, smooth, stage_colour
 from irevla.evaluation.stats import Results, read_results
 from irevla.runs.metrics import read_metrics
 
@@ -51,3 +51,21 @@ def test_smoothing_neither_lags_nor_invents() -> None:
     assert smooth(line)[3:-3] == pytest.approx(line[3:-3])
     assert smooth(np.full(5, 0.4)) == pytest.approx(0.4)
     assert smooth(np.array([0.0, 1.0])) == pytest.approx([0.5, 0.5])
+
+
+def test_the_evaluation_before_is_never_one_from_afterwards(make_run: Callable[..., Path]) -> None:
+    """Without tests between the stages, what is known before each turn is the first, not the last."""
+    results = read_results(make_run() / "results.json")
+    few = replace(results, rows=tuple(row for row in results.rows if row.stage in ("sft", "sl:button-press-new")))
+    turns = ("window-close-new", "button-press-new")
+    metrics = [
+        {"stage": f"{kind}:{task}", "step": step, "success": 0.5}
+        for task in turns for kind in ("rl", "sl") for step in (1, 2)
+    ]  # fmt: skip
+    figure = learning(few, metrics, LIGHT)
+    assert figure is not None
+    for axis, task in zip(figure.axes, turns, strict=True):
+        (before,) = (bars for bars in axis.containers if bars.get_label() == "Evaluation before")
+        count = few.count("sft", task=task)
+        assert count is not None and before.lines[0].get_ydata()[0] == pytest.approx(count.rate)
+        assert not any(bars.get_label() == "Evaluation after" for bars in axis.containers)

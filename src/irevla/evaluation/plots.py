@@ -124,7 +124,7 @@ def learning(results: Results, metrics: MetricRows, theme: Theme) -> Figure | No
         axis.plot(steps, smooth(success, radius=radius), color=ORANGE, label="Training, smoothed")
         if warm := _warm(results, metrics, stage):
             axis.axvspan(0, warm, color=theme.faint, lw=0, alpha=0.8, label="Critic warm-up")
-        _evaluations(axis, results, stage, end=float(_steps(metrics, stage)[-1]), theme=theme)
+        _evaluations(axis, results, metrics, stage, end=float(_steps(metrics, stage)[-1]), theme=theme)
         axis.set_title(stage.removeprefix("rl:"))
         axis.set_xlabel("Decisions")
         axis.set_xlim(left=0)
@@ -234,12 +234,13 @@ def _bars(
         axis.text(x, count.ci95[1] + 0.015, f"{hundredths(count.rate)}", ha="center", fontsize=7)
 
 
-def _evaluations(axis: Axes, results: Results, stage: str, *, end: float, theme: Theme) -> None:
-    """The policy without noise before (the last stage before this one) and after, as points with intervals."""
+def _evaluations(axis: Axes, results: Results, metrics: MetricRows, stage: str, *, end: float, theme: Theme) -> None:
+    """The policy without noise before (the last tested stage before this one) and after, as points with intervals."""
     turn = Turn.of(stage)
     task = turn.task if turn else None
-    position = results.stages.index(stage) if stage in results.stages else len(results.stages)
-    measured = [name for name in results.stages[:position] if results.count(name, task=task)][-1:]
+    later = _stages(metrics, "")  # in the order in which they were trained, from this one on
+    later = later[later.index(stage) :]
+    measured = [name for name in results.stages if name not in later and results.count(name, task=task)][-1:]
     for x, name, colour in [*((0.0, name, GREY) for name in measured), (end, stage, BLUE)]:
         if count := results.count(name, task=task):
             spread = np.maximum([[count.rate - count.ci95[0]], [count.ci95[1] - count.rate]], 0)
