@@ -82,6 +82,15 @@ def test_a_full_disk_leaves_the_old_one(tmp_path: Path, monkeypatch: pytest.Monk
     assert [path.name for path in tmp_path.iterdir()] == ["sft"]
 
 
+def test_what_a_kill_left_of_something_deleted_goes_with_the_next_look(tmp_path: Path) -> None:
+    checkpoints = Checkpoints(tmp_path)
+    for number in (1, 2):
+        checkpoints.save(f"sft-{number:06d}", {"a.json": number})
+    (tmp_path / "sft-000001").rename(tmp_path / ".sft-000001.trash")
+    found = checkpoints.newest("rl")
+    assert found is None and [path.name for path in tmp_path.iterdir()] == ["sft-000002"]
+
+
 @pytest.mark.parametrize("finished", [True, False])
 def test_killed_between_the_renames(tmp_path: Path, finished: bool) -> None:
     save(tmp_path / "sft-000001", FILES)

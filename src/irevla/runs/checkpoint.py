@@ -115,6 +115,7 @@ class Checkpoints:
             return []
         for leftover in self.root.glob(".*.old"):
             _recover(self.root / leftover.name[1 : -len(".old")])
+        _discard(*self.root.glob(".*.trash"))  # of a kill while something was deleted
         found = [
             (parsed[1], path)
             for path in self.root.iterdir()
