@@ -67,7 +67,7 @@ class Provenance:
     seed: int
     source: str  # "expert" or "rl"
     noise: float = 0.0  # standard deviation of the noise added to the executed actions (labels are always clean)
-    policy: str = ""  # sha256 of the acting policy's weights; empty for a scripted expert
+    policy: str = ""  # sha256 of the acting policy (as its stage began, where it learns); empty for a scripted expert
 
 
 @dataclass(frozen=True)
