@@ -93,7 +93,7 @@ def stage1(run: Run, policy: VLAPolicy, turn: Turn, method: Method, online: Epis
     # Seeds count decisions, which no episode outnumbers: after an interruption, only episodes not yet played.
     first = first_seed(Purpose.RL, run.config.seed, round=turn.round)
     jobs = endless_jobs(turn.task, first + progress.decisions)
-    env = admitted(run.config.suite, policy, run.config.env, learning=True)
+    env = admitted(run.config.suite, policy, run.config.env.practising(), learning=True)
     with (
         VectorEnv(run.config.suite, env, jobs) as vec,
         bar(f"Stage 1: RL on {turn.name}", config.steps) as advance,

@@ -152,7 +152,7 @@ def harvest(policy: VLAPolicy, turn: Turn, config: Config, *, store: EpisodeStor
         return Harvested(tried, decisions, len(have))
     with (
         bar(f"Harvest of {turn.name}", settings.episodes) as advance,
-        VectorEnv(config.suite, admitted(config.suite, policy, config.env), iter(jobs)) as vec,
+        VectorEnv(config.suite, admitted(config.suite, policy, config.env.practising()), iter(jobs)) as vec,
     ):
         outcomes = play(vec, Actor(policy), keep_images=True, policy_hash=policy.hash())
         for outcome in in_order(outcomes, jobs):

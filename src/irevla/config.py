@@ -2,7 +2,7 @@
 is instant."""
 
 import re
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
@@ -25,6 +25,7 @@ class EnvConfig:
     image_size: int = 64  # side of the square picture, pixels
     action_repeat: int = 2  # simulator control steps per decision of the policy
     horizon: int = 100  # decisions after which an episode is truncated
+    rl_horizon: int = 0  # the same, if shorter, in stage 1 and the harvest, where failures take robot time; 0: horizon
     workers: int = 2  # worker processes, one thread and one GL context each
     envs_per_worker: int = 4  # environments that share a worker
     timeout: float = 60.0  # seconds without an answer after which a worker is killed and replaced
@@ -33,6 +34,11 @@ class EnvConfig:
         _check(self.image_size >= 16, f"env.image_size is {self.image_size}; the smallest usable picture is 16 pixels")
         for name in ("action_repeat", "horizon", "workers", "envs_per_worker", "timeout"):
             _check(getattr(self, name) > 0, f"env.{name} must be positive, not {getattr(self, name)}")
+        _check(self.rl_horizon >= 0, f"env.rl_horizon must not be negative, but is {self.rl_horizon}")
+
+    def practising(self) -> "EnvConfig":
+        """The same for practice: with the horizon of stage 1 and the harvest."""
+        return replace(self, horizon=min(self.horizon, self.rl_horizon or self.horizon))
 
 
 @dataclass(frozen=True)

@@ -127,19 +127,26 @@ def test_all_of_it(config: Config, tmp_path: Path) -> None:
 
 
 def test_what_succeeds_while_it_learns_is_kept_as_it_was_done(config: Config, tmp_path: Path) -> None:
-    """Interrupted once: everything that stage 1 solved is in D_RL, once, and nothing that it did not."""
-    config = replace(config, harvest=replace(config.harvest, practice=True))
+    """Interrupted once: everything that stage 1 solved is in D_RL, once, and nothing that it did not; in time."""
+    config = replace(config, env=replace(config.env, rl_horizon=10), harvest=replace(config.harvest, practice=True))
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Metrics, "log", stop_at(rows=4))
         with pytest.raises(KeyboardInterrupt):
             play(tmp_path, config)
     play(tmp_path, config)
-    online, store = latents(tmp_path, "online"), EpisodeStore(tmp_path / "online")
-    solved = {episode["seed"]: episode["decisions"] for episode in online.episodes if episode["success"]}
+    demonstrations, online, store = (
+        latents(tmp_path, "demonstrations"),
+        latents(tmp_path, "online"),
+        EpisodeStore(tmp_path / "online"),
+    )
+    assert max(episode["decisions"] for episode in online.episodes) == 10 >= max(map(len, store))
+    played = [*demonstrations.episodes, *online.episodes]
+    solved = {episode["seed"]: episode["decisions"] for episode in played if episode["success"]}
     practised = [episode for episode in store if episode.provenance.seed in solved]
-    assert len(solved) > 2 and len(practised) == len(solved), "each once"
+    assert len(solved) > 3 + 2 and len(practised) == len(solved), "each once"
     assert len(store) == len(solved) + events(tmp_path)[f"harvest:{TASK}"]["kept"]
-    done = online._map["action"][: sum(episode["observations"] for episode in online.episodes)]
+    buffers = (demonstrations, online)
+    done = np.concatenate([b._map["action"][: sum(e["observations"] for e in b.episodes)] for b in buffers])
     for episode in practised:
         assert episode.success and len(episode) == solved[episode.provenance.seed]
         assert (done == episode.actions[0]).all(1).any(), "the label is what was done"

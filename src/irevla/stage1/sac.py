@@ -40,12 +40,12 @@ LATENCIES = 1000  # decisions, the last ones, over which the latency is logged
 def practise(run: Run, policy: VLAPolicy, turn: Turn, kept: EpisodeStore) -> VLAPolicy:
     """Line 5 of Algorithm 1 by SAC, on the policy's own head: 20 zero-shot successes, then RL until convergence.
 
-    With `harvest.practice`, what succeeds meanwhile goes to `kept`, D_RL.
+    With `harvest.practice`, what succeeds in either goes to `kept`, D_RL.
     """
     stage, config = turn.stage("rl"), run.config.sac
     policy.trainable("head")
     demonstrations, online = (open_replay(run, policy, turn, name) for name in ("demonstrations", "online"))
-    demonstrate(run, policy, turn, demonstrations)
+    demonstrate(run, policy, turn, demonstrations, kept)
     sac = SAC(policy.action_head, config, generator=torch.Generator().manual_seed(run.config.seed))
     learner = Learner(run, policy, stage, sac=sac, demonstrations=demonstrations, online=online)
     learner.resume()
@@ -53,7 +53,7 @@ def practise(run: Run, policy: VLAPolicy, turn: Turn, kept: EpisodeStore) -> VLA
     # Seeds count decisions, which no episode outnumbers: after an interruption, only episodes not yet played.
     first = first_seed(Purpose.RL, run.config.seed, round=turn.round)
     jobs = endless_jobs(turn.task, first + progress.decisions)
-    env = admitted(run.config.suite, policy, run.config.env, learning=True)
+    env = admitted(run.config.suite, policy, run.config.env.practising(), learning=True)
     with (
         threads(1),
         bar(f"Stage 1: SAC on {turn.name}", config.steps) as advance,
@@ -95,10 +95,10 @@ def open_replay(run: Run, policy: VLAPolicy, turn: Turn, name: str) -> LatentRep
     return LatentReplay(run.directory / "latents" / folder(turn.name) / name, spec)
 
 
-def demonstrate(run: Run, policy: VLAPolicy, turn: Turn, store: LatentReplay) -> None:
+def demonstrate(run: Run, policy: VLAPolicy, turn: Turn, store: LatentReplay, kept: EpisodeStore) -> None:
     """Bring `store` to `sac.demonstrations` successful zero-shot trajectories: the policy as it is, without noise.
 
-    Fewer are told; where there is none at all, `UserError`.
+    With `harvest.practice` they go to `kept`, D_RL, too. Fewer are told; where there is none at all, `UserError`.
     """
     event, config, task = turn.stage("zero-shot"), run.config.sac, turn.task
     if run.journal.done(event) is not None:
@@ -107,22 +107,25 @@ def demonstrate(run: Run, policy: VLAPolicy, turn: Turn, store: LatentReplay) ->
     first = first_seed(Purpose.ZERO_SHOT, run.config.seed, round=turn.round)
     jobs = [Job(task, first + index) for index in range(config.attempts)]
     have, tried, decisions = {episode["seed"] for episode in store.episodes}, 0, 0
+    env = admitted(run.config.suite, policy, run.config.env.practising())
     with (
         threads(1),
         bar(f"Zero-shot successes of {turn.name}", config.demonstrations) as advance,
-        VectorEnv(run.config.suite, admitted(run.config.suite, policy, run.config.env), iter(jobs)) as vec,
+        VectorEnv(run.config.suite, env, iter(jobs)) as vec,
     ):
 
         def act(features: Features) -> Float[Tensor, "B A"]:
             return policy.decide(features, torch.rand(len(features), generator=generator).to(policy.device))
 
-        played = (outcome for ended in LatentPlayer(vec, policy, act) for outcome in ended)
+        player = LatentPlayer(vec, policy, act, keep_images=run.config.harvest.practice, policy_hash=policy.hash())
+        played = (outcome for ended in player for outcome in ended)
         for outcome in in_order(played, jobs):
             if len(have) >= config.demonstrations:
                 break
             tried, decisions = tried + 1, decisions + outcome.length
             if outcome.success and outcome.job.seed not in have:
                 store.append(outcome.latents, seed=outcome.job.seed, success=True)
+                kept.extend([outcome.episode] if outcome.episode is not None else [])
                 have.add(outcome.job.seed)
             advance(len(have), f"{len(have)} successes in {tried} episodes")
     if not have:

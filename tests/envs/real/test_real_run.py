@@ -18,6 +18,7 @@ from irevla import collect
 from irevla.algorithm import run_algorithm
 from irevla.collect import import_shown
 from irevla.config import Config, EnvConfig, EvalConfig, HarvestConfig, ModelConfig, SFTConfig
+from irevla.data.episodes import EpisodeStore
 from irevla.data.replay import LatentReplay, reopen
 from irevla.envs.base import load_suite
 from irevla.envs.panda.tasks import SPECS
@@ -93,7 +94,7 @@ def shortened(folder: Path) -> Config:
             preset.sac, steps=150, demonstrations=3, attempts=10, batch=16, utd=2, critics=2, warmup=10,
             checkpoint_every=20,
         ),
-        harvest=HarvestConfig(episodes=2, attempts=4),
+        harvest=HarvestConfig(episodes=2, attempts=4, practice=True),
         sl=SFTConfig(steps=4, batch=16, shift=0, validate_every=4, warmup=1),
         eval=EvalConfig(episodes=1, interim=0, videos=False),
     )  # fmt: skip
@@ -137,7 +138,9 @@ def test_algorithm_1_with_sac_on_an_arm(cell: SimulatedCell, tmp_path: Path, mon
     assert done[f"zero-shot:{TASK}"]["kept"] == 3
     demonstrations, online = replay(directory, "demonstrations"), replay(directory, "online")
     assert all(episode["success"] for episode in demonstrations.episodes) and len(online) >= 150
-    assert done[f"rl:{TASK}"]["updates"] == len(online) // 2
+    assert done[f"rl:{TASK}"]["updates"] == int(config.sac.updates_per_decision * len(online))
+    solved = {episode["seed"] for episode in demonstrations.episodes}
+    assert solved <= {info.provenance.seed for info in EpisodeStore(directory / "online").episodes}, "D_RL has them too"
     actions = online.sample(4000, generator=torch.Generator().manual_seed(0)).actions
     assert (actions == torch.tensor(TAKEN_OVER)).all(dim=1).any(), "what the person did is what is learnt from"
     before = VLAPolicy.from_pretrained(config.from_checkpoint)

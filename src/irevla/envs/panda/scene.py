@@ -22,7 +22,7 @@ HAND = "panda0_link7"  # the body of the hand, which carries the wrist camera
 HIDDEN = 4  # group of what is not drawn
 TIMESTEP = 0.005  # s
 PADS = (0.0, 0.0, 0.245)  # where the end effector is in the hand, m: between the pads, not behind them
-BLOCK = 0.022  # half the side of a block, m
+BLOCK = (0.04, 0.019, 0.019)  # half the sides of a block, m: long, so that grasping it asks for any turn of the hand
 TRAY = 0.065  # half the inside of the tray, m
 SLOT, WALL = (0.02, 0.018), 0.025  # half the length and width of the slot, and the height of its walls, m
 SLOT_AT, POST = 0.16, 0.03  # how far the slot is from the post, and how high the cable begins, m
@@ -105,8 +105,8 @@ def _box(body: Any, half: tuple[float, float, float], at: tuple[float, float, fl
 
 
 def _block(spec: Any, prop: Prop) -> None:
-    body, rgb = _loose(spec, prop.name, BLOCK), COLOURS[prop.name.split()[0]]
-    body.add_geom(type=BOX, size=[BLOCK] * 3, rgba=[*rgb, 1], density=DENSITY, friction=GRIP, condim=4)
+    body, rgb = _loose(spec, prop.name, BLOCK[2]), COLOURS[prop.name.split()[0]]
+    body.add_geom(type=BOX, size=BLOCK, rgba=[*rgb, 1], density=DENSITY, friction=GRIP, condim=4)
 
 
 def _produce(spec: Any, prop: Prop) -> None:

@@ -15,7 +15,7 @@ WRIST_SHARE = 0.375  # of the picture's side, in its top left corner
 CONTROL_HZ = 20  # control steps per second of simulated time
 ACTION_DIM = 7
 REACH, TURN = 0.04, 0.25  # m and rad of a full action; the real arm's are the same
-DRAWING = 1  # version of how pictures look; raise it when they change, so that old datasets are refused
+DRAWING = 2  # version of how pictures look; raise it when they change, so that old datasets are refused
 DYNAMICS = 1  # version of how actions act; likewise
 
 

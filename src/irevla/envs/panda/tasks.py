@@ -40,7 +40,7 @@ class Spec:
 
 
 def _block(colour: str) -> Prop:
-    return Prop(f"{colour} block", "block")
+    return Prop(f"{colour} block", "block", turn=1.4, room=0.06)
 
 
 def _produce(name: str, room: float) -> Prop:
