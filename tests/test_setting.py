@@ -11,6 +11,7 @@ from irevla import setting
 from irevla.category import Category
 from irevla.config import EnvConfig, ModelConfig
 from irevla.envs.base import load_suite
+from irevla.errors import UserError
 from irevla.evaluation.stats import Row
 from irevla.models.build import build_policy
 from irevla.presets import find_preset
@@ -25,6 +26,12 @@ def played(task: str, episodes: int) -> Row:
         method="irevla", task=task, category=Category.RL, stage="sft", seed=0,
         successes=1, episodes=episodes, env_steps=5, seconds=1.0,
     )  # fmt: skip
+
+
+def test_practice_is_never_longer_than_evaluation() -> None:
+    assert [EnvConfig(horizon=80, rl_horizon=most).practising().horizon for most in (0, 45, 90)] == [80, 45, 80]
+    with pytest.raises(UserError, match=r"env\.rl_horizon"):
+        EnvConfig(rl_horizon=-1)
 
 
 @pytest.mark.parametrize(("preset", "calls"), [("panda", 4), ("pointmass", 2)])

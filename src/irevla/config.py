@@ -25,7 +25,9 @@ class EnvConfig:
     image_size: int = 64  # side of the square picture, pixels
     action_repeat: int = 2  # simulator control steps per decision of the policy
     horizon: int = 100  # decisions after which an episode is truncated
-    rl_horizon: int = 0  # the same, if shorter, in stage 1 and the harvest, where failures take robot time; 0: horizon
+    rl_horizon: int = (
+        0  # as horizon, in stage 1 and the harvest, where a failure takes robot time; 0: as long as horizon
+    )
     workers: int = 2  # worker processes, one thread and one GL context each
     envs_per_worker: int = 4  # environments that share a worker
     timeout: float = 60.0  # seconds without an answer after which a worker is killed and replaced
