@@ -118,6 +118,6 @@ def test_a_run_on_the_arm_asks_for_what_people_have_shown(tmp_path: Path, monkey
     with pytest.raises(UserError, match=r"no videos of panda: --eval\.no-videos"):
         check(replace(shown, eval=replace(preset.eval, videos=True)))
     with pytest.raises(UserError, match="--rl sac on panda"):
-        check(replace(shown, rl="ppo"))
+        check(replace(shown, rl="ppo", harvest=replace(preset.harvest, practice=False)))
     _, tasks = check(shown)
     assert tasks.rl == ("pick-carrot",)
