@@ -25,9 +25,7 @@ class EnvConfig:
     image_size: int = 64  # side of the square picture, pixels
     action_repeat: int = 2  # simulator control steps per decision of the policy
     horizon: int = 100  # decisions after which an episode is truncated
-    rl_horizon: int = (
-        0  # as horizon, in stage 1 and the harvest, where a failure takes robot time; 0: as long as horizon
-    )
+    rl_horizon: int = 0  # horizon in stage 1 and the harvest, where a failure takes robot time; 0: the same
     workers: int = 2  # worker processes, one thread and one GL context each
     envs_per_worker: int = 4  # environments that share a worker
     timeout: float = 60.0  # seconds without an answer after which a worker is killed and replaced
@@ -283,7 +281,7 @@ class HarvestConfig:
     attempts: int = 150  # episodes tried at most
     noise: float = 0.0  # standard deviation of noise on what is executed, as `expert.noise`; labels stay the policy's
     burst: int = 0  # as `expert.burst`
-    practice: bool = False  # keep what succeeded while SAC was learning as well; labels are what was done
+    practice: bool = False  # keep what succeeded zero-shot and while SAC was learning too; labels are what was done
 
     def __post_init__(self) -> None:
         _check(0 < self.episodes <= self.attempts, "harvest needs 0 < episodes <= attempts")
