@@ -85,7 +85,7 @@ PRESETS: dict[str, tuple[str, Config]] = {
             # Which thing is meant must not hang on the colours of two vegetables, nor on words that were taught.
             sl=SFTConfig(steps=2_000, batch=64, lr=5e-4, colour=0.6, words=0.5, discount=0.93, validate_every=500),
             ppo=PPOConfig(steps=36_000, rollout=256, epochs=8, lr=1e-4),
-            # All robot time of a task, zero-shot successes and harvests too: 54 to 58 minutes (results/panda).
+            # All robot time of a task, zero-shot successes and harvests too: 54 to 59 minutes (results/panda).
             sac=PANDA_SAC,
             # As the demonstrations: from clean successes alone, stage 2 forgets part of what stage 1 has learnt.
             harvest=HarvestConfig(episodes=15, attempts=60, noise=0.7, burst=8, practice=True),
