@@ -71,7 +71,9 @@ def test_harvest_keeps_successes_only_and_says_whose_they_are(tmp_path: Path, mo
     store = open_store(load_suite("pointmass"), ENV, tmp_path, online=True)
     tried, decisions, kept = harvest(policy, Turn(task), config, store=store)
     assert len(store) == kept == 3 < tried <= 40
-    assert sum(map(len, store)) < decisions <= tried * 11, "failures take time as well"
+    assert decisions == sum(map(len, store)) + (tried - 3) * 11, (
+        "failures take time as well, and no more than practice may"
+    )
     assert all(episode.success for episode in store)
     assert {info.provenance.noise for info in store.episodes} == {0.1}
     assert all(info.provenance.policy == policy.hash() and info.provenance.source == "rl" for info in store.episodes)

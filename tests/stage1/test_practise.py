@@ -140,6 +140,9 @@ def test_what_succeeds_while_it_learns_is_kept_as_it_was_done(config: Config, tm
         EpisodeStore(tmp_path / "online"),
     )
     assert max(episode["decisions"] for episode in online.episodes) == 10 >= max(map(len, store))
+    zero_shot = events(tmp_path)[f"zero-shot:{TASK}"]
+    failed = zero_shot["tried"] - len(demonstrations.episodes)
+    assert failed and zero_shot["decisions"] == len(demonstrations) + 10 * failed
     played = [*demonstrations.episodes, *online.episodes]
     solved = {episode["seed"]: episode["decisions"] for episode in played if episode["success"]}
     practised = [episode for episode in store if episode.provenance.seed in solved]
