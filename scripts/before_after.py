@@ -1,5 +1,6 @@
-"""The tables of results/kitchen and results/panda: before and after Algorithm 1, pooled over seeds, the kitchen's
-beside the paper's table I. Where stage 1 was SAC: how long a robot would have moved for it.
+"""The tables of results/kitchen and results/panda: before and after Algorithm 1, pooled over seeds,
+the kitchen's beside the paper's table I. Where stage 1 was SAC: how long a robot would have moved
+for it.
 
     .venv/bin/python scripts/before_after.py results/kitchen/seed-*/results.json
 
@@ -52,24 +53,32 @@ def main(paths: Sequence[Path]) -> None:
 
 
 def robot_time(path: Path) -> None:
-    """Print the minutes that the decisions of a run's zero-shot successes, RL and harvests would take, for each RL
-    task."""
+    """Print the minutes that the decisions of a run's zero-shot successes, RL and harvests would
+    take, for each RL task."""
     lines = (path.parent / "journal.jsonl").read_text().splitlines()
     events = [json.loads(line) for line in lines]
     fps = load_suite(json.loads(path.read_text())["config"]["suite"]).fps
-    for task in sorted({turn.task for event in events if (turn := Turn.of(event["event"])) and "decisions" in event}):
+    for task in sorted(
+        {
+            turn.task
+            for event in events
+            if (turn := Turn.of(event["event"])) and "decisions" in event
+        }
+    ):
         minutes: Counter[str] = Counter()
         for event in events:
             kind, turn = event["event"].partition(":")[0], Turn.of(event["event"])
             if turn and turn.task == task and "decisions" in event:
                 minutes[kind] += event["decisions"] / fps / 60
         parts = ", ".join(f"{kind} {value:.1f}" for kind, value in minutes.items())
-        print(f"{path.parent.name}, {task}: {sum(minutes.values()):.1f} minutes of robot time ({parts})")
+        print(
+            f"{path.parent.name}, {task}: {sum(minutes.values()):.1f} minutes of robot time ({parts})"
+        )
 
 
 def _ours(runs: Sequence[Results], category: Category, task: str | None) -> str:
-    """Blind replay, before, after and the difference with its interval over episodes, then each seed's before and
-    after."""
+    """Blind replay, before, after and the difference with its interval over episodes, then each
+    seed's before and after."""
     last = runs[0].last
     assert last is not None, "a run that has not ended"
     blind = _counts(runs, BASELINE, category, task, method="blind-replay")
@@ -77,12 +86,21 @@ def _ours(runs: Sequence[Results], category: Category, task: str | None) -> str:
     low, high = newcombe(_sum(before), _sum(after))
     each = ", ".join(f"{b.rate:.2f}→{a.rate:.2f}" for b, a in zip(before, after, strict=True))
     rates = [s / n for s, n in map(_sum, (blind, before, after))]
-    cells = [*(f"{rate:.2f}" for rate in rates), f"{rates[2] - rates[1]:+.2f} [{low:+.2f}, {high:+.2f}]", each]
+    cells = [
+        *(f"{rate:.2f}" for rate in rates),
+        f"{rates[2] - rates[1]:+.2f} [{low:+.2f}, {high:+.2f}]",
+        each,
+    ]
     return " | ".join(cells)
 
 
 def _counts(
-    runs: Sequence[Results], stage: str, category: Category, task: str | None, *, method: str | None = None
+    runs: Sequence[Results],
+    stage: str,
+    category: Category,
+    task: str | None,
+    *,
+    method: str | None = None,
 ) -> list[Count]:
     counts = [run.count(stage, category=category, task=task, method=method) for run in runs]
     return [count for count in counts if count is not None]
