@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from irevla.category import Category
-from irevla.envs.base import load_suite
+from irevla.envs.suite import load_suite
 from irevla.evaluation.stats import BASELINE, FIRST, Count, Results, newcombe, read_results
 from irevla.turn import Turn
 

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from irevla.algorithm import run_algorithm
-from irevla.collect import collect_expert
+from irevla.rollout.demonstrations import collect_expert
 from irevla.config import (
     METHODS,
     MOST_ROUNDS,
@@ -28,7 +28,7 @@ from irevla.config import (
     SFTConfig,
 )
 from irevla.data.episodes import EpisodeStore
-from irevla.envs.base import load_suite
+from irevla.envs.suite import load_suite
 from irevla.errors import UserError
 from irevla.evaluation.report import write_report
 from irevla.models.build import build_policy
@@ -262,7 +262,7 @@ def test_killed_at_random_moments_and_resumed(tmp_path: Path) -> None:
 def test_ctrl_c_stops_cleanly(tmp_path: Path) -> None:
     # A shell that starts us in the background lets its children ignore Ctrl-C; a terminal does not.
     code = "import signal, sys; signal.signal(signal.SIGINT, signal.default_int_handler);"
-    code += "from irevla.cli import main; sys.exit(main(sys.argv[1:]))"
+    code += "from irevla.cli.commands import main; sys.exit(main(sys.argv[1:]))"
     argv = [sys.executable, "-c", code, "run", "pointmass", "--out", str(tmp_path / "run")]
     process = subprocess.Popen(argv, stderr=subprocess.PIPE, start_new_session=True)
     deadline = time.monotonic() + 60

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from irevla.cli import main
+from irevla.cli.commands import main
 from irevla.config import EnvConfig
 from irevla.presets import find_preset
 
@@ -110,7 +110,8 @@ def test_other_settings_do_not_resume(tmp_path: Path, capsys: pytest.CaptureFixt
 def test_help_is_instant_and_imports_nothing_heavy() -> None:
     start = time.monotonic()
     code = (
-        "import sys; from irevla.cli import main; main(['--help']); main(['run', '--help']);"
+        "import sys; from irevla.cli.commands import main; main(['--help']); main(['run', "
+        "'--help']);"
         "assert not {'torch', 'numpy', 'mujoco', 'transformers', 'pyarrow'} & set(sys.modules)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)

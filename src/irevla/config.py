@@ -4,9 +4,9 @@ heavy, so that `--help` is instant."""
 import re
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Literal
 
 from irevla.errors import UserError, unknown
+from irevla.tasks import Parts
 
 MOST_ROUNDS = 4  # seeds of later ones would not fit in 32 bits
 TOWERS = ("language", "vision", "qformer")  # parts of a VLM that LoRA can adapt
@@ -45,8 +45,8 @@ class EnvConfig:
             self.rl_horizon >= 0, f"env.rl_horizon must not be negative, but is {self.rl_horizon}"
         )
 
-    def practising(self) -> "EnvConfig":
-        """The same for practice: with the horizon of stage 1 and the harvest."""
+    def for_training(self) -> "EnvConfig":
+        """Return the same with the horizon of stage 1 and the harvest."""
         return replace(self, horizon=min(self.horizon, self.rl_horizon or self.horizon))
 
 
@@ -157,7 +157,8 @@ class ModelConfig:
             )
             _check(
                 lora or self.dtype != "bfloat16",
-                "small training steps are lost in bfloat16 weights: set model.lora.rank, or leave model.dtype out",
+                "small training steps are lost in bfloat16 weights: set model.lora.rank, or leave "
+                "model.dtype out",
             )
         else:
             self._check_small()
@@ -187,50 +188,61 @@ def _only_pretrained(name: str, vlm: str) -> str:
 
 
 @dataclass(frozen=True)
-class SFTConfig:
-    """Supervised learning by mean squared error (equations 2 and 4), AdamW, cosine schedule after a
-    linear warm-up."""
+class AugmentConfig:
+    """What is changed in the samples of the supervised stages. RL's latents are of the true image."""
 
-    steps: int = 3000  # gradient steps
-    batch: int = 128  # samples per step
-    lr: float = 1e-3  # peak learning rate
-    warmup: int = 100  # steps of linear warm-up
-    weight_decay: float = 1e-4
-    grad_clip: float = (
-        1.0  # largest gradient norm; steps with a non-finite gradient are skipped and counted
-    )
     shift: int = 3  # random shift, +- pixels
     colour: float = 0.35  # strength of the random 3x3 colour mix, I + colour * N(0, 1); 0 is off
     colour_named: float = 0.1  # its largest strength where the instruction names a colour
     colour_share: float = 0.8  # share of the samples whose colours are mixed
-    words: float = 0.0  # share of the samples in whose instruction a word, no colour, becomes one that no task has
-    validation: float = 0.05  # share of the episodes held out of training
-    validate_every: int = (
-        500  # steps between validations; the best checkpoint by validation loss is kept
-    )
-    online_share: float = 0.25  # stage 2: share of every batch drawn from D_RL; the rest from D_e
-    discount: float = (
-        1.0  # stage 2: frames of D_RL are drawn in proportion to discount^(decisions until success)
-    )
+    words: float = 0.0  # share of the instructions in which a word, no colour, becomes another
+
+    def __post_init__(self) -> None:
+        for name in ("colour_share", "words"):
+            value = getattr(self, name)
+            _check(0 <= value <= 1, f"augment.{name} must be in [0, 1], not {value}")
+        for name in ("shift", "colour", "colour_named"):
+            value = getattr(self, name)
+            _check(value >= 0, f"augment.{name} must not be negative, but is {value}")
+
+
+@dataclass(frozen=True)
+class SFTConfig:
+    """Supervised learning by mean squared error (equations 2 and 4), AdamW, cosine schedule."""
+
+    steps: int = 3000  # gradient steps
+    batch: int = 128  # samples per step
+    lr: float = 1e-3  # peak learning rate
+    warmup: int = 100  # steps of linear warm-up, before half a cosine down to 0
+    weight_decay: float = 1e-4
+    grad_clip: float = 1.0  # largest gradient norm; a non-finite gradient is skipped and counted
+    validate_every: int = 500  # steps between validations, and between checkpoints
+    augment: AugmentConfig = field(default_factory=AugmentConfig)
 
     def __post_init__(self) -> None:
         for name in ("steps", "batch", "lr", "grad_clip", "validate_every"):
             _check(
                 getattr(self, name) > 0, f"sft {name} must be positive, not {getattr(self, name)}"
             )
-        for name in ("colour_share", "words", "validation", "online_share", "discount"):
-            _check(
-                0 <= getattr(self, name) <= 1,
-                f"sft {name} must be in [0, 1], not {getattr(self, name)}",
-            )
-        for name in ("shift", "colour", "colour_named"):
-            _check(
-                getattr(self, name) >= 0,
-                f"sft {name} must not be negative, but is {getattr(self, name)}",
-            )
+        for name in ("warmup", "weight_decay"):
+            value = getattr(self, name)
+            _check(value >= 0, f"sft {name} must not be negative, but is {value}")
+
+
+@dataclass(frozen=True)
+class MixtureConfig:
+    """How the batches of the supervised stages are drawn from D_e and D_RL."""
+
+    validation: float = 0.05  # share of the episodes held out of both stages
+    online_share: float = 0.25  # stage 2: share of every batch from D_RL; the rest is from D_e
+    discount: float = 1.0  # D_RL: a frame is drawn as discount^(decisions until success)
+
+    def __post_init__(self) -> None:
+        for name in ("validation", "online_share", "discount"):
+            value = getattr(self, name)
+            _check(0 <= value <= 1, f"mixture.{name} must be in [0, 1], not {value}")
         _check(
-            self.validation < 1,
-            "sft validation must leave something to train on: choose less than 1",
+            self.validation < 1, "mixture.validation must leave something to train on: less than 1"
         )
 
 
@@ -296,8 +308,8 @@ class SACConfig:
     updates_per_decision: float = (
         0.5  # SAC learns after each episode, so many times for each of its decisions
     )
-    apart: bool = False  # learn in a process of its own, while the next episodes run: a real arm must not wait
-    rate: float = 0.0  # with `apart`: decisions per second at most, of all arms; 0: each arm keeps its own time
+    async_learner: bool = False  # learn in a process of its own: a real arm must not wait
+    rate: float = 0.0  # with `async_learner`: decisions per second at most, of all arms; 0: each arm keeps its own time
     gripper: bool = (
         True  # the last action dimension opens (-1) or closes (1); off: all dimensions are motion
     )
@@ -329,7 +341,7 @@ class SACConfig:
         0.95  # stop when this share of the last `window` training episodes succeeded ...
     )
     window: int = 100  # ... episodes
-    checkpoint_every: int = 500  # updates between checkpoints
+    checkpoint_every: int = 50  # episodes between checkpoints
 
     def __post_init__(self) -> None:
         for name in (
@@ -371,7 +383,10 @@ class SACConfig:
             f"sac.attempts {self.attempts} cannot give {self.demonstrations} sac.demonstrations",
         )
         _check(self.rate >= 0, f"sac.rate must not be negative, but is {self.rate}")
-        _check(self.apart or self.rate == 0, "sac.rate is for sac.apart: set both, or leave it out")
+        _check(
+            self.async_learner or self.rate == 0,
+            "sac.rate is for sac.async_learner: set both, or leave it out",
+        )
         _check(
             self.converged > 0,
             "sac.converged must be positive; above 1 it never stops before the budget",
@@ -390,7 +405,7 @@ class HarvestConfig:
     attempts: int = 150  # episodes tried at most
     noise: float = 0.0  # standard deviation of noise on what is executed, as `expert.noise`; labels stay the policy's
     burst: int = 0  # as `expert.burst`
-    practice: bool = False  # keep what succeeded zero-shot and while SAC was learning too; labels are what was done
+    from_training: bool = False  # keep what succeeded zero-shot and while SAC was learning too; labels are what was done
 
     def __post_init__(self) -> None:
         _check(0 < self.episodes <= self.attempts, "harvest needs 0 < episodes <= attempts")
@@ -422,8 +437,8 @@ class Method:
     """A row of the paper's table I or figure 5, as data: which parameters each stage trains."""
 
     sft: bool  # stage 0 on D_e
-    rl: Literal["head", "all", "none"]  # what stage 1 trains
-    sl: Literal["head", "all", "none"]  # what stage 2 trains
+    rl: Parts  # what stage 1 trains
+    sl: Parts  # what stage 2 trains
 
 
 METHODS = {
@@ -455,7 +470,7 @@ class Config:
     )
     seed: int = 0
     device: str = "auto"  # "auto": cuda when present, else cpu
-    threads: int = 0  # threads of supervised learning on the CPU; 0: one per core
+    threads: int = 2  # of supervised learning on the CPU; the weights depend on it
     env: EnvConfig = field(default_factory=EnvConfig)
     expert: ExpertConfig = field(default_factory=ExpertConfig)
     model: ModelConfig = field(default_factory=ModelConfig)
@@ -464,7 +479,14 @@ class Config:
     sac: SACConfig = field(default_factory=SACConfig)  # stage 1 where `rl` is "sac"
     harvest: HarvestConfig = field(default_factory=HarvestConfig)
     sl: SFTConfig = field(default_factory=lambda: SFTConfig(steps=800, lr=5e-4))  # stage 2
+    mixture: MixtureConfig = field(default_factory=MixtureConfig)  # of both
     eval: EvalConfig = field(default_factory=EvalConfig)
+
+    @property
+    def discrete_gripper(self) -> bool:
+        """Whether policies execute the gripper as open or closed: in all stages, so that these
+        compare."""
+        return self.rl == "sac" and self.sac.gripper
 
     def __post_init__(self) -> None:
         if self.method not in METHODS:
@@ -473,13 +495,19 @@ class Config:
             raise unknown("rl", self.rl, LEARNERS)
         _check(
             self.rl == "ppo" or METHODS[self.method].rl != "all",
-            f"sac learns from latents that a frozen VLM made once, but method {self.method} trains the VLM in stage 1: "
+            f"sac learns from latents that a frozen VLM made once, but method {self.method} trains "
+            "the VLM in stage 1: "
             "choose --rl ppo, or method irevla",
         )
         _check(
-            self.rl == "sac" or not self.harvest.practice,
-            "harvest.practice keeps what SAC did: --rl sac, or --harvest.no-practice",
+            self.rl == "sac" or not self.harvest.from_training,
+            "harvest.from_training keeps what SAC did: --rl sac, or --harvest.no-from-training",
         )
+        _check(
+            METHODS[self.method].sft or not self.from_checkpoint,
+            f"method {self.method} makes a new policy for each task: leave from_checkpoint out",
+        )
+        _check(self.threads > 0, f"threads must be positive, not {self.threads}")
         _check(0 <= self.seed < 1000, f"seed must be in 0..999, not {self.seed}")
         _check(
             1 <= self.rounds <= MOST_ROUNDS,
@@ -488,7 +516,8 @@ class Config:
         held_out = set(self.unseen_tasks) & (set(self.expert_tasks) | set(self.rl_tasks))
         _check(
             not held_out,
-            f"unseen tasks must not be trained on, but {sorted(held_out)} is; take it out of one list",
+            f"unseen tasks must not be trained on, but {sorted(held_out)} is; take it out of one "
+            "list",
         )
 
 

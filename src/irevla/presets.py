@@ -1,23 +1,21 @@
-"""Named configurations, and configurations as plain data (YAML, JSON)."""
+"""Named configurations."""
 
 import dataclasses
-import types
-import typing
-from collections.abc import Mapping
-from typing import Any
 
 from irevla.config import (
+    AugmentConfig,
     Config,
     EnvConfig,
     EvalConfig,
     ExpertConfig,
     HarvestConfig,
+    MixtureConfig,
     ModelConfig,
     PPOConfig,
     SACConfig,
     SFTConfig,
 )
-from irevla.errors import UserError, unknown
+from irevla.errors import unknown
 
 # With the default temperature and anchor, an arm's success fell to nothing and stayed there
 # (docs/algorithm.md).
@@ -45,25 +43,39 @@ PRESETS: dict[str, tuple[str, Config]] = {
         ),
     ),
     "metaworld": (
-        "the paper's Meta-World experiment: 25 expert tasks x 50 demonstrations, 5 RL tasks, 10 unseen",
+        "the paper's Meta-World experiment: 25 expert tasks x 50 demonstrations, 5 RL tasks, 10 "
+        "unseen",
         Config(suite="metaworld", sft=SFTConfig(steps=30_000, batch=64, validate_every=1_000)),
     ),
     "kitchen": (
-        "Franka Kitchen on two cores: 5 expert tasks, RL on a moved red slide door and on the left door, 5 unseen",
+        "Franka Kitchen on two cores: 5 expert tasks, RL on a moved red slide door and on the left "
+        "door, 5 unseen",
         Config(
             suite="kitchen",
             rl_tasks=("slide-door-open-red", "left-door-open"),
             env=EnvConfig(horizon=80),
             expert=ExpertConfig(episodes=200, noisy_fraction=0.9, noise=0.7, burst=8, horizon=140),
-            sft=SFTConfig(steps=12_000, batch=64, colour_share=0.5, validate_every=1_000),
-            sl=SFTConfig(steps=2_000, batch=64, lr=5e-4, colour_share=0.5, validate_every=500),
+            sft=SFTConfig(
+                steps=12_000,
+                batch=64,
+                validate_every=1_000,
+                augment=AugmentConfig(colour_share=0.5),
+            ),
+            sl=SFTConfig(
+                steps=2_000,
+                batch=64,
+                lr=5e-4,
+                validate_every=500,
+                augment=AugmentConfig(colour_share=0.5),
+            ),
             ppo=PPOConfig(steps=80_000, rollout=256, epochs=8, lr=1e-4),
             sac=ARM_SAC,
             harvest=HarvestConfig(episodes=100, attempts=200),
         ),
     ),
     "kitchen-mini": (
-        "the kitchen in a few minutes: two expert tasks, little of everything; to see that all of it works",
+        "the kitchen in a few minutes: two expert tasks, little of everything; to see that all of "
+        "it works",
         Config(
             suite="kitchen",
             expert_tasks=("light-on", "slide-door-open"),
@@ -79,7 +91,8 @@ PRESETS: dict[str, tuple[str, Config]] = {
         ),
     ),
     "panda-sim": (
-        "a Panda on a table, two cores: 8 expert tasks with blocks and furniture, RL on eggplant and carrot, 5 unseen",
+        "a Panda on a table, two cores: 8 expert tasks with blocks and furniture, RL on eggplant "
+        "and carrot, 5 unseen",
         Config(
             suite="panda-sim",
             rl="sac",
@@ -89,7 +102,10 @@ PRESETS: dict[str, tuple[str, Config]] = {
             # Colours say which block is meant: mixed as strongly as elsewhere, it takes any
             # (docs/panda-sim.md).
             sft=SFTConfig(
-                steps=14_000, batch=64, colour=0.1, colour_share=0.5, validate_every=1_000
+                steps=14_000,
+                batch=64,
+                validate_every=1_000,
+                augment=AugmentConfig(colour=0.1, colour_share=0.5),
             ),
             # Which thing is meant must not hang on the colours of two vegetables, nor on words that
             # were taught.
@@ -97,22 +113,22 @@ PRESETS: dict[str, tuple[str, Config]] = {
                 steps=2_000,
                 batch=64,
                 lr=5e-4,
-                colour=0.6,
-                words=0.5,
-                discount=0.93,
                 validate_every=500,
+                augment=AugmentConfig(colour=0.6, words=0.5),
             ),
+            mixture=MixtureConfig(discount=0.93),
             ppo=PPOConfig(steps=36_000, rollout=256, epochs=8, lr=1e-4),
             # All robot time of a task, zero-shot successes and harvests too: 54 to 59 minutes
             # (results/panda).
             sac=PANDA_SAC,
             # As the demonstrations: from clean successes alone, stage 2 forgets part of what stage
             # 1 has learnt.
-            harvest=HarvestConfig(episodes=15, attempts=60, noise=0.7, burst=8, practice=True),
+            harvest=HarvestConfig(episodes=15, attempts=60, noise=0.7, burst=8, from_training=True),
         ),
     ),
     "panda": (
-        "a Franka arm, for real, with a person beside it: SAC on the carrot (read docs/real-robot.md first)",
+        "a Franka arm, for real, with a person beside it: SAC on the carrot (read "
+        "docs/real-robot.md first)",
         Config(
             suite="panda",
             rl="sac",
@@ -121,8 +137,8 @@ PRESETS: dict[str, tuple[str, Config]] = {
             unseen_tasks=("pick-banana",),
             env=EnvConfig(workers=1, envs_per_worker=1, timeout=600.0),
             sl=SFTConfig(steps=800, batch=64, lr=5e-4, validate_every=400),
-            sac=dataclasses.replace(PANDA_SAC, apart=True),
-            harvest=HarvestConfig(episodes=20, attempts=40, practice=True),
+            sac=dataclasses.replace(PANDA_SAC, async_learner=True),
+            harvest=HarvestConfig(episodes=20, attempts=40, from_training=True),
             eval=EvalConfig(episodes=20, interim=0, videos=False),
         ),
     ),
@@ -133,11 +149,13 @@ PRESETS: dict[str, tuple[str, Config]] = {
             env=EnvConfig(image_size=32, horizon=25),
             expert=ExpertConfig(episodes=40),
             model=ModelConfig(vlm="tiny-random", width=64, layers=1, head_hidden=64),
-            sft=SFTConfig(steps=600, batch=64, shift=0, validate_every=200),
+            sft=SFTConfig(steps=600, batch=64, validate_every=200, augment=AugmentConfig(shift=0)),
             ppo=PPOConfig(steps=8_000, rollout=64),
             sac=SACConfig(steps=8_000, gripper=False, gamma=0.95, tau=0.02),
             harvest=HarvestConfig(episodes=20, attempts=60),
-            sl=SFTConfig(steps=200, batch=64, lr=3e-4, shift=0, validate_every=200),
+            sl=SFTConfig(
+                steps=200, batch=64, lr=3e-4, validate_every=200, augment=AugmentConfig(shift=0)
+            ),
             eval=EvalConfig(episodes=20, interim=10),
         ),
     ),
@@ -149,66 +167,3 @@ def find_preset(name: str) -> Config:
     if name not in PRESETS:
         raise unknown("preset", name, PRESETS)
     return PRESETS[name][1]
-
-
-def to_dict(config: Any) -> dict[str, Any]:
-    """A config dataclass as plain data: nested dicts, lists, numbers and strings."""
-    plain = dataclasses.asdict(config)
-    return {key: _plain(value) for key, value in plain.items()}
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {key: _plain(inner) for key, inner in value.items()}
-    return list(value) if isinstance(value, tuple) else value
-
-
-def from_dict(data: Mapping[str, Any], *, kind: Any = Config, where: str = "") -> Any:
-    """The config dataclass `kind` from plain data; an unknown field or a value of the wrong type is
-    a `UserError`."""
-    fields = {field.name: field for field in dataclasses.fields(kind)}
-    hints = typing.get_type_hints(kind)
-    values: dict[str, Any] = {}
-    for name, value in data.items():
-        if name not in fields:
-            raise unknown("field", where + name, [where + known for known in fields])
-        values[name] = _typed(value, hints[name], where + name)
-    return kind(**values)
-
-
-def _typed(value: Any, hint: Any, where: str) -> Any:
-    if dataclasses.is_dataclass(hint):
-        if not isinstance(value, Mapping):
-            raise UserError(f"field {where!r} must be a group of settings, not {value!r}")
-        return from_dict(value, kind=hint, where=where + ".")
-    origin = typing.get_origin(hint)
-    if (
-        origin is tuple
-        and isinstance(value, list | tuple)
-        and all(isinstance(item, str) for item in value)
-    ):
-        return tuple(value)
-    if hint is float and isinstance(value, int | float) and not isinstance(value, bool):
-        return float(value)
-    if (
-        not isinstance(hint, types.GenericAlias)
-        and isinstance(value, hint)
-        and (hint is bool or not isinstance(value, bool))
-    ):
-        return value
-    raise UserError(f"field {where!r} must be {getattr(hint, '__name__', hint)}, not {value!r}")
-
-
-def differences(old: Any, new: Any) -> list[str]:
-    """The fields in which two configs of one kind differ, as "sft.steps: 3000 -> 2000"."""
-    return _differences(to_dict(old), to_dict(new), "")
-
-
-def _differences(old: Mapping[str, Any], new: Mapping[str, Any], where: str) -> list[str]:
-    found: list[str] = []
-    for key, value in old.items():
-        if isinstance(value, Mapping):
-            found += _differences(value, new[key], f"{where}{key}.")
-        elif value != new[key]:
-            found.append(f"{where}{key}: {value!r} -> {new[key]!r}")
-    return found

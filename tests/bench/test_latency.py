@@ -9,7 +9,7 @@ from irevla.bench.latency import CONFIG, keep_time
 from irevla.config import ModelConfig
 from irevla.envs.vector import VectorEnv
 from irevla.models.build import build_policy
-from irevla.rollout import endless_jobs
+from irevla.rollout.serve import endless_jobs
 from irevla.types import Features
 
 SMALL = replace(

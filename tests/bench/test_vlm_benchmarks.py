@@ -10,7 +10,7 @@ from torch.nn.modules.module import register_module_forward_pre_hook
 from irevla.bench import encode, memory, ppo_update, run_benchmark, sft
 from irevla.bench.mfu import GIB
 from irevla.bench.vlms import INSTRUCTION, VLMS, find_vlm
-from irevla.cli import main
+from irevla.cli.commands import main
 from irevla.errors import UserError
 
 CPU, META = torch.device("cpu"), torch.device("meta")

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from irevla.config import EnvConfig
-from irevla.envs.base import load_suite
+from irevla.envs.suite import load_suite
 from irevla.envs.worker import Disturbance, Job
 
 SUITES = ("kitchen", "panda-sim")

@@ -11,7 +11,7 @@ import numpy as np
 
 from irevla.category import Category
 from irevla.config import EnvConfig
-from irevla.envs.base import Task, find_task
+from irevla.envs.suite import Task, find_task
 from irevla.errors import UserError
 
 FLAG = "IREVLA_TEST_FLAG"  # names a file: present once an environment has misbehaved

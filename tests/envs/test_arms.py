@@ -14,7 +14,7 @@ pytest.importorskip("gymnasium_robotics")
 from arms import PATIENT, STILL, SUITES, TASKS, blind, demonstration, play, replay
 
 from irevla.config import EnvConfig
-from irevla.envs.base import load_suite
+from irevla.envs.suite import load_suite
 
 DEMONSTRATIONS = 3  # that are replayed blindly, so that one lucky one does not decide
 PLAIN = [
@@ -45,7 +45,8 @@ def test_the_seed_settles_the_picture_in_another_process(
     suite: str, task: str, before: str
 ) -> None:
     code = (
-        "import hashlib, sys; from irevla.envs.base import load_suite; from irevla.config import EnvConfig; "
+        "import hashlib, sys; from irevla.envs.suite import load_suite; from irevla.config import "
+        "EnvConfig; "
         f"o, _ = load_suite({suite!r}).make({task!r}, EnvConfig()).reset(seed=5); "
         "print(hashlib.sha256(o.tobytes()).hexdigest()); "
         "assert not {'torch', 'gymnasium_robotics'} & sys.modules.keys()"  # a worker has neither

@@ -12,7 +12,7 @@ from gymnasium.utils.env_checker import check_env
 pytest.importorskip("gymnasium_robotics")
 
 from irevla.config import EnvConfig
-from irevla.envs.base import TaskEnv, load_suite
+from irevla.envs.suite import TaskEnv, load_suite
 from irevla.envs.kitchen.env import KitchenEnv
 from irevla.envs.kitchen.experts import SCRIPTS
 from irevla.envs.kitchen.suite import KITCHEN

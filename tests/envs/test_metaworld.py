@@ -14,9 +14,9 @@ from gymnasium.utils.env_checker import check_env
 pytest.importorskip("metaworld")
 
 from irevla.config import EnvConfig
-from irevla.envs.base import TaskEnv, load_suite
-from irevla.envs.metaworld import METAWORLD, MetaWorldEnv, stock
-from irevla.envs.metaworld_tasks import EXPERT, RL, SPECS, UNSEEN, Variant
+from irevla.envs.suite import TaskEnv, load_suite
+from irevla.envs.metaworld.env import METAWORLD, MetaWorldEnv, stock
+from irevla.envs.metaworld.tasks import EXPERT, RL, SPECS, UNSEEN, Variant
 from irevla.errors import UserError
 from irevla.types import Category
 
@@ -71,7 +71,7 @@ def test_the_seed_settles_the_episode(task: str) -> None:
 
 def test_the_seed_settles_the_picture_in_another_process() -> None:
     code = (
-        "import hashlib; from irevla.envs.metaworld import MetaWorldEnv as E; "
+        "import hashlib; from irevla.envs.metaworld.env import MetaWorldEnv as E; "
         "o, _ = E('faucet-open').reset(seed=5); print(hashlib.sha256(o.tobytes()).hexdigest())"
     )
     answer = subprocess.run(

@@ -14,7 +14,7 @@ pytest.importorskip("gymnasium_robotics")
 import arms
 from arms import CONFIG, PATIENT, STILL, play
 
-from irevla.envs.base import TaskEnv, load_suite
+from irevla.envs.suite import TaskEnv, load_suite
 from irevla.envs.panda import produce
 from irevla.envs.panda.env import PandaEnv, places
 from irevla.envs.panda.goals import LIFT

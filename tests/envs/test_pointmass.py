@@ -4,7 +4,7 @@ from gymnasium.utils.env_checker import check_env
 
 from irevla.category import Category
 from irevla.config import EnvConfig
-from irevla.envs.base import TaskEnv, load_suite
+from irevla.envs.suite import TaskEnv, load_suite
 from irevla.envs.pointmass import POINTMASS, PointMassEnv
 
 CONFIG = EnvConfig(image_size=32, horizon=20)

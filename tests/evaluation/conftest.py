@@ -15,7 +15,7 @@ from irevla.config import Config
 from irevla.evaluation.stats import Row
 from irevla.evaluation.video import write_video
 from irevla.presets import to_dict
-from irevla.runs.metrics import Metrics
+from irevla.storage.metrics import Metrics
 
 EXPERT = ("reach", "push", "door-open", "window-close")
 RL = ("window-close-new", "button-press-new")

@@ -17,7 +17,7 @@ from irevla.evaluation.plots import (
     stage_colour,
 )
 from irevla.evaluation.stats import Results, read_results
-from irevla.runs.metrics import read_metrics
+from irevla.storage.metrics import read_metrics
 
 
 def test_every_plot_is_drawn_for_light_and_dark(make_run: Callable[..., Path]) -> None:

@@ -12,7 +12,7 @@ from irevla.config import SACConfig
 from irevla.data.replay import LatentEpisode, LatentReplay, LatentSpec
 from irevla.learners.sac import SAC
 from irevla.models.heads import ActionHead
-from irevla.models.soft import SoftActor
+from irevla.models.sac_actor import SoftActor
 from irevla.types import Features
 
 WIDTH, SPEED, NEAR, HORIZON = 16, 0.2, 0.12, 20

@@ -14,7 +14,7 @@ from irevla.data.episodes import Frames
 from irevla.data.mixture import Mixture, held_out
 from irevla.errors import UserError
 from irevla.learners.sft import Imitator, SFTResult, clip_gradients, fit, learning_rate
-from irevla.runs.checkpoint import Checkpoints
+from irevla.storage.checkpoint import Checkpoints
 
 CONFIG = SFTConfig(
     steps=60, batch=32, lr=3e-3, warmup=5, validate_every=20, shift=1, colour=0.1, validation=0.2

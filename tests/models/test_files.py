@@ -26,7 +26,7 @@ from irevla.models.files import adapter_name, folder_hash, parameter_name
 from irevla.models.policy import VLAPolicy
 from irevla.models.vlm.base import VLM
 from irevla.runs import checkpoint
-from irevla.runs.checkpoint import Checkpoints
+from irevla.storage.checkpoint import Checkpoints
 from irevla.types import Features, tensors_hash
 
 FILES = {"model.safetensors", "config.json", "adapter_model.safetensors", "adapter_config.json"}

@@ -148,7 +148,8 @@ def test_questions_are_asked_as_the_family_was_trained(policies: Policies) -> No
         return vlm.processor.tokenizer.decode(vlm._prompt("Open the door.")["input_ids"])
 
     assert asked("blip2-opt") == (
-        "<image> <image> <image> <s> Question : What action should the robot take to <unk> the door ? Answer :"
+        "<image> <image> <image> <s> Question : What action should the robot take to <unk> the "
+        "door ? Answer :"
     )
     assert asked("paligemma").startswith(
         "<image> <image> <image> <image> <s> answer en What action"
@@ -169,7 +170,8 @@ def test_questions_are_asked_as_the_family_was_trained(policies: Policies) -> No
         ("gemma3", "<s> <start_of_image> IMAGE <end_of_image> {}"),
         (
             "idefics3",
-            "<s> <unk> : <fake_token_around_image> <global-img> IMAGE <fake_token_around_image> {} END <unk> :",
+            "<s> <unk> : <fake_token_around_image> <global-img> IMAGE <fake_token_around_image> {} "
+            "END <unk> :",
         ),
         ("llava", "<s> <unk> : IMAGE {} <unk> :"),
         (
@@ -178,7 +180,8 @@ def test_questions_are_asked_as_the_family_was_trained(policies: Policies) -> No
         ),
         (
             "smolvlm",
-            "<s> START <unk> : <fake_token_around_image> <global-img> IMAGE <fake_token_around_image> {} END <unk> :",
+            "<s> START <unk> : <fake_token_around_image> <global-img> IMAGE "
+            "<fake_token_around_image> {} END <unk> :",
         ),
     ],
 )

@@ -16,13 +16,13 @@ from vlm_families import LORA, STRANGERS, TEXTS, Folders, pictures, policy_of, s
 from irevla.algorithm import stage0
 from irevla.config import METHODS, Config, EnvConfig, LoRAConfig, ModelConfig
 from irevla.data.episodes import EpisodeStore, StoreSpec
-from irevla.envs.base import load_suite
+from irevla.envs.suite import load_suite
 from irevla.errors import UserError
 from irevla.models.build import build_policy, check_model
 from irevla.models.policy import VLAPolicy
 from irevla.models.vlm.families import FAMILIES
 from irevla.models.vlm.huggingface import load
-from irevla.runs.journal import Journal
+from irevla.storage.journal import Journal
 from irevla.runs.run import open_run
 
 CPU = torch.device("cpu")

@@ -7,7 +7,7 @@ import torch
 from PIL import Image
 from safetensors.torch import save_file
 
-from irevla.cli import main
+from irevla.cli.commands import main
 from irevla.config import LoRAConfig, ModelConfig
 from irevla.errors import UserError
 from irevla.models.build import build_policy

@@ -63,7 +63,8 @@ QFORMER = {
 }
 CHAT = (
     "{% for m in messages %}{{ m['role'] }} :{% for c in m['content'] %}"
-    "{% if c['type'] == 'image' %}IMAGE{% else %} {{ c['text'] }}{% endif %}{% endfor %}{% endfor %} assistant :"
+    "{% if c['type'] == 'image' %}IMAGE{% else %} {{ c['text'] }}{% endif %}{% endfor %}{% endfor "
+    "%} assistant :"
 )
 
 

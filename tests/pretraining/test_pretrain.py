@@ -13,8 +13,8 @@ from irevla.pretraining.corpus import EXAM, POSES, TRAIN, Corpus, Drawing, corpu
 from irevla.pretraining.exam import _chosen, examine
 from irevla.pretraining.fit import fit, pretrain
 from irevla.pretraining.questions import Question
-from irevla.runs.checkpoint import Checkpoints
-from irevla.runs.metrics import Metrics
+from irevla.storage.checkpoint import Checkpoints
+from irevla.storage.metrics import Metrics
 from irevla.types import weights_hash
 
 SMALL = PretrainConfig(

@@ -5,7 +5,7 @@ import pytest
 
 from irevla.models.vlm import tokenizer
 from irevla.pretraining.exam import displacement, mark
-from irevla.pretraining.props import SCENES
+from irevla.pretraining.objects import SCENES
 from irevla.pretraining.questions import Question, cell, motion, questions
 from irevla.pretraining.scenes import Facts, Seen, stage
 
@@ -67,7 +67,8 @@ def test_questions_about_a_scene_worked_by_hand() -> None:
     assert right["which is closest to the gripper, the drawer or the red ball?"] == "the drawer"
     assert right["is there a red ball?"] == "yes" and right["is there a blue cube?"] == "no"
     assert right["describe the picture."] == (
-        "the gripper at column 9 row 5, a pink drawer at column 5 row 7, a red ball at column 13 row 12"
+        "the gripper at column 9 row 5, a pink drawer at column 5 row 7, a red ball at column 13 "
+        "row 12"
     )
 
 

@@ -4,11 +4,11 @@ import mujoco
 import numpy as np
 import pytest
 
-from irevla.envs.metaworld import stock
-from irevla.envs.metaworld_tasks import SPECS, Variant
+from irevla.envs.metaworld.env import stock
+from irevla.envs.metaworld.tasks import SPECS, Variant
 from irevla.pretraining import palette
 from irevla.pretraining.arm import PALM
-from irevla.pretraining.props import SCENES, SceneFile
+from irevla.pretraining.objects import SCENES, SceneFile
 from irevla.pretraining.scenes import Stage, models_folder, stage
 
 VARIED = {name: spec for name, spec in SPECS.items() if spec.variant != Variant()}

@@ -24,13 +24,13 @@ from irevla.envs.vector import VectorEnv
 from irevla.learners.sac import SAC
 from irevla.models.build import build_policy
 from irevla.models.policy import VLAPolicy
-from irevla.rollout import endless_jobs
+from irevla.rollout.latent_episodes import Decide
+from irevla.rollout.serve import endless_jobs
 from irevla.runs.run import Run, open_run
 from irevla.setting import threads
-from irevla.stage1.beside import Beside
-from irevla.stage1.latents import Decide
-from irevla.stage1.learner import Learner
-from irevla.stage1.sac import open_replay
+from irevla.stages.async_learner import Beside
+from irevla.stages.learner import Learner
+from irevla.stages.sac import open_replay
 from irevla.turn import Turn
 from irevla.types import Features
 

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from irevla.config import EnvConfig
-from irevla.envs.base import TaskEnv, find_task, load_suite
+from irevla.envs.suite import TaskEnv, find_task, load_suite
 from irevla.errors import UserError, unknown
 
 SIZE = 64  # pixels, for both

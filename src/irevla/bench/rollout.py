@@ -16,11 +16,11 @@ import torch
 from jaxtyping import UInt8
 
 from irevla.config import EnvConfig, ModelConfig
-from irevla.envs.metaworld import METAWORLD, MetaWorldEnv
+from irevla.envs.metaworld.env import METAWORLD, MetaWorldEnv
 from irevla.envs.vector import VectorEnv
 from irevla.models.build import build_policy
 from irevla.models.heads import CriticHead
-from irevla.rollout import Collector, endless_jobs
+from irevla.rollout.serve import Collector, endless_jobs
 
 TASK = "window-close"
 STOCK_SUITE = "irevla.bench.rollout:STOCK"

@@ -46,7 +46,8 @@ class BenchVLM:
         """
         if device.type == "cpu" and not self.on_cpu:
             raise UserError(
-                "this VLM is measured on a CUDA device, and there is none: try --vlm tiny or blip2-small"
+                "this VLM is measured on a CUDA device, and there is none: try --vlm tiny or "
+                "blip2-small"
             )
         torch.manual_seed(0)
         return self.build(device, LORA if lora and self.adapts else LoRAConfig())

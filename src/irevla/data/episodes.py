@@ -21,9 +21,10 @@ import numpy as np
 import pyarrow as pa
 from jaxtyping import Float32, Int64, UInt8
 
-from irevla.data import atomic, lerobot
+from irevla.data import lerobot
 from irevla.data.lerobot import EpisodeInfo, Shape, Stats
 from irevla.errors import UserError
+from irevla.storage import disk
 from irevla.types import Episode
 
 SCHEMA = 1  # of our own facts in info.json; another number is refused
@@ -106,6 +107,17 @@ class EpisodeStore:
         """Episodes per task."""
         return dict(Counter(info.provenance.task for info in self._episodes))
 
+    def seeds(self) -> set[tuple[str, int]]:
+        """Return (task, seed) of every episode."""
+        return {(info.provenance.task, info.provenance.seed) for info in self._episodes}
+
+    def hash(self) -> str:
+        """Return the sha256 over the data of all episodes: what a run is pinned to."""
+        digest = hashlib.sha256()
+        for sha256 in dict.fromkeys(info.sha256 for info in self._episodes):
+            digest.update(sha256.encode())
+        return digest.hexdigest()
+
     def require(self, spec: StoreSpec) -> None:
         """Raise `UserError` with the first difference unless the store was made with exactly
         `spec`."""
@@ -113,7 +125,8 @@ class EpisodeStore:
         for key in sorted(mine.keys() | theirs.keys()):
             if mine.get(key) != theirs.get(key):
                 raise UserError(
-                    f"dataset {self.root} was made with {key} = {mine.get(key)!r}, but {theirs.get(key)!r} is wanted; "
+                    f"dataset {self.root} was made with {key} = {mine.get(key)!r}, but "
+                    f"{theirs.get(key)!r} is wanted; "
                     "use the settings it was made with, or another directory"
                 )
 
@@ -189,7 +202,8 @@ class EpisodeStore:
         ).combine_chunks()
         if len(table) != sum(info.length for info in in_file):
             raise UserError(
-                f"{_numbers(in_file)} of {self.root}: {path} has {len(table)} frames; {lerobot.RESTORE}"
+                f"{_numbers(in_file)} of {self.root}: {path} has {len(table)} frames; "
+                f"{lerobot.RESTORE}"
             )
         table = table.slice(infos[0].start - in_file[0].start, len(images))
         pngs = table[lerobot.IMAGE].combine_chunks().field("bytes").to_pylist()
@@ -218,11 +232,11 @@ class EpisodeStore:
             self._check(episode)
         if not episodes:
             return
-        with atomic.locked(self.root):
+        with disk.locked(self.root):
             if len(_episode_files(self.root)) != self._files:
                 self._load()  # another process has added some
             infos, stats, files = self._prepare(episodes)
-            atomic.replace(self.root, files)
+            disk.replace(self.root, files)
             self._episodes += infos
             self._files += 1
             self._stats = stats
@@ -335,20 +349,21 @@ class EpisodeStore:
         someone writes."""
         if promised > len(self):  # info.json is written last and can only be behind
             raise UserError(
-                f"dataset {self.root}: of {promised} episodes {len(self)} are left; {lerobot.RESTORE}"
+                f"dataset {self.root}: of {promised} episodes {len(self)} are left; "
+                f"{lerobot.RESTORE}"
             )
         orphan = self.root / lerobot.file_path(lerobot.DATA_PATH, self._files)
-        leftovers = [path for path in (self.root / atomic.STAGING, orphan) if path.exists()]
+        leftovers = [path for path in (self.root / disk.STAGING, orphan) if path.exists()]
         behind = promised < len(self) or not (self.root / lerobot.STATS_PATH).exists()
         if not (leftovers or behind) or not os.access(self.root, os.W_OK):
             return
-        with atomic.locked(self.root, wait=False) as mine:
+        with disk.locked(self.root, wait=False) as mine:
             if not mine:
                 return
             self._load()
             (self.root / lerobot.file_path(lerobot.DATA_PATH, self._files)).unlink(missing_ok=True)
-            shutil.rmtree(self.root / atomic.STAGING, ignore_errors=True)
-            atomic.replace(
+            shutil.rmtree(self.root / disk.STAGING, ignore_errors=True)
+            disk.replace(
                 self.root,
                 _summary(self.spec, self._episodes, self._instructions, self._merged_stats()),
             )
@@ -365,7 +380,7 @@ def _is_vacant(root: Path) -> bool:
         return False
     found = {str(path.relative_to(root)) for path in root.rglob("*") if path.is_file()}
     if any(
-        not name.startswith(f"{atomic.STAGING}/")
+        not name.startswith(f"{disk.STAGING}/")
         for name in found - {lerobot.TASKS_PATH, lerobot.STATS_PATH}
     ):
         raise UserError(f"{root} exists and is no dataset of irevla; name another directory")
@@ -380,11 +395,11 @@ def _create(root: Path, spec: StoreSpec) -> None:
         raise UserError(
             f"cannot create dataset {root}: {error.strerror}; name another directory"
         ) from error
-    with atomic.locked(root):
+    with disk.locked(root):
         if not _is_vacant(root):
             return  # another process was faster
         tasks = (lerobot.TASKS_PATH, lerobot.to_bytes(lerobot.tasks_table([])))
-        atomic.replace(root, [tasks, *reversed(_summary(spec, [], [], {}))])
+        disk.replace(root, [tasks, *reversed(_summary(spec, [], [], {}))])
 
 
 def _summary(
@@ -418,7 +433,8 @@ def _read_spec(root: Path) -> StoreSpec:
     ours = info.get("irevla") if isinstance(info, dict) else None
     if not isinstance(ours, dict) or ours.get("schema") != SCHEMA:
         raise UserError(
-            f"{root} is a dataset, but not one that this version of irevla made; name another directory"
+            f"{root} is a dataset, but not one that this version of irevla made; name another "
+            "directory"
         )
     return StoreSpec(
         suite=ours["suite"],

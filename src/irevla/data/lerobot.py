@@ -133,7 +133,8 @@ def decode_pngs(pngs: Iterable[bytes], out: UInt8[np.ndarray, "T H W 3"], *, whe
             ) from error
         if pixels.shape != target.shape or pixels.dtype != target.dtype:
             raise UserError(
-                f"{where}: the picture of frame {frame} is {pixels.shape}, not {target.shape}; {RESTORE}"
+                f"{where}: the picture of frame {frame} is {pixels.shape}, not {target.shape}; "
+                f"{RESTORE}"
             )
         target[...] = pixels
 

@@ -19,15 +19,14 @@ import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
 
-from irevla.data import atomic
 from irevla.data.buffers import Transitions
 from irevla.errors import UserError
-from irevla.runs.checkpoint import remedy
-from irevla.runs.journal import Journal, whole_lines
+from irevla.storage import disk
+from irevla.storage.journal import Journal, whole_lines
 from irevla.types import Features
 
 HEADER, RECORDS, EPISODES = "header.json", "records.bin", "episodes.jsonl"
-FORMAT = 1  # of the files; another number is refused
+FORMAT = 2  # of the files; another number is refused
 
 
 @dataclass(frozen=True)
@@ -36,6 +35,7 @@ class LatentSpec:
     must not be mixed."""
 
     weights: str  # sha256 of the frozen weights that made the latents
+    encoder: str  # where they were made, in which type: "cpu float32"
     suite: str
     tokens: int  # m: shorter latents are padded, longer ones refused
     width: int  # d
@@ -107,17 +107,24 @@ class LatentReplay:
         is full.
         """
         content = self._records(episode).tobytes()
-        with atomic.locked(self.root):
+        with disk.locked(self.root):
             self._refresh()  # another process may have come first
             try:
-                atomic.extend(self.root / RECORDS, self._size, content)
+                disk.extend(self.root / RECORDS, self._size, content)
                 sizes = {"observations": len(episode.features), "decisions": len(episode)}
                 self._journal.append("episode", **sizes, crc32=zlib.crc32(content), **facts)
             except OSError as error:
                 raise UserError(
-                    f"cannot write to {self.root}: {error.strerror}; {remedy(error)}"
+                    f"cannot write to {self.root}: {error.strerror}; {disk.remedy(error)}"
                 ) from error
             self._refresh()
+
+    def rewind(self, episodes: int) -> None:
+        """Keep the first `episodes` of it: the rest will be played again, to the same bits."""
+        if episodes < len(self._episodes):
+            with disk.locked(self.root):
+                self._journal.rewind(episodes)
+                self._refresh()
 
     def refresh(self) -> None:
         """Take up what another process has appended."""
@@ -149,7 +156,8 @@ class LatentReplay:
         observations, m, width = features.tokens.shape
         if m > spec.tokens:
             raise UserError(
-                f"{self.root} holds {spec.tokens} tokens, not {m}: make another with room for so many"
+                f"{self.root} holds {spec.tokens} tokens, not {m}: make another with room for so "
+                "many"
             )
         assert (width, episode.actions.shape[1]) == (spec.width, spec.action_dim)
         records = np.zeros(observations, self._record)
@@ -170,7 +178,8 @@ class LatentReplay:
         self._size = int(starts[-1]) * self._record.itemsize
         if (self.root / RECORDS).stat().st_size < self._size:
             raise UserError(
-                f"{self.root / RECORDS} is cut short: restore it, or delete {self.root} to begin anew"
+                f"{self.root / RECORDS} is cut short: restore it, or delete {self.root} to begin "
+                "anew"
             )
         parts = [
             start + np.arange(episode["decisions"])
@@ -195,6 +204,11 @@ class LatentReplay:
                     )
 
 
+def as_stored(features: Features) -> Features:
+    """Return latents as a store gives them back: rounded to bfloat16."""
+    return Features(features.tokens.bfloat16().float(), features.mask)
+
+
 def sample_both(
     demonstrations: LatentReplay, online: LatentReplay, count: int, generator: torch.Generator
 ) -> Transitions:
@@ -208,14 +222,14 @@ def sample_both(
 
 
 def _create(root: Path, spec: LatentSpec) -> None:
-    unfinished = {atomic.STAGING, RECORDS}  # what a kill in here leaves
+    unfinished = {disk.STAGING, RECORDS}  # what a kill in here leaves
     if root.exists() and (
         not root.is_dir() or any(path.name not in unfinished for path in root.iterdir())
     ):
         raise UserError(f"{root} holds something else than latents: name another directory")
     root.mkdir(parents=True, exist_ok=True)
     header = json.dumps({"format": FORMAT, **asdict(spec)}, indent=1) + "\n"
-    atomic.replace(root, [(RECORDS, b""), (HEADER, header.encode())])
+    disk.replace(root, [(RECORDS, b""), (HEADER, header.encode())])
 
 
 def reopen(root: Path) -> LatentReplay:
@@ -236,6 +250,7 @@ def _check_header(root: Path, spec: LatentSpec) -> None:
     for name, wanted in {"format": FORMAT, **asdict(spec)}.items():
         if found.get(name) != wanted:
             raise UserError(
-                f"the latents in {root} were made with {name} = {found.get(name)!r}, but {wanted!r} is wanted; "
+                f"the latents in {root} were made with {name} = {found.get(name)!r}, but "
+                f"{wanted!r} is wanted; "
                 "name another directory, or delete this one to encode anew"
             )

@@ -15,10 +15,10 @@ from typing import Any, Literal
 import numpy as np
 from jaxtyping import Bool, Float32, UInt8
 
-from irevla.category import Category
 from irevla.config import EnvConfig
-from irevla.envs.base import Task, find_task
-from irevla.envs.drawn import DrawnEnv
+from irevla.envs.pixel_env import PixelEnv
+from irevla.envs.suite import Suite
+from irevla.tasks import Category, Task
 
 RADIUS = 0.28  # of an object; the dot is half as large
 SUCCESS = 0.2  # distance of the dot from the target's centre at which the task is solved
@@ -67,7 +67,7 @@ SCENES: dict[Task, Scene] = {
 }
 
 
-class PointMassEnv(DrawnEnv):
+class PointMassEnv(PixelEnv):
     """One task. An action is a velocity in x (right) and y (up)."""
 
     def __init__(self, task: Task, config: EnvConfig) -> None:
@@ -75,7 +75,7 @@ class PointMassEnv(DrawnEnv):
         self._scene = SCENES[task]
 
     def reset(
-        self, *, seed: int | None = None, options: Mapping[str, Any] | None = None
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
     ) -> tuple[np.ndarray, dict[str, Any]]:
         """A new scene, wholly decided by `seed`."""
         super().reset(seed=seed)
@@ -133,28 +133,26 @@ def _mask(shape: str, pixels: int) -> Bool[np.ndarray, "pixels pixels"]:
     )
 
 
-class PointMass:
-    """The suite. It draws with numpy, so that there is nothing to install."""
-
-    name = "pointmass"
-    tasks = tuple(SCENES)
-    action_dim = 2
-    fps = CONTROL_HZ // EnvConfig().action_repeat
-
-    def make(self, task: str, config: EnvConfig) -> PointMassEnv:
-        """A new environment of the task called `task`."""
-        return PointMassEnv(find_task(self, task), config)
-
-    def render_settings(self, config: EnvConfig) -> Mapping[str, Any]:
-        """What changes the picture or the dynamics."""
-        return {
-            "suite": self.name,
-            "image_size": config.image_size,
-            "action_repeat": config.action_repeat,
-        }
-
-    def check(self) -> None:
-        """Nothing can be missing."""
+# --- The suite
 
 
-POINTMASS = PointMass()
+def _make(task: str, config: EnvConfig) -> PointMassEnv:
+    return PointMassEnv(POINTMASS.task(task), config)
+
+
+def _render_settings(config: EnvConfig) -> Mapping[str, Any]:
+    return {
+        "suite": "pointmass",
+        "image_size": config.image_size,
+        "action_repeat": config.action_repeat,
+    }
+
+
+POINTMASS = Suite(
+    name="pointmass",
+    tasks=tuple(SCENES),
+    action_dim=2,
+    fps=CONTROL_HZ // EnvConfig().action_repeat,
+    make=_make,
+    render_settings=_render_settings,
+)

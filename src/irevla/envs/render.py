@@ -42,7 +42,8 @@ def _no_gl(error: Exception) -> UserError:
         "egl": "apt-get install libegl1, or set MUJOCO_GL=osmesa",
     }
     return UserError(
-        f"MuJoCo cannot draw with MUJOCO_GL={name} ({error}): {remedy.get(name, 'set MUJOCO_GL=osmesa')}"
+        f"MuJoCo cannot draw with MUJOCO_GL={name} ({error}): "
+        f"{remedy.get(name, 'set MUJOCO_GL=osmesa')}"
     )
 
 

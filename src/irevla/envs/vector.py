@@ -2,8 +2,8 @@
 episodes start again.
 
 Each worker has one thread and one GL context and steps several environments, its slots. The driver
-(this module) hands out `Job`s, one episode each. Serve the workers in turn (`recv`, decide,
-`send`): while one steps, the pictures of another are encoded.
+(this module) hands out `Job`s, one episode each. Serve the workers in turn (`recv`, decide, `send`):
+while one steps, the images of another are encoded.
 """
 
 import json
@@ -14,9 +14,10 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
+from itertools import islice
 from multiprocessing.connection import Pipe
 from pathlib import Path
 from types import TracebackType
@@ -26,10 +27,11 @@ import numpy as np
 from jaxtyping import Bool, Float32, Int, UInt8
 
 from irevla.config import EnvConfig
-from irevla.envs.base import find_task, load_suite
-from irevla.envs.worker import Board
+from irevla.envs.suite import Authorization, Suite
 from irevla.envs.worker import Job as Job
+from irevla.envs.worker import SharedBuffers
 from irevla.errors import UserError
+from irevla.types import Observation
 
 START_TIMEOUT = 120.0  # seconds for a worker to import its simulator: longer than a step may take
 CLOSE_TIMEOUT = 2.0  # seconds for all workers to leave by themselves
@@ -44,12 +46,11 @@ _log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class Slots:
+class StepResult:
     """What one worker's `n` slots look like after the last step. The arrays are copies.
 
     `images`, `jobs` and `step` are about the episode that each slot is in now: already the next one
-    where an episode just ended. All the rest is about the step just taken, and zero after the first
-    reset.
+    where an episode just ended. All the rest is about the step just taken, and zero after a reset.
     """
 
     worker: int
@@ -57,19 +58,13 @@ class Slots:
     jobs: tuple[Job | None, ...]  # None: idle, no jobs are left
     step: Int[np.ndarray, " n"]  # decisions taken so far in this episode
     previous: tuple[Job | None, ...]  # the job that the step belonged to; None: there was no step
-    labels: Float32[
-        np.ndarray, "n A"
-    ]  # what was meant: clean of noise; a person's where one took over
+    labels: Float32[np.ndarray, "n A"]  # what was meant: clean of noise; a person's who took over
     rewards: Float32[np.ndarray, " n"]
     terminated: Bool[np.ndarray, " n"]  # the episode ended in itself: no value beyond
     truncated: Bool[np.ndarray, " n"]  # the horizon ended it
-    success: Bool[
-        np.ndarray, " n"
-    ]  # by the policy, or the expert, alone: with a person's help it is none
-    final_images: UInt8[np.ndarray, "n H W 3"]  # the true last observation, where an episode ended
-    lost: Bool[
-        np.ndarray, " n"
-    ]  # the worker died or hung: the episode was dropped and starts again
+    success: Bool[np.ndarray, " n"]  # by the policy, or the expert, alone: not with a person's help
+    final_images: UInt8[np.ndarray, "n H W 3"]  # the true last ones, where an episode ended
+    lost: Bool[np.ndarray, " n"]  # the worker died or hung: the episode was dropped, starts again
 
     @property
     def playing(self) -> Bool[np.ndarray, " n"]:
@@ -83,9 +78,22 @@ class Slots:
 
     @property
     def cut_off(self) -> Bool[np.ndarray, " n"]:
-        """Where the horizon alone ended the episode: `final_images` shows an observation that still
-        has a value."""
+        """Where the horizon alone ended the episode: its last observation still has a value."""
         return np.asarray(self.truncated & ~self.terminated)
+
+    def observation(self) -> Observation:
+        """What the slots that are not idle see now, in their order."""
+        playing = np.flatnonzero(self.playing)
+        return Observation.of(self.images[playing], _instructions(self.jobs, playing))
+
+    def final_observation(self) -> Observation:
+        """The true last observations of the episodes just cut off, in the order of their slots."""
+        cut_off = np.flatnonzero(self.cut_off)
+        return Observation.of(self.final_images[cut_off], _instructions(self.previous, cut_off))
+
+
+def _instructions(jobs: Sequence[Job | None], slots: Iterable[int]) -> list[str]:
+    return [job.instruction for slot in slots if (job := jobs[slot]) is not None]
 
 
 class _Lost(Exception):
@@ -93,25 +101,20 @@ class _Lost(Exception):
 
 
 class _Process:
-    """One worker process, its pipe and its board."""
+    """One worker process, its pipe and its buffers."""
 
-    def __init__(self, suite: str, config: EnvConfig, action_dim: int) -> None:
+    def __init__(self, greeting: dict[str, Any], *, timeout: float) -> None:
         self._started = False
-        self._timeout = config.timeout
-        size = {
-            "n": config.envs_per_worker,
-            "image_size": config.image_size,
-            "action_dim": action_dim,
-        }
-        with tempfile.TemporaryFile(
-            dir=memory_folder()
-        ) as file:  # has no name: nothing is left, whatever happens
-            file.truncate(Board.nbytes(**size))
-            self.board = Board.on(mmap.mmap(file.fileno(), 0), **size)
-            self._pipe, theirs = Pipe()
-            with theirs:
-                self._popen = spawn("irevla.envs.worker", theirs.fileno(), file.fileno())
-        self.tell({"suite": suite, "config": asdict(config), "board": size})
+        self._timeout = timeout
+        size = greeting["buffers"]
+        # The file has no name: nothing is left, whatever happens.
+        with tempfile.TemporaryFile(dir=memory_folder()) as file:
+            file.truncate(SharedBuffers.nbytes(**size))
+            self.buffers = SharedBuffers.on(mmap.mmap(file.fileno(), 0), **size)
+            self._pipe, child = Pipe()
+            with child:
+                self._popen = spawn("irevla.envs.worker", child.fileno(), file.fileno())
+        self.tell(greeting)
 
     def tell(self, message: dict[str, Any]) -> None:
         """Send one message. If nobody listens any more, `wait` will find out."""
@@ -119,8 +122,10 @@ class _Process:
             self._pipe.send_bytes(json.dumps(message).encode())
 
     def wait(self) -> None:
-        """Until the last command is done. Raises `_Lost`, or the `UserError` that an environment
-        raised."""
+        """Return when the last command is done.
+
+        Raises `_Lost`, or the `UserError` that an environment raised.
+        """
         if not self._started:
             self._answer(START_TIMEOUT)
             self._started = True
@@ -159,19 +164,20 @@ class _Process:
 
 
 def memory_folder() -> str | None:
-    """Where files are memory; None where there is no such folder."""
+    """Return where files are memory; None where there is no such folder."""
     return "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
 
 
 def spawn(module: str, pipe: int, memory: int, *arguments: str) -> subprocess.Popen[bytes]:
-    """A fresh interpreter that runs `module` with our process id, two file descriptors and
-    `arguments`. Not multiprocessing's spawn: that unpickles, and runs the caller's script a second
-    time."""
-    path = os.pathsep.join(
-        entry or str(Path.cwd()) for entry in sys.path
-    )  # a suite may lie anywhere that we can import
+    """Run `module` in a fresh interpreter with our process id, two file descriptors and `arguments`.
+
+    Not multiprocessing's spawn: that unpickles, and runs the caller's script a second time.
+    """
+    # A suite may lie anywhere that we can import.
+    path = os.pathsep.join(entry or str(Path.cwd()) for entry in sys.path)
+    command = [sys.executable, "-P", "-m", module, str(os.getpid()), str(pipe), str(memory)]
     return subprocess.Popen(
-        [sys.executable, "-P", "-m", module, str(os.getpid()), str(pipe), str(memory), *arguments],
+        [*command, *arguments],
         stdin=subprocess.DEVNULL,
         pass_fds=(pipe, memory),
         env={**os.environ, **ONE_THREAD, "PYTHONPATH": path},
@@ -179,122 +185,182 @@ def spawn(module: str, pipe: int, memory: int, *arguments: str) -> subprocess.Po
     )
 
 
-class _Crew:
+class _WorkerState:
     """The driver's book about one worker: which episode each slot plays, and what comes next."""
 
-    def __init__(self, config: EnvConfig, action_dim: int) -> None:
-        n = config.envs_per_worker
-        size = {"n": n, "image_size": config.image_size, "action_dim": action_dim}
+    def __init__(self, size: dict[str, int]) -> None:
+        n = size["n"]
         self.process: _Process | None = None  # None: it never had a job
-        self.board = Board.on(mmap.mmap(-1, Board.nbytes(**size)), **size)
+        self.buffers = SharedBuffers.on(mmap.mmap(-1, SharedBuffers.nbytes(**size)), **size)
         self.jobs: list[Job | None] = [None] * n
         self.deck: list[Job | None] = [None] * n
-        self.step = np.zeros(n, np.int64)
+        self.taken: list[list[list[float]]] = [[] for _ in range(n)]  # actions of this episode
         self.losses = np.zeros(n, np.int64)  # of each slot's present job
         self.waiting = True  # a command is under way ...
         self.stepping = False  # ... which is a step, not the start of episodes
 
-    def start(self, process: _Process) -> None:
-        """All jobs from their beginning, in a new process."""
-        process.tell({"begin": _as_json(self.jobs)})
-        self.process, self.board = process, process.board
-        self.step[:] = 0
-        self.waiting, self.stepping = True, False
+    @property
+    def step(self) -> Int[np.ndarray, " n"]:
+        return np.array([len(actions) for actions in self.taken])
+
+    def begin(self, process: _Process) -> None:
+        """Start all jobs in `process`, each where its actions so far have led it."""
+        process.tell({"begin": _as_json(self.jobs), "replay": self.taken})
+        self.process = process
+        self.buffers = process.buffers
+        self.waiting = True
+        self.stepping = False
+
+    def begin_again(self, process: _Process) -> None:
+        """Start all jobs in a new process from their beginning."""
+        self.taken = [[] for _ in self.jobs]
+        self.begin(process)
 
     def playing(self) -> Bool[np.ndarray, " n"]:
         return np.array([job is not None for job in self.jobs])
 
     def count_step(self) -> list[int]:
-        """After a step: the slots whose episode ended; they have moved on to the job on deck."""
-        self.step += self.playing()
-        ended = np.flatnonzero(self.board.terminated | self.board.truncated).tolist()
+        """Return, after a step, the slots whose episode ended; they are at the job on deck by now."""
+        for slot in np.flatnonzero(self.playing()).tolist():
+            self.taken[slot].append(self.buffers.actions[slot].tolist())
+        ended = np.flatnonzero(self.buffers.terminated | self.buffers.truncated).tolist()
         for slot in ended:
-            self.jobs[slot], self.deck[slot] = self.deck[slot], None
-            self.step[slot] = self.losses[slot] = 0
+            self.jobs[slot] = self.deck[slot]
+            self.deck[slot] = None
+            self.taken[slot] = []
+            self.losses[slot] = 0
         return list(ended)
 
 
 class VectorEnv:
-    """`config.workers` processes with `config.envs_per_worker` slots each, playing `jobs` until
-    there are no more.
+    """`config.workers` processes with `config.envs_per_worker` slots each, playing `jobs` to their end.
 
     A slot whose episode ends starts its next job in the same step; the job of a lost episode starts
-    again in the same slot. Raises `UserError` for an unknown suite or task, and whatever
-    `UserError` an environment raises.
+    again in the same slot. With `state`, which `state()` returned, the episodes go on that were under
+    way then: their actions are taken again, and `jobs` is the same as then. `authorization` says who
+    may act on a real arm. Raises `UserError` for an unknown task, and whatever `UserError` an
+    environment raises.
     """
 
     def __init__(
-        self, suite: str, config: EnvConfig, jobs: Iterator[Job], *, max_retries: int = 3
+        self,
+        suite: Suite,
+        config: EnvConfig,
+        jobs: Iterator[Job],
+        *,
+        authorization: Authorization | None = None,
+        state: dict[str, Any] | None = None,
+        max_retries: int = 3,
     ) -> None:
-        self.suite = load_suite(suite)
-        self.suite.check()
-        self.workers, self.n, self.action_dim = (
-            config.workers,
-            config.envs_per_worker,
-            self.suite.action_dim,
-        )
+        suite.check()
+        self.suite = suite
+        self.config = suite.env_config(config)
+        self.workers = self.config.workers
+        self.n = self.config.envs_per_worker
+        self.action_dim = suite.action_dim
         self.dropped = 0  # partial episodes lost with their worker, so far
-        self._name, self._config, self._max_retries = suite, config, max_retries
-        self._source = jobs
-        self._crews = [_Crew(config, self.action_dim) for _ in range(self.workers)]
+        self._max_retries = max_retries
+        size = {"n": self.n, "image_size": config.image_size, "action_dim": self.action_dim}
+        self._greeting = {
+            "suite": suite.source,
+            "config": asdict(self.config),
+            "buffers": size,
+            "authorization": None if authorization is None else asdict(authorization),
+        }
+        self._states = [_WorkerState(size) for _ in range(self.workers)]
+        self._jobs = jobs
+        self._handed_out = 0
+        if state is None:
+            self.play(jobs)
+        else:
+            self._resume(state)
+
+    def play(self, jobs: Iterator[Job]) -> None:
+        """Play further jobs, once all that were there before have ended."""
+        assert not any(state.playing().any() for state in self._states), "episodes are under way"
+        self._jobs = jobs
+        self._handed_out = 0
         for slot in range(self.n):  # few jobs are spread over all workers
-            for crew in self._crews:
-                crew.jobs[slot] = self._next_job()
-        for crew in self._crews:
-            if any(crew.playing()):
-                crew.deck = [self._next_job() for _ in range(self.n)]
-                crew.start(_Process(suite, config, self.action_dim))
+            for state in self._states:
+                state.jobs[slot] = self._next_job()
+        for state in self._states:
+            state.waiting = True
+            state.stepping = False
+            if any(state.playing()) or state.process is not None:
+                state.deck = [self._next_job() for _ in range(self.n)]
+                state.begin_again(state.process or self._new_process())
+
+    def _new_process(self) -> _Process:
+        return _Process(self._greeting, timeout=self.config.timeout)
+
+    def state(self) -> dict[str, Any]:
+        """Return what the episodes under way are, as JSON: jobs, and the actions taken in them.
+
+        Only while no worker is at a step: after each `recv`, before the next `send`.
+        """
+        assert not any(state.waiting for state in self._states), "a worker is at a step"
+        workers = [
+            {"jobs": _as_json(state.jobs), "deck": _as_json(state.deck), "taken": state.taken}
+            for state in self._states
+        ]
+        return {"handed_out": self._handed_out, "workers": workers}
+
+    def _resume(self, saved: dict[str, Any]) -> None:
+        for _ in islice(self._jobs, saved["handed_out"]):
+            pass
+        self._handed_out = saved["handed_out"]
+        for state, book in zip(self._states, saved["workers"], strict=True):
+            state.jobs = [None if job is None else Job(**job) for job in book["jobs"]]
+            state.deck = [None if job is None else Job(**job) for job in book["deck"]]
+            state.taken = book["taken"]
+            if any(state.playing()):
+                state.begin(self._new_process())
 
     @property
     def pids(self) -> tuple[int, ...]:
         """Process ids of the workers that have work."""
-        return tuple(crew.process.pid for crew in self._crews if crew.process is not None)
-
-    def instructions(self, jobs: Sequence[Job | None]) -> tuple[str, ...]:
-        """What the policy is told to do in each; empty where there is no job."""
-        return tuple(
-            "" if job is None else find_task(self.suite, job.task).instruction for job in jobs
-        )
+        return tuple(state.process.pid for state in self._states if state.process is not None)
 
     def send(self, worker: int, actions: Float32[np.ndarray, "n A"] | None) -> None:
-        """Let a worker step; `actions` (clipped to [-1, 1]; ignored where idle) or, if None, the
-        scripted expert's."""
-        crew = self._crews[worker]
-        assert not crew.waiting, f"worker {worker} is still at its last step: recv first"
-        crew.waiting = crew.stepping = True
-        if actions is not None:
-            assert np.isfinite(actions[crew.playing()]).all(), "an action is not finite"
-            crew.board.actions[:] = actions
-        if crew.process is not None:
-            crew.process.tell({"step": _as_json(crew.deck), "expert": actions is None})
+        """Let a worker step with `actions` (clipped to [-1, 1]; ignored where idle).
 
-    def recv(self, worker: int) -> Slots:
+        None: the scripted expert's.
+        """
+        state = self._states[worker]
+        assert not state.waiting, f"worker {worker} is still at its last step: recv first"
+        state.waiting = state.stepping = True
+        if actions is not None:
+            assert np.isfinite(actions[state.playing()]).all(), "an action is not finite"
+            state.buffers.actions[:] = actions
+        if state.process is not None:
+            state.process.tell({"step": _as_json(state.deck), "expert": actions is None})
+
+    def recv(self, worker: int) -> StepResult:
         """Wait for a worker's step. A dead or hung worker is killed and replaced first.
 
-        Raises `UserError` if an environment did, and `RuntimeError` with the last failure's text
-        when one job has been lost more than `max_retries` times.
+        Raises `UserError` if an environment did, and `RuntimeError` with the last failure's text when
+        one job has been lost more than `max_retries` times.
         """
-        crew = self._crews[worker]
-        assert crew.waiting, f"worker {worker} has nothing to do: send first"
-        previous = tuple(crew.jobs) if crew.stepping else (None,) * self.n
+        state = self._states[worker]
+        assert state.waiting, f"worker {worker} has nothing to do: send first"
+        previous = tuple(state.jobs) if state.stepping else (None,) * self.n
         lost = np.zeros(self.n, bool)
-        while crew.process is not None:
+        while state.process is not None:
             try:
-                crew.process.wait()
+                state.process.wait()
                 break
             except _Lost as reason:
-                lost |= crew.playing()
-                previous = tuple(crew.jobs)
+                lost |= state.playing()
+                previous = tuple(state.jobs)
                 self._replace(worker, str(reason))
-        crew.waiting = False
-        for slot in crew.count_step() if crew.stepping else []:
-            crew.deck[slot] = self._next_job()
-        return self._slots(worker, previous, lost)
+        state.waiting = False
+        for slot in state.count_step() if state.stepping else []:
+            state.deck[slot] = self._next_job()
+        return self._result(worker, previous, lost)
 
     def close(self) -> None:
-        """End all workers; those that do not leave within seconds are killed. Safe to call
-        again."""
-        processes = [crew.process for crew in self._crews if crew.process is not None]
+        """End all workers; those that do not leave within seconds are killed. Safe to call again."""
+        processes = [state.process for state in self._states if state.process is not None]
         for process in processes:
             process.hang_up()
         deadline = time.monotonic() + CLOSE_TIMEOUT
@@ -313,44 +379,46 @@ class VectorEnv:
         self.close()
 
     def _next_job(self) -> Job | None:
-        job = next(self._source, None)
-        if job is not None:
-            find_task(self.suite, job.task)  # a wrong name is told at once, not by a worker
-        return job
+        job = next(self._jobs, None)
+        if job is None:
+            return None
+        self._handed_out += 1
+        task = self.suite.task(job.task)  # a wrong name is told at once, not by a worker
+        return replace(job, instruction=job.instruction or task.instruction)
 
     def _replace(self, worker: int, reason: str) -> None:
-        crew = self._crews[worker]
-        assert crew.process is not None
-        crew.process.end()
-        playing = crew.playing()
+        state = self._states[worker]
+        assert state.process is not None
+        state.process.end()
+        playing = state.playing()
         self.dropped += int(playing.sum())
-        crew.losses += playing
-        if crew.losses.max() > self._max_retries:
-            job = crew.jobs[int(crew.losses.argmax())]
+        state.losses += playing
+        if state.losses.max() > self._max_retries:
+            job = state.jobs[int(state.losses.argmax())]
             raise RuntimeError(
-                f"{job} was lost {crew.losses.max()} times in a row; the last worker {reason}"
+                f"{job} was lost {state.losses.max()} times in a row; the last worker {reason}"
             )
         _log.warning(
-            "worker %d %s; replaced, %d partial episodes start again", worker, reason, playing.sum()
+            "worker %d %s; replaced, %d partial episodes start again",
+            worker,
+            reason,
+            playing.sum(),
         )
-        crew.start(_Process(self._name, self._config, self.action_dim))
+        state.begin_again(self._new_process())
 
-    def _slots(
+    def _result(
         self, worker: int, previous: tuple[Job | None, ...], lost: Bool[np.ndarray, " n"]
-    ) -> Slots:
-        crew = self._crews[worker]
-        board = {
-            field.name: getattr(crew.board, field.name).copy()
-            for field in fields(Board)
-            if field.name != "actions"
-        }
-        return Slots(
+    ) -> StepResult:
+        state = self._states[worker]
+        names = [each.name for each in fields(SharedBuffers) if each.name != "actions"]
+        copies = {name: getattr(state.buffers, name).copy() for name in names}
+        return StepResult(
             worker=worker,
-            jobs=tuple(crew.jobs),
-            step=crew.step.copy(),
+            jobs=tuple(state.jobs),
+            step=state.step,
             previous=previous,
             lost=lost,
-            **board,
+            **copies,
         )
 
 

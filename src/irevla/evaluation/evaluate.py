@@ -1,72 +1,123 @@
-"""Success rates on fixed seeds that training never uses: no exploration noise, counts, Wilson
-intervals."""
+"""Success rates on fixed seeds that training never uses: no exploration noise, counts, intervals."""
 
 import time
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
 from irevla.config import EnvConfig
-from irevla.envs.base import find_task, load_suite
+from irevla.envs.suite import Authorization, Suite
 from irevla.envs.vector import Job, VectorEnv
 from irevla.evaluation.stats import Row
-from irevla.rollout import BlindReplay, Policy, play
-from irevla.runs.progress import bar
-from irevla.seeds import Purpose, first_seed
+from irevla.progress import bar
+from irevla.rollout.actors import BlindReplay, MeanActor
+from irevla.rollout.episodes import EpisodeRecorder, Outcome
+from irevla.rollout.serve import Actor, Server
+from irevla.tasks import Purpose, first_seed
+from irevla.types import Policy
 
 
-def evaluate(
-    policy: Policy | None,
-    suite: str,
-    tasks: Sequence[str],
+@dataclass(frozen=True)
+class Protocol:
+    """What is played: `episodes` of each task on the evaluation seeds of block `seed`."""
+
+    suite: Suite
+    tasks: tuple[str, ...]
+    env: EnvConfig
+    episodes: int
+    seed: int  # 0..999
+
+    def jobs(self, *, draw: bool = True) -> list[Job]:
+        """Return all episodes."""
+        first = first_seed(Purpose.EVALUATION, self.seed)
+        return [
+            Job(task, first + index, draw=draw)
+            for task in self.tasks
+            for index in range(self.episodes)
+        ]
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What came of it: a row for each task, and what was done in the first episode of each."""
+
+    rows: list[Row]
+    first_actions: dict[str, np.ndarray]  # task -> float32[T, A]
+
+
+def evaluate_policy(
+    policy: Policy, protocol: Protocol, *, method: str, stage: str, run_seed: int = 0
+) -> Evaluation:
+    """Evaluate a policy without exploration noise."""
+    policy.train(False)
+    who = Authorization(policy.hash())
+    return _evaluate(
+        MeanActor(policy),
+        protocol,
+        who=who,
+        method=method,
+        stage=stage,
+        run_seed=run_seed,
+    )
+
+
+def evaluate_blind_replay(
+    demonstrations: Mapping[str, Sequence[np.ndarray]], protocol: Protocol, *, run_seed: int = 0
+) -> Evaluation:
+    """Evaluate the baseline that sees nothing: demonstrations of each task, replayed in turn."""
+    return _evaluate(
+        BlindReplay(demonstrations),
+        protocol,
+        who=None,
+        method="blind-replay",
+        stage="baseline",
+        run_seed=run_seed,
+        draw=False,
+    )
+
+
+def _evaluate(
+    actor: Actor,
+    protocol: Protocol,
     *,
-    env: EnvConfig,
-    episodes: int,
-    seed: int,
+    who: Authorization | None,
     method: str,
     stage: str,
-    run_seed: int = 0,
-) -> list[Row]:
-    """`episodes` of each task on evaluation seeds `seed`; without a policy the scripted expert
-    acts. One row per task."""
-    first = first_seed(Purpose.EVALUATION, seed)
-    draw = policy is not None and not isinstance(policy, BlindReplay)
-    jobs = (Job(task, first + index, draw=draw) for task in tasks for index in range(episodes))
-    successes = dict.fromkeys(tasks, 0)
-    steps = dict.fromkeys(tasks, 0)
-    start, total = time.monotonic(), len(tasks) * episodes
+    run_seed: int,
+    draw: bool = True,
+) -> Evaluation:
+    jobs = protocol.jobs(draw=draw)
+    played: dict[str, list[Outcome]] = defaultdict(list)
+    solved = 0
+    start = time.monotonic()
     with (
-        bar(f"Evaluation of {method}, {stage}", total) as advance,
-        VectorEnv(suite, env, jobs) as vec,
+        bar(f"Evaluation of {method}, {stage}", len(jobs)) as advance,
+        VectorEnv(protocol.suite, protocol.env, iter(jobs), authorization=who) as vec,
     ):
-        for played, outcome in enumerate(play(vec, policy), start=1):
-            successes[outcome.job.task] += outcome.success
-            steps[outcome.job.task] += outcome.length
-            advance(played, f"{sum(successes.values())} of {played} solved")
-    seconds = (time.monotonic() - start) / len(tasks)
-    catalogue = load_suite(suite)
-    return [
+        server = Server(vec, actor, EpisodeRecorder(vec))
+        for number, outcome in enumerate(server.serve(), start=1):
+            played[outcome.job.task].append(outcome)
+            solved += outcome.success
+            advance(number, f"{solved} of {number} solved")
+    seconds = (time.monotonic() - start) / len(protocol.tasks)
+    rows = [
         Row.of(
-            method=method, task=task, category=find_task(catalogue, task).category, stage=stage, seed=run_seed,
-            successes=successes[task], episodes=episodes, env_steps=steps[task], seconds=round(seconds, 1),
+            method=method,
+            task=task,
+            category=protocol.suite.task(task).category,
+            stage=stage,
+            seed=run_seed,
+            successes=sum(outcome.success for outcome in played[task]),
+            episodes=len(played[task]),
+            env_steps=sum(outcome.length for outcome in played[task]),
+            seconds=round(seconds, 1),
         )
-        for task in tasks
-    ]  # fmt: skip
-
-
-def blind_replay(
-    demonstrations: Mapping[str, Sequence[np.ndarray]],
-    suite: str,
-    *,
-    env: EnvConfig,
-    episodes: int,
-    seed: int,
-    run_seed: int = 0,
-) -> list[Row]:
-    """The baseline that sees nothing: demonstrations of each task, replayed in turn on the
-    evaluation seeds."""
-    blind = BlindReplay(demonstrations)
-    return evaluate(
-        blind, suite, tuple(demonstrations), env=env, episodes=episodes, seed=seed,
-        method="blind-replay", stage="baseline", run_seed=run_seed,
-    )  # fmt: skip
+        for task in protocol.tasks
+    ]
+    firsts = {
+        task: min(played[task], key=lambda outcome: outcome.job.seed).actions
+        for task in protocol.tasks
+    }
+    return Evaluation(rows, firsts)

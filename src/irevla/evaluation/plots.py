@@ -16,7 +16,7 @@ from jaxtyping import Float
 from irevla.errors import UserError
 from irevla.evaluation.stats import Count, Results, hundredths
 from irevla.evaluation.tables import DROP, NONE, TITLES, dropped, number, stage_title
-from irevla.turn import Turn
+from irevla.tasks import Stage
 
 try:
     import matplotlib as mpl
@@ -313,8 +313,7 @@ def _evaluations(
 ) -> None:
     """The policy without noise before (the last tested stage before this one) and after, as points
     with intervals."""
-    turn = Turn.of(stage)
-    task = turn.task if turn else None
+    task = Stage.parse(stage).task
     later = _stages(metrics, "")  # in the order in which they were trained, from this one on
     later = later[later.index(stage) :]
     measured = [
@@ -354,7 +353,7 @@ def _cell(
     axis.add_patch(
         Rectangle((x - 0.5, y - 0.5), 1, 1, facecolor=colour, edgecolor=theme.page, lw=1.5)
     )
-    if (turn := Turn.of(stage)) and turn.task == task:
+    if Stage.parse(stage).trains(task):
         axis.add_patch(
             Rectangle((x - 0.45, y - 0.42), 0.9, 0.84, fill=False, edgecolor=ORANGE, lw=1.8)
         )

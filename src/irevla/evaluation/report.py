@@ -10,7 +10,6 @@ from typing import Any
 
 import yaml
 
-from irevla.category import Category
 from irevla.config import METHODS
 from irevla.errors import UserError
 from irevla.evaluation.stats import (
@@ -24,28 +23,35 @@ from irevla.evaluation.stats import (
     read_results,
 )
 from irevla.evaluation.tables import TITLES, dropped, stage_title
-from irevla.runs.journal import read_lines
-from irevla.runs.metrics import read_metrics
+from irevla.storage.journal import read_lines
+from irevla.storage.metrics import read_metrics
+from irevla.tasks import Category
 
 CAPTIONS = {
     "categories": (
         "Success by category, after every stage",
-        "All episodes of a category pooled; whiskers are 95% Wilson intervals. The dotted line is a policy that "
+        "All episodes of a category pooled; whiskers are 95% Wilson intervals. The dotted line is "
+        "a policy that "
         "sees nothing and replays demonstrations.",
     ),
     "learning": (
         "Reinforcement learning, task by task",
-        "Success of the training episodes, which explore, against decisions taken in the environment; diamonds are the "
-        "policy without exploration noise on evaluation seeds. While the critic warms up the policy does not move.",
+        "Success of the training episodes, which explore, against decisions taken in the "
+        "environment; diamonds are the "
+        "policy without exploration noise on evaluation seeds. While the critic warms up the "
+        "policy does not move.",
     ),
     "forgetting": (
         "What was kept, and what was forgotten",
-        "Success rate of each task (rows) after each stage (columns). An orange frame marks a task's own training; "
-        "▼ is a drop, beyond noise, from there (or from SFT, for tasks that RL has not trained yet).",
+        "Success rate of each task (rows) after each stage (columns). An orange frame marks a "
+        "task's own training; "
+        "▼ is a drop, beyond noise, from there (or from SFT, for tasks that RL has not trained "
+        "yet).",
     ),
     "losses": (
         "Supervised learning",
-        "Mean squared error of the actions, on training batches (augmented) and on held-out episodes (not augmented).",
+        "Mean squared error of the actions, on training batches (augmented) and on held-out "
+        "episodes (not augmented).",
     ),
 }
 

@@ -8,9 +8,8 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from irevla.category import Category
 from irevla.errors import UserError
-from irevla.turn import Turn
+from irevla.tasks import Category, Stage
 
 Z95 = 1.959963984540054  # the 97.5% point of the normal distribution
 BASELINE = (
@@ -263,9 +262,8 @@ class Results:
         """What forgetting of `task` by `stage` is measured from: the end of its own training, or
         stage 0."""
         position = self.stages.index(stage)
-        own = [
-            name for name in self.stages[:position] if (turn := Turn.of(name)) and turn.task == task
-        ]
+        earlier = [Stage.parse(name) for name in self.stages[:position]]
+        own = [stage.name for stage in earlier if stage.trains(task)]
         return own[-1] if own else FIRST
 
 

@@ -10,7 +10,6 @@ from rich.console import Console, ConsoleOptions
 from rich.table import Table
 from rich.text import Text
 
-from irevla.category import Category
 from irevla.evaluation.stats import (
     FIRST,
     Change,
@@ -22,6 +21,7 @@ from irevla.evaluation.stats import (
     hundredths,
     pool,
 )
+from irevla.tasks import Category, Stage
 
 TITLES = {Category.EXPERT: "Expert tasks", Category.RL: "RL tasks", Category.UNSEEN: "Unseen tasks"}
 NOISE, DROP, NONE = "≈", "▼", "–"
@@ -30,8 +30,10 @@ LEGEND = (
     f"{NOISE} within noise: the 95% interval of the difference (Newcombe) contains 0."
 )
 MATRIX_LEGEND = (
-    "Success rate of each task (rows) after each stage (columns); [ ] marks the task's own training. "
-    f"{DROP} lower, beyond noise, than after its own training (or, if not yet trained by RL, than after SFT)."
+    "Success rate of each task (rows) after each stage (columns); [ ] marks the task's own "
+    "training. "
+    f"{DROP} lower, beyond noise, than after its own training (or, if not yet trained by RL, than "
+    "after SFT)."
 )
 
 
@@ -65,8 +67,7 @@ def change_text(what: Change | None) -> str:
 
 def stage_title(stage: str) -> str:
     """A stage in words: "rl:door-open-new" is "RL door-open-new"."""
-    kind, _, task = stage.partition(":")
-    return f"{kind.upper()} {task}".strip()
+    return Stage.parse(stage).title
 
 
 def line_title(line: Line) -> str:
@@ -195,7 +196,7 @@ def matrix_cell(results: Results, task: str, stage: str) -> str:
     count = results.count(stage, task=task)
     if count is None:
         return NONE
-    text = f"[{number(count.rate)}]" if stage.partition(":")[2] == task else number(count.rate)
+    text = f"[{number(count.rate)}]" if Stage.parse(stage).trains(task) else number(count.rate)
     return f"{text} {DROP}" if dropped(results, task, stage) else text
 
 

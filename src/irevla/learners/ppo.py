@@ -3,16 +3,14 @@
 It never sees a picture, a prompt or a simulator.
 """
 
-from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any, Literal, Protocol, runtime_checkable
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
 
-import numpy as np
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Int
 from torch import Tensor, nn
 
-from irevla.config import PPOConfig, SACConfig
+from irevla.config import PPOConfig
 from irevla.data.buffers import RolloutBatch
 from irevla.learners.losses import (
     Metrics,
@@ -23,110 +21,91 @@ from irevla.learners.losses import (
     normalised,
     value_loss,
 )
-from irevla.runs.checkpoint import load_optimizer, optimizer_tensors
-from irevla.types import Features
+from irevla.learners.optim import Means, step_if_finite
+from irevla.storage.checkpoint import load_optimizer, optimizer_tensors
+from irevla.tasks import Parts, draw_seed
+from irevla.types import Features, Policy
 
-Part = Literal["head", "all"]
 Source = Callable[[Tensor], Features]  # the latents of samples, by their flat indices
-
-
-@runtime_checkable
-class LatentActor(Protocol):
-    """What PPO needs of a policy."""
-
-    @property
-    def log_std(self) -> nn.Parameter:
-        """Logarithm of the standard deviation of the exploration noise: trained with the head."""
-        ...
-
-    def trainable(self, stage: Part, /) -> list[nn.Parameter]:
-        """Make exactly "all" or the "head" trainable; return those parameters."""
-        ...
-
-    def mean(self, features: Features, /) -> Float[Tensor, "B A"]:
-        """The mean action, with gradients."""
-        ...
-
-    def features(self, images: np.ndarray, instructions: Sequence[str], /) -> Features:
-        """The latents of pictures, with gradients where the VLM is trainable. Asked for by a live
-        encoder only."""
-        ...
 
 
 class PPO:
     """A policy and its critic, and how they learn from rollouts.
 
-    part="head" is the paper's stage 1: the VLM is frozen and the latents come from the rollout's
-    cache. part="all" trains everything end to end, the paper's baseline: the encoder is `live`,
-    each minibatch's latents are computed anew from the rollout's observations. `generator` (on the
-    CPU) decides the order of the samples.
+    parts="head" is the paper's stage 1: the VLM is frozen and the latents come from the rollout's
+    cache. parts="all" trains everything end to end, the paper's baseline: the encoder is `live`, each
+    minibatch's latents are computed anew from the rollout's observations. The order of the samples is
+    drawn from (`seed`, update).
     """
 
     def __init__(
         self,
-        policy: LatentActor,
+        policy: Policy,
         critic: nn.Module,
         config: PPOConfig,
         *,
-        part: Part,
-        generator: torch.Generator,
-        live: bool | None = None,
+        parts: Parts,
+        seed: int,
     ) -> None:
-        self.policy, self.critic, self.config, self.generator = policy, critic, config, generator
-        self.live = part == "all" if live is None else live
-        assert self.live or part == "head", "cached latents are stale as soon as the VLM learns"
-        self.sides = {"actor": policy.trainable(part), "critic": list(critic.parameters())}
-        on_cpu = all(
-            parameter.device.type == "cpu" for side in self.sides.values() for parameter in side
-        )
+        self.policy = policy
+        self.critic = critic
+        self.config = config
+        self.seed = seed
+        self.live = parts == "all"
+        self.updates = 0  # rollouts learned from so far
+        self.groups = {"actor": policy.trainable(parts), "critic": list(critic.parameters())}
+        on_cpu = all(p.device.type == "cpu" for group in self.groups.values() for p in group)
         self.optimizer = torch.optim.Adam(
             [
-                {"params": self.sides["actor"], "lr": config.lr},
-                {"params": self.sides["critic"], "lr": config.critic_lr},
+                {"params": self.groups["actor"], "lr": config.lr},
+                {"params": self.groups["critic"], "lr": config.critic_lr},
             ],
             fused=on_cpu or None,  # all of these small tensors in one call
         )
 
-    def update(self, batch: RolloutBatch, *, warmup: bool) -> dict[str, float]:
-        """Learn from one rollout: `epochs` passes in random minibatches, fewer where the policy
-        moves past `target_kl`.
+    def update(self, batch: RolloutBatch) -> dict[str, float]:
+        """Learn from one rollout: `epochs` passes in random minibatches.
 
-        In the warm-up the critic learns alone, and the policy is left exactly as it is. Steps with
-        a non-finite gradient are skipped and counted. Returns means over the minibatches, and
-        counts.
+        Fewer where the policy moves past `target_kl`. In the warm-up, the first `config.warmup`
+        updates, the critic learns alone and the policy is left exactly as it is. Steps with a
+        non-finite gradient are skipped and counted. Returns means over the minibatches, and counts.
         """
-        samples, source = _Samples(batch, self.config), self._source(batch, warmup=warmup)
-        history: dict[str, list[Tensor]] = defaultdict(list)
-        for epoch in range(self.config.epochs):
-            before = len(history["kl"])
-            for index in samples.minibatches(self.config.minibatch, self.generator):
-                for name, value in self._step(samples, index, source, warmup=warmup).items():
-                    history[name].append(value)
-            history["epochs"] = [torch.tensor(epoch + 1.0)]
-            moved = history["kl"][before:]
-            if moved and torch.stack(moved).mean() > self.config.target_kl:
-                break
-        skipped = len(history.pop("skipped", []))
-        means = {
-            name: torch.stack(values).mean().item() for name, values in history.items() if values
-        }
+        warmup = self.updates < self.config.warmup
+        generator = torch.Generator().manual_seed(draw_seed(self.seed, "samples", self.updates))
+        samples = _Samples(batch, self.config)
+        source = self._source(batch, warmup=warmup)
+        means = Means()
+        epochs = 0
+        moved = False
+        while epochs < self.config.epochs and not moved:
+            before = means.count("kl")
+            for index in samples.minibatches(self.config.minibatch, generator):
+                means.add(self._step(samples, index, source, warmup=warmup))
+            epochs += 1
+            kl = means.since("kl", before)
+            moved = bool(kl) and sum(kl) / len(kl) > self.config.target_kl
+        self.updates += 1
         return {
-            **means,
+            "skipped": 0.0,
+            **means.take(),
             **samples.metrics(),
+            "epochs": float(epochs),
             "entropy": entropy(self.policy.log_std).item(),
-            "skipped": float(skipped),
+            "std": self.policy.log_std.exp().mean().item(),
         }
 
     def _step(
         self, samples: "_Samples", index: Int[Tensor, " n"], source: Source, *, warmup: bool
     ) -> Metrics:
-        """One gradient step of the critic and, but for the warm-up, of the actor."""
+        """Take one gradient step of the critic and, but for the warm-up, of the actor."""
         features = source(index)
         loss = value_loss(self.critic(features), returns=samples.returns[index])
         metrics: Metrics = {"value_loss": loss.detach()}
         if not warmup:
-            mean, log_std = self.policy.mean(features), self.policy.log_std
-            log_probs = gaussian_log_prob(samples.actions[index], mean=mean, log_std=log_std)
+            mean = self.policy.mean(features)
+            log_probs = gaussian_log_prob(
+                samples.actions[index], mean=mean, log_std=self.policy.log_std
+            )
             actor_loss, actor_metrics = clipped_surrogate(
                 log_probs,
                 old_log_probs=samples.log_probs[index],
@@ -136,61 +115,38 @@ class PPO:
             loss = loss + actor_loss
             metrics |= actor_metrics
         loss.backward()  # type: ignore[no-untyped-call]
-        norms = self._descend()
-        return {**metrics, **norms} if norms else {"skipped": torch.ones(())}
-
-    def _descend(self) -> Metrics:
-        """Clip the gradients of each side and step; returns their norms, or nothing where one is
-        not finite: no step.
-
-        Clipping would spread one NaN to all. Parameters without a gradient, the actor's in the
-        warm-up, are not touched by Adam.
-        """
-        limit = self.config.grad_clip
-        norms = {
-            f"{name}_grad_norm": nn.utils.clip_grad_norm_(side, limit)
-            for name, side in self.sides.items()
-        }
-        finite = bool(torch.stack(list(norms.values())).isfinite().all())
-        if finite:
-            self.optimizer.step()
-        self.optimizer.zero_grad()
-        return norms if finite else {}
+        done = step_if_finite(self.optimizer, self.groups, limit=self.config.grad_clip)
+        return done if "skipped" in done else {**metrics, **done}
 
     def _source(self, batch: RolloutBatch, *, warmup: bool) -> Source:
-        """The latents of samples: looked up, or computed anew where the encoder is live."""
+        """Return the latents of samples: looked up, or computed anew where the encoder is live."""
         if not self.live:
-            cache = batch.features
             return lambda index: Features(
-                cache.tokens.index_select(0, index), cache.mask.index_select(0, index)
+                batch.features.tokens.index_select(0, index),
+                batch.features.mask.index_select(0, index),
             )
         seen = batch.observations
         assert seen is not None, "a live encoder needs the rollout's observations"
 
         def encode(index: Tensor) -> Features:
-            chosen = index.tolist()
             with torch.set_grad_enabled(not warmup):
-                return self.policy.features(
-                    seen.images[chosen], [seen.instructions[i] for i in chosen]
-                )
+                return self.policy.encode(seen[index.tolist()])
 
         return encode
 
-    def state(self) -> dict[str, dict[str, Tensor]]:
-        """All that learning goes on from beside the policy's own files, as files of a
-        checkpoint."""
+    def state(self) -> dict[str, Any]:
+        """Return all that learning goes on from beside the policy's own files, as files."""
         return {
             "critic.safetensors": dict(self.critic.state_dict()),
             "optimizer.safetensors": optimizer_tensors(self.optimizer),
-            "generator.safetensors": {"state": self.generator.get_state()},
+            "learner.json": {"updates": self.updates},
         }
 
     def load_state(self, files: Mapping[str, Any]) -> None:
-        """Go on where `state` was taken, bit for bit, once the policy has its files. Other files
-        are left to others."""
+        """Go on where `state` was taken, bit for bit, once the policy has its files."""
         self.critic.load_state_dict(files["critic.safetensors"])
         load_optimizer(self.optimizer, files["optimizer.safetensors"])
-        self.generator.set_state(files["generator.safetensors"]["state"])
+        self.updates = files["learner.json"]["updates"]
 
 
 class _Samples:
@@ -210,11 +166,9 @@ class _Samples:
         self.valid = batch.valid.flatten().nonzero().squeeze(-1)
         assert len(self.valid) > 0, "no step of the rollout is valid"
         self.actions = batch.actions.flatten(0, 1)
-        self.log_probs, self.values, self.returns = (
-            batch.log_probs.flatten(),
-            batch.values.flatten(),
-            returns.flatten(),
-        )
+        self.log_probs = batch.log_probs.flatten()
+        self.values = batch.values.flatten()
+        self.returns = returns.flatten()
         self.advantages = torch.zeros_like(self.returns)
         self.advantages[self.valid] = normalised(advantages.flatten()[self.valid])
 
@@ -229,13 +183,7 @@ class _Samples:
     def metrics(self) -> dict[str, float]:
         """How well the critic foresaw the returns (1: perfectly, 0: no better than their mean), and
         their mean."""
-        returns, errors = self.returns[self.valid], (self.returns - self.values)[self.valid]
+        returns = self.returns[self.valid]
+        errors = (self.returns - self.values)[self.valid]
         explained = 1 - errors.var(correction=0) / returns.var(correction=0).clamp_min(1e-8)
         return {"explained_variance": explained.item(), "return": returns.mean().item()}
-
-
-def converged(successes: Sequence[bool], config: PPOConfig | SACConfig) -> bool:
-    """Whether stage 1 may end early: `config.converged` of the last `config.window` episodes
-    succeeded."""
-    recent = successes[-config.window :]
-    return len(recent) == config.window and sum(recent) >= config.converged * config.window

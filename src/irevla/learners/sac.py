@@ -1,23 +1,23 @@
 """Stage 1 on a real arm: soft actor-critic on latents, with demonstrations (section V-D).
 
-It never sees a picture, a prompt or a robot. As in RLPD (Ball et al. 2023): half of every batch is
+It never sees an image, a prompt or a robot. As in RLPD (Ball et al. 2023): half of every batch is
 demonstrated, and the target is the minimum of a few critics of an ensemble with layer norm.
 """
 
 import copy
 import math
-from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from irevla.compute.device import seeded
 from irevla.config import SACConfig
 from irevla.data.buffers import Transitions
-from irevla.data.replay import LatentReplay, sample_both
 from irevla.learners.losses import Metrics
+from irevla.learners.optim import Means, step_if_finite
 from irevla.learners.sac_losses import (
     anchor_penalty,
     critic_loss,
@@ -28,71 +28,70 @@ from irevla.learners.sac_losses import (
     temperature_loss,
 )
 from irevla.models.heads import ActionHead
-from irevla.models.soft import CriticEnsemble, SoftActor
-from irevla.runs.checkpoint import load_optimizer, optimizer_tensors
+from irevla.models.sac_actor import CriticEnsemble, SoftActor
+from irevla.storage.checkpoint import load_optimizer, optimizer_tensors
+from irevla.tasks import draw_seed
 from irevla.types import Features
 
 
 class SAC:
     """An action head, trained in place, with its critics, and how they learn from transitions.
 
-    The head as it is now, the SFT policy's, is kept as `reference`: what the actor is anchored to.
-    Its token learner reads the latents for all critics, so that a step computes h' once.
-    `generator` (on the CPU) decides which transitions, critics and motions are drawn.
+    The head as it is now, the SFT policy's, is kept as `reference`: what the actor is anchored to. Its
+    token learner reads the latents for all critics, so that a step computes h' once. New critics, and
+    the motions and critics of an update, are drawn from (`seed`, update).
     """
 
-    def __init__(self, head: ActionHead, config: SACConfig, *, generator: torch.Generator) -> None:
-        self.config, self.generator = config, generator
+    def __init__(self, head: ActionHead, config: SACConfig, *, seed: int) -> None:
+        self.config = config
+        self.seed = seed
+        self.updates = 0  # updates so far, each of `config.utd` critic steps
         self.reference = copy.deepcopy(head).requires_grad_(False)
-        self.actor = SoftActor(head, gripper=config.gripper, std=config.std).requires_grad_(True)
-        device = self.actor.spread.weight.device
-        self.critic = CriticEnsemble(
-            critics=config.critics,
-            width=head.width,
-            motion=self.actor.motion,
-            hidden=head.hidden,
-            choices=self.actor.choices,
-        ).to(device)
+        with seeded(draw_seed(seed, "critics")):
+            self.actor = SoftActor(head, discrete_gripper=config.gripper, std=config.std)
+            self.critic = CriticEnsemble(
+                critics=config.critics,
+                width=head.width,
+                motion=self.actor.motion,
+                hidden=head.hidden,
+                choices=self.actor.choices,
+            )
+        self.actor.requires_grad_(True)
+        device = self.actor.log_std_head.weight.device
+        self.critic.to(device)
         self.target = copy.deepcopy(self.critic).requires_grad_(False)
         self.log_alpha = nn.Parameter(torch.full((2,), math.log(config.alpha), device=device))
-        self.wanted = torch.tensor(
-            [
-                config.entropy * self.actor.motion,
-                config.gripper_entropy * math.log(self.actor.choices),
-            ],
-            device=device,
-        )
-        self.sides = {
+        wanted = [
+            config.entropy * self.actor.motion,
+            config.gripper_entropy * math.log(self.actor.choices),
+        ]
+        self.wanted = torch.tensor(wanted, device=device)  # entropies of motion and gripper, nats
+        self.groups = {
             "actor": list(self.actor.parameters()),
             "temperature": [self.log_alpha],
             "critic": list(self.critic.parameters()),
         }
         rates = {"actor": config.lr, "temperature": config.lr, "critic": config.critic_lr}
         self.optimizer = torch.optim.Adam(
-            [{"params": side, "lr": rates[name]} for name, side in self.sides.items()],
+            [{"params": group, "lr": rates[name]} for name, group in self.groups.items()],
             fused=device.type == "cpu" or None,  # all of these small tensors in one call
         )
 
-    def update(
-        self, demonstrations: LatentReplay, online: LatentReplay, *, warmup: bool
-    ) -> dict[str, float]:
-        """`utd` steps of the critics, then one of the actor, but for the warm-up, and of the
-        temperatures.
+    def update(self, batches: Sequence[Transitions]) -> dict[str, float]:
+        """Take one step of the critics on each batch, then one of the actor and the temperatures.
 
-        Steps with a non-finite gradient are skipped and counted. Returns means over the steps, and
-        counts.
+        In the warm-up, the first `config.warmup` updates, the critics learn alone. Steps with a
+        non-finite gradient are skipped and counted. Returns means over the steps, and counts.
         """
-        history: dict[str, list[Tensor]] = defaultdict(list)
-        for _ in range(self.config.utd):
-            batch = sample_both(demonstrations, online, self.config.batch, self.generator).to(
-                self.log_alpha.device
-            )
-            _note(history, self._critic_step(batch))
-        if not warmup:
-            _note(history, self._actor_step(batch))
-        skipped = len(history.pop("skipped", []))
-        means = {name: torch.stack(values).mean().item() for name, values in history.items()}
-        return {**means, **self._temperatures(), "skipped": float(skipped)}
+        self._generator = torch.Generator().manual_seed(draw_seed(self.seed, "sac", self.updates))
+        means = Means()
+        for batch in batches:
+            last = batch.to(self.log_alpha.device)
+            means.add(self._critic_step(last))
+        if self.updates >= self.config.warmup:
+            means.add(self._actor_step(last))
+        self.updates += 1
+        return {"skipped": 0.0, **means.take(), **self._temperatures()}
 
     def _critic_step(self, batch: Transitions) -> Metrics:
         """One gradient step of the critics, after which their slow copy follows."""
@@ -101,11 +100,11 @@ class SAC:
         targets = self._targets(batch)
         loss = critic_loss(q, gripper=gripper, targets=targets)
         loss.backward()  # type: ignore[no-untyped-call]
-        norms = self._descend("critic")
-        if not norms:
-            return {"skipped": torch.ones(())}
+        done = self._descend("critic")
+        if "skipped" in done:
+            return done
         self._follow()
-        return {"critic_loss": loss.detach(), "target": targets.mean(), **norms}
+        return {"critic_loss": loss.detach(), "target": targets.mean(), **done}
 
     def _actor_step(self, batch: Transitions) -> Metrics:
         """One gradient step of the actor and the temperatures."""
@@ -119,21 +118,24 @@ class SAC:
         loss = self.config.anchor * anchor - value
         loss = loss + temperature_loss(self.log_alpha, entropies=entropy, targets=self.wanted)
         # Not into the critics: half of the work, and their gradients would stay.
-        loss.backward(inputs=[*self.sides["actor"], self.log_alpha])  # type: ignore[no-untyped-call]
-        norms = self._descend("actor", "temperature")
-        metrics = {"value": value.detach(), "anchor": anchor.detach(), "entropy": entropy[0]}
-        return (
-            {**metrics, "gripper_entropy": entropy[1], **norms}
-            if norms
-            else {"skipped": torch.ones(())}
-        )
+        loss.backward(inputs=[*self.groups["actor"], self.log_alpha])  # type: ignore[no-untyped-call]
+        done = self._descend("actor", "temperature")
+        if "skipped" in done:
+            return done
+        return {
+            "value": value.detach(),
+            "anchor": anchor.detach(),
+            "entropy": entropy[0],
+            "gripper_entropy": entropy[1],
+            **done,
+        }
 
     @torch.no_grad()
     def _targets(self, batch: Transitions) -> Float[Tensor, " B"]:
         """y, with the minimum over a few critics of the slow copy. A truncated step bootstraps, a
         terminated never."""
         _, motion, log_prob, gripper = self._draw(batch.next_features)
-        members = torch.randperm(self.config.critics, generator=self.generator)[
+        members = torch.randperm(self.config.critics, generator=self._generator)[
             : self.config.subset
         ]
         q = self.target(
@@ -154,9 +156,9 @@ class SAC:
     ]:
         """u, a motion with its log-density, and the log-probabilities of the gripper's choices."""
         u, log_std = self.actor(features)
-        noise = torch.randn(log_std.shape, generator=self.generator).to(u.device)
+        noise = torch.randn(log_std.shape, generator=self._generator).to(u.device)
         motion, log_prob = squashed(u[:, : self.actor.motion], log_std=log_std, noise=noise)
-        return u, motion, log_prob, self.actor.grip(u)
+        return u, motion, log_prob, self.actor.gripper_log_probs(u)
 
     @torch.no_grad()
     def _read(self, features: Features) -> Float[Tensor, "B d"]:
@@ -165,20 +167,9 @@ class SAC:
         return h
 
     def _descend(self, *names: str) -> Metrics:
-        """Clip the gradients of some sides and step; returns their norms, or nothing where one is
-        not finite: no step.
-
-        Parameters without a gradient, those of the other sides, are not touched by Adam.
-        """
-        limit = self.config.grad_clip
-        norms = {
-            f"{name}_grad_norm": nn.utils.clip_grad_norm_(self.sides[name], limit) for name in names
-        }
-        finite = bool(torch.stack(list(norms.values())).isfinite().all())
-        if finite:
-            self.optimizer.step()
-        self.optimizer.zero_grad()
-        return norms if finite else {}
+        """Take one gradient step of some groups; the others have no gradients."""
+        groups = {name: self.groups[name] for name in names}
+        return step_if_finite(self.optimizer, groups, limit=self.config.grad_clip)
 
     @torch.no_grad()
     def _follow(self) -> None:
@@ -190,37 +181,25 @@ class SAC:
         motion, gripper = self.log_alpha.detach().exp().tolist()
         return {"alpha": motion, "gripper_alpha": gripper}
 
-    def state(self) -> dict[str, dict[str, Tensor]]:
-        """All that learning goes on from beside the policy's own files and the buffers, as files of
-        a checkpoint."""
+    def state(self) -> dict[str, Any]:
+        """Return all that learning goes on from beside the policy's files and the buffers, as files."""
+        log_std = self.actor.log_std_head.state_dict()
         return {
             "critic.safetensors": dict(self.critic.state_dict()),
             "target.safetensors": dict(self.target.state_dict()),
             "reference.safetensors": dict(self.reference.state_dict()),
-            "exploration.safetensors": {
-                **self.actor.spread.state_dict(),
-                "log_alpha": self.log_alpha.detach(),
-            },
+            "exploration.safetensors": {**log_std, "log_alpha": self.log_alpha.detach()},
             "optimizer.safetensors": optimizer_tensors(self.optimizer),
-            "generator.safetensors": {"state": self.generator.get_state()},
+            "learner.json": {"updates": self.updates},
         }
 
     def load_state(self, files: Mapping[str, Any]) -> None:
-        """Go on where `state` was taken, bit for bit, once the policy has its files. Other files
-        are left to others."""
-        for name, module in {
-            "critic": self.critic,
-            "target": self.target,
-            "reference": self.reference,
-        }.items():
-            module.load_state_dict(files[f"{name}.safetensors"])
+        """Go on where `state` was taken, bit for bit, once the policy has its files."""
+        self.critic.load_state_dict(files["critic.safetensors"])
+        self.target.load_state_dict(files["target.safetensors"])
+        self.reference.load_state_dict(files["reference.safetensors"])
         exploration = dict(files["exploration.safetensors"])
         self.log_alpha.data.copy_(exploration.pop("log_alpha"))
-        self.actor.spread.load_state_dict(exploration)
+        self.actor.log_std_head.load_state_dict(exploration)
         load_optimizer(self.optimizer, files["optimizer.safetensors"])
-        self.generator.set_state(files["generator.safetensors"]["state"])
-
-
-def _note(history: dict[str, list[Tensor]], metrics: Metrics) -> None:
-    for name, value in metrics.items():
-        history[name].append(value)
+        self.updates = files["learner.json"]["updates"]

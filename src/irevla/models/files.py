@@ -11,16 +11,16 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 from torch import Tensor
 
 from irevla.config import LoRAConfig, ModelConfig
+from irevla.config_io import from_dict
 from irevla.errors import UserError
 from irevla.models.vlm.base import VLM
-from irevla.presets import from_dict
-from irevla.runs import checkpoint
-from irevla.runs.run import write_atomically
+from irevla.storage import checkpoint
+from irevla.storage.disk import remedy, writing
 
 WEIGHTS, CONFIG, CARD = "model.safetensors", "config.json", "README.md"
 ADAPTER, ADAPTER_CONFIG = "adapter_model.safetensors", "adapter_config.json"
@@ -174,10 +174,11 @@ def write_policy(
         _save_without_card(place, files)
         if keep_card and (place / CARD).exists():
             return False
-        write_atomically(place / CARD, card)
+        with writing(place / CARD) as aside:
+            aside.write_text(card)
     except OSError as error:
         raise UserError(
-            f"cannot write the policy {directory}: {error.strerror}; {checkpoint.remedy(error)}"
+            f"cannot write the policy {directory}: {error.strerror}; {remedy(error)}"
         ) from error
     return True
 
@@ -191,13 +192,15 @@ def _check_replaceable(directory: Path) -> None:
         raise UserError(f"{directory} is a file: choose a folder")
     if directory.samefile("."):
         raise UserError(
-            f"{directory} is the current directory, which cannot be swapped for another: choose a folder"
+            f"{directory} is the current directory, which cannot be swapped for another: choose a "
+            "folder"
         )
     names = {path.name for path in directory.iterdir()}
     ours = {*NAMES, checkpoint.MANIFEST, CARD} if {CONFIG, checkpoint.MANIFEST} <= names else set()
     if names - ours:
         raise UserError(
-            f"{directory} holds other files ({min(names - ours)}): choose a new folder, or an older policy to replace"
+            f"{directory} holds other files ({min(names - ours)}): choose a new folder, or an "
+            "older policy to replace"
         )
 
 
@@ -236,6 +239,32 @@ class Description:
     gripper: bool = False  # the last action dimension is executed as open or closed
 
 
+@runtime_checkable
+class Interface(Protocol):
+    """What a policy must share with a suite."""
+
+    @property
+    def action_dim(self) -> int:
+        """A."""
+        ...
+
+    @property
+    def image_size(self) -> int:
+        """The side of the square image, pixels."""
+        ...
+
+
+def check_fits(
+    policy: Interface, *, suite: str, action_dim: int, image_size: int, path: str
+) -> None:
+    """Raise `UserError` where a policy does not act as the suite does, or sees other images."""
+    if policy.action_dim != action_dim or policy.image_size != image_size:
+        raise UserError(
+            f"{path} acts in {policy.action_dim} dimensions on images of {policy.image_size} pixels, "
+            f"but {suite} has {action_dim} and {image_size}; choose another policy or env.image_size"
+        )
+
+
 def parse(files: Mapping[str, Any]) -> Description:
     """Read `config.json` among `files`. Raises `UserError` for what irevla did not write."""
     data = files.get(CONFIG)
@@ -249,7 +278,8 @@ def parse(files: Mapping[str, Any]) -> Description:
         isinstance(model, dict) and isinstance(action_dim, int) and isinstance(image_size, int)
     ):
         raise UserError(
-            f"{CONFIG} is damaged: model must be a group of settings, action_dim and image_size integers"
+            f"{CONFIG} is damaged: model must be a group of settings, action_dim and image_size "
+            "integers"
         )
     config = from_dict(model, kind=ModelConfig, where="model.")
     return Description(config, action_dim, image_size, _base(data), "gripper" in data)
@@ -272,23 +302,27 @@ def check_adapter(files: Mapping[str, Any], *, base: Base, own: Mapping[str, Any
     for name in (ADAPTER, ADAPTER_CONFIG, CONFIG):
         if name not in files:
             raise UserError(
-                f"no {name} in it: this is not the whole of an adapted policy; save or download it again"
+                f"no {name} in it: this is not the whole of an adapted policy; save or download it "
+                "again"
             )
     theirs = parse(files).base
     if theirs is None or theirs.identity != base.identity:
         raise UserError(
-            f"its adapter is for the base model {theirs}, but the one here is {base}; use the former"
+            f"its adapter is for the base model {theirs}, but the one here is {base}; use the "
+            "former"
         )
     saved = files[ADAPTER_CONFIG]
     for key in ("r", "lora_alpha"):
         if saved[key] != own[key]:
             raise UserError(
-                f"its adapter has {key} {saved[key]}, but the model here {own[key]}; set model.lora alike"
+                f"its adapter has {key} {saved[key]}, but the model here {own[key]}; set "
+                "model.lora alike"
             )
     strangers = sorted(set(saved["target_modules"]) ^ set(own["target_modules"]))
     if strangers:
         raise UserError(
-            f"its adapter changes {len(saved['target_modules'])} layers and the model here {len(own['target_modules'])}"
+            f"its adapter changes {len(saved['target_modules'])} layers and the model here "
+            f"{len(own['target_modules'])}"
             f" ({strangers[0]} is not in both); set model.lora.targets alike"
         )
 

@@ -13,7 +13,7 @@ import yaml
 
 from irevla.errors import UserError
 from irevla.models.files import CARD, CONFIG, Description, parse, policy_folder, write_policy
-from irevla.runs.checkpoint import MANIFEST
+from irevla.storage.checkpoint import MANIFEST
 
 LOGIN = "log in with `hf auth login` or set HF_TOKEN"
 REPOSITORY = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
@@ -61,7 +61,8 @@ def locate(path: Path | str, *, revision: str = "") -> Path:
     if folder.is_dir():
         if revision:
             raise UserError(
-                f"{path} is a folder and has no revision {revision}; only a repository of the Hub has"
+                f"{path} is a folder and has no revision {revision}; only a repository of the Hub "
+                "has"
             )
         return policy_folder(folder)
     if not REPOSITORY.fullmatch(str(path)):
@@ -101,7 +102,8 @@ def upload(files: Mapping[str, Any], repo: str, *, private: bool, card: str) -> 
     base = parse(files).base
     if base and base.is_folder:
         raise UserError(
-            f"the base model is the folder {base.name}, which no one else has; train from one on the Hub"
+            f"the base model is the folder {base.name}, which no one else has; train from one on "
+            "the Hub"
         )
     hub = _library(f"to push to {repo}")
     with tempfile.TemporaryDirectory() as scratch, _in_one_line(f"cannot push to {repo}"):
@@ -123,7 +125,8 @@ def check_name(repo: str) -> None:
     """`UserError` unless `repo` can be the name of a repository."""
     if not REPOSITORY.fullmatch(repo):
         raise UserError(
-            f"{repo!r} is no name of a repository: say OWNER/NAME, with your name or your organisation's"
+            f"{repo!r} is no name of a repository: say OWNER/NAME, with your name or your "
+            "organisation's"
         )
 
 

@@ -5,14 +5,15 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Float, UInt8
+from jaxtyping import Float
 from torch import Tensor, nn
 
 from irevla.config import ModelConfig
+from irevla.config_io import to_dict
 from irevla.errors import UserError
 from irevla.models.files import (
     ADAPTER,
@@ -37,10 +38,9 @@ from irevla.models.heads import ActionHead
 from irevla.models.hub import locate, model_card, upload
 from irevla.models.lora import is_lora
 from irevla.models.vlm.base import VLM
-from irevla.presets import to_dict
-from irevla.types import Features, tensors_hash
-
-Stage = Literal["all", "head", "none"]
+from irevla.models.vlm.registry import build_vlm
+from irevla.tasks import Parts
+from irevla.types import Features, Observation, tensors_hash
 
 
 class VLAPolicy(nn.Module):
@@ -60,7 +60,7 @@ class VLAPolicy(nn.Module):
         self.config = config
         self.image_size = image_size
         self.action_dim = action_head.action_dim
-        self.gripper = False
+        self.discrete_gripper = False
         self.noise = nn.ParameterDict({"log_std": torch.zeros(self.action_dim)})
 
     @property
@@ -82,29 +82,20 @@ class VLAPolicy(nn.Module):
 
     # --- o, l -> h -> a
 
-    def features(self, images: np.ndarray | Tensor, instructions: Sequence[str]) -> Features:
-        """h of `B` pictures (uint8, `B H W 3`) with their instructions, with gradients where the
-        VLM is trainable.
+    def encode(self, observation: Observation) -> Features:
+        """Return h of an observation: float32, with gradients where the VLM is trainable.
 
-        Raises `UserError` for pictures of another type or size than the model's. CUDA computes in
-        bfloat16; latents are float32.
+        Under `torch.no_grad`, as where RL acts, the tokens are plain tensors on which the head can be
+        trained. CUDA computes in bfloat16. Raises `UserError` for images of another size than the
+        model's.
         """
-        pictures = self._pictures(images)
-        assert len(pictures) == len(instructions), "one instruction for each picture"
+        self._check_images(observation)
         with torch.autocast("cuda", torch.bfloat16, enabled=self.device.type == "cuda"):
-            h = self.vlm.encode(pictures, instructions)
+            h = self.vlm.encode(observation.to(self.device))
         return Features(h.tokens.float(), h.mask)
 
-    @torch.no_grad()
-    def encode(self, images: np.ndarray | Tensor, instructions: Sequence[str]) -> Features:
-        """`features` without gradients: what RL caches.
-
-        The tokens are plain tensors, on which the head can be trained.
-        """
-        return self.features(images, instructions)
-
     def mean(self, features: Features) -> Float[Tensor, "B A"]:
-        """The mean action of latents, in [-1, 1]."""
+        """Return the mean action of latents, in [-1, 1]."""
         mean: Tensor = self.action_head(features)
         return mean
 
@@ -112,60 +103,45 @@ class VLAPolicy(nn.Module):
     def decide(
         self, features: Features, chance: Float[Tensor, " B"] | float = 0.5
     ) -> Float[Tensor, "B A"]:
-        """The action to execute without exploration: the mean, with the gripper open or closed, as
-        SAC trains it.
+        """Return the action to execute without exploration: the mean, with the gripper open or closed.
 
-        It closes with the probability that its mean says, (1 + mean) / 2: where `chance`, uniform
-        in [0, 1), is less. At 0.5 it does whichever is likelier; but a hand that stands right, and
-        is a little likelier not to close than to close, then waits for ever.
+        A discrete gripper closes with the probability that its mean says, (1 + mean) / 2: where
+        `chance`, uniform in [0, 1), is less. At 0.5 it does whichever is likelier; but a hand that
+        stands right, and is a little likelier not to close than to close, then waits for ever.
         """
         actions = self.mean(features)
-        if self.gripper:
-            actions[:, -1] = (
-                (1 + actions[:, -1]) / 2 > chance
-            ) * 2.0 - 1  # just as `SoftActor.act`
+        if self.discrete_gripper:
+            closed = (1 + actions[:, -1]) / 2 > chance  # just as `SoftActor.act`
+            actions[:, -1] = closed * 2.0 - 1
         return actions
-
-    def forward(
-        self, images: np.ndarray | Tensor, instructions: Sequence[str]
-    ) -> Float[Tensor, "B A"]:
-        """The mean action of pictures, with gradients: what supervised learning fits (equations 2
-        and 4)."""
-        return self.mean(self.features(images, instructions))
 
     @torch.no_grad()
     def act(self, image: np.ndarray | Tensor, instruction: str | Sequence[str]) -> np.ndarray:
-        """The action for what is seen and asked: float32[A] in [-1, 1], without exploration. A
-        gripper that closes with a probability is drawn by torch's own generator.
+        """Return the action for what is seen and asked: float32[A] in [-1, 1], without exploration.
 
-        `image` is uint8, `H W 3`, 0..255. Given a batch (`B H W 3`) and one instruction for all or
-        one for each, it returns float32[B, A].
+        `image` is uint8, `H W 3`, 0..255. Given a batch (`B H W 3`) and one instruction for all or one
+        for each, it returns float32[B, A]. A discrete gripper is drawn by torch's own generator. Raises
+        `UserError` for images of another type or size than the model's.
         """
         batch = image if image.ndim == 4 else image[None]
         texts = [instruction] * len(batch) if isinstance(instruction, str) else instruction
+        observation = _as_observation(batch, texts)
         chance = torch.rand(len(batch)).to(self.device)
-        actions: np.ndarray = self.decide(self.features(batch, texts), chance).cpu().numpy()
+        actions: np.ndarray = self.decide(self.encode(observation), chance).cpu().numpy()
         return actions if image.ndim == 4 else actions[0]
 
-    def _pictures(self, images: np.ndarray | Tensor) -> UInt8[Tensor, "B H W 3"]:
+    def _check_images(self, observation: Observation) -> None:
         size = self.image_size
-        if isinstance(images, np.ndarray) and images.dtype == np.uint8:
-            plain = np.ascontiguousarray(images)
-            images = torch.from_numpy(plain if plain.flags.writeable else plain.copy())
-        if not isinstance(images, Tensor) or images.dtype != torch.uint8:
+        shape = tuple(observation.images.shape[1:])
+        if shape != (size, size, 3):
             raise UserError(
-                f"pictures must be uint8 (0..255), not {images.dtype}: convert them before the policy sees them"
+                f"images must be {size} x {size} x 3, not {' x '.join(map(str, shape))}: resize them"
             )
-        if images.ndim != 4 or images.shape[1:] != (size, size, 3):
-            raise UserError(
-                f"pictures must be {size} x {size} x 3, not {' x '.join(map(str, images.shape[-3:]))}: resize them"
-            )
-        return images.to(self.device)
 
     # --- who is trainable
 
-    def trainable(self, stage: Stage) -> list[nn.Parameter]:
-        """Make one stage's parameters trainable, freeze all others, and return them: the one place
+    def trainable(self, parts: Parts) -> list[nn.Parameter]:
+        """Make `parts` trainable, freeze all others, and return them: the one place
         that decides.
 
         "head": phi, the action head, with `log_std` (stage 1). "all": the VLM as well (stages 0 and
@@ -174,15 +150,15 @@ class VLAPolicy(nn.Module):
         """
         chosen = []
         for name, parameter in self.named_parameters():
-            parameter.requires_grad_(self._trains(name, stage))
+            parameter.requires_grad_(self._trains(name, parts))
             if parameter.requires_grad:
                 chosen.append(parameter)
         return chosen
 
-    def _trains(self, name: str, stage: Stage) -> bool:
+    def _trains(self, name: str, parts: Parts) -> bool:
         if not name.startswith("vlm."):
-            return stage != "none"
-        return stage == "all" and (self.config.lora.rank == 0 or is_lora(name))
+            return parts != "none"
+        return parts == "all" and (self.config.lora.rank == 0 or is_lora(name))
 
     # --- files
 
@@ -239,7 +215,7 @@ class VLAPolicy(nn.Module):
                 "image_size": self.image_size,
             }
             | ({"base": asdict(base)} if base else {})
-            | ({"gripper": True} if self.gripper else {})
+            | ({"gripper": True} if self.discrete_gripper else {})
         )
         if self._adapted is None:
             return {WEIGHTS: kept, CONFIG: config}
@@ -260,7 +236,8 @@ class VLAPolicy(nn.Module):
         this model's, and an adapter's base model as well."""
         if WEIGHTS not in files:
             raise UserError(
-                f"no {WEIGHTS} in it: this is not a policy; name a folder that save_pretrained wrote"
+                f"no {WEIGHTS} in it: this is not a policy; name a folder that save_pretrained "
+                "wrote"
             )
         new = dict(files[WEIGHTS])
         if self._adapted is not None:
@@ -310,8 +287,6 @@ class VLAPolicy(nn.Module):
 
         Raises `UserError` where there is none, or it is corrupt, or not ours.
         """
-        from irevla.models.build import build_policy  # which imports this module
-
         folder = locate(path, revision=revision)
         files = read_policy(folder)
         try:
@@ -320,7 +295,36 @@ class VLAPolicy(nn.Module):
                 what.model, action_dim=what.action_dim, image_size=what.image_size, device=device
             )
             policy.load_files(files)
-            policy.gripper = what.gripper
+            policy.discrete_gripper = what.gripper
         except UserError as error:
             raise UserError(f"cannot load the policy {folder}: {error}") from error
         return policy.eval()
+
+
+def build_policy(
+    config: ModelConfig, *, action_dim: int, image_size: int, device: torch.device | str = "cpu"
+) -> VLAPolicy:
+    """Return a new VLA: `config.vlm` with a new action head in the place of its final fully connected
+    layer (section IV-A). New weights are drawn by torch's own generator.
+
+    Raises `UserError` for an unknown VLM and for LoRA that cannot be.
+    """
+    vlm, config = build_vlm(config, image_size=image_size, device=torch.device(device))
+    head = ActionHead(
+        width=vlm.width,
+        groups=config.head_groups,
+        hidden=config.head_hidden,
+        action_dim=action_dim,
+    )
+    return VLAPolicy(vlm, head, config=config, image_size=image_size).to(device)
+
+
+def _as_observation(images: np.ndarray | Tensor, instructions: Sequence[str]) -> Observation:
+    if isinstance(images, np.ndarray) and images.dtype == np.uint8:
+        return Observation.of(images, instructions)
+    if not isinstance(images, Tensor) or images.dtype != torch.uint8:
+        raise UserError(
+            f"images must be uint8 (0..255), not {images.dtype}: convert them before the policy sees "
+            "them"
+        )
+    return Observation(images, tuple(instructions))

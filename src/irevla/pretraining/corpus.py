@@ -22,9 +22,9 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from irevla.errors import UserError
-from irevla.pretraining.props import SCENES
+from irevla.pretraining.objects import SCENES
 from irevla.pretraining.questions import Question, questions
-from irevla.runs.progress import bar
+from irevla.progress import bar
 
 POSES = 32  # pictures of each appearance
 TRAIN, EXAM = "train", "exam"  # splits; no appearance of one is in the other

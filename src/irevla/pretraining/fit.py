@@ -18,6 +18,7 @@ import torch.nn.functional as F
 from rich.table import Table
 from torch import Tensor
 
+from irevla.compute.device import threads
 from irevla.config import PretrainConfig, SFTConfig
 from irevla.errors import UserError
 from irevla.learners.sft import clip_gradients, learning_rate
@@ -25,11 +26,12 @@ from irevla.models.vlm.pretrained import save_tiny
 from irevla.models.vlm.tiny import IGNORE, TinyVLM
 from irevla.pretraining.corpus import EXAM, TRAIN, Corpus, Drawing, corpus
 from irevla.pretraining.exam import Grade, examine
-from irevla.runs.checkpoint import Checkpoints, load_optimizer, optimizer_tensors, series_name
-from irevla.runs.metrics import Metrics
-from irevla.runs.progress import bar, console
-from irevla.runs.run import command, git_commit, machine, open_directory, write_atomically
-from irevla.setting import device, threads
+from irevla.progress import bar, console
+from irevla.runs.run import open_directory
+from irevla.storage.checkpoint import Checkpoints, load_optimizer, optimizer_tensors, series_name
+from irevla.storage.disk import writing
+from irevla.storage.metrics import Metrics
+from irevla.storage.provenance import command, git_commit, machine
 
 NAME, WEIGHTS = "pretrain", "model.safetensors"
 KIND_OF = {
@@ -136,7 +138,8 @@ def fit(
             if state.step % config.validate_every == 0 or state.step == config.steps:
                 if not np.isfinite(losses[-config.validate_every :]).any():
                     raise UserError(
-                        "pretraining: no loss was finite any more; choose a lower lr and another --out"
+                        "pretraining: no loss was finite any more; choose a lower lr and another "
+                        "--out"
                     )
                 checkpoints.save(series_name(NAME, state.step), state.files())
                 grades = examine(state.model.eval(), exam, limit=GLANCE)
@@ -205,7 +208,8 @@ def _finish(
         "exam": _table(examine(model, exam, limit=FULL)),
         "exam_blind": _table(examine(model, exam, limit=FULL, blind=True)),
     }
-    write_atomically(directory / "results.json", json.dumps(results, indent=1))
+    with writing(directory / "results.json") as aside:
+        aside.write_text(json.dumps(results, indent=1))
     if find_spec("matplotlib"):
         from irevla.pretraining.pictures import draw
 

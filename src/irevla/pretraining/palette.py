@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from irevla.envs.metaworld_tasks import SPECS
+from irevla.envs.metaworld.tasks import SPECS
 
 RGB = tuple[float, float, float]
 

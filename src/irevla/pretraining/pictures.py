@@ -15,7 +15,7 @@ from matplotlib.figure import Figure
 from irevla.evaluation.plots import DPI, GREY, LIGHT, WIDTH
 from irevla.models.vlm.tiny import TinyVLM
 from irevla.pretraining.corpus import Corpus
-from irevla.runs.metrics import read_metrics
+from irevla.storage.metrics import read_metrics
 
 SHOWN = (
     "task",

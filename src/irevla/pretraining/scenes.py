@@ -19,8 +19,8 @@ from jaxtyping import Float, UInt8
 from irevla.errors import UserError
 from irevla.pretraining import palette
 from irevla.pretraining.arm import Arm
+from irevla.pretraining.objects import SCENES, Place, SceneFile
 from irevla.pretraining.palette import RGB
-from irevla.pretraining.props import SCENES, Place, SceneFile
 from irevla.pretraining.view import View, random_view, usual_view
 
 TOYS = 3  # toys that a model holds, shown or not

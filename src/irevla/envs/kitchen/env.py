@@ -20,11 +20,11 @@ from irevla.envs import render  # first of all: it chooses the GL library
 
 import mujoco  # isort: skip
 
-from irevla.envs.drawn import DrawnEnv
 from irevla.envs.franka import Arm, Motion, assets
 from irevla.envs.kitchen.experts import Expert, Scene
-from irevla.envs.kitchen.suite import ACTIONS, CAMERA_POS, CONTROL_HZ, KITCHEN, LOOK_AT
+from irevla.envs.kitchen.suite import ACTION_DIM, CAMERA_POS, CONTROL_HZ, KITCHEN, LOOK_AT
 from irevla.envs.kitchen.tasks import SPECS
+from irevla.envs.pixel_env import PixelEnv
 from irevla.errors import unknown
 
 START = np.array(
@@ -35,33 +35,23 @@ POSTURE_NOISE = 0.12  # rad: half the range of each joint's start
 FURNITURE, KETTLE = "desk", "kettle"  # bodies: all furniture hangs on the first, the second is free
 
 
-class KitchenEnv(DrawnEnv):
+class KitchenEnv(PixelEnv):
     """One task. Action, in [-1, 1]: `float32[7]`, displacement (6 cm) and rotation (0.25 rad) of
-    the end effector along and around the axes of the world, and the gripper (positive closes); or,
-    with `control="joint-velocity"`, `float32[9]`, the velocities (2 rad/s) of seven joints and two
-    fingers.
+    the end effector along and around the axes of the world, and the gripper (positive closes).
     """
 
     def __init__(
-        self,
-        task: str,
-        config: EnvConfig | None = None,
-        *,
-        control: str = "end-effector",
-        render_mode: str | None = None,
+        self, task: str, config: EnvConfig | None = None, *, render_mode: str | None = None
     ) -> None:
         if task not in SPECS:
             raise unknown("task of kitchen", task, SPECS)
-        if control not in ACTIONS:
-            raise unknown("control of kitchen", control, ACTIONS)
         super().__init__(
             SPECS[task].task,
             config,
-            action_dim=ACTIONS[control],
+            action_dim=ACTION_DIM,
             control_hz=CONTROL_HZ,
             render_mode=render_mode,
         )
-        self.control = control
         self.model = copy.copy(model_of(task))  # its own: the kitchen is shifted in it
         self.data = mujoco.MjData(self.model)
         self._substeps = round(1 / (CONTROL_HZ * self.model.opt.timestep))
@@ -97,7 +87,7 @@ class KitchenEnv(DrawnEnv):
         """One decision: the action, clipped to [-1, 1], held for `action_repeat` control steps or
         until success."""
         clipped = np.clip(action, -1.0, 1.0).astype(np.float64)
-        self.arm.drive(self.arm.velocities(clipped) if self.control == "end-effector" else clipped)
+        self.arm.drive(self.arm.velocities(clipped))
         success = False
         for _ in range(self.config.action_repeat):
             mujoco.mj_step(self.model, self.data, self._substeps)
@@ -128,8 +118,6 @@ class KitchenEnv(DrawnEnv):
     def expert_action(self) -> Float32[np.ndarray, " A"]:
         """The scripted expert's clean action for the present state."""
         action = self._expert.action(self._scene(), self.arm, self._decisions)
-        if self.control == "joint-velocity":
-            action = self.arm.velocities(action)
         return action.clip(-1.0, 1.0).astype(np.float32)
 
     def picture(self, size: int) -> UInt8[np.ndarray, "size size 3"]:

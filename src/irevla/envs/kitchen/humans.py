@@ -234,7 +234,8 @@ class _Arrays(pickle.Unpickler):
     def find_class(self, module: str, name: str) -> Any:
         if (module, name) not in HARMLESS:
             raise UserError(
-                f"it holds more than arrays ({module}.{name}), and loading it could run foreign code"
+                f"it holds more than arrays ({module}.{name}), and loading it could run foreign "
+                "code"
             )
         return super().find_class(
             module.replace("numpy.core", "numpy._core"), name
@@ -244,5 +245,6 @@ class _Arrays(pickle.Unpickler):
 def _check(seen: np.ndarray, width: int, path: Path) -> None:
     if seen.ndim != 2 or seen.shape[1] < width or not np.isfinite(seen).all():
         raise UserError(
-            f"{path} has observations {list(seen.shape)}; those of the kitchen are [T, {width}], finite"
+            f"{path} has observations {list(seen.shape)}; those of the kitchen are [T, {width}], "
+            "finite"
         )

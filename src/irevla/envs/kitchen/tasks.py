@@ -8,8 +8,7 @@ Every variant is a skill of the expert tasks with another colour and another pla
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from irevla.category import Category
-from irevla.envs.base import Task
+from irevla.tasks import Category, Task
 
 RGB = tuple[float, float, float]
 XYZ = tuple[float, float, float]

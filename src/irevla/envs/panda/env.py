@@ -3,7 +3,6 @@ out, sparse reward."""
 
 import copy
 import functools
-import zlib
 from collections.abc import Sequence
 from typing import Any
 
@@ -15,13 +14,13 @@ from irevla.envs import render  # first of all: it chooses the GL library
 
 import mujoco  # isort: skip
 
-from irevla.envs.drawn import DrawnEnv
 from irevla.envs.franka import JOINTS, OPEN, Arm, Motion
 from irevla.envs.panda.experts import SCRIPTS
 from irevla.envs.panda.goals import DONE, Pose, Scene
 from irevla.envs.panda.scene import HAND, LINK, LINKS, POST, model_of
 from irevla.envs.panda.suite import ACTION_DIM, CONTROL_HZ, PANDA_SIM, REACH, TURN, WRIST_SHARE
 from irevla.envs.panda.tasks import SPECS, Prop
+from irevla.envs.pixel_env import PixelEnv
 from irevla.errors import unknown
 
 HOME = (0.0, -0.2, 0.0, -2.4, 0.0, 0.63, 0.0)  # rad: the hand 25 cm above the table, fingers down
@@ -34,7 +33,7 @@ TRIES = 1000  # to find free places
 FINGERS = ("panda0_leftfinger", "panda0_rightfinger")
 
 
-class PandaEnv(DrawnEnv):
+class PandaEnv(PixelEnv):
     """One task. Observation: the front view with the wrist's in its top left corner. Action, in
     [-1, 1]: `float32[7]`, displacement (4 cm) and rotation (0.25 rad) of the end effector along and
     around the axes of the world, and the gripper (positive closes). A decision is 0.1 s, where
@@ -75,10 +74,6 @@ class PandaEnv(DrawnEnv):
         """Start the episode of `seed`; without one, of a seed drawn from the generator that the
         last seed started."""
         super().reset(seed=seed)
-        if (
-            seed is not None
-        ):  # each task its own scenes: those of the four blocks would lie alike, as one kind of thing
-            self.np_random = np.random.default_rng([seed, zlib.crc32(self.task.name.encode())])
         model, data = self.model, self.data
         mujoco.mj_resetData(model, data)
         for prop, (x, y, yaw) in zip(

@@ -11,7 +11,7 @@ from irevla.envs import render  # first of all: it chooses the GL library
 import mujoco  # isort: skip
 
 from irevla.envs.franka import assets
-from irevla.envs.panda import produce
+from irevla.envs.panda import vegetables
 from irevla.envs.panda.suite import CAMERA_POS, FOVY, LOOK_AT, WRIST_FOVY, WRIST_LOOK_AT, WRIST_POS
 from irevla.envs.panda.tasks import SPECS, Prop
 
@@ -144,8 +144,8 @@ def _block(spec: Any, prop: Prop) -> None:
 
 
 def _produce(spec: Any, prop: Prop) -> None:
-    pieces = produce.MAKERS[prop.name]()
-    body = _loose(spec, prop.name, produce.bottom(pieces))
+    pieces = vegetables.MAKERS[prop.name]()
+    body = _loose(spec, prop.name, vegetables.bottom(pieces))
     for index, ((vertices, faces), rgb) in enumerate(pieces):
         name = f"{prop.name} {index}"
         spec.add_mesh(

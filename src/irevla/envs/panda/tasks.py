@@ -8,8 +8,7 @@ The experts pick up blocks of four colours; RL and unseen tasks are about things
 import math
 from dataclasses import dataclass
 
-from irevla.category import Category
-from irevla.envs.base import Task
+from irevla.tasks import Category, Task
 
 XY = tuple[float, float]
 

@@ -1,12 +1,10 @@
 """The one thing the rest of the house knows about a vision-language model."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
 
-from jaxtyping import UInt8
-from torch import Tensor, nn
+from torch import nn
 
-from irevla.types import Features
+from irevla.types import Features, Observation
 
 
 class VLM(nn.Module, ABC):
@@ -21,6 +19,8 @@ class VLM(nn.Module, ABC):
     revision: str = ""  # the commit of `base` on the Hub, resolved; empty for a folder
 
     @abstractmethod
-    def encode(self, images: UInt8[Tensor, "B H W 3"], instructions: Sequence[str]) -> Features:
-        """The last hidden states h (section IV-A) of each picture with its instruction: one
-        forward, no vocabulary product."""
+    def encode(self, observation: Observation) -> Features:
+        """Return the last hidden states h (section IV-A) of each image with its instruction.
+
+        One forward, no vocabulary product.
+        """

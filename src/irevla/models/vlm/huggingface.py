@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Float, UInt8
+from jaxtyping import Float
 from jinja2 import TemplateError
 from PIL import Image
 from safetensors import SafetensorError
@@ -27,7 +27,7 @@ from irevla.errors import UserError
 from irevla.models.vlm.base import VLM
 from irevla.models.vlm.families import FAMILIES, Family, question
 from irevla.models.vlm.pictures import Pixels
-from irevla.types import Features
+from irevla.types import Features, Observation
 
 SURPRISES = (
     AssertionError,
@@ -72,12 +72,13 @@ class HuggingFaceVLM(VLM):
         if model.config.model_type not in FAMILIES:
             self._check_forward()
 
-    def encode(self, images: UInt8[Tensor, "B H W 3"], instructions: Sequence[str]) -> Features:
-        """h, the hidden states of the picture's tokens and the prompt's, after the final norm.
+    def encode(self, observation: Observation) -> Features:
+        """Return h, the hidden states of the image's tokens and the prompt's, after the final norm.
 
         Prompts are padded on the right; a row is the same in every batch.
         """
-        text = self._text(instructions, images.device)
+        images = observation.images
+        text = self._text(observation.instructions, images.device)
         self.model(**text, **self.pixels(images, self.model.dtype))
         return Features(self.tap.take(), text["attention_mask"].bool())
 
@@ -128,8 +129,8 @@ class HuggingFaceVLM(VLM):
         """Of a family that was never tried: whether one picture has as many latents as tokens."""
         with _understood(self.model.config, "it fails with one picture"):
             self.pixels.to(self.model.device)
-            picture = torch.from_numpy(np.array(self.blank)).to(self.model.device)
-            latents = self.encode(picture[None], ["open the door"])
+            blank = Observation.of(np.array(self.blank)[None], ["open the door"])
+            latents = self.encode(blank.to(self.model.device))
             assert latents.tokens.shape == (*latents.mask.shape, self.width), (
                 "its latents are not one for each token"
             )
@@ -211,7 +212,8 @@ def lora_targets(model: Any, towers: Sequence[str]) -> str:
     for tower in towers:
         if tower not in names:
             raise UserError(
-                f"lora.towers: {model.config.model_type} has no {tower!r}; it has {', '.join(names)}"
+                f"lora.towers: {model.config.model_type} has no {tower!r}; it has "
+                f"{', '.join(names)}"
             )
     return "|".join(rf"model\.{re.escape(names[tower])}\..*\.\d+\..+" for tower in towers)
 
@@ -257,7 +259,8 @@ def check_before(config: ModelConfig, device: torch.device) -> None:
         )
     if config.quantize and (device.type != "cuda" or find_spec("bitsandbytes") is None):
         raise UserError(
-            "weights in 4 bits need a CUDA device and the package bitsandbytes: leave model.quantize out"
+            "weights in 4 bits need a CUDA device and the package bitsandbytes: leave "
+            "model.quantize out"
         )
     check_name(config)
     with _readable(config.vlm):
@@ -382,7 +385,8 @@ def _weights(
     )
     if missing := sorted(report["missing_keys"]):
         raise UserError(
-            f"the weights of {name} are not whole: {len(missing)} are missing, {missing[0]} among them"
+            f"the weights of {name} are not whole: {len(missing)} are missing, {missing[0]} among "
+            "them"
         )
     return model.eval()
 
@@ -417,7 +421,8 @@ def _processor(name: str, commit: str, settings: Any) -> Any:
 
 def _unsupported(settings: Any, reason: str) -> UserError:
     return UserError(
-        f"{settings.model_type} is not supported: {reason}; docs/add-a-vlm.md names the families that are"
+        f"{settings.model_type} is not supported: {reason}; docs/add-a-vlm.md names the families "
+        "that are"
     )
 
 

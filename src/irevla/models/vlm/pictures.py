@@ -186,7 +186,8 @@ def _recipe(processor: Any, reference: Mapping[str, Tensor]) -> Recipe:
 
 def _unknown(processor: Any) -> UserError:
     return UserError(
-        f"{type(processor).__name__} prepares pictures in a way that irevla does not know: choose another VLM"
+        f"{type(processor).__name__} prepares pictures in a way that irevla does not know: choose "
+        "another VLM"
     )
 
 

@@ -10,6 +10,7 @@ from safetensors.torch import save_file
 
 from irevla.errors import UserError
 from irevla.models.picture_file import read_picture
+from irevla.types import Observation
 from irevla.models.vlm.tiny import TinyVLM
 
 SHIPPED = Path(__file__).parent / "tiny.safetensors"  # `docs/tiny-vlm.md` says what it is
@@ -61,4 +62,4 @@ def ask(weights: Path, image: Path, question: str) -> str:
     Raises `UserError` where the file is no picture.
     """
     model, size = load_tiny(weights)
-    return model.generate(torch.tensor(read_picture(image, size))[None], [question])[0]
+    return model.generate(Observation.of(read_picture(image, size)[None], [question]))[0]

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from irevla.errors import UserError
 from irevla.models.vlm import tokenizer
 from irevla.models.vlm.base import VLM
-from irevla.types import Features
+from irevla.types import Features, Observation
 
 DECODER_LAYERS = 2
 IGNORE = -100  # the target of padding, which `cross_entropy` leaves out
@@ -71,12 +71,13 @@ class TinyVLM(VLM):
         self.decoder = nn.ModuleList()
         self.decoder_norm, self.output_layer = nn.Identity(), nn.Identity()
 
-    def encode(self, images: UInt8[Tensor, "B H W 3"], instructions: Sequence[str]) -> Features:
-        """h, the tower's last hidden states of the picture's tokens and the prompt's.
+    def encode(self, observation: Observation) -> Features:
+        """Return h, the tower's last hidden states of the image's tokens and the prompt's.
 
         `m` is that of the longest prompt.
         """
-        prompt, mask, padded = self._prompts(instructions, images.device)
+        images = observation.images
+        prompt, mask, padded = self._prompts(observation.instructions, images.device)
         x = self._prefix(images, prompt)
         mask = F.pad(mask, (self.stem.grid**2, 0), value=True)
         visible = mask[:, None, None, :] if padded else None
@@ -84,16 +85,14 @@ class TinyVLM(VLM):
             x = block(x, visible)
         return Features(self.norm(x), mask)
 
-    def logits(
-        self, images: UInt8[Tensor, "B H W 3"], prompts: Sequence[str], answers: Sequence[str]
-    ) -> Float[Tensor, "B L V"]:
+    def logits(self, observation: Observation, answers: Sequence[str]) -> Float[Tensor, "B L V"]:
         """Scores of each next token of the answers, given picture, prompt and the answer so far
         (teacher forcing).
 
         Row `l` scores the answer's token `l`, the last one EOS: the targets are `targets(answers)`.
         """
         told = [(tokenizer.SEP, *tokenizer.encode(answer)) for answer in answers]
-        return self._scores(self.encode(images, prompts), told)
+        return self._scores(self.encode(observation), told)
 
     def targets(self, answers: Sequence[str]) -> Int[Tensor, "B L"]:
         """What `logits` should predict: the answers' tokens and EOS.
@@ -103,11 +102,10 @@ class TinyVLM(VLM):
         return _pad([(*tokenizer.encode(answer), tokenizer.EOS) for answer in answers], IGNORE)
 
     @torch.no_grad()
-    def generate(
-        self, images: UInt8[Tensor, "B H W 3"], prompts: Sequence[str], *, max_tokens: int = 64
-    ) -> list[str]:
+    def generate(self, observation: Observation, *, max_tokens: int = 64) -> list[str]:
         """The most likely answer to each prompt, token by token."""
-        features, answers = self.encode(images, prompts), [[tokenizer.SEP] for _ in prompts]
+        features = self.encode(observation)
+        answers = [[tokenizer.SEP] for _ in observation.instructions]
         for _ in range(max_tokens):
             best = (
                 self._scores(features, [tuple(tokens) for tokens in answers])[:, -1]
@@ -162,7 +160,8 @@ class TinyVLM(VLM):
     def _check_length(self, length: int) -> None:
         if length > self.context:
             raise UserError(
-                f"the text has {length} tokens and the model reads {self.context}: shorten the instruction"
+                f"the text has {length} tokens and the model reads {self.context}: shorten the "
+                "instruction"
             )
 
 

@@ -1,0 +1,89 @@
+"""What people type, as dataclasses; whatever is wrong with it in one line."""
+
+import contextlib
+import dataclasses
+import io
+import os
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import tyro
+
+from irevla.config import Config
+from irevla.config_io import RENAMED
+from irevla.errors import UserError, unknown
+
+
+def parse(kind: type[Any], argv: Sequence[str], *, prog: str) -> Any:
+    """Parse `argv` into the dataclass `kind`; whatever is wrong with it becomes a `UserError` of
+    one line."""
+    argv = [_renamed(word) for word in argv]
+    if "-h" in argv or "--help" in argv:
+        return tyro.cli(kind, args=list(argv), prog=prog)
+    complaint = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(complaint), contextlib.redirect_stdout(complaint):
+            arguments, strangers = tyro.cli(
+                kind, args=list(argv), prog=prog, return_unknown_args=True
+            )
+    except SystemExit as error:
+        raise UserError(f"{_one_line(complaint.getvalue())} (see `{prog} --help`)") from error
+    if strangers:
+        raise unknown("option", strangers[0].partition("=")[0], _options(kind))
+    return arguments
+
+
+def _one_line(box: str) -> str:
+    """What tyro says in a box of several lines, without the box and the help text."""
+    text = " ".join(re.sub(r"[╭╮╰╯│─]+|-{4,}", " ", box).split())
+    text = re.sub(r"Argument helptext:.*|For full helptext.*", "", text)
+    return re.sub(
+        r"^(Parsing error|Value error|Required options) (Error parsing [a-z]+(\.[a-z]+)*: )?",
+        "",
+        text,
+    ).strip()
+
+
+def _options(kind: type[Any]) -> list[str]:
+    """All options of an argument class, as "--sft.steps", for "did you mean"."""
+
+    def walk(cls: type[Any], prefix: str) -> list[str]:
+        names: list[str] = []
+        for field in dataclasses.fields(cls):
+            default = (
+                field.default_factory()
+                if field.default_factory is not dataclasses.MISSING
+                else field.default
+            )
+            if isinstance(default, Config):
+                names += walk(Config, "")
+            elif dataclasses.is_dataclass(default):
+                names += walk(type(default), f"{prefix}{field.name}.")
+            else:
+                names.append(f"--{prefix}{field.name}".replace("_", "-"))
+        return names
+
+    return walk(kind, "")
+
+
+def _renamed(word: str) -> str:
+    """Return an option of version 0.1 as it is called now: scripts may rely on it."""
+    name, equals, value = word.partition("=")
+    if not name.startswith("--"):
+        return word
+    *groups, last = name.removeprefix("--").split(".")
+    no = last.startswith("no-")
+    old = ".".join([*groups, last.removeprefix("no-")]).replace("-", "_")
+    if old not in RENAMED:
+        return word
+    *groups, last = RENAMED[old].replace("_", "-").split(".")
+    return "--" + ".".join([*groups, f"no-{last}" if no else last]) + equals + value
+
+
+def writable(directory: Path) -> None:
+    """`UserError` unless files can be written below `directory`."""
+    place = next(path for path in (directory, *directory.parents) if path.exists())
+    if not place.is_dir() or not os.access(place, os.W_OK):
+        raise UserError(f"cannot write to {place}; choose another --out")

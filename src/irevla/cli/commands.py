@@ -1,0 +1,402 @@
+"""The commands: each parses what was typed and calls the library.
+
+Everything heavy is imported inside them, so that `--help` is instant.
+"""
+
+import dataclasses
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+
+from irevla.cli.arguments import parse, writable
+from irevla.config import Config, EnvConfig, ExpertConfig, PretrainConfig
+from irevla.errors import UserError
+from irevla.presets import PRESETS, find_preset
+
+
+def run(argv: Sequence[str]) -> None:
+    """Algorithm 1: improve a policy by trial and error. The same command again resumes."""
+    if not argv or argv[0] in ("-h", "--help"):
+        print("usage: irevla run PRESET [--out DIR] [--tensorboard] [--any.field VALUE ...]\n")
+        for name, (purpose, _) in PRESETS.items():
+            print(f"  {name:<12} {purpose}")
+        print("\n`irevla run PRESET --help` shows every field with its default.")
+        return
+    preset = find_preset(argv[0])
+
+    @dataclasses.dataclass(frozen=True)
+    class RunArguments:
+        """Algorithm 1 with a preset; every field can be overridden. The same command again
+        resumes."""
+
+        out: Path = Path("runs") / argv[0]  # the run's directory
+        tensorboard: bool = False  # write TensorBoard curves beside metrics.jsonl
+        config: Annotated[Config, tyro.conf.arg(name="")] = dataclasses.field(
+            default_factory=lambda: preset
+        )
+
+    arguments = parse(RunArguments, argv[1:], prog=f"irevla run {argv[0]}")
+
+    from rich.console import Console
+
+    import irevla
+    from irevla.evaluation.stats import read_results
+    from irevla.evaluation.tables import forgetting, summary
+
+    out = arguments.out
+    irevla.run(arguments.config, out=out, tensorboard=arguments.tensorboard)
+    results, screen = read_results(out / "results.json"), Console()
+    screen.print(summary(results))
+    screen.print(forgetting(results))
+    screen.print(f"report: {out / 'report.html'}", soft_wrap=True)
+
+
+def evaluate(argv: Sequence[str]) -> None:
+    """Success rates of a run's newest policy, or of a checkpoint, on fixed seeds."""
+
+    @dataclasses.dataclass(frozen=True)
+    class EvalArguments:
+        """Success rates with counts and Wilson intervals, on seeds that training never uses."""
+
+        policy: tyro.conf.Positional[
+            Path
+        ]  # a run directory, a checkpoint, or a policy that push has written
+        tasks: tuple[str, ...] = ()  # tasks of the suite; none: all of the run's
+        suite: str = ""  # another one than the run's, as `panda` for a policy of panda-sim
+        episodes: int = 50  # per task
+        seed: int = 0  # which block of evaluation seeds
+        json: bool = False  # print rows as JSON
+
+    arguments = parse(EvalArguments, argv, prog="irevla eval")
+    if arguments.episodes < 1 or not 0 <= arguments.seed < 1000:
+        raise UserError("--episodes must be at least 1 and --seed in 0..999")
+
+    from rich.console import Console
+
+    from irevla.evaluation.saved import evaluate_saved
+    from irevla.evaluation.tables import rows_table
+
+    rows = evaluate_saved(
+        arguments.policy,
+        arguments.tasks,
+        episodes=arguments.episodes,
+        seed=arguments.seed,
+        suite=arguments.suite,
+    )
+    if arguments.json:
+        print(json.dumps([row.to_json() for row in rows]))
+    else:
+        Console().print(rows_table(rows))
+
+
+def collect(argv: Sequence[str]) -> None:
+    """Expert demonstrations of a suite, as a LeRobotDataset v3."""
+    if (
+        argv and argv[0].startswith("-") and not {"-h", "--help"} & set(argv)
+    ):  # its preset has the other defaults
+        raise UserError("name the suite first: irevla collect SUITE --out DIR")
+    preset = PRESETS[argv[0]][1] if argv and argv[0] in PRESETS else Config()
+
+    @dataclasses.dataclass(frozen=True)
+    class CollectArguments:
+        """Expert demonstrations by the suite's scripted experts, as a LeRobotDataset v3: those that
+        `irevla run` of the preset with the suite's name would collect. The same command again goes
+        on.
+
+        With --demonstrations those of people are imported instead, at most expert.episodes of each
+        task.
+        """
+
+        suite: tyro.conf.Positional[str]
+        out: Path  # the dataset's directory
+        tasks: tuple[str, ...] = ()  # none: all expert tasks
+        demonstrations: Path | None = (
+            None  # recordings of people (kitchen: files of Minari or R3M, or a folder)
+        )
+        seed: int = 0
+        expert: ExpertConfig = dataclasses.field(default_factory=lambda: preset.expert)
+        env: EnvConfig = dataclasses.field(default_factory=lambda: preset.env)
+
+    arguments = parse(CollectArguments, argv, prog="irevla collect")
+
+    if arguments.expert.dataset:
+        raise UserError("--expert.dataset names a dataset to read; what is collected goes to --out")
+
+    from irevla.envs.suite import load_suite
+    from irevla.rollout.demonstrations import collect_expert, import_recordings
+    from irevla.tasks import Category
+
+    suite = load_suite(arguments.suite)
+    suite.check()
+    names = suite.named(arguments.tasks, Category.EXPERT)
+    writable(arguments.out)
+    expert, env, root = arguments.expert, arguments.env, arguments.out
+    if arguments.demonstrations:
+        path, most = arguments.demonstrations, expert.episodes
+        store = import_recordings(suite, names, path=path, most=most, env=env, root=root)
+    else:
+        store = collect_expert(suite, names, expert, env=env, seed=arguments.seed, root=root)
+    print(f"{len(store)} episodes of {len(names)} tasks in {arguments.out}")
+
+
+def tasks(argv: Sequence[str]) -> None:
+    """The tasks of a suite: categories and instructions."""
+
+    @dataclasses.dataclass(frozen=True)
+    class TasksArguments:
+        """The tasks of a suite, with category and instruction."""
+
+        suite: tyro.conf.Positional[str]
+        json: bool = False  # print as JSON
+
+    arguments = parse(TasksArguments, argv, prog="irevla tasks")
+
+    from irevla.envs.suite import load_suite
+
+    found = load_suite(arguments.suite).tasks
+    if arguments.json:
+        print(json.dumps([dataclasses.asdict(task) for task in found], indent=1))
+        return
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table("task", "category", "instruction", "what is new", box=None, header_style="bold")
+    for task in found:
+        table.add_row(task.name, task.category.value, task.instruction, task.note)
+    Console().print(table)
+
+
+def report(argv: Sequence[str]) -> None:
+    """Tables, learning curves and videos of a run, in one page."""
+
+    @dataclasses.dataclass(frozen=True)
+    class ReportArguments:
+        """One self-contained HTML page (DIR/report.html) and PNGs (DIR/plots), from what the run
+        has written so far."""
+
+        run: tyro.conf.Positional[Path]
+
+    arguments = parse(ReportArguments, argv, prog="irevla report")
+
+    from irevla.evaluation.report import write_report
+
+    print(write_report(arguments.run))
+
+
+def bench(argv: Sequence[str]) -> None:
+    """One of the benchmarks."""
+
+    @dataclasses.dataclass(frozen=True)
+    class BenchArguments:
+        """Measure one of the costs that matter, against the usual way, in one run."""
+
+        name: tyro.conf.Positional[str] = ""
+        list: bool = False  # the names
+        json: bool = False  # print one JSON object; its "ratio" is the headline
+        suite: str = "metaworld"  # render: or "kitchen" or "panda-sim"
+        vlm: str = (
+            "tiny"  # encode, sft, ppo-update: or "blip2", which is BLIP-2 2.7B with random weights
+        )
+        batch: int = 0  # encode, sft: pictures at once; 0: as many as suit the VLM
+        gradient_checkpointing: bool = (
+            False  # sft of blip2: compute activations again, for less memory
+        )
+        compile: bool = (
+            False  # encode and sft of blip2: torch.compile, which takes minutes at first
+        )
+
+    arguments = parse(BenchArguments, argv, prog="irevla bench")
+
+    from irevla.bench import BENCHMARKS, run_benchmark
+
+    if arguments.list or not arguments.name:
+        for name, (purpose, _) in BENCHMARKS.items():
+            print(f"{name:<12} {purpose}")
+        return
+    if arguments.batch < 0:
+        raise UserError(f"--batch must be positive, or 0 for the VLM's own, not {arguments.batch}")
+    asked = {
+        field.name: getattr(arguments, field.name) for field in dataclasses.fields(BenchArguments)
+    }
+    plain = dataclasses.asdict(BenchArguments())
+    options = {
+        key: value
+        for key, value in asked.items()
+        if value != plain[key] and key not in ("name", "json")
+    }
+    result = run_benchmark(arguments.name, **options)
+    print(
+        json.dumps(result)
+        if arguments.json
+        else "\n".join(f"{key:<24} {value}" for key, value in result.items())
+    )
+
+
+def push(argv: Sequence[str]) -> None:
+    """Share a policy on the Hugging Face Hub, with its success table."""
+
+    @dataclasses.dataclass(frozen=True)
+    class PushArguments:
+        """Upload a policy to the Hugging Face Hub, with a model card that carries the success table
+        of its run.
+
+        With --to it is only written to a folder, to be looked at and edited; that folder can be
+        pushed, too. A README.md that is there is kept: delete it to get a new one.
+        """
+
+        policy: tyro.conf.Positional[Path]  # a run directory, a checkpoint or a saved policy
+        repo: tyro.conf.Positional[str]  # the repository, OWNER/NAME; it is made if need be
+        private: bool = False  # for you and your organisation alone
+        to: Path | None = None  # write to this folder and upload nothing
+
+    arguments = parse(PushArguments, argv, prog="irevla push")
+
+    from irevla.evaluation.model_card import export
+    from irevla.models.files import write_policy
+    from irevla.models.hub import check_name, upload
+
+    check_name(arguments.repo)  # with --to as well: the card says it
+    files, card = export(arguments.policy, name=arguments.repo)
+    if arguments.to:
+        new = write_policy(arguments.to, files, card=card)
+        print(
+            f"written to {arguments.to}, nothing uploaded; look at its README.md, then push this "
+            "folder"
+        )
+        if not new:
+            print(
+                "its README.md is the one that was there: delete it and give the same command "
+                "again for a new one"
+            )
+    else:
+        print(upload(files, arguments.repo, private=arguments.private, card=card))
+
+
+def pretrain(argv: Sequence[str]) -> None:
+    """Pretrain the small vision-language model on procedural scenes."""
+
+    @dataclasses.dataclass(frozen=True)
+    class PretrainArguments:
+        """Draw a corpus of scenes with questions and fit the small VLM to answer them. The same
+        command again resumes.
+
+        DIR/tiny.safetensors are the weights (`irevla ask --model DIR/tiny.safetensors`),
+        DIR/results.json the grades.
+        """
+
+        out: Path = Path("runs/pretrain")
+        config: Annotated[PretrainConfig, tyro.conf.arg(name="")] = dataclasses.field(
+            default_factory=PretrainConfig
+        )
+
+    arguments = parse(PretrainArguments, argv, prog="irevla pretrain")
+
+    from rich.console import Console
+
+    from irevla.pretraining.fit import pretrain as run_pretraining
+    from irevla.pretraining.fit import table
+
+    results = run_pretraining(arguments.out, arguments.config)
+    Console().print(table(results))
+
+
+def ask(argv: Sequence[str]) -> None:
+    """Ask the small vision-language model about a picture."""
+
+    @dataclasses.dataclass(frozen=True)
+    class AskArguments:
+        """Ask the small vision-language model about a picture. It knows the scenes that it was
+        pretrained on, and little else."""
+
+        image: tyro.conf.Positional[Path]  # PNG or JPEG; resized to the model's size
+        question: tyro.conf.Positional[str] = "describe the picture."
+        model: Path | None = (
+            None  # weights that `irevla pretrain` wrote; none: those of the package
+        )
+
+    arguments = parse(AskArguments, argv, prog="irevla ask")
+
+    from irevla.models.vlm.pretrained import SHIPPED, ask
+
+    print(ask(arguments.model or SHIPPED, arguments.image, arguments.question))
+
+
+def classifier(argv: Sequence[str]) -> None:
+    """Train what tells a robot that its task is done, from labelled pictures."""
+
+    @dataclasses.dataclass(frozen=True)
+    class ClassifierArguments:
+        """Learn from the pictures in FOLDER/success and FOLDER/failure (PNG or JPEG, 50 of each at
+        least) when a task is done. The classifier starts from the VLM of a policy, which is not
+        changed."""
+
+        folder: tyro.conf.Positional[Path]
+        policy: Path  # a run directory, a checkpoint or a saved policy
+        instruction: str  # of the task
+        out: Path  # where to write the classifier
+        steps: int = 600  # gradient steps
+
+    arguments = parse(ClassifierArguments, argv, prog="irevla classifier")
+
+    from irevla.models.policy import VLAPolicy
+    from irevla.progress import bar
+    from irevla.robot.classifier import SFT, train_classifier
+
+    if arguments.out.exists():  # perhaps the policy itself, which it would replace
+        raise UserError(f"{arguments.out} is there already; choose another --out")
+    writable(arguments.out)
+    config = dataclasses.replace(SFT, steps=arguments.steps)
+    policy = VLAPolicy.from_pretrained(arguments.policy)
+    with bar("Classifier", arguments.steps) as advance:
+        trained, verdict = train_classifier(
+            arguments.folder,
+            arguments.instruction,
+            policy,
+            config,
+            on_step=lambda done, _: advance(done, ""),
+        )
+    trained.save_pretrained(
+        arguments.out, card=f"# Is it done? {arguments.instruction}\n\n{verdict}\n"
+    )
+    print(f"{verdict}; written to {arguments.out}")
+
+
+def arm(argv: Sequence[str]) -> None:
+    """A real arm: keys, show, home, release (docs/real-robot.md)."""
+
+    @dataclasses.dataclass(frozen=True)
+    class ArmArguments:
+        """What a person does at a real arm without a policy; docs/real-robot.md first.
+
+        keys: watch, stop, answer and take over, in a terminal of its own. show: where the arm is
+        and what the cameras see; nothing moves. home: the first motion, slow. release: after a
+        stop, when you have looked at the arm.
+        """
+
+        word: tyro.conf.Positional[str]  # keys, show, home or release
+        settings: Path | None = None  # the arm's YAML file; none: that of $IREVLA_ARM
+
+    arguments = parse(ArmArguments, argv, prog="irevla arm")
+
+    from irevla.robot.commands import arm_command
+    from irevla.robot.settings import settings_path
+
+    arm_command(arguments.word, arguments.settings or settings_path())
+
+
+COMMANDS: dict[str, Callable[[Sequence[str]], None]] = {
+    "run": run,
+    "eval": evaluate,
+    "collect": collect,
+    "tasks": tasks,
+    "report": report,
+    "push": push,
+    "pretrain": pretrain,
+    "ask": ask,
+    "classifier": classifier,
+    "bench": bench,
+    "arm": arm,
+}

@@ -1,0 +1,134 @@
+"""Any config as plain data (YAML, JSON), and back."""
+
+import dataclasses
+import types
+import typing
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from irevla.config import Config
+from irevla.errors import UserError, unknown
+
+RENAMED = {
+    "sac.apart": "sac.async_learner",
+    "harvest.practice": "harvest.from_training",
+    **{
+        f"{stage}.{name}": f"{stage}.augment.{name}"
+        for stage in ("sft", "sl")
+        for name in ("shift", "colour", "colour_named", "colour_share", "words")
+    },
+    "sft.validation": "mixture.validation",
+    "sl.online_share": "mixture.online_share",
+    "sl.discount": "mixture.discount",
+}
+"""Settings of version 0.1 and what they are called now: in files of then, and on the command line."""
+
+GONE = ("sft.online_share", "sft.discount", "sl.validation")
+"""Settings of version 0.1 that did nothing, or what another one does now."""
+
+
+def to_dict(config: Any) -> dict[str, Any]:
+    """A config dataclass as plain data: nested dicts, lists, numbers and strings."""
+    plain = dataclasses.asdict(config)
+    return {key: _plain(value) for key, value in plain.items()}
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _plain(inner) for key, inner in value.items()}
+    return list(value) if isinstance(value, tuple) else value
+
+
+def read_config(data: Mapping[str, Any]) -> Config:
+    """Return the settings of a run from plain data, of version 0.1 too.
+
+    Raises `UserError` for an unknown field and for a value of the wrong type.
+    """
+    flat = _flat(data)
+    for old, new in RENAMED.items():
+        if old in flat:
+            flat.setdefault(new, flat.pop(old))
+    config: Config = from_dict(_nested({k: v for k, v in flat.items() if k not in GONE}))
+    return config
+
+
+def _flat(data: Mapping[str, Any], where: str = "") -> dict[str, Any]:
+    """Return nested groups of settings as {"sft.augment.colour": 0.35, ...}."""
+    flat: dict[str, Any] = {}
+    for name, value in data.items():
+        if isinstance(value, Mapping) and value:
+            flat |= _flat(value, f"{where}{name}.")
+        else:
+            flat[where + name] = value
+    return flat
+
+
+def _nested(flat: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the inverse of `_flat`."""
+    nested: dict[str, Any] = {}
+    for path, value in flat.items():
+        *groups, name = path.split(".")
+        inner = nested
+        for group in groups:
+            inner = inner.setdefault(group, {})
+        inner[name] = value
+    return nested
+
+
+def from_dict(data: Mapping[str, Any], *, kind: Any = Config, where: str = "") -> Any:
+    """The config dataclass `kind` from plain data; an unknown field or a value of the wrong type is
+    a `UserError`."""
+    fields = {field.name: field for field in dataclasses.fields(kind)}
+    hints = typing.get_type_hints(kind)
+    values: dict[str, Any] = {}
+    for name, value in data.items():
+        if name not in fields:
+            raise unknown("field", where + name, [where + known for known in fields])
+        values[name] = _typed(value, hints[name], where + name)
+    return kind(**values)
+
+
+def _typed(value: Any, hint: Any, where: str) -> Any:
+    if dataclasses.is_dataclass(hint):
+        if not isinstance(value, Mapping):
+            raise UserError(f"field {where!r} must be a group of settings, not {value!r}")
+        return from_dict(value, kind=hint, where=where + ".")
+    origin = typing.get_origin(hint)
+    if (
+        origin is tuple
+        and isinstance(value, list | tuple)
+        and all(isinstance(item, str) for item in value)
+    ):
+        return tuple(value)
+    if hint is float and isinstance(value, int | float) and not isinstance(value, bool):
+        return float(value)
+    if (
+        not isinstance(hint, types.GenericAlias)
+        and isinstance(value, hint)
+        and (hint is bool or not isinstance(value, bool))
+    ):
+        return value
+    raise UserError(f"field {where!r} must be {getattr(hint, '__name__', hint)}, not {value!r}")
+
+
+def check_names(config: Any, names: Iterable[str]) -> None:
+    """Raise `UserError` with the nearest name where one is no field of `config`."""
+    known = [field.name for field in dataclasses.fields(config)]
+    for name in names:
+        if name not in known:
+            raise unknown("field", name, known)
+
+
+def differences(old: Any, new: Any) -> list[str]:
+    """The fields in which two configs of one kind differ, as "sft.steps: 3000 -> 2000"."""
+    return _differences(to_dict(old), to_dict(new), "")
+
+
+def _differences(old: Mapping[str, Any], new: Mapping[str, Any], where: str) -> list[str]:
+    found: list[str] = []
+    for key, value in old.items():
+        if isinstance(value, Mapping):
+            found += _differences(value, new[key], f"{where}{key}.")
+        elif value != new[key]:
+            found.append(f"{where}{key}: {value!r} -> {new[key]!r}")
+    return found

@@ -1,0 +1,207 @@
+"""Meta-World behind `Suite`: pictures in, 4-d actions out, sparse reward. The one file that imports
+`metaworld`.
+
+Physics is the stock environment's, bit by bit; only the picture is drawn by a light model
+(`render`). `reset(seed=s)` gives the same episode in any process and after any other episodes: the
+stock reset settles everything twice over, once its random start position is seeded.
+"""
+
+import functools
+import warnings
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+from jaxtyping import Float32, UInt8
+
+from irevla.config import EnvConfig
+from irevla.envs.metaworld.suite import ACTION_DIM, CAMERA, CAMERA_POS, CONTROL_HZ
+from irevla.envs.metaworld.tasks import SPECS, Handle, Variant
+from irevla.envs.pixel_env import PixelEnv
+from irevla.errors import UserError, unknown
+
+FIXED = (
+    "tablelink",
+    "RetainingWall",
+    "base",
+    "controller_box",
+    "pedestal_feet",
+    "torso",
+    "pedestal",
+    "right_arm_base_link",
+)
+PATH_LENGTH = 500  # control steps after which the stock environment refuses to go on
+
+
+class MetaWorldEnv(PixelEnv):
+    """One task. Action: `float32[4]` in [-1, 1], the hand's displacement and the grip."""
+
+    def __init__(
+        self, task: str, config: EnvConfig | None = None, *, render_mode: str | None = None
+    ) -> None:
+        if task not in SPECS:
+            raise unknown("task of metaworld", task, SPECS)
+        config = config or EnvConfig()
+        if config.horizon * config.action_repeat > PATH_LENGTH:
+            asked = f"env.horizon {config.horizon} x env.action_repeat {config.action_repeat}"
+            raise UserError(
+                f"{asked} is over Meta-World's {PATH_LENGTH} control steps: lower one of them"
+            )
+        super().__init__(
+            SPECS[task].task,
+            config,
+            action_dim=ACTION_DIM,
+            control_hz=CONTROL_HZ,
+            render_mode=render_mode,
+        )
+        self._inner = stock(task)
+        self._policy = _policy(SPECS[task].skill)
+        self._state = np.zeros(39)
+
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[np.ndarray, dict[str, Any]]:
+        """Start the episode of `seed`; without one, of a seed drawn from the generator that the
+        last seed started."""
+        super().reset(seed=seed)
+        self._inner.seed(int(self.np_random.integers(2**31)))
+        self._state, _ = self._inner.reset()
+        self._policy = _policy(SPECS[self.task.name].skill)
+        return self._begin()
+
+    def step(
+        self, action: Float32[np.ndarray, "4"]
+    ) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
+        """One decision: the action, clipped to [-1, 1], held for `action_repeat` control steps or
+        until success."""
+        clipped = np.clip(action, -1.0, 1.0).astype(np.float32)
+        success = False
+        for _ in range(self.config.action_repeat):
+            self._state, _, _, _, info = self._inner.step(clipped)
+            success = bool(info["success"])
+            if success:
+                break
+        return self._outcome(success)
+
+    def expert_action(self) -> Float32[np.ndarray, "4"]:
+        """The scripted expert's clean action for the present state."""
+        with warnings.catch_warnings():
+            warnings.simplefilter(
+                "ignore"
+            )  # every expert asks for more than 1 and is told off for it
+            action: np.ndarray = self._policy.get_action(self._state)
+        return action.clip(-1.0, 1.0).astype(np.float32)
+
+    def picture(self, size: int) -> UInt8[np.ndarray, "size size 3"]:
+        """The present scene, whether or not observations are drawn."""
+        inner = self._inner
+        goals = [
+            (inner.model.site(name).id, position) for name, position in inner._target_site_config
+        ]
+        upside_down: np.ndarray = _renderer(self.task.name).draw(
+            inner.model, inner.data, size=size, sites=goals
+        )
+        return upside_down[::-1].copy()  # so hangs the stock camera
+
+
+# --- The stock environment
+
+
+def stock(task: str) -> Any:
+    """Meta-World's own environment of `task`: the variant applied, the start position drawn from
+    its seed."""
+    from irevla.envs import render  # noqa: F401  first of all: it chooses the GL library
+
+    from metaworld.env_dict import ALL_V3_ENVIRONMENTS  # isort: skip
+
+    spec = SPECS[task]
+    base = ALL_V3_ENVIRONMENTS[f"{spec.skill}-v3"]
+    variant = spec.variant
+
+    class Varied(base):  # type: ignore[misc, valid-type]
+        def _initialize_simulation(self) -> tuple[Any, Any]:
+            return _simulation(self.fullpath, variant)
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # gymnasium's remarks on float64 spaces
+        env = (base if variant == Variant() else Varied)()
+    env._freeze_rand_vec, env.seeded_rand_vec, env._set_task_called = False, True, True
+    env._partially_observable = False  # the experts must know their goal; else half of them fail
+    vars(env).pop("sawyer_observation_space", None)  # cached, with a goal clipped to 0
+    if variant.low is not None and variant.high is not None:
+        space: Any = env._random_reset_space
+        low, high = np.array(space.low), np.array(space.high)
+        low[:3], high[:3] = (
+            variant.low,
+            variant.high,
+        )  # what follows the object's position, if anything, is the goal's
+        env._random_reset_space = gym.spaces.Box(low, high, dtype=np.float64)
+    return env
+
+
+def _policy(skill: str) -> Any:
+    from metaworld.policies import ENV_POLICY_MAP
+
+    make: Any = ENV_POLICY_MAP[f"{skill}-v3"]
+    return make()
+
+
+# --- Variants
+
+
+def _simulation(path: str, variant: Variant) -> tuple[Any, Any]:
+    import mujoco
+
+    spec = mujoco.MjSpec.from_file(path)
+    for material, rgb in variant.recolour.items():
+        changed = spec.material(material)
+        changed.rgba, changed.textures = [*rgb, 1.0], [""] * mujoco.mjtTextureRole.mjNTEXROLE
+    if variant.handle:
+        _reshape(spec, variant.handle)
+    model = spec.compile()
+    return model, mujoco.MjData(model)
+
+
+def _reshape(spec: Any, handle: Handle) -> None:
+    """Change the handle's collision geoms, and draw twins of them. Their group stays: Meta-World
+    takes inertia from groups 4 and 5.
+    """
+    import mujoco
+
+    kinds = {"capsule": mujoco.mjtGeom.mjGEOM_CAPSULE, "cylinder": mujoco.mjtGeom.mjGEOM_CYLINDER}
+    chosen = {kinds[name] for name in handle.kinds}
+    body = spec.body(handle.body)
+    for geom in list(body.geoms):
+        if geom.group != 4 and (geom.type in chosen or geom.meshname in handle.hidden):
+            geom.rgba = [
+                0.5,
+                0.5,
+                0.5,
+                0.0,
+            ]  # hidden, not deleted: the environment asks for some by name
+        if geom.group != 4 or geom.type not in chosen:
+            continue
+        radius, half = geom.size[0] * handle.thickness, geom.size[1]
+        if handle.boxy:
+            half += geom.size[0] if geom.type == kinds["capsule"] else 0.0
+            geom.type = mujoco.mjtGeom.mjGEOM_BOX
+        geom.size = [radius, radius, half] if handle.boxy else [radius, half, 0.0]
+        twin = body.add_geom(
+            type=geom.type,
+            size=geom.size,
+            pos=geom.pos,
+            quat=geom.quat,
+            rgba=[*handle.colour, 1.0],
+            group=1,
+        )
+        twin.alt.type, twin.alt.euler = geom.alt.type, geom.alt.euler
+        twin.contype, twin.conaffinity, twin.mass = 0, 0, 0.0
+
+
+@functools.cache
+def _renderer(task: str) -> Any:
+    """The light model of `task`, shared by all its environments in this process."""
+    from irevla.envs import render
+
+    model = stock(task).model
+    return render.Renderer(model, camera=render.camera_of(model, CAMERA, CAMERA_POS), fixed=FIXED)

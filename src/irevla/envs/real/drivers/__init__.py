@@ -1,2 +1,0 @@
-"""Ways to an arm. `irevla.envs.real.connect` alone imports them, for `SafeArm` (import-linter
-checks it)."""

@@ -1,0 +1,166 @@
+"""What a suite of tasks is. A new domain is one `Suite`, and one line in `SUITES`."""
+
+import importlib
+import importlib.util
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
+
+import gymnasium as gym
+import numpy as np
+
+from irevla.config import Config, EnvConfig
+from irevla.errors import UserError, unknown
+from irevla.tasks import Category, Task, TaskLists
+
+if TYPE_CHECKING:
+    from irevla.types import Episode  # which imports torch, and workers have none
+
+
+@runtime_checkable
+class TaskEnv(Protocol):
+    """What a suite's gymnasium environments offer beyond `gymnasium.Env`, on `env.unwrapped`.
+
+    Observations are images `uint8[H, W, 3]`; actions `float32[A]` in [-1, 1] (clipped); the reward is
+    1 at success, where the episode terminates, else 0; `info["success"]` is a bool, and
+    `info["action"]`, where it is there, what was done in the place of the action; an episode that lasts
+    `horizon` decisions is truncated.
+    """
+
+    task: Task
+    draw: bool  # False: images are blank and cost nothing (a blind policy needs none)
+
+    def expert_action(self) -> np.ndarray:
+        """Return the scripted expert's clean action for the present state: float32[A] in [-1, 1]."""
+        ...
+
+    def picture(self, size: int) -> np.ndarray:
+        """Return the present scene as uint8[size, size, 3], for videos."""
+        ...
+
+
+@dataclass(frozen=True)
+class Authorization:
+    """Who may act. A worker has it in its greeting; nobody else does."""
+
+    policy: str  # sha256 of the policy
+    learning: bool = False  # and what the policy becomes while it acts
+
+
+@dataclass(frozen=True)
+class RealArm:
+    """What a suite also has that moves a real arm: it acts only for whom it was told of."""
+
+    authorize: Callable[[Authorization], None]  # for the environments of this process
+    pinned: Callable[[], str]  # sha256, or its beginning, of the only policy that may act; "": any
+    env_config: Callable[[EnvConfig], EnvConfig]  # one worker, one environment, time for a person
+
+
+Demonstrations = Callable[[Path, Sequence[str], EnvConfig, int], "Iterator[Episode]"]
+"""(path, tasks, config, most) -> at most `most` demonstrations of each task that people recorded in
+`path`; `provenance.seed` numbers them. Raises `UserError` where a task has none, before it yields."""
+
+
+def _nothing() -> None:
+    """Nothing can be missing."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Suite:
+    """A domain: its tasks, and how to make their environments."""
+
+    name: str
+    tasks: tuple[Task, ...]
+    action_dim: int  # A
+    fps: int  # decisions per second of simulated time, rounded: the rate of datasets and videos
+    make: Callable[[str, EnvConfig], gym.Env[Any, Any]]
+    """A new environment of the task of that name; its `unwrapped` is a `TaskEnv`. Environments of one
+    process share one GL context."""
+    render_settings: Callable[[EnvConfig], Mapping[str, Any]]
+    """What changes the image or the dynamics (JSON). Datasets record it and refuse to be mixed."""
+    check: Callable[[], None] = _nothing
+    """Raises `UserError` with the remedy where the simulator or a library it needs is missing."""
+    demonstrations: Demonstrations | None = None  # where people have demonstrated the tasks
+    real_arm: RealArm | None = None  # where it moves one; then there is no scripted expert
+    source: str = ""  # the name that `load_suite` knew it by: what a worker is told
+
+    def task(self, name: str) -> Task:
+        """Return the task called `name`, or raise a `UserError` with the nearest name."""
+        for task in self.tasks:
+            if task.name == name:
+                return task
+        raise unknown(f"task of {self.name}", name, [task.name for task in self.tasks])
+
+    def named(self, names: Sequence[str], category: Category) -> tuple[str, ...]:
+        """Return `names`, each known here; or all tasks of `category` where none is named."""
+        every = tuple(task.name for task in self.tasks if task.category is category)
+        return tuple(self.task(name).name for name in names) or every
+
+    def task_lists(self, config: Config) -> TaskLists:
+        """Return the tasks of a run. Raises `UserError` for an unknown one and for a leak."""
+        lists = TaskLists(
+            self.named(config.expert_tasks, Category.EXPERT),
+            self.named(config.rl_tasks, Category.RL),
+            self.named(config.unseen_tasks, Category.UNSEEN),
+        )
+        leaked = sorted(set(lists.unseen) & set(lists.expert + lists.rl))
+        if leaked:
+            raise UserError(
+                f"{', '.join(leaked)} is to be unseen and trained on; take it out of one of the lists"
+            )
+        return lists
+
+    def authorize(self, who: Authorization) -> None:
+        """Let `who` act in the environments that this process makes from now on.
+
+        A simulator lets everybody.
+        """
+        if self.real_arm is not None:
+            self.real_arm.authorize(who)
+
+    def env_config(self, config: EnvConfig) -> EnvConfig:
+        """Return `config` as this suite can have it: a real arm has one worker."""
+        return config if self.real_arm is None else self.real_arm.env_config(config)
+
+
+SUITES = {
+    "kitchen": "irevla.envs.kitchen.suite:KITCHEN",
+    "metaworld": "irevla.envs.metaworld.suite:METAWORLD",
+    "panda": "irevla.robot.suite:PANDA",
+    "panda-sim": "irevla.envs.panda.suite:PANDA_SIM",
+    "pointmass": "irevla.envs.pointmass:POINTMASS",
+}
+
+
+def load_suite(name: str) -> Suite:
+    """Return the suite called `name`: one of `SUITES`, or `module:attribute` of your own.
+
+    Raises `UserError` for any other, and where a package that it imports is missing.
+    """
+    path = SUITES.get(name, name)
+    module, _, attribute = path.partition(":")
+    if not attribute:
+        raise unknown("suite", name, SUITES)
+    try:
+        suite: Suite = getattr(importlib.import_module(module), attribute)
+    except ModuleNotFoundError as error:
+        extra = name.partition(":")[0]
+        raise UserError(
+            f"suite {name!r} needs the package {error.name!r}: pip install 'irevla[{extra}]'"
+        ) from error
+    return replace(suite, source=name)
+
+
+def check_packages(what: str, *packages: str, extra: str) -> None:
+    """Raise `UserError` with the remedy where `what` lacks one of the packages that it needs."""
+    for package in packages:
+        if importlib.util.find_spec(package) is None:
+            raise UserError(f"{what} needs the package {package!r}: pip install 'irevla[{extra}]'")
+
+
+def register(suite: Suite, entry_point: str) -> None:
+    """Let `gymnasium.make("irevla/SUITE-TASK-v0")` make the tasks of `suite`."""
+    for task in suite.tasks:
+        name = f"irevla/{suite.name}-{task.name}-v0"
+        gym.register(name, entry_point=entry_point, kwargs={"task": task.name})

@@ -1,0 +1,152 @@
+"""What a run measures between its stages, each once, and the films of its last evaluation."""
+
+import json
+from typing import Any
+
+import numpy as np
+
+from irevla.compute.device import threads
+from irevla.envs.suite import Suite
+from irevla.errors import UserError
+from irevla.evaluation.evaluate import (
+    Evaluation,
+    Protocol,
+    evaluate_blind_replay,
+    evaluate_policy,
+)
+from irevla.evaluation.video import film, write_video
+from irevla.models.policy import VLAPolicy
+from irevla.progress import bar
+from irevla.rollout.demonstrations import replayed_demonstrations
+from irevla.runs.run import Run
+from irevla.storage.disk import writing
+from irevla.tasks import BASELINE, Purpose, Stage, TaskLists, first_seed
+
+FILMED = "filmed.json"  # in DIR/videos: what was done in the first episode of each task
+
+
+def baselines(run: Run, suite: Suite, tasks: TaskLists) -> None:
+    """Measure what success is worth: the blind replay of demonstrations, on the evaluation seeds.
+
+    Not where a person would have to watch it.
+    """
+    if suite.real_arm is not None or _done(run, BASELINE):
+        return
+    config = run.config
+    found = replayed_demonstrations(suite, tasks.all, env=config.env, seed=config.seed)
+    demonstrations = {task: [each.actions for each in found[task]] for task in tasks.all}
+    protocol = Protocol(suite, tasks.all, config.env, config.eval.episodes, config.eval.seed)
+    _note(run, BASELINE, evaluate_blind_replay(demonstrations, protocol, run_seed=config.seed))
+
+
+def evaluate_stage(
+    run: Run,
+    policy: VLAPolicy,
+    suite: Suite,
+    tasks: TaskLists,
+    stage: Stage,
+    *,
+    interim: bool = False,
+) -> None:
+    """Measure the success rates of all tasks after `stage`, once.
+
+    An `interim` evaluation has fewer episodes, and none where `eval.interim` is 0.
+    """
+    episodes = run.config.eval.interim if interim else run.config.eval.episodes
+    if not episodes or _done(run, stage):
+        return
+    if suite.real_arm is not None:  # a person's time: each task is kept when it is done
+        rows = [
+            row for task in tasks.all for row in _once(run, policy, suite, task, stage, episodes)
+        ]
+        run.journal.append(f"evaluated {stage.name}", rows=rows)
+        run.write_results()
+        return
+    evaluation = _evaluate(run, policy, suite, tasks.all, stage, episodes)
+    _note_films(run, stage, evaluation)
+    _note(run, stage, evaluation)
+
+
+def videos(run: Run, policy: VLAPolicy, suite: Suite, tasks: TaskLists) -> None:
+    """Film the first episode of every task in the last evaluation, to the bit: DIR/videos/TASK.mp4.
+
+    index.json says of each what it shows.
+    """
+    config = run.config
+    if not config.eval.videos or run.journal.done("videos") is not None:
+        return
+    stage, actions = _read_films(run)
+    seed = first_seed(Purpose.EVALUATION, config.eval.seed)
+    index = {}
+    with bar("Videos", len(tasks.all)) as advance:
+        for task in tasks.all:
+            frames, success = film(suite, task, actions[task], env=config.env, seed=seed)
+            write_video(run.directory / "videos" / f"{task}.mp4", frames, fps=suite.fps)
+            index[task] = {"success": success, "seed": seed, "stage": stage.name}
+            advance(len(index), task)
+    with writing(run.directory / "videos" / "index.json") as aside:
+        aside.write_text(json.dumps(index, indent=1))
+    run.journal.append("videos")
+
+
+def _done(run: Run, stage: Stage) -> bool:
+    return run.journal.done(f"evaluated {stage.name}") is not None
+
+
+def _evaluate(
+    run: Run,
+    policy: VLAPolicy,
+    suite: Suite,
+    tasks: tuple[str, ...],
+    stage: Stage,
+    episodes: int,
+) -> Evaluation:
+    config = run.config
+    protocol = Protocol(suite, tasks, config.env, episodes, config.eval.seed)
+    with threads(1):
+        return evaluate_policy(
+            policy, protocol, method=config.method, stage=stage.name, run_seed=config.seed
+        )
+
+
+def _once(
+    run: Run, policy: VLAPolicy, suite: Suite, task: str, stage: Stage, episodes: int
+) -> list[dict[str, Any]]:
+    """Return the row of one task after `stage`, from the journal where it is known."""
+    event = f"tested {task}, {stage.name}"
+    record = run.journal.done(event)
+    if record is None:
+        evaluation = _evaluate(run, policy, suite, (task,), stage, episodes)
+        rows = [row.to_json() for row in evaluation.rows]
+        run.journal.append(event, rows=rows)
+        return rows
+    known: list[dict[str, Any]] = record["rows"]
+    return known
+
+
+def _note(run: Run, stage: Stage, evaluation: Evaluation) -> None:
+    rows = [row.to_json() for row in evaluation.rows]
+    run.journal.append(f"evaluated {stage.name}", rows=rows)
+    run.write_results()
+
+
+def _note_films(run: Run, stage: Stage, evaluation: Evaluation) -> None:
+    """Keep what was done in the first episode of each task: a film plays it again."""
+    folder = run.directory / "videos"
+    folder.mkdir(exist_ok=True)
+    actions = {task: taken.tolist() for task, taken in evaluation.first_actions.items()}
+    with writing(folder / FILMED) as aside:
+        aside.write_text(json.dumps({"stage": stage.name, "actions": actions}))
+
+
+def _read_films(run: Run) -> tuple[Stage, dict[str, np.ndarray]]:
+    path = run.directory / "videos" / FILMED
+    try:
+        kept = json.loads(path.read_text())
+        actions = {task: np.array(a, np.float32) for task, a in kept["actions"].items()}
+        return Stage.parse(kept["stage"]), actions
+    except (OSError, ValueError, KeyError) as error:
+        raise UserError(
+            f"{path} is missing or damaged, so that there is nothing to film: --eval.no-videos with "
+            "another --out"
+        ) from error

@@ -1,0 +1,112 @@
+"""Success rates of a policy on its own: a run's newest, a checkpoint, or one that was shared."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from irevla.compute.device import find_device, threads
+from irevla.config import Config
+from irevla.envs.suite import load_suite
+from irevla.errors import UserError
+from irevla.evaluation.evaluate import Protocol, evaluate_policy
+from irevla.evaluation.model_card import exported_settings, run_of
+from irevla.evaluation.stats import Row
+from irevla.models.files import CONFIG, check_fits
+from irevla.models.hub import locate
+from irevla.models.policy import VLAPolicy
+from irevla.presets import PRESETS
+from irevla.runs.run import read_config
+
+
+def evaluate_saved(
+    path: Path, tasks: Sequence[str], *, episodes: int, seed: int, suite: str = ""
+) -> list[Row]:
+    """Return the success rates of the policy in `path`, with the environment settings of its run.
+
+    `path` is a run (its newest policy), a checkpoint, an exported folder, or "owner/name" on the Hub.
+    On the suite of its run, or on another one. Raises `UserError` where they do not fit.
+    """
+    place, config = _find(path)
+    config = replace(config, suite=suite or config.suite)
+    found = load_suite(config.suite)
+    found.check()
+    chosen = tuple(found.task(task).name for task in tasks) or found.task_lists(config).all
+    policy = VLAPolicy.from_pretrained(place, device=find_device(config.device))
+    check_fits(
+        policy,
+        suite=found.name,
+        action_dim=found.action_dim,
+        image_size=config.env.image_size,
+        path=str(path),
+    )
+    protocol = Protocol(found, chosen, config.env, episodes, seed)
+    with threads(1):
+        evaluation = evaluate_policy(
+            policy,
+            protocol,
+            method=config.method,
+            stage=path.absolute().name,
+            run_seed=config.seed,
+        )
+    return evaluation.rows
+
+
+def evaluate_on(
+    policy: VLAPolicy | Path | str,
+    suite: str,
+    *,
+    tasks: tuple[str, ...],
+    episodes: int,
+    seed: int,
+) -> list[Row]:
+    """Return the success rates of a policy on some tasks of a suite, one row a task.
+
+    The environments have the settings of the preset with the suite's name, where there is one, and
+    images of the policy's size. Raises `UserError` where policy and suite do not fit.
+    """
+    found = load_suite(suite)
+    found.check()
+    chosen = tuple(found.task(task).name for task in tasks)
+    config = PRESETS[suite][1] if suite in PRESETS else Config(suite=suite)
+    if not isinstance(policy, VLAPolicy):
+        policy = VLAPolicy.from_pretrained(policy, device=find_device(config.device))
+    env = replace(config.env, image_size=policy.image_size)
+    check_fits(
+        policy,
+        suite=found.name,
+        action_dim=found.action_dim,
+        image_size=env.image_size,
+        path="the policy",
+    )
+    protocol = Protocol(found, chosen, env, episodes, seed)
+    with threads(1):
+        return evaluate_policy(policy, protocol, method="policy", stage="policy").rows
+
+
+def _find(path: Path) -> tuple[Path, Config]:
+    """Return the folder of the policy in `path`, and where it acts: as it says itself, else its run."""
+    if (path / "config.yaml").is_file() and not (path / CONFIG).is_file():
+        config = _settings_of_run(path)
+        return locate(path), config
+    place = locate(path)
+    carried = exported_settings(place)
+    if carried is not None:
+        return place, carried
+    run = run_of(place)
+    if run is None:
+        raise UserError(
+            f"{path} does not say where it acts: name a run, a checkpoint in one, or what push has "
+            "written"
+        )
+    return place, _settings_of_run(run)
+
+
+def _settings_of_run(run: Path) -> Config:
+    try:
+        return read_config(run)
+    except UserError as error:
+        reason = str(error).partition(";")[0]  # without its remedy, for who wrote the file by hand
+        raise UserError(
+            f"{run} is no run of Algorithm 1 that can be read here ({reason}): name one, or what push "
+            "has written"
+        ) from error

@@ -1,0 +1,101 @@
+"""An arm behind SERL's robot server (HTTP; https://github.com/rail-berkeley/serl), whose impedance
+controller follows the last pose that was posted.
+
+`/jointreset` is never called: it moves the joints with no box around the hand. The server tells no
+time and no faults. Of the first, its silence is found by readings that do not change any more (a
+real arm's do, in their last digits); the second shows as an arm that does not move.
+"""
+
+import http.client
+import json
+import urllib.parse
+from typing import Any
+
+import numpy as np
+
+from irevla.errors import UserError
+from irevla.robot.driver import ArmState, DriverError, Polled, now
+from irevla.robot.limits import Cleared
+from irevla.robot.pose import Pose
+
+
+class SerlDriver:
+    """The arm behind the server at `url`; every request ends after `timeout` s."""
+
+    def __init__(self, url: str, *, timeout: float) -> None:
+        parts = urllib.parse.urlsplit(url)
+        if parts.scheme != "http" or not parts.hostname:
+            raise UserError(f"host must be the robot server's http://HOST:PORT, not {url!r}")
+        self._host, self._port, self._timeout = parts.hostname, parts.port or 5000, timeout
+        self._last: Any = None
+        self._changes = 0
+        try:
+            self._polled = Polled(self._read)
+        except DriverError as error:
+            raise UserError(
+                f"no robot server answers at {url} ({error}): start it, then try again"
+            ) from error
+
+    def state(self) -> ArmState:
+        """The newest state known."""
+        return self._polled.newest()
+
+    def send(self, target: Cleared) -> None:
+        """Post the pose."""
+        self._post_pose(target.pose)
+
+    def grip(self, *, shut: bool) -> None:
+        """Close or open."""
+        self._post("close_gripper" if shut else "open_gripper")
+
+    def hold(self) -> None:
+        """Post the pose where the arm was last seen: the controller pulls it there and no
+        further."""
+        pose = self._polled.newest().pose
+        if not pose.sound:
+            raise DriverError("it is not known where the arm is")
+        self._post_pose(pose)
+
+    def clear_fault(self) -> None:
+        """The server's error recovery."""
+        self._post("clearerr")
+
+    def close(self) -> None:
+        """Hang up."""
+        self._polled.close()
+
+    def _post_pose(self, pose: Pose) -> None:
+        self._post("pose", {"arr": [*pose.position.tolist(), *pose.quaternion.tolist()]})
+
+    def _read(self) -> ArmState:
+        answer = self._post("getstate")
+        try:
+            found = json.loads(answer)
+            numbers = np.array(found["pose"], np.float64)
+        except (ValueError, KeyError, TypeError) as error:
+            raise DriverError(
+                f"the robot server's state cannot be understood: {error!r}"
+            ) from error
+        if numbers.shape != (7,):
+            raise DriverError(f"the robot server's pose has {numbers.size} numbers instead of 7")
+        self._changes += found != self._last
+        self._last = found
+        return ArmState(Pose(numbers[:3], numbers[3:]), float(self._changes), now())
+
+    def _post(self, path: str, body: dict[str, Any] | None = None) -> bytes:
+        """One request, by a connection of its own: an idle one may have been closed by the
+        server."""
+        line = http.client.HTTPConnection(self._host, self._port, timeout=self._timeout)
+        try:
+            line.request(
+                "POST", f"/{path}", json.dumps(body or {}), {"Content-Type": "application/json"}
+            )
+            answer = line.getresponse()
+            content = answer.read()
+        except (OSError, http.client.HTTPException) as error:
+            raise DriverError(f"/{path}: {error or type(error).__name__}") from error
+        finally:
+            line.close()
+        if answer.status != 200:
+            raise DriverError(f"/{path}: the robot server answers {answer.status} {answer.reason}")
+        return content

@@ -1,0 +1,421 @@
+"""The one way to move an arm: every motion passes `SafeArm`, whoever asks for it.
+
+What it promises is listed in `docs/real-robot.md`, with what it does not.
+"""
+
+import logging
+import math
+import re
+import threading
+import time
+from collections.abc import Callable
+from typing import NoReturn, Protocol, runtime_checkable
+
+import numpy as np
+
+from irevla.errors import UserError
+from irevla.robot.driver import ArmState, Driver, DriverError
+from irevla.robot.limits import Guard, Limits, Refused
+from irevla.robot.pose import Pose, Vector, length, shortened, turn_between
+from irevla.robot.stop_latch import Latch
+
+LATE = 1.5  # periods without a new command after which the arm is told to hold: it does within two
+NEAR, NEAR_TURN, RESTING = (
+    0.006,
+    0.06,
+    3,
+)  # m and rad: there, where it is seen there so many times in a row
+PATIENCE = 30.0  # s that an approach may take
+FULL_SPEED = float("inf")
+PERSON = "person"
+
+_log = logging.getLogger(__name__)
+
+
+class ArmStopped(UserError):
+    """The arm is stopped, and stays so until a person releases it."""
+
+
+class ArmFault(Exception):
+    """The arm has stopped itself (a collision, a limit of its joints). `recover` may clear it, so
+    many times."""
+
+
+@runtime_checkable
+class Clock(Protocol):
+    """Time, so that tests can have their own."""
+
+    def now(self) -> float:
+        """s, monotonic."""
+        ...
+
+    def sleep(self, seconds: float) -> None:
+        """Wait."""
+        ...
+
+
+class WallClock:
+    """The real one."""
+
+    def now(self) -> float:
+        """s, monotonic."""
+        return time.monotonic()
+
+    def sleep(self, seconds: float) -> None:
+        """Wait."""
+        time.sleep(max(0.0, seconds))
+
+
+class SafeArm:
+    """An arm that is moved within its limits, on fresh states, by an authorised policy or person,
+    or not at all.
+
+    Any violation holds the arm and latches: every later motion raises `ArmStopped` until `release`.
+    With `dry_run` everything is computed, checked and logged, and nothing at all is sent.
+    """
+
+    def __init__(
+        self,
+        driver: Driver,
+        limits: Limits,
+        *,
+        clock: Clock | None = None,
+        latch: Latch | None = None,
+        dry_run: bool = False,
+        expected: str = "",
+        announce: Callable[[str], None] = _log.warning,
+    ) -> None:
+        self.limits, self.dry_run = limits, dry_run
+        self.last_target: Pose | None = None  # where the arm was sent, until it was told to hold
+        self.__driver = driver
+        self._guard, self._clock = Guard(limits), clock or WallClock()
+        self._latch = latch or Latch(None)
+        self._expected, self._announce = expected, announce
+        self._who = ""  # is authorised
+        self._wire, self._reading = threading.RLock(), threading.RLock()
+        self._commanded = 0.0  # when the last command was sent
+        self._stamp, self._stamp_seen = (
+            -float("inf"),
+            0.0,
+        )  # of the newest state, and when it was first seen
+        self._shut: bool | None = None
+        self._clears_episode = self._clears_run = 0
+        self._watchdog: _Watchdog | None = None
+
+    # --- who may move it
+
+    def authorise(self, who: str, *, learning: bool = False) -> None:
+        """Let a policy (its sha256), and with `learning` what it becomes, or a "person" move the
+        arm; says which. Raises `UserError` for any other than the settings expect."""
+        if who != PERSON and not re.fullmatch("[0-9a-f]{64}", who):
+            raise UserError(
+                f"a policy's sha256 (64 hexadecimal digits) or {PERSON!r} may move the arm, not "
+                f"{who!r}"
+            )
+        if who != PERSON and self._expected and not who.startswith(self._expected):
+            raise UserError(
+                f"the policy {who[:16]} is not the one that the settings name "
+                f"({self._expected[:16]}): load that one, "
+                "or change `policy` in the settings once you know this one"
+            )
+        if learning and self._expected:
+            raise UserError(
+                f"the settings name one policy ({self._expected[:16]}), and this one changes as it "
+                "learns: "
+                "take `policy` out of the settings"
+            )
+        self._who = who
+        named = "a person" if who == PERSON else f"the policy {who}"
+        self._announce(
+            "the arm obeys "
+            f"{named}{', and what it becomes as it learns' if learning else ''}{self._dry()}"
+        )
+
+    @property
+    def who(self) -> str:
+        """Who may move it: a policy's sha256, "person", or empty: nobody."""
+        return self._who
+
+    @property
+    def stopped(self) -> str:
+        """Why the arm is stopped; empty where it is not."""
+        return self._latch.reason
+
+    def stop(self, reason: str) -> None:
+        """Hold, and refuse every motion from now on."""
+        self._latch_stop(reason)
+        self._hold()
+
+    def release(self) -> None:
+        """A person has looked at the arm, and lets it move again. Never call this from a
+        program."""
+        self._latch.release()
+        self._clears_episode = self._clears_run = 0
+        self._stamp = -float("inf")  # the arm may have been restarted
+        self._forget()
+
+    # --- motions: all of them end in `_move`
+
+    def begin_episode(self) -> None:
+        """Count cleared faults from zero again, as far as one episode goes."""
+        self._clears_episode = 0
+
+    def step(self, shift: Vector, turn: Vector, *, shut: bool) -> None:
+        """One decision: move by `shift` (m) and `turn` (axis times angle, rad), along and around
+        the axes of the base, and close or open the fingers. Returns at once. Raises `ArmStopped`,
+        `ArmFault`."""
+        self._move(shift, turn, speed=FULL_SPEED)
+        self.grip(shut=shut)
+
+    def approach(self, goal: Pose) -> None:
+        """Go to a pose at the slow `pace`, straight, and wait until the arm is there. Raises
+        `ArmStopped`."""
+        if not goal.sound or self._guard.outside(goal.position) > 0:
+            raise UserError(
+                f"the pose {goal.position.tolist()} is not within the workspace: change the "
+                "settings"
+            )
+        began, limits, seen = self._clock.now(), self.limits, 0
+        while True:
+            state = self.state()
+            base = self._guard.base(state.pose, self.last_target)
+            shift, turn = (
+                goal.position - base.position,
+                turn_between(base.quaternion, goal.quaternion),
+            )
+            away, off = (
+                goal.position - state.pose.position,
+                turn_between(state.pose.quaternion, goal.quaternion),
+            )
+            seen = seen + 1 if length(away) < NEAR and length(off) < NEAR_TURN else 0
+            if seen == RESTING:
+                return
+            spin = limits.spin * limits.period * min(1.0, limits.pace / limits.speed)
+            self._move(
+                shortened(shift, limits.pace * limits.period),
+                shortened(turn, spin),
+                speed=limits.pace,
+            )
+            if self.dry_run:
+                return  # it will never be there
+            if self._clock.now() - began > PATIENCE:
+                self._fail(f"the arm did not reach its start within {PATIENCE:g} s")
+            self._clock.sleep(limits.period)
+
+    def grip(self, *, shut: bool) -> None:
+        """Close or open the fingers, where they are not told so already. Returns at once. Raises
+        `ArmStopped`."""
+        self._require_leave()
+        if shut == self._shut:
+            return
+        self._shut = shut
+        if not self.dry_run:
+            self._wired(lambda: self.__driver.grip(shut=shut))
+
+    def recover(self) -> None:
+        """Clear a fault of the arm, if it has one. After the stated number of times, or where a
+        person has stopped the arm, it stops for good instead. Raises `ArmStopped`."""
+        self._require_leave()
+        state = self._read()
+        if not state.fault:
+            return
+        limits = self.limits
+        if (
+            self._clears_episode >= limits.clears_per_episode
+            or self._clears_run >= limits.clears_per_run
+        ):
+            self._fail(
+                f"{state.fault}, after {self._clears_run} faults were cleared: that is enough "
+                "without a person"
+            )
+        self._clears_episode += 1
+        self._clears_run += 1
+        self._announce(f"clearing a fault ({state.fault}), the {self._clears_run}. of this run")
+        self._forget()
+        if not self.dry_run:
+            self._wired(self.__driver.clear_fault)
+            self._wait_until_sound()
+
+    def hold(self) -> None:
+        """Come to rest where it is; the next command moves it again."""
+        self._hold()
+
+    # --- what it is like
+
+    def state(self) -> ArmState:
+        """The newest state, which is fresh, sound and without a fault. Raises `ArmStopped` (and
+        stops), or `ArmFault`."""
+        self._refuse_if_stopped()
+        state = self._read()
+        if state.fault:
+            self.last_target = None  # it has stopped itself
+            raise ArmFault(state.fault)
+        return state
+
+    def look(self) -> ArmState:
+        """The newest state, whatever it is, also of a stopped arm. Raises `DriverError`."""
+        return self.__driver.state()
+
+    def watch(self) -> None:
+        """Once in a while: hold where no command has come in time, stop where the state is no
+        longer sound."""
+        if self.last_target is None or self.stopped:
+            return
+        try:
+            self.state()
+        except (ArmStopped, ArmFault):
+            return
+        if self._clock.now() - self._commanded >= LATE * self.limits.period:
+            _log.info("no command in time: the arm holds")
+            self._hold()
+
+    def start_watchdog(self) -> None:
+        """Call `watch` from a thread, four times in a period."""
+        self._watchdog = _Watchdog(self, self.limits.period / 4)
+        self._watchdog.start()
+
+    def close(self) -> None:
+        """Hold and hang up. Safe to call again."""
+        if self._watchdog is not None:
+            self._watchdog.end()
+        if self.last_target is not None:
+            self._hold()
+        self.__driver.close()
+        self._latch.close()
+
+    # --- the ways to the driver
+
+    def _move(self, shift: Vector, turn: Vector, *, speed: float) -> None:
+        with self._wire:
+            self._require_leave()
+            state, now = self.state(), self._clock.now()
+            elapsed = self.limits.period if self.last_target is None else now - self._commanded
+            try:
+                cleared = self._guard.clear(
+                    shift,
+                    turn,
+                    measured=state.pose,
+                    last=self.last_target,
+                    elapsed=elapsed,
+                    speed=speed,
+                )
+            except Refused as refused:
+                self._fail(str(refused))
+            self.last_target, self._commanded = (
+                cleared.pose,
+                now,
+            )  # before it is sent: the watchdog sees a slow one
+            if self.dry_run:
+                _log.info("dry run: would go to %s", np.round(cleared.pose.position, 4).tolist())
+                return
+            self._wired(lambda: self.__driver.send(cleared))
+            self.last_target = (
+                cleared.pose
+            )  # and after, where the watchdog told it to hold in between
+
+    def _wired(self, command: Callable[[], None]) -> None:
+        """Send, unless stopped; and hold once more where a stop came while the command was on its
+        way."""
+        with self._wire:
+            self._refuse_if_stopped()
+            try:
+                command()
+            except DriverError as error:
+                self._fail(f"a command failed: {error}")
+        if self.stopped:
+            self._hold()
+            self._refuse_if_stopped()
+
+    def _hold(self) -> None:
+        """Without waiting for a command that is on its way: a silent arm must not keep others from
+        stopping it."""
+        self.last_target = None
+        if self.dry_run:
+            return
+        try:
+            self.__driver.hold()
+        except DriverError as error:
+            if not self.stopped:
+                self._latch.set(f"it could not be told to hold: {error}")
+            self._announce(f"the arm could not be told to hold ({error}): PRESS THE EMERGENCY STOP")
+
+    def _read(self) -> ArmState:
+        """The newest state, if it can be trusted. One thread at a time: two could see each other's
+        stamps."""
+        with self._reading:
+            try:
+                state = self.__driver.state()
+            except DriverError as error:
+                self._fail(f"its state cannot be read: {error}")
+            self._check(state, self._clock.now())
+            return state
+
+    def _check(self, state: ArmState, now: float) -> None:
+        if not (state.pose.sound and all(map(math.isfinite, (state.stamp, state.received)))):
+            self._fail(f"its state is not sound: {state}")
+        if state.stamp < self._stamp:
+            self._fail(
+                f"its state is older ({state.stamp:.3f} s) than one before ({self._stamp:.3f} s)"
+            )
+        if state.stamp > self._stamp:
+            self._stamp, self._stamp_seen = state.stamp, min(now, state.received)
+        if state.held:
+            self._latch_stop("a person stopped it, or holds its enabling device")
+            self.last_target = None  # it stands, and takes no commands
+            self._refuse_if_stopped()
+        if now - self._stamp_seen > self.limits.max_age:
+            self._fail(f"its state is {now - self._stamp_seen:.2f} s old")
+
+    def _require_leave(self) -> None:
+        if not self._who:
+            raise UserError(
+                "nobody is authorised to move the arm: call arm.authorise with the policy's hash, "
+                "or set "
+                "IREVLA_POLICY_HASH (`irevla arm --help`)"
+            )
+        self._refuse_if_stopped()
+
+    def _refuse_if_stopped(self) -> None:
+        if self.stopped:
+            raise ArmStopped(
+                f"the arm is stopped ({self.stopped}): look at it, then `irevla arm release`"
+            )
+
+    def _fail(self, reason: str) -> NoReturn:
+        self.stop(reason)
+        raise ArmStopped(f"the arm is stopped ({reason}): look at it, then `irevla arm release`")
+
+    def _latch_stop(self, reason: str) -> None:
+        if not self.stopped:
+            self._latch.set(reason)
+            self._announce(f"the arm is stopped: {reason}")
+
+    def _wait_until_sound(self) -> None:
+        """A fault that was cleared is seen for a moment longer."""
+        for _ in range(20):
+            self._clock.sleep(self.limits.period / 2)
+            if not self._read().fault:
+                return
+        self._fail("its fault could not be cleared")
+
+    def _forget(self) -> None:
+        """The next motion starts from where the arm is, and the fingers are told again."""
+        self.last_target, self._shut = None, None
+
+    def _dry(self) -> str:
+        return "; dry run: nothing is sent" if self.dry_run else ""
+
+
+class _Watchdog(threading.Thread):
+    def __init__(self, arm: SafeArm, interval: float) -> None:
+        super().__init__(name="arm-watchdog", daemon=True)
+        self._arm, self._interval, self._over = arm, interval, threading.Event()
+
+    def run(self) -> None:
+        while not self._over.wait(self._interval):
+            self._arm.watch()
+
+    def end(self) -> None:
+        self._over.set()
+        if threading.current_thread() is not self:
+            self.join(2.0)

@@ -1,0 +1,203 @@
+"""The settings of one arm: a YAML file that a person writes and names. `docs/real-robot.md`
+explains it."""
+
+import dataclasses
+import math
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import yaml
+
+from irevla.errors import UserError, unknown
+from irevla.robot.limits import Limits
+from irevla.robot.pose import Pose, turned
+
+FILE = "IREVLA_ARM"  # environment variable: the path of the file
+DRIVERS = ("franka", "serl")
+CAMERAS = ("opencv", "realsense")
+JUDGES = ("key", "classifier")
+PERSONS = ("keys", "spacemouse")
+DOWN = np.array([1.0, 0.0, 0.0, 0.0])
+
+
+@dataclass(frozen=True)
+class CameraSettings:
+    """Where pictures come from."""
+
+    kind: str  # one of CAMERAS
+    device: str  # opencv: an index, a path or an address; realsense: a serial number, or empty
+    upside_down: bool = False
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What the file says."""
+
+    path: Path
+    driver: str
+    host: str  # franka: the arm's address; serl: http://HOST:PORT of its robot server
+    limits: Limits
+    home: Pose
+    front: CameraSettings
+    wrist: CameraSettings
+    # sha256 of the only policy that may move the arm, or its beginning; empty: any, which is shown
+    policy: str = ""
+    dry_run: bool = True  # compute and log, send nothing
+    judge: str = "key"  # who says that a task is done
+    classifier: str = ""  # for the judge "classifier": a folder that `irevla classifier` wrote
+    person: str = "keys"  # how a person takes over
+    dynamics: float = 0.1  # franka: share of the arm's limits of acceleration and jerk
+    realtime: bool = True  # franka: demand a realtime kernel
+    force: float = 20.0  # franka: of the fingers, N
+    timeout: float = 0.1  # serl: s, of each request
+
+    @property
+    def latch(self) -> Path:
+        """Where a stop is remembered."""
+        return self.path.with_suffix(".stopped.json")
+
+    @property
+    def keys(self) -> Path:
+        """The socket on which `irevla arm keys` speaks."""
+        return self.path.with_suffix(".keys")
+
+
+def settings_path() -> Path:
+    """The file that the environment names. Raises `UserError` where it names none."""
+    if FILE not in os.environ:
+        raise UserError(
+            "which arm? Write its settings (docs/real-robot.md) and name them: export "
+            f"{FILE}=arm.yaml"
+        )
+    return Path(os.environ[FILE])
+
+
+def read_settings(path: Path) -> Settings:
+    """The settings in `path`. Raises `UserError` for whatever is wrong with them."""
+    try:
+        found = yaml.safe_load(path.read_text())
+    except OSError as error:
+        raise UserError(f"the settings {path} cannot be read: {error.strerror}") from error
+    except yaml.YAMLError as error:
+        raise UserError(
+            f"the settings {path} are no YAML: {' '.join(str(error).split())}"
+        ) from error
+    try:
+        return _settings(_mapping(found, "the file"), path)
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from error
+
+
+def _settings(found: dict[str, Any], path: Path) -> Settings:
+    plain = {
+        field.name: field
+        for field in dataclasses.fields(Settings)
+        if field.default is not dataclasses.MISSING
+    }
+    needed = ("driver", "host", "workspace", "home", "cameras")
+    for name in found:
+        if name not in (*needed, "limits", *plain):
+            raise unknown("setting", name, [*needed, "limits", *plain])
+    for name in needed:
+        if name not in found:
+            raise UserError(f"{name!r} is missing")
+    _one_of(found, "driver", DRIVERS)
+    _one_of(found, "judge", JUDGES)
+    _one_of(found, "person", PERSONS)
+    values = {
+        name: _as(found[name], type(plain[name].default), name) for name in plain if name in found
+    }
+    if values.get("judge") == "classifier" and not values.get("classifier"):
+        raise UserError(
+            "the judge 'classifier' needs 'classifier', the folder that `irevla classifier` wrote"
+        )
+    if not 0 < values.get("dynamics", 0.1) <= 1:
+        raise UserError(f"dynamics must be in (0, 1], not {values['dynamics']}")
+    limits = _limits(found)
+    cameras = _mapping(found["cameras"], "cameras")
+    for name in cameras:
+        if name not in ("front", "wrist"):
+            raise unknown("camera", name, ("front", "wrist"))
+    return Settings(
+        path=path,
+        driver=found["driver"],
+        host=_as(found["host"], str, "host"),
+        limits=limits,
+        home=_home(_mapping(found["home"], "home"), limits),
+        front=_camera(cameras, "front"),
+        wrist=_camera(cameras, "wrist"),
+        **values,
+    )
+
+
+def _limits(found: dict[str, Any]) -> Limits:
+    workspace, chosen = (
+        _mapping(found["workspace"], "workspace"),
+        _mapping(found.get("limits") or {}, "limits"),
+    )
+    low, high = (_triple(workspace.get(name), f"workspace.{name}") for name in ("low", "high"))
+    known = {
+        field.name: field
+        for field in dataclasses.fields(Limits)
+        if field.default is not dataclasses.MISSING
+    }
+    for name in chosen:
+        if name not in known:
+            raise unknown("limit", name, known)
+    return Limits(
+        low,
+        high,
+        **{name: _as(value, type(known[name].default), name) for name, value in chosen.items()},
+    )
+
+
+def _home(found: dict[str, Any], limits: Limits) -> Pose:
+    position = _triple(found.get("position"), "home.position")
+    yaw = _as(found.get("yaw", 0.0), float, "home.yaw")
+    if not all(
+        low <= x <= high for low, x, high in zip(limits.low, position, limits.high, strict=True)
+    ):
+        raise UserError(f"home.position {list(position)} is outside the workspace")
+    return Pose(np.array(position), turned(DOWN, np.array([0.0, 0.0, yaw])))
+
+
+def _camera(cameras: dict[str, Any], name: str) -> CameraSettings:
+    found = _mapping(cameras.get(name), f"cameras.{name}")
+    for key in found:
+        if key not in ("kind", "device", "upside_down"):
+            raise unknown(f"setting of the {name} camera", key, ("kind", "device", "upside_down"))
+    _one_of(found, "kind", CAMERAS)
+    upside_down = _as(found.get("upside_down", False), bool, f"cameras.{name}.upside_down")
+    return CameraSettings(found.get("kind", "opencv"), str(found.get("device", "")), upside_down)
+
+
+def _mapping(value: Any, name: str) -> dict[str, Any]:
+    if not isinstance(value, dict):
+        raise UserError(f"{name} must be settings with names, not {value!r}")
+    return value
+
+
+def _one_of(found: dict[str, Any], name: str, known: tuple[str, ...]) -> None:
+    if name in found and found[name] not in known:
+        raise unknown(name, str(found[name]), known)
+
+
+def _triple(value: Any, name: str) -> tuple[float, float, float]:
+    if not (isinstance(value, list) and len(value) == 3):
+        raise UserError(f"{name} must be three numbers [x, y, z] in m, not {value!r}")
+    x, y, z = (_as(number, float, name) for number in value)
+    return x, y, z
+
+
+def _as(value: Any, kind: type, name: str) -> Any:
+    if kind is float and isinstance(value, int) and not isinstance(value, bool):
+        value = float(value)
+    if kind is str and isinstance(value, int) and not isinstance(value, bool):
+        value = str(value)  # a policy's hash may begin with digits
+    wrong = type(value) is not kind
+    if wrong or (kind is float and not math.isfinite(value)):
+        raise UserError(f"{name} must be a {kind.__name__}, not {value!r}")
+    return value

@@ -1,0 +1,200 @@
+"""The person beside the arm: stops it, says when things are back in place and whether a task is
+done, takes over.
+
+Environments run in worker processes that have no terminal. So the person has one of their own, with
+`irevla arm keys`, which sends each key, and a sign of life, to a socket beside the settings.
+Without that sign the arm does not move.
+"""
+
+import os
+import socket
+import sys
+import threading
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, Protocol, runtime_checkable
+
+import numpy as np
+from jaxtyping import Float32
+
+from irevla.errors import UserError
+
+ALIVE = b"\0"  # the sign of life ...
+BEAT, SILENCE = 0.3, 1.0  # ... every so many s; without one for so long, nobody is there
+HELD = 0.6  # s that a key counts as pressed: keyboards repeat after half a second
+STOP, READY, DONE, FAILED, SHUT = " ", "r", "y", "n", "g"
+MOVES: dict[str, tuple[int, float]] = {  # key: axis of the action, and its sign
+    "w": (0, 1.0), "s": (0, -1.0), "a": (1, 1.0), "d": (1, -1.0), "e": (2, 1.0), "q": (2, -1.0),
+    "u": (5, 1.0), "o": (5, -1.0), "i": (4, 1.0), "k": (4, -1.0), "j": (3, 1.0), "l": (3, -1.0),
+}  # fmt: skip
+HELP = (
+    "SPACE stop   r things are in place   y done   n failed\n"
+    "w s forth, back   a d left, right   e q up, down   u o turn   i k j l tilt   g open or close  "
+    " Ctrl-C leave"
+)
+
+
+@runtime_checkable
+class Person(Protocol):
+    """Who watches."""
+
+    def there(self) -> bool:
+        """Whether somebody is."""
+        ...
+
+    def action(self) -> Float32[np.ndarray, "7"] | None:
+        """What they do with the arm now, in [-1, 1]; None: they let the policy act."""
+        ...
+
+    def verdict(self) -> bool | None:
+        """Whether they said, since the last call, that the task is done (or has failed); None:
+        nothing."""
+        ...
+
+    def wait_ready(self, request: str, *, patience: float) -> bool:
+        """Ask for something; whether they said within `patience` s that it is so."""
+        ...
+
+    def close(self) -> None:
+        """Nobody listens any more."""
+        ...
+
+
+class Keys:
+    """A person at the keys of another terminal. `on_stop` is called as soon as they press the stop
+    key."""
+
+    def __init__(self, path: Path, on_stop: Callable[[str], None]) -> None:
+        self._path, self._on_stop = path, on_stop
+        path.unlink(missing_ok=True)
+        self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+        self._socket.settimeout(0.2)
+        try:
+            self._socket.bind(str(path))
+        except OSError as error:
+            raise UserError(
+                f"the socket {path} cannot be made ({error.strerror}): choose a shorter, writable "
+                "place"
+            ) from error
+        self._seen = -float("inf")
+        self._pressed: dict[str, float] = {}  # key: when
+        self._verdict: bool | None = None
+        self._ready, self._over, self._shut = threading.Event(), threading.Event(), False
+        self._thread = threading.Thread(target=self._run, name="person", daemon=True)
+        self._thread.start()
+
+    def there(self) -> bool:
+        """Whether there was a sign of life."""
+        return time.monotonic() - self._seen < SILENCE
+
+    def action(self) -> Float32[np.ndarray, "7"] | None:
+        """Full speed along the axes whose keys are pressed; the grip as it was last chosen."""
+        now = time.monotonic()
+        pressed = [key for key, when in list(self._pressed.items()) if now - when < HELD]
+        if not pressed:
+            return None
+        action = np.zeros(7, np.float32)
+        for key in pressed:
+            if key in MOVES:
+                axis, sign = MOVES[key]
+                action[axis] = sign
+        action[6] = 1.0 if self._shut else -1.0
+        return action
+
+    def verdict(self) -> bool | None:
+        """What they said since the last call."""
+        verdict, self._verdict = self._verdict, None
+        return verdict
+
+    def wait_ready(self, request: str, *, patience: float) -> bool:
+        """Ask on standard error: in a worker that is the terminal of the run."""
+        print(f"{request} (then press {READY})", file=sys.stderr, flush=True)
+        self._ready.clear()
+        self._verdict = None
+        return self._ready.wait(patience)
+
+    def close(self) -> None:
+        """Remove the socket."""
+        self._over.set()
+        self._thread.join(2.0)
+        self._socket.close()
+        self._path.unlink(missing_ok=True)
+
+    def _run(self) -> None:
+        while not self._over.is_set():
+            with suppress(TimeoutError):
+                self._take(self._socket.recv(16))
+
+    def _take(self, message: bytes) -> None:
+        self._seen, key = time.monotonic(), message.decode(errors="replace")
+        if key == STOP:
+            self._on_stop("a person pressed stop")
+        elif key == READY:
+            self._ready.set()
+        elif key in (DONE, FAILED):
+            self._verdict = key == DONE
+        elif key == SHUT:
+            self._shut = not self._shut
+            self._pressed[key] = time.monotonic()
+        elif key in MOVES:
+            self._pressed[key] = time.monotonic()
+
+
+def send_keys(path: Path, read: Callable[[float], str]) -> None:
+    """Send what `read` gives (a key, or nothing, within so many s; "\\x03" ends) to the environment
+    at `path`."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sender:
+        while (key := read(BEAT)) != "\x03":
+            with suppress(OSError):  # no environment yet, or no more
+                sender.sendto(key.encode() or ALIVE, str(path))
+
+
+def keyboard() -> tuple[Callable[[float], str], Callable[[], None]]:
+    """A function that reads single keys of this terminal, and one that gives it back."""
+    import select
+    import termios
+    import tty
+
+    if not sys.stdin.isatty():
+        raise UserError("keys are read from a terminal, and this is none")
+    before: Any = termios.tcgetattr(sys.stdin)
+    tty.setcbreak(sys.stdin)
+
+    def read(seconds: float) -> str:
+        there, _, _ = select.select([sys.stdin], [], [], seconds)
+        return os.read(sys.stdin.fileno(), 1).decode(errors="replace") if there else ""
+
+    return read, lambda: termios.tcsetattr(sys.stdin, termios.TCSADRAIN, before)
+
+
+class SpaceMouse(Keys):
+    """The same, with a 3Dconnexion SpaceMouse for the motions and the grip; its second button says
+    "done". The keys stay: somebody must be able to stop. Never tried: there was no SpaceMouse."""
+
+    def __init__(self, path: Path, on_stop: Callable[[str], None]) -> None:
+        super().__init__(path, on_stop)
+        try:
+            import pyspacemouse
+        except ImportError as error:
+            raise UserError("a SpaceMouse needs its package: pip install pyspacemouse") from error
+        self._device: Any = pyspacemouse
+        if not self._device.open():
+            raise UserError("no SpaceMouse was found: plug it in, and allow its HID device")
+        self._buttons = [0, 0]
+
+    def action(self) -> Float32[np.ndarray, "7"] | None:
+        """The deflection of the knob; None where it rests and nothing is pressed."""
+        now = self._device.read()
+        rose = [int(b and not a) for a, b in zip(self._buttons, now.buttons, strict=False)]
+        self._buttons = list(now.buttons[:2])
+        if rose[0]:
+            self._shut = not self._shut
+        if rose[1]:
+            self._verdict = True
+        motion = np.array([now.y, -now.x, now.z, now.roll, now.pitch, -now.yaw], np.float32)
+        motion[np.abs(motion) < 0.1] = 0.0
+        if not motion.any() and not rose[0]:
+            return super().action()
+        return np.append(motion.clip(-1, 1), np.float32(1.0 if self._shut else -1.0))

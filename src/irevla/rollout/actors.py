@@ -1,0 +1,127 @@
+"""Who acts in the environments."""
+
+from collections.abc import Callable, Mapping, Sequence
+
+import numpy as np
+import torch
+from jaxtyping import Float, Float32
+from torch import Tensor
+
+from irevla.data.replay import as_stored
+from irevla.envs.vector import StepResult
+from irevla.rollout.serve import Choice, View
+from irevla.types import Features, Observation, Policy
+
+Decide = Callable[[Features], Float[Tensor, "B A"]]
+"""What to do, given latents: actions in [-1, 1]."""
+
+
+class ScriptedExpert:
+    """The expert that the environments bring along. It looks at their state, not at images."""
+
+    def encode(self, observation: Observation) -> None:
+        """The expert needs no latents."""
+
+    def act(self, view: View) -> Choice:
+        """Leave it to the environments."""
+        return Choice(None)
+
+
+class BlindReplay:
+    """The baseline that sees nothing: it replays demonstrations of each task, in turn from episode to
+    episode, and holds the last action."""
+
+    def __init__(self, demonstrations: Mapping[str, Sequence[Float32[np.ndarray, "_ A"]]]) -> None:
+        self._demonstrations = demonstrations
+
+    def encode(self, observation: Observation) -> None:
+        """It sees nothing."""
+
+    def act(self, view: View) -> Choice:
+        """Return the demonstrated actions at each slot's step."""
+        result = view.result
+        actions = []
+        for job, step in zip(result.jobs, result.step.tolist(), strict=True):
+            if job is not None:
+                shown = self._demonstrations[job.task]
+                demonstration = shown[job.seed % len(shown)]
+                actions.append(demonstration[min(step, len(demonstration) - 1)])
+        return Choice(torch.from_numpy(np.stack(actions)))
+
+
+class MeanActor:
+    """A policy without exploration noise. What its gripper draws is settled by episode and step.
+
+    Where its latents are `stored`, it acts on what is stored.
+    """
+
+    def __init__(self, policy: Policy, *, stored: bool = False) -> None:
+        self._policy = policy
+        self._stored = stored
+
+    def encode(self, observation: Observation) -> Features:
+        """Return the VLM's latents."""
+        features = self._policy.encode(observation)
+        return as_stored(features) if self._stored else features
+
+    def act(self, view: View) -> Choice:
+        """Return what the policy decides."""
+        assert view.features is not None
+        chance = chances(view.result).to(self._policy.device)
+        return Choice(self._policy.decide(view.features, chance))
+
+
+class GaussianActor:
+    """A policy with PPO's exploration noise: a ~ N(mean(h), exp(log_std)).
+
+    `generator` (on the CPU) draws it. It may be exchanged between two rollouts.
+    """
+
+    def __init__(self, policy: Policy, generator: torch.Generator) -> None:
+        self._policy = policy
+        self.generator = generator
+
+    def encode(self, observation: Observation) -> Features:
+        """Return the VLM's latents."""
+        return self._policy.encode(observation)
+
+    def act(self, view: View) -> Choice:
+        """Return drawn actions and their log-probabilities, summed over the action's dimensions."""
+        assert view.features is not None
+        mean = self._policy.mean(view.features)
+        # Drawn on the CPU: the same on every device.
+        noise = torch.randn(mean.shape, generator=self.generator).to(mean.device)
+        gaussian = torch.distributions.Normal(mean, self._policy.log_std.exp())
+        actions = mean + gaussian.stddev * noise
+        return Choice(actions, gaussian.log_prob(actions).sum(-1))  # type: ignore[no-untyped-call]
+
+
+class LatentActor:
+    """Whatever decides on stored latents, behind a policy's VLM: SAC's actor, say, with its noise."""
+
+    def __init__(self, policy: Policy, decide: Decide) -> None:
+        self._policy = policy
+        self._decide = decide
+
+    def encode(self, observation: Observation) -> Features:
+        """Return the VLM's latents as they are stored."""
+        return as_stored(self._policy.encode(observation))
+
+    def act(self, view: View) -> Choice:
+        """Return what is decided."""
+        assert view.features is not None
+        return Choice(self._decide(view.features))
+
+
+def chances(result: StepResult) -> Float[Tensor, " k"]:
+    """Return a number in [0, 1) for each slot that plays, settled by the episode's seed and step."""
+    numbers = []
+    for job, step in zip(result.jobs, result.step.tolist(), strict=True):
+        if job is not None:
+            numbers.append(chance(job.seed, step))
+    return torch.tensor(numbers, dtype=torch.float32)
+
+
+def chance(seed: int, step: int) -> float:
+    """Return what settles the draws of decision `step` of the episode of `seed`: uniform in [0, 1)."""
+    return float(np.random.default_rng([seed, 2, step]).random())

@@ -1,0 +1,167 @@
+"""Episodes worth imitating that no policy of ours played: the expert dataset D_e."""
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from irevla.config import EnvConfig, ExpertConfig
+from irevla.data.episodes import EpisodeStore, StoreSpec
+from irevla.envs.suite import Suite
+from irevla.envs.vector import Job, VectorEnv
+from irevla.errors import UserError
+from irevla.progress import bar
+from irevla.rollout.actors import ScriptedExpert
+from irevla.rollout.episodes import EpisodeRecorder, Outcome, in_order
+from irevla.rollout.serve import Server
+from irevla.tasks import Purpose, first_seed
+from irevla.types import Episode
+
+ATTEMPTS = 20  # first attempts, then retries with new seeds for those that failed
+REPLAYED = 5  # demonstrations of each task that the blind baseline replays: one may be lucky
+FLUSH = 50  # episodes written at once
+
+
+def open_store(
+    suite: Suite, config: EnvConfig, root: Path, *, online: bool = False
+) -> EpisodeStore:
+    """Return the dataset at `root`, new where there is none.
+
+    Raises `UserError` where it is of another suite, or was drawn with other settings.
+    """
+    spec = StoreSpec(
+        suite=suite.name,
+        image_shape=(config.image_size, config.image_size, 3),
+        action_dim=suite.action_dim,
+        fps=suite.fps,
+        render=dict(suite.render_settings(config)),
+        kind="online" if online else "expert",
+    )
+    return EpisodeStore(root, spec)
+
+
+def collect_expert(
+    suite: Suite,
+    tasks: Sequence[str],
+    config: ExpertConfig,
+    *,
+    env: EnvConfig,
+    seed: int,
+    root: Path,
+) -> EpisodeStore:
+    """Bring D_e at `root` to `config.episodes` successful demonstrations of each task.
+
+    A share of them (`config.noisy_fraction`) is executed with action noise and labelled with the clean
+    action. Interrupted, it goes on where it was, and ends with the same episodes in the same order as
+    if it had not been. Raises `UserError` where the scripted expert fails too often.
+    """
+    store = open_store(suite, env, root)
+    wanted = dict.fromkeys(tasks, config.episodes)
+    first = first_seed(Purpose.EXPERT, seed)
+    patient = replace(env, horizon=config.horizon or env.horizon)
+    with bar(f"Demonstrations of {len(tasks)} tasks", sum(wanted.values())) as advance:
+        for attempt in range(ATTEMPTS):
+            jobs = list(_missing(store, wanted, attempt, config=config, first=first))
+            for episodes in _batches(play_expert(suite, patient, jobs)):
+                store.extend(episodes)
+                advance(len(store), "")
+            advance(len(store), f"{len(store)} episodes")
+    counts = store.counts()
+    lacking = [
+        f"{task} {counts.get(task, 0)}" for task in tasks if counts.get(task, 0) < wanted[task]
+    ]
+    if lacking:
+        raise UserError(
+            f"the scripted expert failed too often ({', '.join(lacking)} of {config.episodes} "
+            "demonstrations): choose other tasks, a longer expert.horizon or less expert.noise"
+        )
+    return store
+
+
+def play_expert(suite: Suite, env: EnvConfig, jobs: Sequence[Job]) -> Iterator[Outcome]:
+    """Yield episodes of the scripted expert, with images, in the order of `jobs`."""
+    if not jobs:
+        return
+    with VectorEnv(suite, env, iter(jobs)) as vec:
+        server = Server(vec, ScriptedExpert(), EpisodeRecorder(vec, images=True))
+        yield from in_order(server.serve(), jobs)
+
+
+def _missing(
+    store: EpisodeStore, wanted: dict[str, int], attempt: int, *, config: ExpertConfig, first: int
+) -> Iterator[Job]:
+    """Yield what to try now: one seed for each demonstration first, a new one for each that failed."""
+    done = store.seeds()
+    for task, number in wanted.items():
+        for index in range(number):
+            seeds = [first + index + late * number for late in range(ATTEMPTS)]
+            if not any((task, seed) in done for seed in seeds):
+                before = int(index * config.noisy_fraction)
+                noisy = int((index + 1) * config.noisy_fraction) > before
+                noise = config.noise if noisy else 0.0
+                yield Job(task, seeds[attempt], noise=noise, burst=config.burst)
+
+
+def _batches(outcomes: Iterable[Outcome]) -> Iterator[list[Episode]]:
+    """Yield the successful episodes in batches of one file each."""
+    batch: list[Episode] = []
+    for outcome in outcomes:
+        if outcome.success and outcome.episode is not None:
+            batch.append(outcome.episode)
+        if len(batch) >= FLUSH:
+            yield batch
+            batch = []
+    if batch:
+        yield batch
+
+
+def import_recordings(
+    suite: Suite, tasks: Sequence[str], *, path: Path, most: int, env: EnvConfig, root: Path
+) -> EpisodeStore:
+    """Bring what people have demonstrated, in the recordings at `path`, into D_e at `root`.
+
+    What is there is kept. Raises `UserError` where nobody demonstrated this suite, or one of the tasks.
+    """
+    if suite.demonstrations is None:
+        raise UserError(
+            f"no recordings of people are known for {suite.name}: leave --demonstrations out"
+        )
+    if not path.exists():
+        raise UserError(f"there are no demonstrations {path}: name a file or a folder")
+    episodes = suite.demonstrations(path, tasks, env, most)
+    store = open_store(suite, env, root)
+    done = store.seeds()
+    with bar(f"Demonstrations of {len(tasks)} tasks", len(tasks) * most) as advance:
+        for episode in episodes:
+            if (episode.provenance.task, episode.provenance.seed) not in done:
+                store.append(episode)
+            advance(len(store), f"{len(store)} episodes")
+    return store
+
+
+def replayed_demonstrations(
+    suite: Suite, tasks: Sequence[str], *, env: EnvConfig, seed: int
+) -> dict[str, list[Outcome]]:
+    """Return `REPLAYED` successful demonstrations of each task, without images: for blind replay.
+
+    Raises `UserError` where the scripted expert never solves a task.
+    """
+    found: dict[str, list[Outcome]] = {task: [] for task in tasks}
+    first = first_seed(Purpose.BLIND, seed)
+    for attempt in range(ATTEMPTS):
+        seeds = first + attempt * REPLAYED
+        jobs = [
+            Job(task, seeds + index, draw=False)
+            for task in tasks
+            for index in range(REPLAYED - len(found[task]))
+        ]
+        few = replace(env, workers=min(env.workers, max(1, len(jobs))))
+        for outcome in play_expert(suite, few, jobs):
+            if outcome.success:
+                found[outcome.job.task].append(outcome)
+    lacking = [task for task in tasks if not found[task]]
+    if lacking:
+        raise UserError(
+            f"the scripted expert never solved {', '.join(lacking)} in {ATTEMPTS * REPLAYED} tries; "
+            "there is nothing to replay"
+        )
+    return found

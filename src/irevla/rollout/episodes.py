@@ -1,0 +1,133 @@
+"""Whole episodes: what evaluation counts, and what datasets hold."""
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from itertools import count
+
+import numpy as np
+import torch
+from jaxtyping import Float32
+
+from irevla.data.replay import LatentEpisode
+from irevla.envs.vector import Job, StepResult, VectorEnv
+from irevla.rollout.serve import Choice, View
+from irevla.types import Episode, Features, Provenance
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """One episode, played to its end."""
+
+    job: Job
+    success: bool  # by the policy alone: with a person's help it is none
+    actions: Float32[np.ndarray, "T A"]  # what was meant: without noise; a person's who took over
+    episode: Episode | None = None  # where images are kept
+    latents: LatentEpisode | None = None  # where latents are kept
+
+    @property
+    def length(self) -> int:
+        """Decisions."""
+        return len(self.actions)
+
+
+@dataclass
+class _Tape:
+    """The episode under way in one slot."""
+
+    images: list[np.ndarray] = field(default_factory=list)
+    latents: list[Features] = field(default_factory=list)
+    actions: list[np.ndarray] = field(default_factory=list)
+    rewards: list[float] = field(default_factory=list)
+
+
+class EpisodeRecorder:
+    """Records whole episodes, with images or latents where asked for.
+
+    The actions are what was meant, without the job's noise, and a person's where one took over. What a
+    lost worker left is dropped. `policy_hash` says who acts; without one it is the scripted expert.
+    """
+
+    def __init__(
+        self, vec: VectorEnv, *, policy_hash: str = "", images: bool = False, latents: bool = False
+    ) -> None:
+        self.needs_final = latents
+        self._suite = vec.suite.name
+        self._policy_hash = policy_hash
+        self._images = images
+        self._latents = latents
+        self._tapes = [[_Tape() for _ in range(vec.n)] for _ in range(vec.workers)]
+
+    def chose(self, view: View, choice: Choice) -> None:
+        """Keep what is seen; what is done comes back with the step."""
+        tapes = self._tapes[view.result.worker]
+        for place, slot in enumerate(np.flatnonzero(view.result.playing).tolist()):
+            if self._images:
+                tapes[slot].images.append(view.result.images[slot])
+            if self._latents:
+                tapes[slot].latents.append(_one(view.features, place))
+
+    def brought(self, view: View) -> list[Outcome]:
+        """Note what the step brought; return the episodes that ended with it."""
+        result = view.result
+        tapes = self._tapes[result.worker]
+        if self._latents:
+            for place, slot in enumerate(np.flatnonzero(result.cut_off).tolist()):
+                tapes[slot].latents.append(_one(view.final_features, place))
+        ended = []
+        for slot, job in enumerate(result.previous):
+            if job is None or result.lost[slot]:
+                tapes[slot] = _Tape()
+                continue
+            tapes[slot].actions.append(result.labels[slot])
+            tapes[slot].rewards.append(float(result.rewards[slot]))
+            if result.ended[slot]:
+                ended.append(self._outcome(result, slot, job, tapes[slot]))
+                tapes[slot] = _Tape()
+        return ended
+
+    def _outcome(self, result: StepResult, slot: int, job: Job, tape: _Tape) -> Outcome:
+        success = bool(result.success[slot])
+        actions = np.stack(tape.actions)
+        episode = self._episode(job, success, tape) if self._images else None
+        latents = _latent_episode(tape, bool(result.terminated[slot])) if self._latents else None
+        return Outcome(job, success, actions, episode, latents)
+
+    def _episode(self, job: Job, success: bool, tape: _Tape) -> Episode:
+        source = "rl" if self._policy_hash else "expert"
+        made = Provenance(self._suite, job.task, job.seed, source, job.noise, self._policy_hash)
+        images = np.stack(tape.images)
+        actions = np.stack(tape.actions)
+        rewards = np.array(tape.rewards, np.float32)
+        return Episode(images, actions, rewards, job.instruction, success, made)
+
+
+def _one(features: Features | None, place: int) -> Features:
+    """Return one latent of a batch, on the CPU."""
+    assert features is not None
+    return features[place : place + 1].to("cpu")
+
+
+def _latent_episode(tape: _Tape, terminated: bool) -> LatentEpisode:
+    return LatentEpisode(
+        Features.cat(tape.latents),
+        torch.from_numpy(np.stack(tape.actions)),
+        torch.tensor(tape.rewards),
+        terminated,
+    )
+
+
+def endless_jobs(task: str, seed0: int) -> Iterator[Job]:
+    """Yield episodes of one task for ever, with seeds `seed0, seed0 + 1, ...`."""
+    return (Job(task, seed) for seed in count(seed0))
+
+
+def in_order(outcomes: Iterable[Outcome], jobs: Iterable[Job]) -> Iterator[Outcome]:
+    """Yield the outcomes in the order of their jobs, whichever worker was faster."""
+    early: dict[Job, Outcome] = {}
+    awaited = iter(jobs)
+    job = next(awaited, None)
+    for outcome in outcomes:
+        early[outcome.job] = outcome
+        while job in early:
+            yield early.pop(job)
+            job = next(awaited, None)

@@ -1,0 +1,65 @@
+"""How far stage 1 has come on its task."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from irevla.config import PPOConfig, SACConfig
+
+FILE = "progress.json"
+
+
+@dataclass
+class RLProgress:
+    """What stage 1 has done so far, and whether it may end."""
+
+    config: PPOConfig | SACConfig
+    episodes: int = 0  # of SAC: whole ones, in its online buffer
+    decisions: int = 0
+    dropped: int = 0  # partial episodes lost with a worker
+    recent: list[bool] = field(default_factory=list)  # successes of the last training episodes
+
+    def add(self, *, decisions: int, successes: Sequence[bool], dropped: int) -> None:
+        """Count what one rollout brought."""
+        self.decisions += decisions
+        self.dropped += dropped
+        self.recent = [*self.recent, *successes][-self.config.window :]
+
+    @property
+    def rate(self) -> float:
+        """Success rate of the recent training episodes (with exploration noise)."""
+        return sum(self.recent) / max(1, len(self.recent))
+
+    @property
+    def converged(self) -> bool:
+        """Whether `config.converged` of the last `config.window` training episodes succeeded."""
+        wanted = self.config.converged * self.config.window
+        return len(self.recent) == self.config.window and sum(self.recent) >= wanted
+
+    @property
+    def over(self) -> bool:
+        """Whether stage 1 has converged, or has spent its budget of decisions."""
+        return self.converged or self.decisions >= self.config.steps
+
+    def note(self) -> str:
+        """Say in a few words how the training episodes go."""
+        return f"success {self.rate:.2f} in the last {len(self.recent)} episodes"
+
+    def facts(self) -> dict[str, Any]:
+        """Return what the journal says of a stage 1 that is done."""
+        return {
+            "decisions": self.decisions,
+            "converged": self.converged,
+            "dropped": self.dropped,
+        }
+
+    def files(self) -> dict[str, Any]:
+        """Return the counts as a file of a checkpoint."""
+        counts = asdict(self)
+        del counts["config"]
+        return {FILE: counts}
+
+    def load_files(self, files: Mapping[str, Any]) -> None:
+        """Take the counts up again, where `files` have them."""
+        for name, value in files.get(FILE, {}).items():
+            setattr(self, name, value)

@@ -1,0 +1,312 @@
+"""Actor and learner apart, as on a real arm: acting never waits for learning (section V-D; SERL).
+
+The learner has a process of its own: in a thread, each step of an update could hold Python's lock while
+a decision is due. Episodes reach it through the buffers on disk. It publishes the newest actor through
+a piece of anonymous memory, which the actor looks at before each decision and never waits for, and says
+over a pipe, in JSON, how it fares; it writes the checkpoints. "finish" over the pipe: make the pending
+updates, save, leave. "stop": save and leave.
+"""
+
+import json
+import mmap
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+import zlib
+from collections.abc import Mapping
+from contextlib import suppress
+from multiprocessing.connection import Connection, Pipe
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from torch.nn.utils import parameters_to_vector
+
+from irevla.compute.device import find_device
+from irevla.data.replay import reopen
+from irevla.envs.vector import memory_folder, spawn
+from irevla.envs.worker import outlive_nobody
+from irevla.errors import UserError
+from irevla.learners.optim import Means
+from irevla.learners.sac import SAC
+from irevla.models.files import NAMES, WEIGHTS, parse
+from irevla.models.heads import ActionHead
+from irevla.models.policy import VLAPolicy
+from irevla.models.sac_actor import SoftActor
+from irevla.runs.run import Run, read_config
+from irevla.stages.contract import save
+from irevla.stages.learner import SACLearner
+from irevla.storage.checkpoint import Checkpoints
+from irevla.tasks import Stage, draw_seed
+from irevla.types import Features
+
+PUBLISH = 5  # updates between two publications of the actor
+REPORT = 20  # updates between two reports
+SAVE = 500  # updates between two checkpoints
+IDLE = 0.05  # seconds between two looks at the buffer while nothing is pending
+NICE = 5  # on a busy machine the actor goes first
+LEAVE = 60.0  # seconds that a learner has to save and leave
+HEADER = 16  # bytes before the weights: a number that grows, and their checksum
+
+
+class SharedWeights:
+    """The actor's weights in shared memory: one writes, one reads, nobody waits.
+
+    A torn read shows in the checksum.
+    """
+
+    def __init__(self, memory: mmap.mmap, actor: SoftActor) -> None:
+        self._actor = actor
+        self._seen = 0
+        self._header = np.frombuffer(memory, np.uint64, 2)
+        self._weights = np.frombuffer(memory, np.float32, offset=HEADER)
+
+    @staticmethod
+    def nbytes(actor: SoftActor) -> int:
+        """Return the memory that it takes."""
+        return HEADER + 4 * sum(parameter.numel() for parameter in actor.parameters())
+
+    def publish(self) -> None:
+        """Write the actor's weights."""
+        weights = parameters_to_vector(self._actor.parameters()).detach().cpu().numpy()
+        self._weights[:] = weights
+        self._header[1] = zlib.crc32(weights.tobytes())
+        self._header[0] += 1
+
+    def read(self) -> bool:
+        """Let the actor have the newest weights, if they are new and whole; return whether it has."""
+        number, checksum = self._header.tolist()
+        if number == self._seen:
+            return False
+        weights = self._weights.copy()
+        if zlib.crc32(weights.tobytes()) != checksum:
+            return False  # they are being written: at the next decision
+        parameters = list(self._actor.parameters())
+        ends = np.cumsum([parameter.numel() for parameter in parameters])
+        for parameter, part in zip(parameters, np.split(weights, ends[:-1]), strict=True):
+            parameter.data.copy_(torch.from_numpy(part).view_as(parameter))
+        self._seen = number
+        return True
+
+
+class AsyncLearner:
+    """The actor's side. The learner goes on from the newest checkpoint, made here where there is none."""
+
+    def __init__(self, run: Run, policy: VLAPolicy, stage: Stage, learner: SACLearner) -> None:
+        self._run = run
+        self._policy = policy
+        self._stage = stage
+        self.updates = learner.updates
+        if run.checkpoints.newest(stage.folder) is None:
+            save(run.checkpoints, policy, stage, learner)
+        self._actor = learner.sac.actor
+        self._ready = False
+        self._rate = run.config.sac.rate
+        self._due = 0.0  # when the next decision may be sent
+        self._generator = torch.Generator()
+        with tempfile.TemporaryFile(dir=memory_folder()) as file:
+            file.truncate(SharedWeights.nbytes(self._actor))
+            self._weights = SharedWeights(mmap.mmap(file.fileno(), 0), self._actor)
+            self._pipe, child = Pipe()
+            directory = str(run.directory.absolute())
+            with child:
+                self._popen = spawn(__name__, child.fileno(), file.fileno(), directory, stage.name)
+
+    def explore(self, key: int) -> None:
+        """Draw exploration noise from `key` on: the learner has its own."""
+        self._generator.manual_seed(draw_seed(self._run.draws(self._stage), "explore", key))
+
+    def act(self, features: Features) -> Float[Tensor, "B A"]:
+        """Return actions of the newest actor, with exploration noise; a simulator is held to the rate."""
+        self._weights.read()
+        actions = self._actor.act(features, generator=self._generator)
+        if self._rate:
+            time.sleep(max(0.0, self._due - time.perf_counter()))
+            self._due = time.perf_counter() + len(actions) / self._rate
+        return actions
+
+    def train_pending(self) -> dict[str, float]:
+        """Return what the learner has said since the last call.
+
+        At first it waits until the learner stands ready; later for nothing.
+        """
+        means = Means()
+        while not self._ready or self._pipe.poll():
+            self._hear(means)
+        return means.take()
+
+    def finish(self) -> None:
+        """Wait until the learner has made the pending updates; then the policy has what it learnt."""
+        self._tell("finish")
+        with suppress(EOFError):
+            while True:
+                self._hear(Means())
+        self._leave()
+        found = self._run.checkpoints.newest(self._stage.folder)
+        assert found is not None, "the learner left without a checkpoint"
+        _, files = found
+        self._policy.load_files(files)
+        self.updates = files["learner.json"]["updates"]
+
+    def _hear(self, means: Means) -> None:
+        """Take one report; raise EOFError where the learner has left as it was told."""
+        try:
+            said = json.loads(self._pipe.recv_bytes())
+        except (EOFError, OSError) as error:
+            if self._popen.wait(LEAVE) == 0:
+                raise EOFError from error
+            raise RuntimeError(
+                f"the learner died (exit status {self._popen.returncode})"
+            ) from error
+        if "error" in said:
+            raise UserError(said["error"])
+        self._ready = True
+        self.updates = said.pop("updates")
+        means.add(said)
+
+    def _tell(self, word: str) -> None:
+        with suppress(OSError):  # it has died: `_hear` finds out
+            self._pipe.send_bytes(json.dumps(word).encode())
+
+    def _leave(self) -> None:
+        try:
+            self._popen.wait(LEAVE)
+        except subprocess.TimeoutExpired:
+            self._popen.kill()
+            self._popen.wait()
+        self._pipe.close()
+
+    def __enter__(self) -> "AsyncLearner":
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if not self._pipe.closed:
+            self._tell("stop")
+            self._leave()
+
+
+# --- the learner's process
+
+
+class _PolicyFiles:
+    """A policy without its VLM: the files it was saved in, and a head that learns."""
+
+    def __init__(self, files: Mapping[str, Any], head: ActionHead) -> None:
+        self._files = files
+        self._head = head
+        self.load_files(files)
+
+    def files(self) -> dict[str, Any]:
+        """Return those that the policy was saved in, with the head as it is now."""
+        head = {f"action_head.{name}": value for name, value in self._head.state_dict().items()}
+        policy = {name: value for name, value in self._files.items() if name in NAMES}
+        return {**policy, WEIGHTS: {**self._files[WEIGHTS], **head}}
+
+    def load_files(self, files: Mapping[str, Any]) -> None:
+        """Take the head's weights."""
+        prefix = "action_head."
+        weights = files[WEIGHTS].items()
+        self._head.load_state_dict(
+            {name.removeprefix(prefix): v for name, v in weights if name.startswith(prefix)}
+        )
+
+
+class LearnerProcess:
+    """SAC in a process of its own: the run in `directory`, from its newest checkpoint of `stage`."""
+
+    def __init__(self, directory: Path, stage: Stage) -> None:
+        config = read_config(directory)
+        self._checkpoints = Checkpoints(directory / "checkpoints")
+        self._stage = stage
+        found = self._checkpoints.newest(stage.folder)
+        assert found is not None, "the actor saves one before it starts a learner"
+        _, files = found
+        saved = parse(files)
+        latents = directory / "latents" / stage.target
+        self._online = reopen(latents / "online")
+        head = ActionHead(
+            width=self._online.spec.width,
+            groups=saved.model.head_groups,
+            hidden=saved.model.head_hidden,
+            action_dim=saved.action_dim,
+        ).to(find_device(config.device))
+        self._policy = _PolicyFiles(files, head)
+        sac = SAC(head, config.sac, seed=draw_seed(config.seed, stage.name))
+        demonstrations = reopen(latents / "demonstrations")
+        self.learner = SACLearner(sac, demonstrations=demonstrations, online=self._online)
+        self.learner.load_state(files)
+
+    def learn_until_told(self, pipe: Connection, weights: SharedWeights) -> str:
+        """Make the pending updates for all that comes to the online buffer until the actor's side says
+        a word; return it.
+
+        Raises EOFError where that side is gone.
+        """
+        means = Means()
+        while not pipe.poll():
+            self._online.refresh()
+            if self.learner.pending_updates <= 0:
+                pipe.poll(IDLE)
+                continue
+            means.add(self.learner.update())
+            updates = self.learner.updates
+            if updates % PUBLISH == 0:
+                weights.publish()
+            if updates % REPORT == 0:
+                pipe.send_bytes(json.dumps({"updates": updates, **means.take()}).encode())
+            if updates % SAVE == 0:
+                self.save()
+        word: str = json.loads(pipe.recv_bytes())
+        return word
+
+    def finish(self) -> None:
+        """Make all updates that are still pending."""
+        self._online.refresh()
+        self.learner.finish()
+
+    def save(self) -> None:
+        """Write a checkpoint to go on from."""
+        save(self._checkpoints, self._policy, self._stage, self.learner)
+
+
+def _serve(pipe: Connection, memory: int, directory: Path, name: str) -> None:
+    try:
+        process = LearnerProcess(directory, Stage.parse(name))
+        weights = SharedWeights(mmap.mmap(memory, 0), process.learner.sac.actor)
+        weights.publish()
+        pipe.send_bytes(json.dumps({"updates": process.learner.updates}).encode())
+        if process.learn_until_told(pipe, weights) == "finish":
+            process.finish()
+        process.save()
+    except (EOFError, ConnectionError):
+        pass  # the actor's side is gone; what was saved is saved
+    except UserError as error:
+        pipe.send_bytes(json.dumps({"error": str(error)}).encode())
+
+
+def main() -> None:
+    """`python -m irevla.stages.async_learner PARENT_PID PIPE_FD MEMORY_FD DIRECTORY STAGE`."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C: the actor's side decides
+    os.dup2(2, 1)
+    os.nice(NICE)
+    torch.set_num_threads(1)
+    parent, pipe, memory = map(int, sys.argv[1:4])
+    threading.Thread(target=outlive_nobody, args=(parent,), daemon=True).start()
+    _serve(Connection(pipe), memory, Path(sys.argv[4]), sys.argv[5])
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,87 @@
+"""What all stages share: how one is skipped, resumed, saved and completed.
+
+A learner learns and nothing else; the stage around it loops, saves, logs. What a checkpoint holds is
+what the policy, the learner and the stage say they need to go on, each by files of its own.
+"""
+
+from collections.abc import Mapping
+from typing import Any, Protocol, runtime_checkable
+
+from irevla.progress import console
+from irevla.runs.run import Run
+from irevla.storage.checkpoint import Checkpoints, load, series_name
+from irevla.tasks import Stage
+from irevla.types import Policy
+
+
+@runtime_checkable
+class Learner(Protocol):
+    """How a policy learns: a third algorithm for stage 1 is one more of these, and one stage."""
+
+    @property
+    def updates(self) -> int:
+        """Calls of `update` so far."""
+        ...
+
+    def state(self) -> dict[str, Any]:
+        """Return all that learning goes on from beside the policy's own files, as files."""
+        ...
+
+    def load_state(self, files: Mapping[str, Any]) -> None:
+        """Go on where `state` was taken, bit for bit, once the policy has its files."""
+        ...
+
+
+@runtime_checkable
+class Saved(Protocol):
+    """What a policy is to a checkpoint."""
+
+    def files(self) -> dict[str, Any]:
+        """Return its files."""
+        ...
+
+
+def load_if_done(run: Run, policy: Policy, stage: Stage) -> bool:
+    """Return whether `stage` is done; then `policy` gets the weights that it ended with.
+
+    Raises `UserError` where its checkpoint is damaged.
+    """
+    if run.journal.done(stage.name) is None:
+        return False
+    policy.load_files(load(run.checkpoints.root / stage.folder))
+    return True
+
+
+def resume(
+    checkpoints: Checkpoints, policy: Policy, stage: Stage, learner: Learner
+) -> dict[str, Any]:
+    """Take up the newest sound checkpoint of `stage`; return its files, none where there is none."""
+    found = checkpoints.newest(stage.folder)
+    for reason in checkpoints.passed_over:
+        console.print(f"[yellow]passed over:[/] {reason}", soft_wrap=True)
+    if found is None:
+        return {}
+    path, files = found
+    console.print(f"going on from {path}", soft_wrap=True)
+    policy.load_files(files)
+    learner.load_state(files)
+    return files
+
+
+def save(
+    checkpoints: Checkpoints,
+    policy: Saved,
+    stage: Stage,
+    learner: Learner,
+    **files: Any,
+) -> None:
+    """Write a checkpoint to go on from; `files` are what the stage itself needs."""
+    name = series_name(stage.folder, learner.updates)
+    checkpoints.save(name, {**policy.files(), **learner.state(), **files})
+
+
+def complete(run: Run, policy: Policy, stage: Stage, **facts: Any) -> None:
+    """Note that `stage` is done: keep its policy for good, then write the journal, then clean up."""
+    run.checkpoints.save(stage.folder, policy.files())
+    run.journal.append(stage.name, **facts)
+    run.checkpoints.drop(stage.folder)

@@ -1,0 +1,57 @@
+"""Line 6 of Algorithm 1: D_RL <- D_RL + x_i, successful trajectories of the converged policy."""
+
+from irevla.compute.device import threads
+from irevla.data.episodes import EpisodeStore
+from irevla.envs.suite import Authorization, Suite
+from irevla.envs.vector import Job, VectorEnv
+from irevla.models.policy import VLAPolicy
+from irevla.progress import bar
+from irevla.rollout.actors import MeanActor
+from irevla.rollout.episodes import EpisodeRecorder, in_order
+from irevla.rollout.serve import Server
+from irevla.runs.run import Run
+from irevla.tasks import Purpose, Stage, first_seed
+
+
+def run_harvest(
+    run: Run, policy: VLAPolicy, stage: Stage, *, suite: Suite, online: EpisodeStore
+) -> None:
+    """Play until `harvest.episodes` successes of this stage are in D_RL; failures never are.
+
+    The policy's own actions are the labels; with `harvest.noise` what is executed is disturbed, so that
+    D_RL shows how to come back, as the expert's demonstrations do (DART, Laskey et al. 2017). Ends after
+    `harvest.attempts` episodes at the latest.
+    """
+    if run.journal.done(stage.name) is not None:
+        return
+    config = run.config.harvest
+    policy.eval()
+    policy_hash = policy.hash()
+    first = first_seed(Purpose.HARVEST, run.config.seed, round=stage.round)
+    seeds = range(first, first + config.attempts)
+    jobs = [Job(stage.task, seed, noise=config.noise, burst=config.burst) for seed in seeds]
+    done_seeds = {seed for seed in seeds if (stage.task, seed) in online.seeds()}
+    tried = decisions = 0
+    with (
+        threads(1),
+        bar(f"Harvest of {stage.target}", config.episodes) as advance,
+        VectorEnv(
+            suite,
+            run.config.env.for_training(),
+            iter(jobs),
+            authorization=Authorization(policy_hash),
+        ) as vec,
+    ):
+        recorder = EpisodeRecorder(vec, policy_hash=policy_hash, images=True)
+        server = Server(vec, MeanActor(policy), recorder)
+        for outcome in in_order(server.serve(), jobs):
+            if len(done_seeds) >= config.episodes:
+                break
+            tried += 1
+            decisions += outcome.length
+            if outcome.success and outcome.job.seed not in done_seeds:
+                assert outcome.episode is not None
+                online.append(outcome.episode)
+                done_seeds.add(outcome.job.seed)
+            advance(len(done_seeds), f"{len(done_seeds)} successes in {tried} episodes")
+    run.journal.append(stage.name, tried=tried, decisions=decisions, kept=len(done_seeds))

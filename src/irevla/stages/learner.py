@@ -1,0 +1,126 @@
+"""SAC between its two buffers: which updates are pending, and how they are made, in turn with the
+decisions. It meets no environment and no VLM."""
+
+from collections.abc import Mapping
+from types import TracebackType
+from typing import Any, Protocol, runtime_checkable
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from irevla.data.replay import LatentReplay, sample_both
+from irevla.learners.optim import Means
+from irevla.learners.sac import SAC
+from irevla.tasks import draw_seed
+from irevla.types import Features
+
+
+@runtime_checkable
+class OnlineLearner(Protocol):
+    """How SAC learns while it acts: in turn (`SACLearner`), or in a process of its own
+    (`AsyncLearner`)."""
+
+    @property
+    def updates(self) -> int:
+        """Updates so far."""
+        ...
+
+    def explore(self, key: int) -> None:
+        """Draw exploration noise from `key` on."""
+        ...
+
+    def act(self, features: Features) -> Float[Tensor, "B A"]:
+        """Return actions with exploration noise."""
+        ...
+
+    def train_pending(self) -> dict[str, float]:
+        """Learn from what has come to the online buffer; return the means of the updates' metrics."""
+        ...
+
+    def finish(self) -> None:
+        """Make all updates that are still pending; then the policy has what was learnt."""
+        ...
+
+    def __enter__(self) -> "OnlineLearner": ...
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None: ...
+
+
+class SACLearner:
+    """SAC and its buffers, half of every batch from each (section V-D)."""
+
+    def __init__(self, sac: SAC, *, demonstrations: LatentReplay, online: LatentReplay) -> None:
+        self.sac = sac
+        self._demonstrations = demonstrations
+        self._online = online
+        self._generator = torch.Generator()
+
+    @property
+    def updates(self) -> int:
+        """Updates so far."""
+        return self.sac.updates
+
+    @property
+    def pending_updates(self) -> int:
+        """Updates due for the decisions in the buffer.
+
+        The buffer may be ahead of the last checkpoint: after an interruption, more are pending.
+        """
+        due = int(self.sac.config.updates_per_decision * len(self._online))
+        return due - self.sac.updates
+
+    def update(self) -> dict[str, float]:
+        """Make one update, on samples drawn from (seed, update)."""
+        config = self.sac.config
+        generator = torch.Generator()
+        generator.manual_seed(draw_seed(self.sac.seed, "transitions", self.sac.updates))
+        return self.sac.update(
+            [
+                sample_both(self._demonstrations, self._online, config.batch, generator)
+                for _ in range(config.utd)
+            ]
+        )
+
+    def explore(self, key: int) -> None:
+        """Draw exploration noise from `key` on."""
+        self._generator.manual_seed(draw_seed(self.sac.seed, "explore", key))
+
+    def act(self, features: Features) -> Float[Tensor, "B A"]:
+        """Return actions with exploration noise."""
+        return self.sac.actor.act(features, generator=self._generator)
+
+    def train_pending(self) -> dict[str, float]:
+        """Make all pending updates; return the means of their metrics."""
+        means = Means()
+        while self.pending_updates > 0:
+            means.add(self.update())
+        return means.take()
+
+    def finish(self) -> None:
+        """Make all pending updates."""
+        self.train_pending()
+
+    def state(self) -> dict[str, Any]:
+        """Return what SAC needs to go on, as files."""
+        return self.sac.state()
+
+    def load_state(self, files: Mapping[str, Any]) -> None:
+        """Go on where `state` was taken."""
+        self.sac.load_state(files)
+
+    def __enter__(self) -> "SACLearner":
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        pass

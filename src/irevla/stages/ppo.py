@@ -1,0 +1,69 @@
+"""Stage 1 by PPO: online RL until convergence, equation (3). Line 4: pi^1 starts as pi^2, with a new
+critic head; line 5: optimise."""
+
+import torch
+
+from irevla.compute.device import seeded, threads
+from irevla.envs.suite import Authorization, Suite
+from irevla.envs.vector import VectorEnv
+from irevla.learners.ppo import PPO
+from irevla.models.heads import CriticHead
+from irevla.models.policy import VLAPolicy
+from irevla.progress import bar
+from irevla.rollout.actors import GaussianActor
+from irevla.rollout.batches import Collector, RolloutRecorder
+from irevla.rollout.episodes import endless_jobs
+from irevla.rollout.serve import Server
+from irevla.runs.rl_progress import RLProgress
+from irevla.runs.run import Run
+from irevla.stages.contract import complete, load_if_done, resume, save
+from irevla.tasks import Parts, Purpose, Stage, draw_seed, first_seed
+
+
+def run_ppo(run: Run, policy: VLAPolicy, stage: Stage, parts: Parts, *, suite: Suite) -> VLAPolicy:
+    """Let `parts` of the policy learn by trial and error on the task of `stage`."""
+    if load_if_done(run, policy, stage):
+        return policy
+    config = run.config.ppo
+    draws = run.draws(stage)
+    policy.eval()  # dropout off: the latents of an observation do not depend on chance
+    acting = Authorization(policy.hash(), learning=True)
+    policy.reset_exploration(config.std)
+    with seeded(draw_seed(draws, "critic")):
+        critic = CriticHead.mirror(policy.action_head)
+    learner = PPO(policy, critic, config, parts=parts, seed=draws)
+    progress = RLProgress(config)
+    files = resume(run.checkpoints, policy, stage, learner)
+    progress.load_files(files)
+
+    first = first_seed(Purpose.RL, run.config.seed, round=stage.round)
+    jobs = endless_jobs(stage.task, first)
+    with (
+        threads(1),
+        bar(f"Stage 1: RL on {stage.target}", config.steps) as advance,
+        VectorEnv(
+            suite,
+            run.config.env.for_training(),
+            jobs,
+            authorization=acting,
+            state=files.get("episodes.json"),
+        ) as vec,
+    ):
+        actor = GaussianActor(policy, torch.Generator())
+        server = Server(vec, actor, RolloutRecorder(vec))
+        if files:
+            server.resume(files)
+        collector = Collector(server, live=learner.live)
+        while not progress.over:
+            actor.generator.manual_seed(draw_seed(draws, "explore", learner.updates))
+            batch, stats = collector.collect(learner.critic, config.rollout)
+            metrics = learner.update(batch)
+            progress.add(
+                decisions=stats.decisions, successes=stats.successes, dropped=stats.dropped
+            )
+            run.metrics.log(stage.name, progress.decisions, **metrics, **stats.metrics())
+            advance(progress.decisions, progress.note())
+            if learner.updates % config.checkpoint_every == 0:
+                save(run.checkpoints, policy, stage, learner, **progress.files(), **server.state())
+    complete(run, policy, stage, **progress.facts())
+    return policy

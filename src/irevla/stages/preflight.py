@@ -1,0 +1,73 @@
+"""Everything that can be refused before any work."""
+
+from pathlib import Path
+
+from irevla.compute.device import find_device
+from irevla.config import METHODS, Config, ModelConfig
+from irevla.envs.suite import Suite, load_suite
+from irevla.errors import UserError
+from irevla.models.files import check_fits, parse, read_policy
+from irevla.models.hub import locate
+from irevla.models.vlm.registry import VLMS, check_model
+from irevla.tasks import TaskLists
+
+
+def preflight(config: Config) -> tuple[Suite, TaskLists]:
+    """Return the suite and the tasks of a run.
+
+    Raises `UserError` for all that can be seen to be wrong before any work is done.
+    """
+    suite = load_suite(config.suite)
+    suite.check()
+    if suite.real_arm is not None:
+        _check_real_arm(suite, config)
+    check_model(_starting_model(config, suite), find_device(config.device))
+    if config.expert.dataset and not Path(config.expert.dataset).is_dir():
+        raise UserError(
+            f"no dataset {config.expert.dataset}; name another as expert.dataset, or none to collect "
+            "one"
+        )
+    return suite, suite.task_lists(config)
+
+
+def _check_real_arm(suite: Suite, config: Config) -> None:
+    """Where acting takes a person, nothing acts but the policies, and stage 1 must know who acted.
+
+    So there is no scripted expert, no blind replay, no film.
+    """
+    assert suite.real_arm is not None
+    if not config.expert.dataset:
+        raise UserError(
+            f"{config.suite} has no scripted expert: let people demonstrate "
+            f"(`irevla collect {config.suite}`), and name what they recorded as --expert.dataset"
+        )
+    learns = METHODS[config.method].rl != "none"
+    pinned = suite.real_arm.pinned()
+    if learns and pinned:
+        raise UserError(
+            f"the arm's settings name one policy ({pinned[:16]}), and a run makes others: "
+            "take `policy` out of the settings"
+        )
+    if learns and config.rl != "sac":
+        raise UserError(
+            f"--rl sac on {config.suite}: PPO would take what a person does there for its own action"
+        )
+    if config.eval.videos:
+        raise UserError(f"there are no videos of {config.suite}: --eval.no-videos")
+
+
+def _starting_model(config: Config, suite: Suite) -> ModelConfig:
+    """Return the model that the run starts from, once it is known to fit the suite."""
+    if config.from_checkpoint:
+        saved = parse(read_policy(locate(config.from_checkpoint)))
+        check_fits(
+            saved,
+            suite=suite.name,
+            action_dim=suite.action_dim,
+            image_size=config.env.image_size,
+            path=config.from_checkpoint,
+        )
+        return saved.model
+    if config.model.vlm in VLMS:  # a small one is made at once, or says why not
+        VLMS[config.model.vlm](config.model, config.env.image_size)
+    return config.model

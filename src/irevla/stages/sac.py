@@ -1,0 +1,215 @@
+"""Stage 1 by soft actor-critic with demonstrations, as on a real arm (section V-D).
+
+The policy as it is first collects successes, the demonstration buffer; then it acts with SAC's
+exploration noise, and every episode goes to the online buffer. Both are of latents, on disk.
+"""
+
+from typing import Any
+
+import numpy as np
+import torch
+
+from irevla.compute.device import threads
+from irevla.config import SACConfig
+from irevla.data.episodes import EpisodeStore
+from irevla.data.replay import LatentReplay, LatentSpec
+from irevla.envs.suite import Authorization, Suite
+from irevla.envs.vector import Job, VectorEnv
+from irevla.errors import UserError
+from irevla.learners.sac import SAC
+from irevla.models.policy import VLAPolicy
+from irevla.progress import bar
+from irevla.rollout.actors import LatentActor, MeanActor
+from irevla.rollout.episodes import EpisodeRecorder, Outcome, in_order
+from irevla.rollout.serve import Server
+from irevla.runs.rl_progress import RLProgress
+from irevla.runs.run import Run
+from irevla.stages.async_learner import AsyncLearner
+from irevla.stages.contract import complete, load_if_done, resume, save
+from irevla.stages.learner import SACLearner
+from irevla.tasks import Purpose, Stage, first_seed
+from irevla.types import Observation
+
+LATENCIES = 1000  # decisions, the last ones, over which the latency is logged
+
+
+def run_sac(
+    run: Run, policy: VLAPolicy, stage: Stage, *, suite: Suite, online: EpisodeStore
+) -> VLAPolicy:
+    """Let the action head learn by trial and error on the task of `stage`, line 5 of Algorithm 1.
+
+    With `harvest.from_training`, what succeeds meanwhile goes to `online`, D_RL.
+    """
+    if load_if_done(run, policy, stage):
+        return policy
+    config = run.config.sac
+    policy.eval()
+    policy.trainable("head")
+    acting = policy.hash()  # as the stage begins: what its episodes are marked with
+    demonstrations = open_replay(run, policy, stage, "demonstrations", suite=suite)
+    practice = open_replay(run, policy, stage, "online", suite=suite)
+    collect_seed_successes(
+        run, policy, stage.then("zero-shot"), suite=suite, store=demonstrations, online=online
+    )
+    sac = SAC(policy.action_head, config, seed=run.draws(stage))
+    learner = SACLearner(sac, demonstrations=demonstrations, online=practice)
+    progress = RLProgress(config)
+    files = resume(run.checkpoints, policy, stage, learner)
+    if _repeats(suite, config):  # what came after the checkpoint is played again, to the same bits
+        progress.load_files(files)
+        practice.rewind(progress.episodes)
+
+    first = first_seed(Purpose.RL, run.config.seed, round=stage.round)
+    with (
+        threads(1),
+        bar(f"Stage 1: SAC on {stage.target}", config.steps) as advance,
+        AsyncLearner(run, policy, stage, learner) if config.async_learner else learner as learning,
+        _open(run, suite, Authorization(acting, learning=True)) as vec,
+    ):
+        learning.train_pending()
+        _count(progress, practice)
+        server = Server(vec, LatentActor(policy, learning.act), _recorder(run, acting, vec))
+        dropped = progress.dropped
+        while not progress.over:
+            # A leg: so many whole episodes, and a checkpoint when all of them have ended.
+            learning.explore(progress.episodes)
+            seeds = range(
+                first + progress.episodes, first + progress.episodes + config.checkpoint_every
+            )
+            for outcome in server.play(Job(stage.task, seed) for seed in seeds):
+                _keep(outcome, practice=practice, online=online)
+                _count(progress, practice)
+                progress.dropped = dropped + vec.dropped
+                metrics = learning.train_pending()
+                logged = {**metrics, **_of_episode(outcome, server, learning.updates, progress)}
+                run.metrics.log(stage.name, progress.decisions, **logged)
+                advance(progress.decisions, progress.note())
+                if progress.over:
+                    break
+            if not progress.over and not config.async_learner:
+                save(run.checkpoints, policy, stage, learner, **progress.files())
+        advance(progress.decisions, f"success {progress.rate:.2f}; making the pending updates")
+        learning.finish()
+    complete(run, policy, stage, **progress.facts(), updates=learning.updates)
+    return policy
+
+
+def open_replay(
+    run: Run, policy: VLAPolicy, stage: Stage, name: str, *, suite: Suite
+) -> LatentReplay:
+    """Return DIR/latents/TASK/NAME, whose latents are of the policy's VLM as it is now."""
+    size = policy.image_size
+    blank = torch.zeros(1, size, size, 3, dtype=torch.uint8)
+    with torch.no_grad():
+        latents = policy.encode(Observation(blank, (suite.task(stage.task).instruction,)))
+    _, tokens, width = latents.tokens.shape
+    spec = LatentSpec(
+        weights=policy.vlm_hash(),
+        encoder=f"{policy.device.type} {policy.config.dtype}",
+        suite=suite.name,
+        tokens=tokens,
+        width=width,
+        action_dim=suite.action_dim,
+    )
+    return LatentReplay(run.directory / "latents" / stage.target / name, spec)
+
+
+def collect_seed_successes(
+    run: Run,
+    policy: VLAPolicy,
+    stage: Stage,
+    *,
+    suite: Suite,
+    store: LatentReplay,
+    online: EpisodeStore,
+) -> None:
+    """Bring `store` to `sac.demonstrations` successes of the policy as it is, without noise.
+
+    With `harvest.from_training` they go to `online`, D_RL, too. Fewer are told; where there is none at
+    all, `UserError`.
+    """
+    if run.journal.done(stage.name) is not None:
+        return
+    config = run.config.sac
+    acting = policy.hash()
+    first = first_seed(Purpose.ZERO_SHOT, run.config.seed, round=stage.round)
+    jobs = [Job(stage.task, first + index) for index in range(config.attempts)]
+    done_seeds = {episode["seed"] for episode in store.episodes}
+    tried = decisions = 0
+    with (
+        threads(1),
+        bar(f"Zero-shot successes of {stage.target}", config.demonstrations) as advance,
+        _open(run, suite, Authorization(acting)) as vec,
+    ):
+        server = Server(vec, MeanActor(policy, stored=True), _recorder(run, acting, vec))
+        for outcome in in_order(server.play(iter(jobs)), jobs):
+            if len(done_seeds) >= config.demonstrations:
+                break
+            tried += 1
+            decisions += outcome.length
+            if outcome.success and outcome.job.seed not in done_seeds:
+                _keep(outcome, practice=store, online=online)
+                done_seeds.add(outcome.job.seed)
+            advance(len(done_seeds), f"{len(done_seeds)} successes in {tried} episodes")
+    kept = len(done_seeds)
+    if not kept:
+        raise UserError(
+            f"the policy solved {stage.task} in none of {tried} episodes, so that SAC has nothing to "
+            "begin with: begin with a better policy, allow more --sac.attempts, or choose --rl ppo "
+            "(with another --out)"
+        )
+    facts: dict[str, Any] = {"tried": tried, "decisions": decisions, "kept": kept}
+    if kept < config.demonstrations:
+        facts["note"] = f"only {kept} successes in {tried} episodes"
+    run.journal.append(stage.name, **facts)
+
+
+def _repeats(suite: Suite, config: SACConfig) -> bool:
+    """Whether episodes can be played again to the same bits: not on a real arm, nor with two clocks."""
+    return suite.real_arm is None and not config.async_learner
+
+
+def _open(run: Run, suite: Suite, who: Authorization) -> VectorEnv:
+    """Return environments in which `who` may act; they have nothing to play yet."""
+    return VectorEnv(suite, run.config.env.for_training(), iter(()), authorization=who)
+
+
+def _recorder(run: Run, acting: str, vec: VectorEnv) -> EpisodeRecorder:
+    images = run.config.harvest.from_training
+    return EpisodeRecorder(vec, policy_hash=acting, images=images, latents=True)
+
+
+def _keep(outcome: Outcome, *, practice: LatentReplay, online: EpisodeStore) -> None:
+    """Append an episode to the buffer and, where images are kept, a success to D_RL.
+
+    D_RL comes first: a kill between the two must not lose the success.
+    """
+    assert outcome.latents is not None
+    known = (outcome.job.task, outcome.job.seed) in online.seeds()
+    if outcome.episode is not None and outcome.success and not known:
+        online.append(outcome.episode)
+    practice.append(outcome.latents, seed=outcome.job.seed, success=outcome.success)
+
+
+def _count(progress: RLProgress, practice: LatentReplay) -> None:
+    """Take the counts from the online buffer: it is the truth about how far the stage has come."""
+    successes = [bool(episode["success"]) for episode in practice.episodes]
+    progress.episodes = len(successes)
+    progress.decisions = len(practice)
+    progress.recent = successes[-progress.config.window :]
+
+
+def _of_episode(
+    outcome: Outcome, server: Server[Outcome], updates: int, progress: RLProgress
+) -> dict[str, Any]:
+    """Return what is logged of an episode beside SAC's own metrics; seconds are of this process."""
+    return {
+        "success": float(outcome.success),
+        "length": float(outcome.length),
+        "episodes": 1,
+        "updates": updates,
+        "dropped": progress.dropped,
+        "latency_p99_seconds": float(np.percentile(server.latencies[-LATENCIES:], 99)),
+        "env_seconds": server.env_seconds,
+        "encode_seconds": server.encode_seconds,
+    }

@@ -1,0 +1,1 @@
+"""What must survive a crash: files, checkpoints, journals, metrics."""

@@ -1,0 +1,96 @@
+"""What a run has done, for good: one JSON object a line, each fsynced before the run goes on; and
+the run's lock."""
+
+import fcntl
+import json
+import os
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from irevla.errors import UserError
+from irevla.storage.disk import sync, writing
+
+
+class Journal:
+    """An append-only list of events. A last line that a crash tore is none: readers skip it, an
+    append cuts it."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def append(self, event: str, **fields: Any) -> None:
+        """Write down that `event` happened, with JSON-able `fields`; it is on disk when this
+        returns."""
+        assert not {"event", "time"} & fields.keys()
+        line = json.dumps({"event": event, "time": round(time.time(), 3), **fields}) + "\n"
+        new = not self.path.exists()
+        with self.path.open("ab") as file:
+            file.truncate(whole_lines(self.path))
+            file.write(line.encode())
+            file.flush()
+            os.fsync(file.fileno())
+        if new:
+            sync(self.path.parent)
+
+    def rewind(self, lines: int) -> None:
+        """Forget all but the first `lines` events."""
+        kept = self.path.read_bytes().splitlines(keepends=True)[:lines]
+        with writing(self.path) as aside:
+            aside.write_bytes(b"".join(kept))
+
+    def done(self, event: str) -> dict[str, Any] | None:
+        """The last record of `event`, or None where it has not happened."""
+        return next((record for record in reversed(list(self)) if record["event"] == event), None)
+
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        return iter(read_lines(self.path))
+
+
+def whole_lines(path: Path) -> int:
+    """How many bytes of a JSONL file are whole lines: what follows the last newline was torn by a
+    crash."""
+    return path.read_bytes().rfind(b"\n") + 1 if path.exists() else 0
+
+
+def read_lines(path: Path) -> list[dict[str, Any]]:
+    """The records of a JSONL file, without a torn last line; none if there is no file. `UserError`
+    for a bad line."""
+    if not path.exists():
+        return []
+    records = []
+    for number, line in enumerate(path.read_bytes()[: whole_lines(path)].splitlines(), start=1):
+        try:
+            records.append(json.loads(line))
+        except ValueError as error:
+            raise UserError(
+                f"{path}, line {number} is not JSON; restore the file or delete that line"
+            ) from error
+    return records
+
+
+@contextmanager
+def run_lock(directory: Path) -> Iterator[None]:
+    """Hold `directory` for this process alone; `UserError` with the pid of the holder where another
+    runs in it.
+
+    The kernel drops the lock with the process, however it dies. A forked child that outlives it
+    would keep it: spawn.
+    """
+    path = directory / ".lock"
+    with path.open("a+") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            file.seek(0)
+            pid = file.read().strip() or "unknown"
+            raise UserError(
+                f"process {pid} is running in {directory}; wait for it, stop it, or choose another "
+                "--out"
+            ) from error
+        file.truncate(0)
+        file.write(str(os.getpid()))
+        file.flush()
+        yield

@@ -1,0 +1,154 @@
+"""A cell on loopback, as worker processes find it: a simulated arm behind libfranka's protocol,
+what a camera sees of it as a video stream over HTTP, and a person at another process's keys."""
+
+import io
+import threading
+import time
+from collections.abc import Callable
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import yaml
+from loopback import Seen, SimulatedArm
+from PIL import Image
+
+from irevla.envs.panda.suite import CAMERA_POS, LOOK_AT
+from irevla.robot.teleop import READY, send_keys
+
+RATE = 15  # pictures a second
+
+
+class Stream(ThreadingHTTPServer):
+    """The newest picture, again and again, as network cameras send it (MJPEG)."""
+
+    daemon_threads = True
+
+    def __init__(self) -> None:
+        self.picture, self.over = b"", False
+        super().__init__(("127.0.0.1", 0), Frames)
+
+    def handle_error(self, request: object, client_address: object) -> None:
+        """The reader has left."""
+
+
+class Frames(BaseHTTPRequestHandler):
+    server: Stream
+
+    def do_GET(self) -> None:
+        self.send_response(200)
+        self.send_header("Content-Type", "multipart/x-mixed-replace; boundary=frame")
+        self.end_headers()
+        while not self.server.over:
+            self.wfile.write(
+                b"--frame\r\nContent-Type: image/jpeg\r\n\r\n" + self.server.picture + b"\r\n"
+            )
+            time.sleep(1 / RATE)
+
+    def log_message(self, *words: object) -> None:
+        pass
+
+
+class SimulatedCell:
+    """`with SimulatedCell(path) as cell`: settings at `path` name the arm `cell.sim` and its
+    pictures."""
+
+    def __init__(self, path: Path) -> None:
+        self.path, self.sim = path, SimulatedArm()
+        self.stream, self._over, self._drawn = Stream(), threading.Event(), threading.Event()
+        self._threads = [
+            threading.Thread(target=self._film, daemon=True),
+            threading.Thread(
+                target=self.stream.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True
+            ),
+        ]
+        self.describe()
+
+    def describe(self, **changes: Any) -> None:
+        """Write the settings."""
+        camera = {
+            "kind": "opencv",
+            "device": f"http://127.0.0.1:{self.stream.server_port}/stream.mjpg",
+        }
+        found = {
+            "driver": "franka", "host": self.sim.host, "dry_run": False, "realtime": False, "dynamics": 0.2,
+            "workspace": {"low": [0.35, -0.25, 0.05], "high": [0.65, 0.25, 0.5]},
+            "home": {"position": [0.42, 0.0, 0.3]}, "cameras": {"front": camera, "wrist": camera},
+            "limits": {"max_age": 0.5},
+        }  # fmt: skip
+        self.path.write_text(yaml.safe_dump(found | changes))
+
+    def replace_arm(self) -> None:
+        """A new one in its place: franky-sim 1.0.4 loses its second client after a while."""
+        self.sim.close()
+        self.sim = SimulatedArm()
+        self.describe()
+
+    def person(self, says: Callable[[], str] = lambda: READY) -> "AtTheKeys":
+        """Somebody who looks ten times a second and presses what `says` says (nothing: a sign of
+        life)."""
+        return AtTheKeys(self.path, says)
+
+    def _film(self) -> None:
+        """In this thread alone: the renderer's context is of one thread."""
+        filmed: SimulatedArm | None = None
+        while not self._over.is_set():
+            try:
+                if filmed is not self.sim:
+                    filmed = self.sim
+                    seen = Seen(filmed, CAMERA_POS, LOOK_AT)
+                file = io.BytesIO()
+                Image.fromarray(seen.read()).save(file, "JPEG")
+            except OSError:  # the arm is being replaced
+                continue
+            self.stream.picture = file.getvalue()
+            self._drawn.set()
+            time.sleep(1 / RATE)
+
+    def __enter__(self) -> "SimulatedCell":
+        for thread in self._threads:
+            thread.start()
+        assert self._drawn.wait(30), "no picture"
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._over.set()
+        self.stream.over = True
+        self.stream.shutdown()
+        self.stream.server_close()
+        for thread in self._threads:
+            thread.join(5)
+        self.sim.close()
+
+
+class AtTheKeys:
+    """A person, while the `with` lasts."""
+
+    def __init__(self, path: Path, says: Callable[[], str]) -> None:
+        self._says, self._over = says, threading.Event()
+        self._thread = threading.Thread(
+            target=send_keys, args=(path.with_suffix(".keys"), self._read), daemon=True
+        )
+
+    def _read(self, seconds: float) -> str:
+        time.sleep(min(seconds, 0.1))
+        return "\x03" if self._over.is_set() else self._says()
+
+    def __enter__(self) -> "AtTheKeys":
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._over.set()
+        self._thread.join()

@@ -1,0 +1,379 @@
+"""The environment of a real arm, on an arm that obeys at once: episodes, people, cameras,
+recordings."""
+
+import os
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from fakes import LIMITS, MIDDLE, FakeClock, FakeDriver, arm_of, at
+
+from irevla.config import EnvConfig
+from irevla.envs.suite import TaskEnv
+from irevla.robot.safe_arm import PERSON, ArmStopped, SafeArm
+from irevla.robot.cameras import CameraError, Streaming, compose, open_camera
+from irevla.robot.cell import Cell
+from irevla.robot.env import PandaRealEnv
+from irevla.robot.success import ClassifierJudge, PersonJudge
+from irevla.robot.teleop import DONE, READY, STOP, Keys, send_keys
+from irevla.robot.settings import CameraSettings
+from irevla.robot.suite import PANDA
+from irevla.errors import UserError
+
+CONFIG = EnvConfig(image_size=64, horizon=5, workers=1, envs_per_worker=1, timeout=600.0)
+STILL = np.array([0, 0, 0, 0, 0, 0, -1], np.float32)
+FORTH = np.array([1, 0, 0, 0, 0, 0, 1], np.float32)
+
+
+class FakePerson:
+    """Says what it is told to say."""
+
+    def __init__(self) -> None:
+        self.watching, self.ready = True, True
+        self.hand: np.ndarray | None = None
+        self.says: bool | None = None
+        self.asked: list[str] = []
+
+    def there(self) -> bool:
+        return self.watching
+
+    def action(self) -> np.ndarray | None:
+        return self.hand
+
+    def verdict(self) -> bool | None:
+        says, self.says = self.says, None
+        return says
+
+    def wait_ready(self, request: str, *, patience: float) -> bool:
+        self.asked.append(request)
+        return self.ready
+
+    def close(self) -> None:
+        pass
+
+
+class FakeCamera:
+    def __init__(self, colour: int) -> None:
+        self.colour, self.broken = colour, False
+
+    def read(self) -> np.ndarray:
+        if self.broken:
+            raise CameraError("the front camera has given no picture for 1.0 s")
+        return np.full((48, 64, 3), self.colour, np.uint8)
+
+    def close(self) -> None:
+        pass
+
+
+def env_of(
+    tmp_path: Path | None = None, *, task: str = "pick-carrot"
+) -> tuple[PandaRealEnv, FakePerson, FakeDriver, FakeClock]:
+    arm, driver, clock = arm_of(at(0.6, 0.2, 0.1))
+    person = FakePerson()
+    cell = Cell(
+        arm, MIDDLE, FakeCamera(200), FakeCamera(30), person, PersonJudge(person), clock, tmp_path
+    )
+    return PandaRealEnv(task, CONFIG, cell=cell), person, driver, clock
+
+
+# --- an environment like others
+
+
+def test_an_episode_is_one_like_any_other() -> None:
+    env, person, driver, clock = env_of()
+    assert isinstance(env, TaskEnv)
+    picture, info = env.reset(seed=3)
+    assert env.observation_space.contains(picture) and info == {"success": False}
+    assert np.allclose(driver.pose.position, MIDDLE.position, atol=0.007) and driver.grips == [
+        False
+    ]
+    assert "pick up the carrot" in person.asked[0]
+    began, x = clock.time, driver.pose.position[0]
+    picture, reward, terminated, truncated, info = env.step(FORTH)
+    assert (reward, terminated, truncated, info["success"]) == (0.0, False, False, False)
+    assert driver.pose.position[0] == pytest.approx(x + 0.04) and driver.grips[-1]
+    assert clock.time - began == pytest.approx(LIMITS.period)
+    person.says = True
+    _, reward, terminated, truncated, info = env.step(STILL)
+    assert (reward, terminated, truncated, info["success"]) == (1.0, True, False, True)
+
+
+def test_it_ends_at_the_horizon_or_where_it_has_failed() -> None:
+    env, person, _, _ = env_of()
+    env.reset()
+    ends = [env.step(STILL)[2:4] for _ in range(CONFIG.horizon)]
+    assert ends == [(False, False)] * 4 + [(False, True)]
+    env.reset()
+    person.says = False
+    assert env.step(STILL)[2:4] == (False, True)
+
+
+def test_a_thinking_policy_keeps_ten_decisions_a_second() -> None:
+    env, _, _, clock = env_of()
+    env.reset()
+    env.step(STILL)
+    began = clock.time
+    for _ in range(3):
+        clock.time += 0.03  # it thinks
+        env.step(STILL)
+    assert clock.time - began == pytest.approx(3 * LIMITS.period)
+
+
+def test_both_views_are_one_picture_as_in_simulation() -> None:
+    env, _, _, _ = env_of()
+    picture, _ = env.reset()
+    assert (
+        (picture[:24, :24] == 30).all()
+        and (picture[24:] == 200).all()
+        and (picture[:, 24:] == 200).all()
+    )
+    wide = np.zeros((40, 100, 3), np.uint8)
+    wide[:, 30:70] = 255  # the middle square
+    assert (compose(wide, wide, size=32) == 255).all()
+
+
+# --- safety, from here
+
+
+def test_the_start_is_reached_upwards_first() -> None:
+    env, _, driver, _ = env_of()
+    env.reset()
+    way = np.array([pose.position for pose in driver.sent])
+    rising = way[:, 2] < MIDDLE.position[2] - 0.01
+    assert np.abs(way[rising][:, :2] - [0.6, 0.2]).max() < 1e-6
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+def test_what_is_not_finite_never_moves_the_arm(bad: float) -> None:
+    env, _, driver, _ = env_of()
+    env.reset()
+    before = len(driver.sent)
+    action = STILL.copy()
+    action[1] = bad
+    if np.isinf(bad):  # clipped, as any action is
+        env.step(action)
+        assert np.isfinite(driver.pose.position).all()
+        return
+    with pytest.raises(ArmStopped, match="not finite"):
+        env.step(action)
+    assert len(driver.sent) == before
+
+
+def test_without_authorisation_not_even_the_start_is_approached() -> None:
+    env, _, driver, clock = env_of()
+    env.cell.arm = SafeArm(driver, LIMITS, clock=clock)
+    with pytest.raises(UserError, match="nobody is authorised"):
+        env.reset()
+    assert not driver.sent and not driver.grips
+
+
+def test_without_a_person_nothing_moves() -> None:
+    env, person, driver, _ = env_of()
+    person.watching = False
+    with pytest.raises(UserError, match="irevla arm keys"):
+        env.reset()
+    assert not driver.sent
+    person.watching = True
+    env.reset()
+    before, person.watching = len(driver.sent), False
+    with pytest.raises(UserError, match="nobody watches"):
+        env.step(FORTH)
+    assert len(driver.sent) == before and driver.holds
+    person.watching, person.ready = True, False
+    with pytest.raises(UserError, match="nobody said within 480 s"):
+        env.reset()
+
+
+def test_a_collision_ends_the_episode_and_is_cleared_at_the_next_but_not_for_ever() -> None:
+    env, _, driver, _ = env_of()
+    env.reset()
+    for _ in range(LIMITS.clears_per_run):
+        driver.reason = "cartesian_reflex"
+        _, _, terminated, truncated, info = env.step(FORTH)
+        assert (terminated, truncated, info["fault"]) == (False, True, "cartesian_reflex")
+        env.reset()
+    driver.reason = "cartesian_reflex"
+    env.step(FORTH)
+    with pytest.raises(ArmStopped, match="enough without a person"):
+        env.reset()
+    assert driver.cleared == LIMITS.clears_per_run
+
+
+def test_a_camera_that_fails_stops_the_arm() -> None:
+    env, _, _, _ = env_of()
+    env.reset()
+    env.cell.front.broken = True  # type: ignore[attr-defined]
+    with pytest.raises(CameraError):
+        env.step(FORTH)
+    assert "no picture" in env.cell.arm.stopped
+
+
+def test_two_environments_cannot_play_at_once() -> None:
+    env, _, _, _ = env_of()
+    other = PandaRealEnv("pick-eggplant", CONFIG, cell=env.cell)
+    env.reset()
+    with pytest.raises(UserError, match="there is one arm"):
+        other.reset()
+    env.close()
+    other.reset()
+
+
+# --- people
+
+
+def test_who_takes_over_is_recorded_and_can_be_imported(tmp_path: Path) -> None:
+    folder = tmp_path / "shown"
+    env, person, driver, _ = env_of(folder)
+    for successful in (False, True):
+        env.reset()
+        env.step(STILL)
+        person.hand = FORTH
+        x = driver.pose.position[0]
+        *_, info = env.step(STILL)
+        assert info["person"] and np.array_equal(info["action"], FORTH)
+        assert driver.pose.position[0] == pytest.approx(x + 0.04)
+        person.hand, person.says = None, successful
+        env.step(STILL)
+    env.reset()
+    person.says = True  # without the person's help: not a demonstration
+    env.step(STILL)
+    (episode,) = PANDA.demonstrations(folder, ["pick-carrot"], CONFIG, most=5)
+    assert np.array_equal(episode.actions, [STILL, FORTH, STILL]) and episode.success
+    assert episode.images.shape == (3, 64, 64, 3) and episode.instruction == "pick up the carrot"
+    with pytest.raises(UserError, match="shows no pick-corn"):
+        next(PANDA.demonstrations(folder, ["pick-corn"], CONFIG, most=5))
+
+
+def test_who_is_authorised_as_a_person_is_no_policy() -> None:
+    env, person, driver, _ = env_of()
+    env.cell.arm.authorise(PERSON)
+    env.reset()
+    before = len(driver.sent)
+    with pytest.raises(UserError, match="this is a policy"):
+        env.step(FORTH)
+    assert len(driver.sent) == before
+    env.step(env.expert_action())  # nothing pressed: it stands still
+    person.hand = FORTH
+    env.step(STILL)
+    assert len(driver.sent) == before + 2
+
+
+def test_a_person_is_the_expert(tmp_path: Path) -> None:
+    env, person, driver, _ = env_of(tmp_path / "shown")
+    env.reset()
+    assert np.array_equal(env.expert_action(), STILL)
+    person.hand, x = FORTH, driver.pose.position[0]
+    action = env.expert_action()
+    assert np.array_equal(action, FORTH)
+    env.step(action)
+    assert driver.pose.position[0] == pytest.approx(x + 0.04)
+    person.hand = None
+    assert env.expert_action()[6] == 1.0  # the fingers stay shut
+    person.says = True
+    env.step(env.expert_action())
+    assert not (tmp_path / "shown").exists()  # collected elsewhere
+
+
+def soon(condition: Callable[[], bool]) -> bool:
+    end = time.monotonic() + 5
+    while not condition() and time.monotonic() < end:
+        time.sleep(0.005)
+    return condition()
+
+
+def typing(*keys: str) -> Callable[[float], str]:
+    typed = iter([*keys, "\x03"])
+    return lambda seconds: next(typed)
+
+
+def test_keys_in_another_terminal_reach_the_arm(tmp_path: Path) -> None:
+    stops: list[str] = []
+    keys = Keys(tmp_path / "arm.keys", stops.append)
+    assert not keys.there() and keys.action() is None
+    send_keys(tmp_path / "arm.keys", typing("", "w", "g", DONE, STOP))
+    assert soon(lambda: bool(stops)) and keys.there()
+    action = keys.action()
+    assert action is not None and action[0] == 1.0 and action[6] == 1.0
+    assert keys.verdict() is True and keys.verdict() is None
+    sender = threading.Timer(0.05, send_keys, (tmp_path / "arm.keys", typing(READY)))
+    sender.start()
+    assert keys.wait_ready("put it back", patience=5.0)
+    sender.join()
+    assert not keys.wait_ready("put it back", patience=0.01)
+    keys.close()
+    assert not (tmp_path / "arm.keys").exists()
+    send_keys(tmp_path / "arm.keys", typing(READY))  # nobody listens: no harm
+
+
+# --- cameras and judges
+
+
+def test_a_camera_gives_its_newest_picture_and_no_old_one() -> None:
+    taken, stuck = [0], threading.Event()
+
+    def grab() -> np.ndarray | None:
+        time.sleep(0.005)
+        if stuck.is_set():
+            return None
+        taken[0] += 1
+        return np.full((4, 4, 3), min(taken[0], 255), np.uint8)
+
+    camera = Streaming("front", grab, lambda: None)
+    assert camera.read().shape == (4, 4, 3)
+    stuck.set()
+    time.sleep(0.35)
+    with pytest.raises(CameraError, match="no picture for"):
+        camera.read()
+    stuck.clear()
+    before = taken[0]
+    assert soon(lambda: taken[0] > before + 3)
+    camera.close()
+
+
+def test_cameras_that_are_not_there_are_said_in_one_line(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="pip install pyrealsense2"):
+        open_camera("wrist", CameraSettings("realsense", ""))
+    pytest.importorskip("cv2")
+    with pytest.raises(UserError, match="cannot be opened"):
+        open_camera("front", CameraSettings("opencv", str(tmp_path / "none.avi")))
+
+
+def test_opencv_reads_a_film(tmp_path: Path) -> None:
+    """A file in the place of a device: the same code from `VideoCapture` on."""
+    cv2 = pytest.importorskip("cv2")
+    film = str(tmp_path / "film.avi")
+    writer = cv2.VideoWriter(film, cv2.VideoWriter_fourcc(*"MJPG"), 30, (64, 48))
+    for _ in range(30):
+        writer.write(np.full((48, 64, 3), (20, 60, 220), np.uint8))  # BGR: red
+    writer.release()
+    camera = open_camera("front", CameraSettings("opencv", film))
+    red, green, blue = camera.read()[24, 32].tolist()
+    assert red > 180 and green < 100 and blue < 60
+    camera.close()
+
+
+def test_a_person_goes_before_the_classifier() -> None:
+    def bright(picture: np.ndarray, instruction: str) -> bool:
+        return instruction == "pick up the carrot" and picture.mean() > 100
+
+    judge = ClassifierJudge(bright, person := FakePerson())
+    dark, light = (np.full((64, 64, 3), value, np.uint8) for value in (20, 200))
+    assert judge.judge(light, "pick up the carrot") is True
+    assert (
+        judge.judge(dark, "pick up the carrot") is None and judge.judge(light, "place it") is None
+    )
+    person.says = False
+    assert judge.judge(light, "pick up the carrot") is False
+
+
+def test_nothing_of_the_arm_is_loaded_for_a_list_of_tasks() -> None:
+    code = "import sys, irevla.robot.suite; print({'franky', 'cv2', 'torch', 'mujoco'} & set(sys.modules))"
+    out = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, env=os.environ
+    )
+    assert out.stdout.strip() == "set()"

@@ -1,0 +1,146 @@
+"""The settings of an arm: what a person gets wrong is said in one line."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+
+from irevla.config import EnvConfig
+from irevla.envs.suite import Suite, load_suite
+from irevla.envs.panda.suite import PANDA_SIM
+from irevla.robot.settings import FILE, read_settings
+from irevla.robot.suite import PANDA
+from irevla.errors import UserError
+from irevla.presets import find_preset
+from irevla.setting import check
+
+GOOD = {
+    "driver": "franka",
+    "host": "172.16.0.2",
+    "policy": 12345678,
+    "workspace": {"low": [0.3, -0.3, 0.02], "high": [0.7, 0.3, 0.5]},
+    "home": {"position": [0.5, 0, 0.3], "yaw": 0.5},
+    "cameras": {
+        "front": {"kind": "opencv", "device": 0},
+        "wrist": {"kind": "realsense", "device": "0123"},
+    },
+    "limits": {"speed": 0.1},
+}
+
+
+def written(folder: Path, **changes: object) -> Path:
+    path = folder / "arm.yaml"
+    path.write_text(yaml.safe_dump({**GOOD, **changes}))
+    return path
+
+
+def test_it_reads_what_was_written(tmp_path: Path) -> None:
+    settings = read_settings(written(tmp_path))
+    assert (
+        settings.limits.speed == 0.1
+        and settings.limits.low == (0.3, -0.3, 0.02)
+        and settings.policy == "12345678"
+    )
+    assert settings.dry_run and settings.realtime  # unless a person says otherwise
+    assert np.allclose(settings.home.position, [0.5, 0.0, 0.3]) and settings.home.tilt < 1e-6
+    assert settings.wrist.device == "0123" and settings.latch.parent == tmp_path
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"drivr": "franka"}, "did you mean 'driver'"),
+        ({"driver": "ros"}, "unknown driver 'ros'"),
+        ({"host": None}, "host must be a str"),
+        (
+            {"workspace": {"low": [0.3, -0.3], "high": [0.7, 0.3, 0.5]}},
+            "workspace.low must be three numbers",
+        ),
+        ({"workspace": {"low": [0.7, -0.3, 0], "high": [0.3, 0.3, 0.5]}}, "is no box"),
+        (
+            {"workspace": {"low": [float("nan"), -0.3, 0], "high": [0.3, 0.3, 0.5]}},
+            "workspace.low must be a float",
+        ),
+        ({"home": {"position": [0.5, 0.0, 0.9]}}, "outside the workspace"),
+        ({"limits": {"sped": 0.1}}, "did you mean 'speed'"),
+        ({"limits": {"speed": "fast"}}, "speed must be a float"),
+        ({"limits": {"speed": -1}}, "limits.speed must be between"),
+        ({"cameras": {"front": {"kind": "opencv"}}}, "cameras.wrist must be settings"),
+        ({"cameras": {"frnt": {}}}, "did you mean 'front'"),
+        ({"cameras": {"front": {"kind": "webcam"}, "wrist": {}}}, "unknown kind 'webcam'"),
+        ({"judge": "classifier"}, "needs 'classifier'"),
+        ({"dry_run": "no"}, "dry_run must be a bool"),
+        ({"dynamics": 2.0}, "dynamics must be in"),
+    ],
+)
+def test_what_is_wrong_is_said_in_one_line(
+    tmp_path: Path, changes: dict[str, object], words: str
+) -> None:
+    with pytest.raises(UserError, match=words) as told:
+        read_settings(written(tmp_path, **changes))
+    assert "\n" not in str(told.value) and "arm.yaml" in str(told.value)
+
+
+def test_a_file_that_is_none_is_said_in_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(UserError, match="cannot be read: No such file"):
+        read_settings(tmp_path / "none.yaml")
+    (tmp_path / "bad.yaml").write_text("a: [1,\nb: }")
+    with pytest.raises(UserError, match="are no YAML") as told:
+        read_settings(tmp_path / "bad.yaml")
+    assert "\n" not in str(told.value)
+    monkeypatch.delenv(FILE, raising=False)
+    with pytest.raises(UserError, match=f"export {FILE}=arm.yaml"):
+        PANDA.check()
+
+
+def test_the_suite_offers_the_tasks_of_its_simulated_twin() -> None:
+    assert load_suite("panda") is PANDA and isinstance(PANDA, Suite)
+    assert (
+        PANDA.tasks == PANDA_SIM.tasks
+        and PANDA.action_dim == PANDA_SIM.action_dim
+        and PANDA.fps == PANDA_SIM.fps
+    )
+
+
+@pytest.mark.parametrize(
+    ("config", "words"),
+    [
+        (EnvConfig(workers=2, envs_per_worker=1, timeout=600.0), "there is one arm"),
+        (EnvConfig(workers=1, envs_per_worker=1), "--env.timeout 120"),
+    ],
+)
+def test_one_arm_and_a_person_need_their_settings(config: EnvConfig, words: str) -> None:
+    with pytest.raises(UserError, match=words):
+        PANDA.make("pick-carrot", config)
+
+
+def test_missing_packages_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(FILE, str(written(tmp_path, driver="serl")))
+    with pytest.raises(UserError, match="pip install pyrealsense2"):
+        PANDA.check()
+
+
+def test_a_run_on_the_arm_asks_for_what_people_have_shown(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    camera = {"kind": "opencv", "device": 1}
+    cameras = {"front": camera, "wrist": camera}
+    monkeypatch.setenv(FILE, str(written(tmp_path, cameras=cameras, driver="serl")))
+    preset = find_preset("panda")
+    with pytest.raises(UserError, match="let people demonstrate"):
+        check(preset)
+    shown = replace(preset, expert=replace(preset.expert, dataset=str(tmp_path)))
+    with pytest.raises(UserError, match=r"name one policy \(12345678\), and a run makes others"):
+        check(shown)
+    check(replace(shown, method="sft"))
+    written(tmp_path, cameras=cameras, driver="serl", policy="")
+    with pytest.raises(UserError, match=r"no videos of panda: --eval\.no-videos"):
+        check(replace(shown, eval=replace(preset.eval, videos=True)))
+    with pytest.raises(UserError, match="--rl sac on panda"):
+        check(replace(shown, rl="ppo", harvest=replace(preset.harvest, practice=False)))
+    _, tasks = check(shown)
+    assert tasks.rl == ("pick-carrot",)

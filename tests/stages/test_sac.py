@@ -1,0 +1,431 @@
+"""Stage 1 by SAC, on the toy suite: all of it, interrupted and resumed, and what the policy then
+executes."""
+
+import json
+import mmap
+import time
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import yaml
+
+from irevla.algorithm import run_algorithm
+from irevla.rollout.demonstrations import open_store
+from irevla.config import (
+    Config,
+    EnvConfig,
+    EvalConfig,
+    ExpertConfig,
+    HarvestConfig,
+    ModelConfig,
+    PPOConfig,
+    SACConfig,
+    SFTConfig,
+)
+from irevla.data.episodes import EpisodeStore
+from irevla.data.replay import LatentReplay, LatentSpec
+from irevla.envs.suite import load_suite
+from irevla.envs.vector import Slots
+from irevla.errors import UserError
+from irevla.evaluation.report import write_report
+from irevla.learners.sac import SAC
+from irevla.models.build import build_policy
+from irevla.models.policy import VLAPolicy
+from irevla.models.sac_actor import SoftActor
+from irevla.presets import find_preset, to_dict
+from irevla.rollout.serve import Actor
+from irevla.storage.metrics import Metrics
+from irevla.runs.run import open_run
+from irevla.setting import new_policy, starting_policy
+from irevla.stages.async_learner import Handover
+from irevla.rollout.latent_episodes import LatentPlayer
+from irevla.stages.sac import practise
+from irevla.turn import Turn
+from irevla.types import weights_hash
+
+TASK = "left-disc-new"
+SUPERVISED = SFTConfig(steps=250, batch=32, shift=0, colour=0.0, validate_every=250, warmup=10)
+CONFIG = Config(
+    suite="pointmass",
+    rl="sac",
+    threads=1,
+    expert_tasks=("left-disc",),
+    rl_tasks=(TASK,),
+    unseen_tasks=("left-square-orange",),
+    env=EnvConfig(image_size=32, horizon=12, workers=2, envs_per_worker=2),
+    expert=ExpertConfig(episodes=20),
+    model=ModelConfig(vlm="tiny-random", width=32, layers=1, head_groups=4, head_hidden=16),
+    sft=SUPERVISED,
+    sac=SACConfig(
+        steps=200, demonstrations=3, attempts=60, gripper=False, batch=16, utd=1, critics=2, warmup=10,
+        checkpoint_every=20, updates_per_decision=0.5, converged=2.0,
+    ),
+    harvest=HarvestConfig(episodes=2, attempts=20),
+    sl=replace(SUPERVISED, steps=4, validate_every=4, warmup=1),
+    eval=EvalConfig(episodes=1, interim=1, videos=False),
+)  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def config(tmp_path_factory: pytest.TempPathFactory) -> Config:
+    """CONFIG, from a policy and demonstrations made once."""
+    first = tmp_path_factory.mktemp("first") / "run"
+    with open_run(first, replace(CONFIG, rl="ppo", method="sft")) as run:
+        run_algorithm(run)
+    expert = replace(CONFIG.expert, dataset=str(first / "expert"))
+    return replace(CONFIG, expert=expert, from_checkpoint=str(first / "checkpoints" / "sft"))
+
+
+def play(directory: Path, config: Config) -> None:
+    with open_run(directory, config) as run:
+        run_algorithm(run)
+
+
+def events(directory: Path) -> dict[str, Mapping[str, Any]]:
+    lines = [json.loads(line) for line in (directory / "journal.jsonl").read_text().splitlines()]
+    assert len({line["event"] for line in lines}) == len(lines)
+    return {line["event"]: line for line in lines}
+
+
+def latents(directory: Path, name: str, turn: str = TASK) -> LatentReplay:
+    root = directory / "latents" / turn / name
+    header = json.loads((root / "header.json").read_text())
+    del header["format"]
+    return LatentReplay(root, LatentSpec(**header))
+
+
+def test_all_of_it(config: Config, tmp_path: Path) -> None:
+    play(tmp_path, config)
+    done = events(tmp_path)
+    assert list(done)[2:5] == [f"zero-shot:{TASK}", f"rl:{TASK}", f"evaluated rl:{TASK}"]
+    assert done[f"zero-shot:{TASK}"]["kept"] == 3
+
+    before, demonstrations, online = (
+        VLAPolicy.from_pretrained(config.from_checkpoint),
+        latents(tmp_path, "demonstrations"),
+        latents(tmp_path, "online"),
+    )
+    assert len(demonstrations.episodes) == 3 and all(
+        episode["success"] for episode in demonstrations.episodes
+    )
+    seeds = [episode["seed"] for episode in online.episodes]
+    assert len(set(seeds)) == len(seeds) and not set(seeds) & {
+        e["seed"] for e in demonstrations.episodes
+    }
+    assert 200 <= len(online) < 200 + 4 * 12
+    assert (
+        done[f"rl:{TASK}"]["decisions"] == len(online)
+        and done[f"rl:{TASK}"]["updates"] == len(online) // 2
+    )
+    assert demonstrations.spec.weights == online.spec.weights == before.vlm_hash()
+
+    after = VLAPolicy.from_pretrained(tmp_path / "checkpoints" / f"rl-{TASK}")
+    assert weights_hash(after.vlm) == weights_hash(before.vlm)
+    assert weights_hash(after.action_head) != weights_hash(before.action_head)
+    curves = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    points = [row for row in curves if row["stage"] == f"rl:{TASK}"]
+    assert (
+        points[-1]["updates"] == len(online) // 2
+        and {"critic_loss", "success", "length"} <= points[-1].keys()
+    )
+    assert sum(row["episodes"] for row in points) == len(seeds)
+    assert TASK in write_report(tmp_path).read_text()
+
+
+def test_what_succeeds_while_it_learns_is_kept_as_it_was_done(
+    config: Config, tmp_path: Path
+) -> None:
+    """Interrupted once: everything that stage 1 solved is in D_RL, once, and nothing that it did
+    not; in time."""
+    config = replace(
+        config,
+        env=replace(config.env, rl_horizon=10),
+        harvest=replace(config.harvest, practice=True),
+    )
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Metrics, "log", stop_at(rows=4))
+        with pytest.raises(KeyboardInterrupt):
+            play(tmp_path, config)
+    play(tmp_path, config)
+    demonstrations, online, store = (
+        latents(tmp_path, "demonstrations"),
+        latents(tmp_path, "online"),
+        EpisodeStore(tmp_path / "online"),
+    )
+    assert max(episode["decisions"] for episode in online.episodes) == 10 >= max(map(len, store))
+    zero_shot = events(tmp_path)[f"zero-shot:{TASK}"]
+    failed = zero_shot["tried"] - len(demonstrations.episodes)
+    assert failed and zero_shot["decisions"] == len(demonstrations) + 10 * failed
+    played = [*demonstrations.episodes, *online.episodes]
+    solved = {episode["seed"]: episode["decisions"] for episode in played if episode["success"]}
+    practised = [episode for episode in store if episode.provenance.seed in solved]
+    assert len(solved) > 3 + 2 and len(practised) == len(solved), "each once"
+    assert len(store) == len(solved) + events(tmp_path)[f"harvest:{TASK}"]["kept"]
+    buffers = (demonstrations, online)
+    done = np.concatenate(
+        [b._map["action"][: sum(e["observations"] for e in b.episodes)] for b in buffers]
+    )
+    for episode in practised:
+        assert episode.success and len(episode) == solved[episode.provenance.seed]
+        assert (done == episode.actions[0]).all(1).any(), "the label is what was done"
+
+
+@pytest.mark.parametrize("apart", [False, True])
+def test_a_second_round_has_buffers_of_its_own(apart: bool, config: Config, tmp_path: Path) -> None:
+    play(tmp_path, replace(config, rounds=2, sac=replace(config.sac, steps=100, apart=apart)))
+    done = events(tmp_path)
+    assert done[f"rl:{TASK}@2"]["decisions"] >= 100 and done[f"zero-shot:{TASK}@2"]["kept"] == 3
+    first, second = (latents(tmp_path, "online", turn) for turn in (TASK, f"{TASK}@2"))
+    assert first.spec.weights != second.spec.weights, "stage 2 changed the VLM"
+    assert not {e["seed"] for e in first.episodes} & {e["seed"] for e in second.episodes}
+
+
+def test_interrupted_it_goes_on_and_encodes_nothing_twice(
+    config: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    update, encode, encoded = SAC.update, LatentPlayer._encode, [0]
+
+    def interrupted(self: SAC, *args: Any, **kwargs: Any) -> dict[str, float]:
+        if int(self.optimizer.state_dict()["state"].get(0, {"step": 0})["step"]) >= 35:
+            raise KeyboardInterrupt
+        return update(self, *args, **kwargs)
+
+    def counted(self: LatentPlayer, slots: Slots, playing: np.ndarray, cut: np.ndarray) -> Any:
+        encoded[0] += len(playing) + len(cut)
+        return encode(self, slots, playing, cut)
+
+    monkeypatch.setattr(SAC, "update", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        play(tmp_path, config)
+    online = latents(tmp_path, "online")
+    recorded = (tmp_path / "latents" / TASK / "demonstrations" / "records.bin").read_bytes()
+    begun = (online.root / "records.bin").read_bytes()
+    assert 0 < len(online) < 200 and f"rl:{TASK}" not in events(tmp_path)
+    assert [path.name for path in sorted((tmp_path / "checkpoints").glob("rl-*"))] == [
+        f"rl-{TASK}-{number:06d}" for number in (20, 40)
+    ]
+
+    monkeypatch.setattr(SAC, "update", update)
+    monkeypatch.setattr(LatentPlayer, "_encode", counted)
+    play(tmp_path, config)
+    whole = latents(tmp_path, "online")
+    assert (tmp_path / "latents" / TASK / "demonstrations" / "records.bin").read_bytes() == recorded
+    assert (whole.root / "records.bin").read_bytes().startswith(begun)
+    seeds = [episode["seed"] for episode in whole.episodes]
+    assert len(set(seeds)) == len(seeds)
+    assert events(tmp_path)[f"rl:{TASK}"]["updates"] == len(whole) // 2
+    new = sum(episode["observations"] for episode in whole.episodes[len(online.episodes) :])
+    assert (
+        new <= encoded[0] < new + 4 * 12
+    )  # those of the episodes under way when the budget was spent
+
+
+@pytest.mark.timeout(
+    400
+)  # several processes start, the learner's at low priority: 20 s on an idle machine
+def test_actor_and_learner_apart(config: Config, tmp_path: Path) -> None:
+    """The learner in a process of its own: interrupted, it saves; in the end it has done all that
+    was owed."""
+    config = replace(config, sac=replace(config.sac, apart=True))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Metrics, "log", stop_at(rows=3))
+        with pytest.raises(KeyboardInterrupt):
+            play(tmp_path, config)
+    saved = max(int(path.name[-6:]) for path in (tmp_path / "checkpoints").glob("rl-*"))
+    begun = len(latents(tmp_path, "online").episodes)
+    assert saved > 0 and begun > 0
+
+    play(tmp_path, config)
+    done, online = events(tmp_path)[f"rl:{TASK}"], latents(tmp_path, "online")
+    assert done["updates"] == len(online) // 2 and len(online.episodes) > begun
+    before, after = (
+        VLAPolicy.from_pretrained(path)
+        for path in (config.from_checkpoint, tmp_path / "checkpoints" / f"rl-{TASK}")
+    )
+    assert weights_hash(after.vlm) == weights_hash(before.vlm)
+    assert weights_hash(after.action_head) != weights_hash(before.action_head)
+
+
+def stop_at(*, rows: int) -> Any:
+    """Ctrl-C at the log's row of that number in stage 1."""
+    seen = [0]
+
+    def log(self: Any, stage: str, step: int, **values: float) -> None:
+        seen[0] += stage.startswith("rl:")
+        time.sleep(0.3 * stage.startswith("rl:"))  # the learner has a moment to learn
+        if seen[0] == rows:
+            raise KeyboardInterrupt
+
+    return log
+
+
+@pytest.mark.timeout(400)
+def test_a_simulator_is_held_back_to_the_rate(config: Config, tmp_path: Path) -> None:
+    config = replace(config, sac=replace(config.sac, apart=True, rate=50.0))
+    start = time.monotonic()
+    play(tmp_path, config)
+    assert time.monotonic() - start > 200 / 50  # its decisions alone
+    curves = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    assert (
+        max(row["updates"] for row in curves if row["stage"].startswith("rl:")) > 20
+    )  # beside them, not after them
+
+
+def test_the_actor_takes_only_whole_weights() -> None:
+    given, taken = (
+        SoftActor(
+            build_policy(CONFIG.model, action_dim=3, image_size=32).action_head,
+            gripper=True,
+            std=0.2,
+        )
+        for _ in range(2)
+    )
+    memory = mmap.mmap(-1, Handover.nbytes(given))
+    giver, taker = Handover(memory, given), Handover(memory, taken)
+    assert not taker.take()  # nothing there yet
+    giver.give()
+    assert taker.take() and not taker.take()
+    assert weights_hash(taken) == weights_hash(given)
+
+    torch.nn.init.ones_(given.head.mlp[-1].bias)
+    giver.give()
+    before, whole = weights_hash(taken), float(giver._weights[7])
+    giver._weights[7] = 9  # as if the writer were still at it
+    assert not taker.take() and weights_hash(taken) == before
+    giver._weights[7] = whole
+    assert taker.take() and weights_hash(taken) == weights_hash(given)
+
+
+def test_without_any_success_it_says_what_to_do(config: Config, tmp_path: Path) -> None:
+    policy = starting_policy(config, load_suite("pointmass"))
+    torch.nn.init.zeros_(policy.action_head.mlp[-1].weight)
+    torch.nn.init.constant_(
+        policy.action_head.mlp[-1].bias, 5.0
+    )  # up and to the right, away from the target
+    few = replace(config, sac=replace(config.sac, attempts=5))
+    with (
+        open_run(tmp_path / "run", few) as run,
+        pytest.raises(UserError, match=r"none of 5 episodes.*--sac\.attempts"),
+    ):
+        kept = open_store(load_suite("pointmass"), config.env, tmp_path / "online", online=True)
+        practise(run, policy, Turn(TASK), kept)
+
+
+def test_it_stops_where_it_has_converged(config: Config, tmp_path: Path) -> None:
+    play(tmp_path, replace(config, sac=replace(config.sac, converged=0.01, window=2, steps=5_000)))
+    done = events(tmp_path)[f"rl:{TASK}"]
+    assert done["converged"] and done["decisions"] < 5_000
+
+
+def test_the_policy_executes_what_sacs_actor_does(tmp_path: Path) -> None:
+    policy = build_policy(CONFIG.model, action_dim=3, image_size=32)
+    policy.gripper = True
+    policy.save_pretrained(tmp_path / "policy")
+    images = np.random.default_rng(0).integers(0, 256, (40, 32, 32, 3), np.uint8)
+    features, texts = policy.encode(images, ["pick it up"] * 40), ("pick it up",) * 40
+    executed = SoftActor(policy.action_head, gripper=True, std=0.2).act(features)
+    assert set(executed[:, -1].tolist()) == {-1, 1}
+    torch.testing.assert_close(policy.decide(features), executed)
+    mean = policy.mean(features).detach()
+    assert not torch.allclose(mean, executed)  # which supervised learning fits
+    again = VLAPolicy.from_pretrained(tmp_path / "policy")
+    np.testing.assert_allclose(again.act(images, "pick it up")[:, :2], executed[:, :2], atol=1e-6)
+    nothing = np.zeros(40, np.float32)
+    flags = np.zeros(40, bool)
+    slots = Slots(
+        0, images, (None,) * 40, flags.astype(int), (None,) * 40, np.zeros((40, 3), np.float32), nothing, flags, flags,
+        flags, images, flags,
+    )  # fmt: skip
+    closed = np.zeros(40)
+    for step in range(100):
+        seen = replace(slots, jobs=tuple(_job(seed) for seed in range(40)), step=np.full(40, step))
+        done = Actor(again).act(seen, texts)
+        np.testing.assert_allclose(
+            done[:, :2], executed[:, :2], atol=1e-6
+        )  # evaluation and harvest
+        np.testing.assert_array_equal(
+            done, Actor(again).act(seen, texts)
+        )  # the same chance, whenever it is asked
+        closed += done[:, 2] > 0
+    wanted = ((1 + mean[:, 2]) / 2).numpy()
+    assert (
+        np.abs(closed / 100 - wanted).max() < 0.2 and np.abs((closed / 100 - wanted).mean()) < 0.03
+    )
+
+
+def _job(seed: int) -> Any:
+    from irevla.envs.vector import Job
+
+    return Job(TASK, seed)
+
+
+@pytest.mark.parametrize(
+    ("rl", "gripper", "grips"), [("ppo", True, False), ("sac", True, True), ("sac", False, False)]
+)
+def test_all_stages_of_a_run_execute_the_gripper_alike(
+    config: Config, tmp_path: Path, rl: str, gripper: bool, grips: bool
+) -> None:
+    config, suite = (
+        replace(config, rl=rl, sac=replace(config.sac, gripper=gripper)),
+        load_suite("pointmass"),
+    )
+    assert starting_policy(config, suite).gripper is grips
+    with open_run(tmp_path / "run", config) as run:
+        assert new_policy(run, suite).gripper is grips
+
+
+def test_a_run_older_than_sac_goes_on(tmp_path: Path) -> None:
+    preset = find_preset("pointmass")
+    assert preset.sac != SACConfig()  # or the test says nothing
+    old = to_dict(preset)
+    del old["sac"], old["rl"]
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump(old))
+    with open_run(tmp_path, preset):
+        pass
+    with (
+        pytest.raises(UserError, match="rl: 'ppo' -> 'sac'"),
+        open_run(tmp_path, replace(preset, rl="sac")),
+    ):
+        pass
+    with (
+        pytest.raises(UserError, match=r"ppo\.steps"),
+        open_run(tmp_path, replace(preset, ppo=PPOConfig(steps=7))),
+    ):
+        pass
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"rl": "sak"}, "did you mean 'sac'"),
+        ({"method": "ppo-replay"}, "choose --rl ppo, or method irevla"),
+        ({"method": "scratch"}, "frozen VLM"),
+        ({"rl": "ppo", "harvest": HarvestConfig(practice=True)}, "--harvest.no-practice"),
+    ],
+)
+def test_what_cannot_be_is_told(change: dict[str, Any], message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        replace(CONFIG, **change)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"demonstrations": 0}, "positive"),
+        ({"attempts": 3}, "cannot give 20"),
+        ({"updates_per_decision": 0.0}, "positive"),
+        ({"converged": 0.0}, "positive"),
+        ({"checkpoint_every": 0}, "positive"),
+        ({"rate": 10.0}, r"sac\.apart"),
+    ],
+)
+def test_settings_of_the_stage_that_cannot_be_are_told(
+    change: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(UserError, match=message):
+        SACConfig(**change)
