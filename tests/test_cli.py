@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from irevla.cli.commands import main
+from irevla.cli.main import main
 from irevla.config import EnvConfig
 from irevla.presets import find_preset
 
@@ -110,7 +110,7 @@ def test_other_settings_do_not_resume(tmp_path: Path, capsys: pytest.CaptureFixt
 def test_help_is_instant_and_imports_nothing_heavy() -> None:
     start = time.monotonic()
     code = (
-        "import sys; from irevla.cli.commands import main; main(['--help']); main(['run', "
+        "import sys; from irevla.cli.main import main; main(['--help']); main(['run', "
         "'--help']);"
         "assert not {'torch', 'numpy', 'mujoco', 'transformers', 'pyarrow'} & set(sys.modules)"
     )
