@@ -89,7 +89,9 @@ class StepResult:
     def final_observation(self) -> Observation:
         """The true last observations of the episodes just cut off, in the order of their slots."""
         cut_off = np.flatnonzero(self.cut_off)
-        return Observation.of(self.final_images[cut_off], _instructions(self.previous, cut_off.tolist()))
+        return Observation.of(
+            self.final_images[cut_off], _instructions(self.previous, cut_off.tolist())
+        )
 
 
 def _instructions(jobs: Sequence[Job | None], slots: Iterable[int]) -> list[str]:
