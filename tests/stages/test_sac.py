@@ -178,8 +178,9 @@ def test_what_succeeds_while_it_learns_is_kept_as_it_was_done(
 def test_a_second_round_has_buffers_of_its_own(
     async_learner: bool, config: Config, tmp_path: Path
 ) -> None:
-    sac = replace(config.sac, steps=100, demonstrations=2, async_learner=async_learner)
-    play(tmp_path, replace(config, rounds=2, sac=sac))
+    # So slowly that the second round can still begin with some successes, whatever the clocks do.
+    sac = replace(config.sac, steps=100, demonstrations=2, lr=1e-6, async_learner=async_learner)
+    play(tmp_path, replace(config, rounds=2, sac=sac, sl=replace(config.sl, lr=1e-6)))
     done = events(tmp_path)
     assert done[f"rl:{TASK}@2"]["decisions"] >= 100 and done[f"zero-shot:{TASK}@2"]["kept"] == 2
     first, second = (latents(tmp_path, "online", turn) for turn in (TASK, f"{TASK}@2"))

@@ -4,6 +4,7 @@ The policy as it is first collects successes, the demonstration buffer; then it 
 exploration noise, and every episode goes to the online buffer. Both are of latents, on disk.
 """
 
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -26,7 +27,7 @@ from irevla.runs.rl_progress import RLProgress
 from irevla.runs.run import Run
 from irevla.stages.async_learner import AsyncLearner
 from irevla.stages.contract import complete, load_if_done, resume, save
-from irevla.stages.learner import SACLearner
+from irevla.stages.learner import OnlineLearner, SACLearner
 from irevla.tasks import Purpose, Stage, first_seed
 from irevla.types import Observation
 
@@ -59,7 +60,6 @@ def run_sac(
         progress.load_files(files)
         practice.rewind(progress.episodes)
 
-    first = first_seed(Purpose.RL, run.config.seed, round=stage.round)
     with (
         threads(1),
         bar(f"Stage 1: SAC on {stage.target}", config.steps) as advance,
@@ -71,18 +71,13 @@ def run_sac(
         server = Server(vec, LatentActor(policy, learning.act), _recorder(run, acting, vec))
         dropped = progress.dropped
         while not progress.over:
-            # A leg: so many whole episodes, and a checkpoint when all of them have ended.
-            learning.explore(progress.episodes)
-            seeds = range(
-                first + progress.episodes, first + progress.episodes + config.checkpoint_every
-            )
-            for outcome in server.play(Job(stage.task, seed) for seed in seeds):
+            for outcome in _play_leg(run, stage, server, learning, progress):
                 _keep(outcome, practice=practice, online=online)
                 _count(progress, practice)
                 progress.dropped = dropped + vec.dropped
                 metrics = learning.train_pending()
-                logged = {**metrics, **_of_episode(outcome, server, learning.updates, progress)}
-                run.metrics.log(stage.name, progress.decisions, **logged)
+                metrics |= _of_episode(outcome, server, learning.updates, progress)
+                run.metrics.log(stage.name, progress.decisions, **metrics)
                 advance(progress.decisions, progress.note())
                 if progress.over:
                     break
@@ -92,6 +87,24 @@ def run_sac(
         learning.finish()
     complete(run, policy, stage, **progress.facts(), updates=learning.updates)
     return policy
+
+
+def _play_leg(
+    run: Run,
+    stage: Stage,
+    server: Server[Outcome],
+    learning: OnlineLearner,
+    progress: RLProgress,
+) -> Iterator[Outcome]:
+    """Play so many whole episodes; when all of them have ended, there may be a checkpoint.
+
+    Nothing is under way then, so that a run that goes on from it plays what one would that was never
+    stopped.
+    """
+    first = first_seed(Purpose.RL, run.config.seed, round=stage.round) + progress.episodes
+    learning.explore(progress.episodes)
+    seeds = range(first, first + run.config.sac.checkpoint_every)
+    return server.play(Job(stage.task, seed) for seed in seeds)
 
 
 def open_replay(
@@ -201,14 +214,14 @@ def _count(progress: RLProgress, practice: LatentReplay) -> None:
 
 def _of_episode(
     outcome: Outcome, server: Server[Outcome], updates: int, progress: RLProgress
-) -> dict[str, Any]:
+) -> dict[str, float]:
     """Return what is logged of an episode beside SAC's own metrics; seconds are of this process."""
     return {
         "success": float(outcome.success),
         "length": float(outcome.length),
-        "episodes": 1,
-        "updates": updates,
-        "dropped": progress.dropped,
+        "episodes": 1.0,
+        "updates": float(updates),
+        "dropped": float(progress.dropped),
         "latency_p99_seconds": float(np.percentile(server.latencies[-LATENCIES:], 99)),
         "env_seconds": server.env_seconds,
         "encode_seconds": server.encode_seconds,
