@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from irevla.cli.commands import main
+from irevla.cli.main import main
 from irevla.config import EnvConfig
 from irevla.presets import find_preset
 
@@ -110,7 +110,7 @@ def test_other_settings_do_not_resume(tmp_path: Path, capsys: pytest.CaptureFixt
 def test_help_is_instant_and_imports_nothing_heavy() -> None:
     start = time.monotonic()
     code = (
-        "import sys; from irevla.cli.commands import main; main(['--help']); main(['run', "
+        "import sys; from irevla.cli.main import main; main(['--help']); main(['run', "
         "'--help']);"
         "assert not {'torch', 'numpy', 'mujoco', 'transformers', 'pyarrow'} & set(sys.modules)"
     )
@@ -173,3 +173,25 @@ def test_collect_is_what_run_would_collect(tmp_path: Path) -> None:
     (shape,) = [feature["shape"] for name, feature in info["features"].items() if "image" in name]
     side = find_preset("pointmass").env.image_size
     assert side != EnvConfig().image_size and shape[:2] == [side, side]
+
+
+@pytest.mark.parametrize(
+    ("option", "path", "value"),
+    [
+        (["--sac.apart"], ("sac", "async_learner"), True),
+        (["--sac.no-apart"], ("sac", "async_learner"), False),
+        (["--sl.online-share", "0.5"], ("mixture", "online_share"), 0.5),
+        (["--sft.colour=0.2"], ("sft", "augment", "colour"), 0.2),
+        (["--sl.words", "0.1"], ("sl", "augment", "words"), 0.1),
+    ],
+)
+def test_options_of_version_0_1_are_understood(
+    option: list[str], path: tuple[str, ...], value: object
+) -> None:
+    from irevla.cli.arguments import parse
+    from irevla.config import Config
+
+    found: object = parse(Config, option, prog="irevla run")
+    for name in path:
+        found = getattr(found, name)
+    assert found == value

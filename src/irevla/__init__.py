@@ -8,6 +8,7 @@ print(irevla.evaluate(policy, "pointmass", tasks=["left-disc-new"], episodes=50)
 """
 
 from dataclasses import replace
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -37,11 +38,11 @@ def preset(name: str, **changes: Any) -> "Config":
 def run(config: "Config", *, out: Path | str, tensorboard: bool = False) -> "VLAPolicy":
     """Run Algorithm 1 in the directory `out` and return the policy; the same call again resumes.
 
-    It leaves out/results.json, out/report.html and all checkpoints. Raises `UserError` for whatever a
+    It leaves out/results.json, out/report.html (with the extra "report") and all checkpoints. Raises `UserError` for whatever a
     user can mend.
     """
     from irevla.algorithm import run_algorithm
-    from irevla.evaluation.report import write_report
+    from irevla.progress import console
     from irevla.runs.run import open_run
     from irevla.stages.preflight import preflight
 
@@ -49,7 +50,12 @@ def run(config: "Config", *, out: Path | str, tensorboard: bool = False) -> "VLA
     with open_run(Path(out), config, tensorboard=tensorboard) as opened:
         policy = run_algorithm(opened)
         opened.write_results()  # what the journal knows, before the page
-        write_report(Path(out))
+        if all(find_spec(package) for package in ("jinja2", "matplotlib")):
+            from irevla.evaluation.report import write_report
+
+            write_report(Path(out))
+        else:
+            console.print(f"no report.html: pip install 'irevla[report]', then irevla report {out}")
     return policy
 
 

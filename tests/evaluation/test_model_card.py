@@ -58,8 +58,7 @@ def test_a_run_is_written_with_its_table(run: Path, tmp_path: Path) -> None:
     )
     assert (
         "| push | expert | 0.00 [0.00, 0.07] 0/50 | 0.80 [0.67, 0.89] 40/50 | 0.82 [0.69, 0.90] "
-        "41/50 |"
-        in card
+        "41/50 |" in card
     )
     assert "**Unseen tasks (2)**" in card and "Mean over tasks: expert 0.885 → 0.905" in card
     assert "Seed of the training run: 0" in card and 'from_pretrained("me/policy")' in card

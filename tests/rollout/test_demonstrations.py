@@ -6,7 +6,14 @@ from pathlib import Path
 
 import pytest
 
-from irevla.rollout.demonstrations import REPLAYED, collect_expert, demonstrations, harvest, in_order, open_store
+from irevla.rollout.demonstrations import (
+    REPLAYED,
+    collect_expert,
+    demonstrations,
+    harvest,
+    in_order,
+    open_store,
+)
 from irevla.config import Config, EnvConfig, ExpertConfig, HarvestConfig, ModelConfig
 from irevla.envs.suite import load_suite
 from irevla.envs.vector import Job

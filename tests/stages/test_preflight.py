@@ -1,79 +1,124 @@
-"""What an experiment keeps of its tests."""
+"""What is refused before any work, what a run is pinned to, and what an experiment keeps of its
+evaluations."""
 
-from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
-import torch
 
-from irevla import setting
-from irevla.category import Category
-from irevla.config import EnvConfig, ModelConfig
+from irevla.config import Config, EnvConfig, ModelConfig
 from irevla.envs.suite import load_suite
 from irevla.errors import UserError
+from irevla.evaluation import in_run
+from irevla.evaluation.evaluate import Evaluation, Protocol
 from irevla.evaluation.stats import Row
-from irevla.models.build import build_policy
+from irevla.models.policy import build_policy
 from irevla.presets import find_preset
+from irevla.rollout.demonstrations import collect_expert
 from irevla.runs.run import open_run
-from irevla.setting import choose_tasks, strange_words
+from irevla.stages.preflight import preflight
+from irevla.stages.start import expert_dataset, starting_policy
+from irevla.stages.supervised import out_of_suite_words
+from irevla.tasks import SFT, Category
 
 MODEL = ModelConfig(vlm="tiny-random", width=32, layers=1, head_groups=4, head_hidden=16)
+POINTMASS = load_suite("pointmass")
 
 
-def played(task: str, episodes: int) -> Row:
-    return Row.of(
-        method="irevla", task=task, category=Category.RL, stage="sft", seed=0,
-        successes=1, episodes=episodes, env_steps=5, seconds=1.0,
-    )  # fmt: skip
+def rows(protocol: Protocol) -> list[Row]:
+    return [
+        Row.of(
+            method="irevla", task=task, category=Category.RL, stage="sft", seed=0,
+            successes=1, episodes=protocol.episodes, env_steps=5, seconds=1.0,
+        )
+        for task in protocol.tasks
+    ]  # fmt: skip
 
 
-def test_practice_is_never_longer_than_evaluation() -> None:
-    assert [
-        EnvConfig(horizon=80, rl_horizon=most).practising().horizon for most in (0, 45, 90)
-    ] == [80, 45, 80]
+def test_training_episodes_are_never_longer_than_those_of_evaluation() -> None:
+    configs = [EnvConfig(horizon=80, rl_horizon=most) for most in (0, 45, 90)]
+    assert [config.for_training().horizon for config in configs] == [80, 45, 80]
     with pytest.raises(UserError, match=r"env\.rl_horizon"):
         EnvConfig(rl_horizon=-1)
 
 
 @pytest.mark.parametrize(("preset", "calls"), [("panda", 4), ("pointmass", 2)])
-def test_where_a_person_must_watch_a_test_goes_on_where_it_was(
+def test_where_a_person_must_watch_an_evaluation_goes_on_where_it_was(
     preset: str, calls: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    config, asked = find_preset(preset), list[Sequence[str]]()
+    config = replace(find_preset(preset), eval=replace(find_preset(preset).eval, episodes=3))
+    suite = load_suite(config.suite)
+    asked: list[tuple[str, ...]] = []
 
-    def evaluate(
-        actor: object, suite: str, tasks: Sequence[str], *, episodes: int, **more: Any
-    ) -> list[Row]:
-        asked.append(tasks)
+    def evaluate(policy: object, protocol: Protocol, **more: Any) -> Evaluation:
+        asked.append(protocol.tasks)
         if len(asked) == calls // 2:
             raise KeyboardInterrupt
-        return [played(task, episodes) for task in tasks]
+        firsts = {task: np.zeros((1, 2), np.float32) for task in protocol.tasks}
+        return Evaluation(rows(protocol), firsts)
 
-    def admit(suite: str, policy: object, env: EnvConfig) -> EnvConfig:
-        return env
-
-    policy = build_policy(MODEL, action_dim=2, image_size=32, device=torch.device("cpu"))
-    monkeypatch.setattr(setting, "evaluate", evaluate)
-    monkeypatch.setattr(setting, "admitted", admit)
+    policy = build_policy(MODEL, action_dim=2, image_size=32)
+    monkeypatch.setattr(in_run, "evaluate_policy", evaluate)
     with open_run(tmp_path, config) as run:
-        tasks = choose_tasks(config, load_suite(config.suite))
+        tasks = suite.task_lists(config)
         with pytest.raises(KeyboardInterrupt):
-            setting.test(run, policy, tasks, "sft", 3)
-        setting.test(run, policy, tasks, "sft", 3)
-        setting.test(run, policy, tasks, "sft", 3)
+            in_run.evaluate_stage(run, policy, suite, tasks, SFT)
+        in_run.evaluate_stage(run, policy, suite, tasks, SFT)
+        in_run.evaluate_stage(run, policy, suite, tasks, SFT)
         done = run.journal.done("evaluated sft")
     first, second, third = "pick-red-block", "pick-carrot", "pick-banana"
-    expected = (
-        [(first,), (second,), (second,), (third,)] if preset == "panda" else [tasks.all, tasks.all]
-    )
-    assert asked == expected
+    one_by_one = [(first,), (second,), (second,), (third,)]
+    assert asked == (one_by_one if preset == "panda" else [tasks.all, tasks.all])
     assert done is not None and [row["task"] for row in done["rows"]] == list(tasks.all)
 
 
 def test_words_put_into_instructions_are_no_tasks_own() -> None:
     """What is told of an unseen task is never trained on, not even by chance."""
-    words = set(strange_words("panda-sim"))
+    suite = load_suite("panda-sim")
+    words = set(out_of_suite_words(suite))
     assert len(words) > 1000 and {"cat", "lemon"} <= words
-    told = {word for task in load_suite("panda-sim").tasks for word in task.instruction.split()}
+    told = {word for task in suite.tasks for word in task.instruction.split()}
     assert {"pear", "banana", "red", "drawer"} <= told and not words & told
+
+
+def test_a_policy_that_does_not_fit(tmp_path: Path) -> None:
+    build_policy(MODEL, action_dim=2, image_size=32).save_pretrained(tmp_path)
+    config = Config(suite="pointmass", from_checkpoint=str(tmp_path), env=EnvConfig(image_size=48))
+    with pytest.raises(UserError, match="32 pixels"):
+        preflight(config)
+
+
+def test_a_method_that_begins_anew_takes_no_policy(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="leave from_checkpoint out"):
+        Config(method="scratch", from_checkpoint=str(tmp_path))
+
+
+def test_another_policy_under_the_same_name_is_refused(tmp_path: Path) -> None:
+    """Its path is the same; what the run began with counts."""
+    given = tmp_path / "given"
+    config = Config(suite="pointmass", from_checkpoint=str(given), env=EnvConfig(image_size=32))
+    build_policy(MODEL, action_dim=2, image_size=32).save_pretrained(given)
+    with open_run(tmp_path / "run", config) as run:
+        starting_policy(run, POINTMASS)
+        starting_policy(run, POINTMASS)
+        build_policy(MODEL, action_dim=2, image_size=32).save_pretrained(given)
+        with pytest.raises(UserError, match=r"not the one that .*run was started from"):
+            starting_policy(run, POINTMASS)
+
+
+def test_another_dataset_under_the_same_name_is_refused(tmp_path: Path) -> None:
+    env = EnvConfig(image_size=32, horizon=25)
+    config = Config(suite="pointmass", expert_tasks=("left-disc",), env=env)
+    expert = replace(config.expert, episodes=2)
+    root = tmp_path / "data"
+    collect_expert(POINTMASS, ("left-disc",), expert, env=env, seed=0, root=root)
+    config = replace(config, expert=replace(config.expert, dataset=str(root)))
+    tasks = POINTMASS.task_lists(config)
+    with open_run(tmp_path / "run", config) as run:
+        assert len(expert_dataset(run, POINTMASS, tasks)) == 2
+        more = replace(expert, episodes=3)
+        collect_expert(POINTMASS, ("left-disc",), more, env=env, seed=0, root=root)
+        with pytest.raises(UserError, match=r"not the one that .*run was started from"):
+            expert_dataset(run, POINTMASS, tasks)

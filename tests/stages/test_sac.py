@@ -12,44 +12,43 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-import yaml
 
 from irevla.algorithm import run_algorithm
-from irevla.rollout.demonstrations import open_store
 from irevla.config import (
+    AugmentConfig,
     Config,
     EnvConfig,
     EvalConfig,
     ExpertConfig,
     HarvestConfig,
     ModelConfig,
-    PPOConfig,
     SACConfig,
     SFTConfig,
 )
 from irevla.data.episodes import EpisodeStore
 from irevla.data.replay import LatentReplay, LatentSpec
 from irevla.envs.suite import load_suite
-from irevla.envs.vector import Slots
+from irevla.envs.vector import Job, StepResult
 from irevla.errors import UserError
 from irevla.evaluation.report import write_report
 from irevla.learners.sac import SAC
-from irevla.models.build import build_policy
-from irevla.models.policy import VLAPolicy
+from irevla.models.policy import VLAPolicy, build_policy
 from irevla.models.sac_actor import SoftActor
-from irevla.presets import find_preset, to_dict
-from irevla.rollout.serve import Actor
-from irevla.storage.metrics import Metrics
+from irevla.rollout.actors import MeanActor
+from irevla.rollout.demonstrations import open_store
+from irevla.rollout.serve import Server, View
 from irevla.runs.run import open_run
-from irevla.setting import new_policy, starting_policy
-from irevla.stages.async_learner import Handover
-from irevla.rollout.latent_episodes import LatentPlayer
-from irevla.stages.sac import practise
-from irevla.turn import Turn
-from irevla.types import weights_hash
+from irevla.stages.async_learner import SharedWeights
+from irevla.stages.sac import run_sac
+from irevla.stages.start import new_policy, starting_policy
+from irevla.storage.metrics import Metrics
+from irevla.tasks import SFT, Stage
+from irevla.types import Observation, weights_hash
 
 TASK = "left-disc-new"
-SUPERVISED = SFTConfig(steps=250, batch=32, shift=0, colour=0.0, validate_every=250, warmup=10)
+PLAIN = AugmentConfig(shift=0, colour=0.0)
+SUPERVISED = SFTConfig(steps=250, batch=32, validate_every=250, warmup=10, augment=PLAIN)
+POINTMASS = load_suite("pointmass")
 CONFIG = Config(
     suite="pointmass",
     rl="sac",
@@ -63,7 +62,7 @@ CONFIG = Config(
     sft=SUPERVISED,
     sac=SACConfig(
         steps=200, demonstrations=3, attempts=60, gripper=False, batch=16, utd=1, critics=2, warmup=10,
-        checkpoint_every=20, updates_per_decision=0.5, converged=2.0,
+        checkpoint_every=8, updates_per_decision=0.5, converged=2.0,
     ),
     harvest=HarvestConfig(episodes=2, attempts=20),
     sl=replace(SUPERVISED, steps=4, validate_every=4, warmup=1),
@@ -102,7 +101,7 @@ def latents(directory: Path, name: str, turn: str = TASK) -> LatentReplay:
 def test_all_of_it(config: Config, tmp_path: Path) -> None:
     play(tmp_path, config)
     done = events(tmp_path)
-    assert list(done)[2:5] == [f"zero-shot:{TASK}", f"rl:{TASK}", f"evaluated rl:{TASK}"]
+    assert list(done)[4:7] == [f"zero-shot:{TASK}", f"rl:{TASK}", f"evaluated rl:{TASK}"]
     assert done[f"zero-shot:{TASK}"]["kept"] == 3
 
     before, demonstrations, online = (
@@ -145,7 +144,7 @@ def test_what_succeeds_while_it_learns_is_kept_as_it_was_done(
     config = replace(
         config,
         env=replace(config.env, rl_horizon=10),
-        harvest=replace(config.harvest, practice=True),
+        harvest=replace(config.harvest, from_training=True),
     )
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Metrics, "log", stop_at(rows=4))
@@ -175,54 +174,72 @@ def test_what_succeeds_while_it_learns_is_kept_as_it_was_done(
         assert (done == episode.actions[0]).all(1).any(), "the label is what was done"
 
 
-@pytest.mark.parametrize("apart", [False, True])
-def test_a_second_round_has_buffers_of_its_own(apart: bool, config: Config, tmp_path: Path) -> None:
-    play(tmp_path, replace(config, rounds=2, sac=replace(config.sac, steps=100, apart=apart)))
+@pytest.mark.parametrize("async_learner", [False, True])
+def test_a_second_round_has_buffers_of_its_own(
+    async_learner: bool, config: Config, tmp_path: Path
+) -> None:
+    sac = replace(config.sac, steps=100, demonstrations=2, async_learner=async_learner)
+    play(tmp_path, replace(config, rounds=2, sac=sac))
     done = events(tmp_path)
-    assert done[f"rl:{TASK}@2"]["decisions"] >= 100 and done[f"zero-shot:{TASK}@2"]["kept"] == 3
+    assert done[f"rl:{TASK}@2"]["decisions"] >= 100 and done[f"zero-shot:{TASK}@2"]["kept"] == 2
     first, second = (latents(tmp_path, "online", turn) for turn in (TASK, f"{TASK}@2"))
     assert first.spec.weights != second.spec.weights, "stage 2 changed the VLM"
     assert not {e["seed"] for e in first.episodes} & {e["seed"] for e in second.episodes}
 
 
-def test_interrupted_it_goes_on_and_encodes_nothing_twice(
+def files(directory: Path, *patterns: str) -> dict[str, bytes]:
+    """What a run left, byte for byte: `patterns` of paths in it."""
+    paths = [path for pattern in patterns for path in sorted(directory.glob(pattern))]
+    return {str(path.relative_to(directory)): path.read_bytes() for path in paths}
+
+
+LEFT = ("checkpoints/*/*.safetensors", "online/data/*/*", "latents/*/*/records.bin")
+
+
+@pytest.mark.parametrize("updates", [3, 35, 90])
+def test_interrupted_anywhere_it_ends_with_the_same_bits(
+    config: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, updates: int
+) -> None:
+    """In the midst of a leg: what was played after the checkpoint is played again, to the same bits."""
+    config = replace(config, harvest=replace(config.harvest, from_training=True))
+    play(tmp_path / "whole", config)
+    update = SAC.update
+
+    def interrupted(self: SAC, *args: Any) -> dict[str, float]:
+        if self.updates == updates:
+            raise KeyboardInterrupt
+        return update(self, *args)
+
+    broken = tmp_path / "broken"
+    with monkeypatch.context() as patch:
+        patch.setattr(SAC, "update", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            play(broken, config)
+    assert 0 < len(latents(broken, "online")) < 200 and f"rl:{TASK}" not in events(broken)
+    torch.rand(3)  # whatever else the process draws
+    play(broken, config)
+    assert files(broken, *LEFT) == files(tmp_path / "whole", *LEFT)
+    assert len(files(broken, *LEFT)) >= 4 + 4
+
+
+def test_every_image_is_encoded_once(
     config: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    update, encode, encoded = SAC.update, LatentPlayer._encode, [0]
+    encode = Server._encode
+    encoded = [0]
 
-    def interrupted(self: SAC, *args: Any, **kwargs: Any) -> dict[str, float]:
-        if int(self.optimizer.state_dict()["state"].get(0, {"step": 0})["step"]) >= 35:
-            raise KeyboardInterrupt
-        return update(self, *args, **kwargs)
+    def counted(self: Any, observation: Observation) -> Any:
+        encoded[0] += len(observation) if self.recorder.needs_final else 0
+        return encode(self, observation)
 
-    def counted(self: LatentPlayer, slots: Slots, playing: np.ndarray, cut: np.ndarray) -> Any:
-        encoded[0] += len(playing) + len(cut)
-        return encode(self, slots, playing, cut)
-
-    monkeypatch.setattr(SAC, "update", interrupted)
-    with pytest.raises(KeyboardInterrupt):
-        play(tmp_path, config)
-    online = latents(tmp_path, "online")
-    recorded = (tmp_path / "latents" / TASK / "demonstrations" / "records.bin").read_bytes()
-    begun = (online.root / "records.bin").read_bytes()
-    assert 0 < len(online) < 200 and f"rl:{TASK}" not in events(tmp_path)
-    assert [path.name for path in sorted((tmp_path / "checkpoints").glob("rl-*"))] == [
-        f"rl-{TASK}-{number:06d}" for number in (20, 40)
-    ]
-
-    monkeypatch.setattr(SAC, "update", update)
-    monkeypatch.setattr(LatentPlayer, "_encode", counted)
+    monkeypatch.setattr(Server, "_encode", counted)
     play(tmp_path, config)
-    whole = latents(tmp_path, "online")
-    assert (tmp_path / "latents" / TASK / "demonstrations" / "records.bin").read_bytes() == recorded
-    assert (whole.root / "records.bin").read_bytes().startswith(begun)
-    seeds = [episode["seed"] for episode in whole.episodes]
-    assert len(set(seeds)) == len(seeds)
-    assert events(tmp_path)[f"rl:{TASK}"]["updates"] == len(whole) // 2
-    new = sum(episode["observations"] for episode in whole.episodes[len(online.episodes) :])
-    assert (
-        new <= encoded[0] < new + 4 * 12
-    )  # those of the episodes under way when the budget was spent
+    stored = 0
+    for name in ("demonstrations", "online"):
+        stored += sum(e["observations"] for e in latents(tmp_path, name).episodes)
+    tried = events(tmp_path)[f"zero-shot:{TASK}"]["tried"]
+    failed = (tried - 3) * 13
+    assert stored <= encoded[0] <= stored + failed + 8 * 13, "those of episodes that were cut short"
 
 
 @pytest.mark.timeout(
@@ -231,7 +248,7 @@ def test_interrupted_it_goes_on_and_encodes_nothing_twice(
 def test_actor_and_learner_apart(config: Config, tmp_path: Path) -> None:
     """The learner in a process of its own: interrupted, it saves; in the end it has done all that
     was owed."""
-    config = replace(config, sac=replace(config.sac, apart=True))
+    config = replace(config, sac=replace(config.sac, async_learner=True))
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Metrics, "log", stop_at(rows=3))
         with pytest.raises(KeyboardInterrupt):
@@ -241,7 +258,8 @@ def test_actor_and_learner_apart(config: Config, tmp_path: Path) -> None:
     assert saved > 0 and begun > 0
 
     play(tmp_path, config)
-    done, online = events(tmp_path)[f"rl:{TASK}"], latents(tmp_path, "online")
+    done = events(tmp_path)[f"rl:{TASK}"]
+    online = latents(tmp_path, "online")
     assert done["updates"] == len(online) // 2 and len(online.episodes) > begun
     before, after = (
         VLAPolicy.from_pretrained(path)
@@ -266,7 +284,7 @@ def stop_at(*, rows: int) -> Any:
 
 @pytest.mark.timeout(400)
 def test_a_simulator_is_held_back_to_the_rate(config: Config, tmp_path: Path) -> None:
-    config = replace(config, sac=replace(config.sac, apart=True, rate=50.0))
+    config = replace(config, sac=replace(config.sac, async_learner=True, rate=50.0))
     start = time.monotonic()
     play(tmp_path, config)
     assert time.monotonic() - start > 200 / 50  # its decisions alone
@@ -276,44 +294,39 @@ def test_a_simulator_is_held_back_to_the_rate(config: Config, tmp_path: Path) ->
     )  # beside them, not after them
 
 
-def test_the_actor_takes_only_whole_weights() -> None:
-    given, taken = (
-        SoftActor(
-            build_policy(CONFIG.model, action_dim=3, image_size=32).action_head,
-            gripper=True,
-            std=0.2,
-        )
-        for _ in range(2)
+def test_the_actor_reads_only_whole_weights() -> None:
+    policies = [build_policy(CONFIG.model, action_dim=3, image_size=32) for _ in range(2)]
+    written, read = (
+        SoftActor(policy.action_head, discrete_gripper=True, std=0.2) for policy in policies
     )
-    memory = mmap.mmap(-1, Handover.nbytes(given))
-    giver, taker = Handover(memory, given), Handover(memory, taken)
-    assert not taker.take()  # nothing there yet
-    giver.give()
-    assert taker.take() and not taker.take()
-    assert weights_hash(taken) == weights_hash(given)
+    memory = mmap.mmap(-1, SharedWeights.nbytes(written))
+    writer = SharedWeights(memory, written)
+    reader = SharedWeights(memory, read)
+    assert not reader.read()  # nothing there yet
+    writer.publish()
+    assert reader.read() and not reader.read()
+    assert weights_hash(read) == weights_hash(written)
 
-    torch.nn.init.ones_(given.head.mlp[-1].bias)
-    giver.give()
-    before, whole = weights_hash(taken), float(giver._weights[7])
-    giver._weights[7] = 9  # as if the writer were still at it
-    assert not taker.take() and weights_hash(taken) == before
-    giver._weights[7] = whole
-    assert taker.take() and weights_hash(taken) == weights_hash(given)
+    torch.nn.init.ones_(written.head.mlp[-1].bias)
+    writer.publish()
+    before = weights_hash(read)
+    whole = float(writer._weights[7])
+    writer._weights[7] = 9  # as if the writer were still at it
+    assert not reader.read() and weights_hash(read) == before
+    writer._weights[7] = whole
+    assert reader.read() and weights_hash(read) == weights_hash(written)
 
 
 def test_without_any_success_it_says_what_to_do(config: Config, tmp_path: Path) -> None:
-    policy = starting_policy(config, load_suite("pointmass"))
-    torch.nn.init.zeros_(policy.action_head.mlp[-1].weight)
-    torch.nn.init.constant_(
-        policy.action_head.mlp[-1].bias, 5.0
-    )  # up and to the right, away from the target
     few = replace(config, sac=replace(config.sac, attempts=5))
-    with (
-        open_run(tmp_path / "run", few) as run,
-        pytest.raises(UserError, match=r"none of 5 episodes.*--sac\.attempts"),
-    ):
-        kept = open_store(load_suite("pointmass"), config.env, tmp_path / "online", online=True)
-        practise(run, policy, Turn(TASK), kept)
+    with open_run(tmp_path / "run", few) as run:
+        policy = starting_policy(run, POINTMASS)
+        # up and to the right, away from the target
+        torch.nn.init.zeros_(policy.action_head.mlp[-1].weight)
+        torch.nn.init.constant_(policy.action_head.mlp[-1].bias, 5.0)
+        online = open_store(POINTMASS, config.env, tmp_path / "online", online=True)
+        with pytest.raises(UserError, match=r"none of 5 episodes.*--sac\.attempts"):
+            run_sac(run, policy, Stage("rl", TASK), suite=POINTMASS, online=online)
 
 
 def test_it_stops_where_it_has_converged(config: Config, tmp_path: Path) -> None:
@@ -324,79 +337,52 @@ def test_it_stops_where_it_has_converged(config: Config, tmp_path: Path) -> None
 
 def test_the_policy_executes_what_sacs_actor_does(tmp_path: Path) -> None:
     policy = build_policy(CONFIG.model, action_dim=3, image_size=32)
-    policy.gripper = True
+    policy.discrete_gripper = True
     policy.save_pretrained(tmp_path / "policy")
     images = np.random.default_rng(0).integers(0, 256, (40, 32, 32, 3), np.uint8)
-    features, texts = policy.encode(images, ["pick it up"] * 40), ("pick it up",) * 40
-    executed = SoftActor(policy.action_head, gripper=True, std=0.2).act(features)
+    observation = Observation.of(images, ["pick it up"] * 40)
+    with torch.no_grad():
+        features = policy.encode(observation)
+    executed = SoftActor(policy.action_head, discrete_gripper=True, std=0.2).act(features)
     assert set(executed[:, -1].tolist()) == {-1, 1}
     torch.testing.assert_close(policy.decide(features), executed)
     mean = policy.mean(features).detach()
     assert not torch.allclose(mean, executed)  # which supervised learning fits
     again = VLAPolicy.from_pretrained(tmp_path / "policy")
     np.testing.assert_allclose(again.act(images, "pick it up")[:, :2], executed[:, :2], atol=1e-6)
+
     nothing = np.zeros(40, np.float32)
     flags = np.zeros(40, bool)
-    slots = Slots(
-        0, images, (None,) * 40, flags.astype(int), (None,) * 40, np.zeros((40, 3), np.float32), nothing, flags, flags,
-        flags, images, flags,
+    result = StepResult(
+        0, images, (None,) * 40, flags.astype(int), (None,) * 40, np.zeros((40, 3), np.float32),
+        nothing, flags, flags, flags, images, flags,
     )  # fmt: skip
+    jobs = tuple(Job(TASK, seed) for seed in range(40))
     closed = np.zeros(40)
+    actor = MeanActor(again)
     for step in range(100):
-        seen = replace(slots, jobs=tuple(_job(seed) for seed in range(40)), step=np.full(40, step))
-        done = Actor(again).act(seen, texts)
-        np.testing.assert_allclose(
-            done[:, :2], executed[:, :2], atol=1e-6
-        )  # evaluation and harvest
-        np.testing.assert_array_equal(
-            done, Actor(again).act(seen, texts)
-        )  # the same chance, whenever it is asked
-        closed += done[:, 2] > 0
-    wanted = ((1 + mean[:, 2]) / 2).numpy()
-    assert (
-        np.abs(closed / 100 - wanted).max() < 0.2 and np.abs((closed / 100 - wanted).mean()) < 0.03
-    )
-
-
-def _job(seed: int) -> Any:
-    from irevla.envs.vector import Job
-
-    return Job(TASK, seed)
+        seen = View(replace(result, jobs=jobs, step=np.full(40, step)), features, None)
+        done = actor.act(seen).actions
+        assert done is not None
+        np.testing.assert_allclose(done[:, :2], executed[:, :2], atol=1e-6)
+        # the same chance, whenever it is asked
+        np.testing.assert_array_equal(done, actor.act(seen).actions)
+        closed += (done[:, 2] > 0).numpy()
+    off = closed / 100 - ((1 + mean[:, 2]) / 2).numpy()
+    assert np.abs(off).max() < 0.2 and np.abs(off.mean()) < 0.03
 
 
 @pytest.mark.parametrize(
-    ("rl", "gripper", "grips"), [("ppo", True, False), ("sac", True, True), ("sac", False, False)]
+    ("rl", "gripper", "discrete"),
+    [("ppo", True, False), ("sac", True, True), ("sac", False, False)],
 )
 def test_all_stages_of_a_run_execute_the_gripper_alike(
-    config: Config, tmp_path: Path, rl: str, gripper: bool, grips: bool
+    config: Config, tmp_path: Path, rl: str, gripper: bool, discrete: bool
 ) -> None:
-    config, suite = (
-        replace(config, rl=rl, sac=replace(config.sac, gripper=gripper)),
-        load_suite("pointmass"),
-    )
-    assert starting_policy(config, suite).gripper is grips
+    config = replace(config, rl=rl, sac=replace(config.sac, gripper=gripper))
     with open_run(tmp_path / "run", config) as run:
-        assert new_policy(run, suite).gripper is grips
-
-
-def test_a_run_older_than_sac_goes_on(tmp_path: Path) -> None:
-    preset = find_preset("pointmass")
-    assert preset.sac != SACConfig()  # or the test says nothing
-    old = to_dict(preset)
-    del old["sac"], old["rl"]
-    (tmp_path / "config.yaml").write_text(yaml.safe_dump(old))
-    with open_run(tmp_path, preset):
-        pass
-    with (
-        pytest.raises(UserError, match="rl: 'ppo' -> 'sac'"),
-        open_run(tmp_path, replace(preset, rl="sac")),
-    ):
-        pass
-    with (
-        pytest.raises(UserError, match=r"ppo\.steps"),
-        open_run(tmp_path, replace(preset, ppo=PPOConfig(steps=7))),
-    ):
-        pass
+        assert starting_policy(run, POINTMASS).discrete_gripper is discrete
+        assert new_policy(run, POINTMASS, SFT).discrete_gripper is discrete
 
 
 @pytest.mark.parametrize(
@@ -405,7 +391,7 @@ def test_a_run_older_than_sac_goes_on(tmp_path: Path) -> None:
         ({"rl": "sak"}, "did you mean 'sac'"),
         ({"method": "ppo-replay"}, "choose --rl ppo, or method irevla"),
         ({"method": "scratch"}, "frozen VLM"),
-        ({"rl": "ppo", "harvest": HarvestConfig(practice=True)}, "--harvest.no-practice"),
+        ({"rl": "ppo", "harvest": HarvestConfig(from_training=True)}, "--harvest.no-from-training"),
     ],
 )
 def test_what_cannot_be_is_told(change: dict[str, Any], message: str) -> None:
@@ -421,7 +407,7 @@ def test_what_cannot_be_is_told(change: dict[str, Any], message: str) -> None:
         ({"updates_per_decision": 0.0}, "positive"),
         ({"converged": 0.0}, "positive"),
         ({"checkpoint_every": 0}, "positive"),
-        ({"rate": 10.0}, r"sac\.apart"),
+        ({"rate": 10.0}, r"sac\.async_learner"),
     ],
 )
 def test_settings_of_the_stage_that_cannot_be_are_told(

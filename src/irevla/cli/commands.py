@@ -51,7 +51,8 @@ def run(argv: Sequence[str]) -> None:
     results, screen = read_results(out / "results.json"), Console()
     screen.print(summary(results))
     screen.print(forgetting(results))
-    screen.print(f"report: {out / 'report.html'}", soft_wrap=True)
+    if (out / "report.html").exists():
+        screen.print(f"report: {out / 'report.html'}", soft_wrap=True)
 
 
 def evaluate(argv: Sequence[str]) -> None:

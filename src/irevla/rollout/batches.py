@@ -49,8 +49,8 @@ class RolloutStats:
             known["success"] = float(np.mean(self.successes))
             known["length"] = float(np.mean([episode.length for episode in self.finished]))
         return known | {
-            "episodes": len(self.finished),
-            "dropped": self.dropped,
+            "episodes": float(len(self.finished)),
+            "dropped": float(self.dropped),
             "env_seconds": self.env_seconds,
             "encode_seconds": self.encode_seconds,
         }

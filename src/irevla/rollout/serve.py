@@ -78,6 +78,7 @@ class Server(Generic[Recorded]):
         self.latencies: list[float] = []  # seconds from an image to its action, of each decision
         self._busy = list(range(vec.workers))
         self._views: dict[int, View] = {}  # received, and not acted upon yet
+        self._received = [0.0] * vec.workers  # when: seconds of `time.perf_counter`
 
     @torch.no_grad()
     def serve(self, rounds: int | None = None) -> Iterator[Recorded]:
@@ -120,7 +121,7 @@ class Server(Generic[Recorded]):
         start = time.perf_counter()
         result = self.vec.recv(worker)
         self.env_seconds += time.perf_counter() - start
-        self._received = time.perf_counter()
+        self._received[worker] = time.perf_counter()
         view = self._look(result)
         ended = self.recorder.brought(view)
         if result.playing.any():
@@ -150,7 +151,7 @@ class Server(Generic[Recorded]):
         view = self._views.pop(worker)
         choice = self.actor.act(view)
         self.vec.send(worker, self._placed(view.result, choice.actions))
-        self.latencies.append(time.perf_counter() - self._received)
+        self.latencies.append(time.perf_counter() - self._received[worker])
         self.recorder.chose(view, choice)
 
     def _placed(

@@ -42,16 +42,19 @@ class Run:
         measured = [record for record in self.journal if record["event"].startswith("evaluated ")]
         return [row for record in measured for row in record["rows"]]
 
-    def pin(self, what: str, sha256: str) -> None:
-        """Note in the journal what the run starts from. Raises `UserError` where it is another now."""
+    def pin(self, what: str, name: str, *, sha256: str) -> None:
+        """Note in the journal what the run starts from: `what` is "policy" or "dataset".
+
+        Raises `UserError` where it is another one now.
+        """
         event = f"pinned {what}"
         known = self.journal.done(event)
         if known is None:
-            self.journal.append(event, sha256=sha256)
+            self.journal.append(event, name=name, sha256=sha256)
         elif known["sha256"] != sha256:
             raise UserError(
-                f"{what} is not what {self.directory} was started from (sha256 {sha256[:12]}, then "
-                f"{known['sha256'][:12]}); bring that back, or choose another --out"
+                f"the {what} {name} is not the one that {self.directory} was started from (sha256 "
+                f"{sha256[:12]}, then {known['sha256'][:12]}): bring that back, or choose another --out"
             )
 
     def write_results(self) -> None:

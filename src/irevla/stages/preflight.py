@@ -1,5 +1,6 @@
 """Everything that can be refused before any work."""
 
+from importlib.util import find_spec
 from pathlib import Path
 
 from irevla.compute.device import find_device
@@ -27,6 +28,8 @@ def preflight(config: Config) -> tuple[Suite, TaskLists]:
             f"no dataset {config.expert.dataset}; name another as expert.dataset, or none to collect "
             "one"
         )
+    if config.eval.videos and find_spec("av") is None:
+        raise UserError("videos need PyAV: pip install 'irevla[report]', or --eval.no-videos")
     return suite, suite.task_lists(config)
 
 

@@ -54,7 +54,7 @@ def starting_policy(run: Run, suite: Suite) -> VLAPolicy:
         image_size=config.env.image_size,
         path=name,
     )
-    run.pin(f"policy {name}", policy.hash())
+    run.pin("policy", name, sha256=policy.hash())
     policy.discrete_gripper = config.discrete_gripper
     return policy
 
@@ -84,5 +84,5 @@ def expert_dataset(run: Run, suite: Suite, tasks: TaskLists) -> EpisodeStore:
         raise UserError(
             f"dataset {path} is not of the expert tasks: {fault}; adapt expert_tasks or the dataset"
         )
-    run.pin(f"dataset {path}", store.hash())
+    run.pin("dataset", str(path), sha256=store.hash())
     return store

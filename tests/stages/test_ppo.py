@@ -1,0 +1,87 @@
+"""Stage 1 by PPO: interrupted anywhere and resumed, it ends with the same bits."""
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from irevla.config import Config, EnvConfig, ModelConfig, PPOConfig
+from irevla.envs.suite import load_suite
+from irevla.learners.ppo import PPO
+from irevla.models.policy import VLAPolicy
+from irevla.runs.run import open_run
+from irevla.stages.ppo import run_ppo
+from irevla.stages.start import new_policy
+from irevla.storage.checkpoint import Checkpoints
+from irevla.tasks import SFT, Parts, Stage
+
+SUITE = load_suite("pointmass")
+STAGE = Stage("rl", "left-disc-new")
+CONFIG = Config(
+    suite="pointmass",
+    env=EnvConfig(image_size=32, horizon=11, workers=2, envs_per_worker=2),
+    model=ModelConfig(vlm="tiny-random", width=32, layers=1, head_groups=4, head_hidden=16),
+    ppo=PPOConfig(
+        steps=640, rollout=16, minibatch=32, warmup=1, lr=3e-3, std=0.5, checkpoint_every=2
+    ),
+)
+
+
+def learn(directory: Path, parts: Parts, config: Config = CONFIG) -> VLAPolicy:
+    with open_run(directory, config) as run:
+        policy = new_policy(run, SUITE, SFT)
+        return run_ppo(run, policy, STAGE, parts, suite=SUITE)
+
+
+@pytest.mark.parametrize("parts", ["head", "all"])
+@pytest.mark.parametrize("updates", [0, 3, 6])
+def test_interrupted_anywhere_it_ends_with_the_same_bits(
+    parts: Parts, updates: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Episodes under way at a checkpoint go on: their actions are taken again."""
+    torch.manual_seed(7)
+    whole = learn(tmp_path / "whole", parts)
+    update = PPO.update
+
+    def interrupted(self: PPO, batch: Any) -> dict[str, float]:
+        if self.updates == updates:
+            raise KeyboardInterrupt
+        return update(self, batch)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(PPO, "update", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            learn(tmp_path / "broken", parts)
+    torch.manual_seed(8)
+    resumed = learn(tmp_path / "broken", parts)
+    assert resumed.hash() == whole.hash()
+    for name in ("metrics.jsonl",):
+        curves = [(tmp_path / run / name).read_text().count("\n") for run in ("whole", "broken")]
+        assert curves[0] <= curves[1]
+    again = learn(tmp_path / "broken", parts)
+    assert again.hash() == whole.hash()
+
+
+def test_a_checkpoint_is_of_whole_updates(tmp_path: Path) -> None:
+    """What it holds: policy, critic, optimiser, counts, and the episodes under way."""
+    saved: list[set[str]] = []
+    save = Checkpoints.save
+
+    def watched(self: Checkpoints, name: str, files: Any) -> Path:
+        saved.append(set(files))
+        return save(self, name, files)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Checkpoints, "save", watched)
+        learn(tmp_path, "head")
+    ours = {"critic.safetensors", "optimizer.safetensors", "learner.json", "progress.json"}
+    assert ours | {"episodes.json", "views.safetensors"} < saved[0]
+    assert saved[-1] == {"model.safetensors", "config.json"}
+
+
+def test_other_seeds_and_other_stages_draw_otherwise(tmp_path: Path) -> None:
+    first = learn(tmp_path / "a", "head")
+    assert learn(tmp_path / "b", "head").hash() == first.hash()
+    assert learn(tmp_path / "c", "head", replace(CONFIG, seed=1)).hash() != first.hash()
