@@ -541,7 +541,7 @@ class PretrainConfig:
     grad_clip: float = 1.0  # largest gradient norm
     validate_every: int = 4_000  # steps between checkpoints and looks at the exam
     device: str = "auto"  # "auto": cuda when present, else cpu
-    threads: int = 0  # on the CPU; 0: one per core
+    threads: int = 2  # on the CPU; the weights depend on it
 
     def __post_init__(self) -> None:
         _check(0 <= self.seed < 1000, f"seed must be in 0..999, not {self.seed}")
@@ -559,9 +559,10 @@ class PretrainConfig:
             "lr",
             "grad_clip",
             "validate_every",
+            "threads",
         ):
             _check(getattr(self, name) > 0, f"{name} must be positive, not {getattr(self, name)}")
-        for name in ("warmup", "weight_decay", "threads"):
+        for name in ("warmup", "weight_decay"):
             _check(
                 getattr(self, name) >= 0,
                 f"{name} must not be negative, but is {getattr(self, name)}",

@@ -9,8 +9,8 @@ from torch.nn.modules.module import register_module_forward_pre_hook
 
 from irevla.bench import encode, memory, ppo_update, run_benchmark, sft
 from irevla.bench.mfu import GIB
-from irevla.bench.vlms import INSTRUCTION, VLMS, find_vlm
-from irevla.cli.commands import main
+from irevla.bench.vlms import VLMS, find_vlm
+from irevla.cli.main import main
 from irevla.errors import UserError
 
 CPU, META = torch.device("cpu"), torch.device("meta")
@@ -45,7 +45,7 @@ def test_blip2_has_the_size_that_was_published() -> None:
 @pytest.mark.parametrize("name", ["tiny", SMALL])
 def test_latents_have_as_many_tokens_as_the_table_says(name: str) -> None:
     spec = find_vlm(name)
-    features = spec.make(CPU, lora=True).encode(encode.pictures(spec, 2), [INSTRUCTION] * 2)
+    features = spec.make(CPU, lora=True).encode(encode.random_observation(spec, 2))
     assert features.tokens.shape[1] == spec.tokens and bool(features.mask.all())
 
 
@@ -56,8 +56,8 @@ def test_the_stand_in_prompt_is_as_long_for_both_blip2() -> None:
 def test_nothing_depends_on_chance_while_a_random_blip2_learns() -> None:
     spec = find_vlm(SMALL)
     policy = spec.make(CPU, lora=True).train()
-    images = encode.pictures(spec, 2)
-    once, again = (policy.features(images, [INSTRUCTION] * 2).tokens for _ in range(2))
+    seen = encode.random_observation(spec, 2)
+    once, again = (policy.encode(seen).tokens for _ in range(2))
     assert torch.equal(once, again)
 
 
@@ -99,7 +99,7 @@ def test_a_supervised_step_of_tiny_trains_everything() -> None:
     forward = encode.run(batch=2, repeats=1)["gflop_per_image"]
     result = sft.run(batch=8, repeats=2)
     # Backwards twice the forward pass, but for the first convolution: nobody asks for the gradient
-    # of a picture.
+    # of an image.
     head = result["gflop_per_image"] / 3 - forward
     assert 0 < head + 2 * 9 * 32**2 * 3 * 24 / 3e9 < 0.1 * forward
     assert result["trainable"] == sum(result["weights"].values())

@@ -4,8 +4,8 @@ import pytest
 import torch
 
 from irevla.config import LoRAConfig, ModelConfig
-from irevla.models import build
-from irevla.models.policy import VLAPolicy
+from irevla.models.policy import VLAPolicy, build_policy
+from irevla.models.vlm import registry
 from irevla.models.vlm.tiny import TinyVLM
 
 NAME, REVISION = "someone/pretrained", "0123456789abcdef0123456789abcdef01234567"
@@ -26,7 +26,7 @@ def register(
 ) -> None:
     """Let "pretrained" be the name of that VLM."""
     monkeypatch.setitem(
-        build.VLMS, "pretrained", lambda config, size: pretrained(base=base, revision=revision)
+        registry.VLMS, "pretrained", lambda config, size: pretrained(base=base, revision=revision)
     )
 
 
@@ -42,7 +42,7 @@ def adapted(
         head_hidden=16,
         lora=LoRAConfig(rank=rank, **lora),
     )
-    policy = build.build_policy(config, action_dim=3, image_size=32)
+    policy = build_policy(config, action_dim=3, image_size=32)
     return moved(policy) if trained else policy.eval()
 
 

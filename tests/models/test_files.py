@@ -3,7 +3,6 @@
 import errno
 import json
 import os
-from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -13,26 +12,24 @@ import torch
 import transformers
 import vlm_families
 from pretrained import NAME, REVISION, adapted, moved, register
-from torch import Tensor
 from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
 
-from irevla.config import LoRAConfig, ModelConfig, SFTConfig
+from irevla.config import AugmentConfig, LoRAConfig, MixtureConfig, ModelConfig, SFTConfig
 from irevla.data.episodes import Frames
 from irevla.data.mixture import Mixture
 from irevla.errors import UserError
-from irevla.learners.sft import fit
-from irevla.models import build
+from irevla.learners.sft import SFT
 from irevla.models.files import adapter_name, folder_hash, parameter_name
-from irevla.models.policy import VLAPolicy
+from irevla.models.policy import VLAPolicy, build_policy
+from irevla.models.vlm import registry
 from irevla.models.vlm.base import VLM
-from irevla.runs import checkpoint
-from irevla.storage.checkpoint import Checkpoints
-from irevla.types import Features, tensors_hash
+from irevla.storage import checkpoint
+from irevla.types import Features, Observation, tensors_hash
 
 FILES = {"model.safetensors", "config.json", "adapter_model.safetensors", "adapter_config.json"}
 
 
-def pictures(count: int = 2) -> np.ndarray:
+def example_images(count: int = 2) -> np.ndarray:
     return np.random.default_rng(0).integers(0, 256, (count, 32, 32, 3), dtype=np.uint8)
 
 
@@ -75,7 +72,9 @@ def test_an_adapted_policy_comes_back_equal(tmp_path: Path) -> None:
     }
     loaded = VLAPolicy.from_pretrained(tmp_path / "policy")
     assert loaded.hash() == policy.hash()
-    assert np.array_equal(loaded.act(pictures(), "open"), policy.act(pictures(), "open"))
+    assert np.array_equal(
+        loaded.act(example_images(), "open"), policy.act(example_images(), "open")
+    )
 
 
 def test_trained_in_full_everything_is_kept(tmp_path: Path) -> None:
@@ -84,7 +83,9 @@ def test_trained_in_full_everything_is_kept(tmp_path: Path) -> None:
     assert set(policy.files()) == {"model.safetensors", "config.json"}
     assert policy.files()["config.json"]["base"]["name"] == NAME
     loaded = VLAPolicy.from_pretrained(tmp_path / "policy")
-    assert np.array_equal(loaded.act(pictures(), "open"), policy.act(pictures(), "open"))
+    assert np.array_equal(
+        loaded.act(example_images(), "open"), policy.act(example_images(), "open")
+    )
 
 
 def test_names_go_to_peft_and_back() -> None:
@@ -286,7 +287,7 @@ def test_a_card_comes_back_after_a_full_disk_and_a_kill(
     card.rename(tmp_path / ".policy.README.md")  # killed while it stood aside
     policy.save_pretrained(tmp_path / "policy")
     assert card.read_text() == "my own words"
-    monkeypatch.setattr("irevla.models.files.write_atomically", full)
+    monkeypatch.setattr("irevla.models.files.writing", full)
     with pytest.raises(UserError, match=r"cannot write the policy .*No space left; make room"):
         policy.save_pretrained(tmp_path / "new")
 
@@ -313,10 +314,6 @@ def test_a_damaged_base_is_the_users_error(tmp_path: Path) -> None:
 # --- in a run
 
 
-class Interrupted(Exception):
-    pass
-
-
 def frames(episodes: int = 6, length: int = 3) -> Frames:
     rng = np.random.default_rng(1)
     count = episodes * length
@@ -329,37 +326,31 @@ def frames(episodes: int = 6, length: int = 3) -> Frames:
 
 
 def test_supervised_learning_goes_on_with_the_adapter(tmp_path: Path) -> None:
-    config = SFTConfig(
-        steps=4, batch=4, lr=1e-2, warmup=1, validate_every=2, shift=0, colour=0.0, validation=0.3
-    )
+    plain = AugmentConfig(shift=0, colour=0.0)
+    config = SFTConfig(steps=4, batch=4, lr=1e-2, warmup=1, validate_every=2, augment=plain)
+    mixture = Mixture(frames(), None, MixtureConfig(validation=0.3), seed=0)
 
-    def train(checkpoints: Checkpoints, *, stop: int = 0) -> VLAPolicy:
-        def on_step(done: int, total: int) -> None:
-            if done == stop:
-                raise Interrupted
-
+    def learner() -> tuple[VLAPolicy, SFT]:
         torch.manual_seed(3)
         policy = adapted(trained=False)
-        fit(
-            policy,
-            Mixture(frames(), validation=0.3),
-            config,
-            seed=0,
-            checkpoints=checkpoints,
-            on_step=on_step,
-        )
-        return policy
+        return policy, SFT(policy, config, parts="all", seed=0)
 
-    whole = train(Checkpoints(tmp_path / "whole"))
-    with pytest.raises(Interrupted):
-        train(Checkpoints(tmp_path / "cut"), stop=3)
-    names = {path.name for path in (tmp_path / "cut" / "sft-000002").iterdir()}
-    assert names == FILES | {f"best-{name}" for name in FILES} | {
-        "MANIFEST.json",
-        "optimizer.safetensors",
-        "sft.json",
-    }
-    resumed = train(Checkpoints(tmp_path / "cut"))
+    def train(learning: SFT, stop: int) -> None:
+        while learning.updates < stop:
+            learning.update(mixture.batch(learning.updates, config.batch))
+
+    whole, learning = learner()
+    train(learning, config.steps)
+    cut, learning = learner()
+    train(learning, 2)
+    checkpoint.save(tmp_path / "sft", {**cut.files(), **learning.state()})
+    names = {path.name for path in (tmp_path / "sft").iterdir()}
+    assert names == FILES | {"MANIFEST.json", "optimizer.safetensors", "learner.json"}
+    resumed, learning = learner()
+    files = checkpoint.load(tmp_path / "sft")
+    resumed.load_files(files)
+    learning.load_state(files)
+    train(learning, config.steps)
     assert resumed.hash() == whole.hash() != adapted(trained=False).hash()
 
 
@@ -377,8 +368,8 @@ class Wrapped(VLM):
         self.model = AutoModelForCausalLM.from_pretrained(folder)
         self.width = self.model.config.hidden_size
 
-    def encode(self, images: Tensor, instructions: Sequence[str]) -> Features:
-        tokens = torch.tensor([[len(text) % 50, 1, 2] for text in instructions])
+    def encode(self, observation: Observation) -> Features:
+        tokens = torch.tensor([[len(text) % 50, 1, 2] for text in observation.instructions])
         hidden = self.model(tokens, output_hidden_states=True).hidden_states[-1]
         return Features(hidden, torch.ones(tokens.shape, dtype=torch.bool))
 
@@ -388,11 +379,17 @@ class Wrapped(VLM):
 )  # peft asks transformers for it
 def test_peft_loads_the_adapter(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     tiny = LlamaConfig(
-        vocab_size=50, hidden_size=16, intermediate_size=32, num_hidden_layers=2, num_attention_heads=2,
+        vocab_size=50,
+        hidden_size=16,
+        intermediate_size=32,
+        num_hidden_layers=2,
+        num_attention_heads=2,
         num_key_value_heads=2,
-    )  # fmt: skip
+    )
     LlamaForCausalLM(tiny).save_pretrained(tmp_path / "base")
-    monkeypatch.setitem(build.VLMS, "pretrained", lambda config, size: Wrapped(tmp_path / "base"))
+    monkeypatch.setitem(
+        registry.VLMS, "pretrained", lambda config, size: Wrapped(tmp_path / "base")
+    )
     policy = adapted()
     policy.save_pretrained(tmp_path / "policy")
     assert VLAPolicy.from_pretrained(tmp_path / "policy").hash() == policy.hash()
@@ -402,7 +399,7 @@ def test_peft_loads_the_adapter(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     plain = base(tokens, output_hidden_states=True).hidden_states[-1]
     peft_model = peft.PeftModel.from_pretrained(base, tmp_path / "policy")
     theirs = peft_model(tokens, output_hidden_states=True).hidden_states[-1]
-    ours = policy.encode(pictures(1), ["open"]).tokens
+    ours = policy.encode(Observation.of(example_images(1), ["open"])).tokens
     assert torch.equal(ours, theirs) and not torch.allclose(ours, plain, atol=1e-3)
     saved = {
         f"vlm.{name}": value for name, value in peft_model.get_base_model().state_dict().items()
@@ -418,11 +415,13 @@ def test_peft_loads_the_adapter(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
 def test_a_model_of_transformers_is_kept_and_shared(family: str, tmp_path: Path) -> None:
     base = vlm_families.save(family, tmp_path / "base")
     config = ModelConfig(vlm=str(base), head_groups=4, head_hidden=16, lora=LoRAConfig(rank=2))
-    policy = moved(build.build_policy(config, action_dim=3, image_size=32))
+    policy = moved(build_policy(config, action_dim=3, image_size=32))
     policy.save_pretrained(tmp_path / "policy")
     loaded = VLAPolicy.from_pretrained(tmp_path / "policy")
     assert loaded.hash() == policy.hash()
-    assert np.array_equal(loaded.act(pictures(), "open"), policy.act(pictures(), "open"))
+    assert np.array_equal(
+        loaded.act(example_images(), "open"), policy.act(example_images(), "open")
+    )
 
     model = getattr(transformers, type(vlm_families.MODELS[family]()).__name__).from_pretrained(
         base
@@ -443,11 +442,13 @@ def test_a_model_of_transformers_trained_in_full_is_kept_whole(tmp_path: Path) -
     config = ModelConfig(
         vlm=str(vlm_families.save("smolvlm", tmp_path / "base")), head_groups=4, head_hidden=16
     )
-    policy = moved(build.build_policy(config, action_dim=3, image_size=32))
+    policy = moved(build_policy(config, action_dim=3, image_size=32))
     policy.save_pretrained(tmp_path / "policy")
     loaded = VLAPolicy.from_pretrained(tmp_path / "policy")
     assert loaded.hash() == policy.hash()
-    assert np.array_equal(loaded.act(pictures(), "open"), policy.act(pictures(), "open"))
+    assert np.array_equal(
+        loaded.act(example_images(), "open"), policy.act(example_images(), "open")
+    )
 
 
 @pytest.mark.parametrize("rank", [0, 2])
@@ -458,7 +459,7 @@ def test_a_base_named_relatively_is_found_from_anywhere(
     (tmp_path / "elsewhere").mkdir()
     monkeypatch.chdir(tmp_path)
     config = ModelConfig(vlm="base", head_groups=4, head_hidden=16, lora=LoRAConfig(rank=rank))
-    policy = moved(build.build_policy(config, action_dim=3, image_size=32))
+    policy = moved(build_policy(config, action_dim=3, image_size=32))
     policy.save_pretrained("policy")
     before = policy.hash()
     monkeypatch.chdir(tmp_path / "elsewhere")

@@ -16,9 +16,8 @@ from pretrained import NAME, REVISION, adapted, register
 
 from irevla.config import ModelConfig
 from irevla.errors import UserError
-from irevla.models.build import build_policy
 from irevla.models.hub import download, locate, model_card
-from irevla.models.policy import VLAPolicy
+from irevla.models.policy import VLAPolicy, build_policy
 
 COMMIT = "c" * 40
 REPO = "me/policy"
@@ -87,7 +86,7 @@ def small() -> VLAPolicy:
     )
 
 
-def pictures() -> np.ndarray:
+def example_images() -> np.ndarray:
     return np.random.default_rng(0).integers(0, 256, (2, 32, 32, 3), dtype=np.uint8)
 
 
@@ -97,7 +96,9 @@ def test_what_is_pushed_comes_back_bit_for_bit(make: Callable[[], VLAPolicy], hu
     assert policy.push_to_hub(REPO) == f"hub://{REPO}"
     loaded = VLAPolicy.from_pretrained(REPO)
     assert loaded.hash() == policy.hash()
-    assert np.array_equal(loaded.act(pictures(), "open"), policy.act(pictures(), "open"))
+    assert np.array_equal(
+        loaded.act(example_images(), "open"), policy.act(example_images(), "open")
+    )
     assert VLAPolicy.from_pretrained(REPO, revision="main").hash() == policy.hash()
     assert "README.md" in hub.list_repo_files(REPO)
 

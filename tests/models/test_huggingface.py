@@ -10,28 +10,37 @@ import pytest
 import torch
 import transformers
 from PIL import Image
-from vlm_families import LORA, MODELS, TEXTS, Folders, Policies, pictures, policy_of
+from vlm_families import (
+    LORA,
+    MODELS,
+    TEXTS,
+    Folders,
+    Policies,
+    example_images,
+    observation,
+    policy_of,
+)
 
 from irevla.config import LoRAConfig
 from irevla.errors import UserError
 from irevla.models.policy import VLAPolicy
 from irevla.models.vlm.families import question
 from irevla.models.vlm.huggingface import HuggingFaceVLM
-from irevla.models.vlm.pictures import sample
-from irevla.types import Features
+from irevla.models.vlm.images import example_image
+from irevla.types import Features, Observation
 
 SIDE = {
     "qwen2.5-vl": 56,
     "gemma3": 56,
     "florence2": 64,
     "llava": 32,
-}  # of pictures that are not resized; else 28
+}  # of images that are not resized; else 28
 every_family = pytest.mark.parametrize("family", MODELS)
 
 
-def coarse_pictures(side: int) -> np.ndarray:
+def coarse_images(side: int) -> np.ndarray:
     """Without detail, which a resizing filter would lose."""
-    return np.stack([sample(side), sample(side)[::-1], 255 - sample(side)])
+    return np.stack([example_image(side), example_image(side)[::-1], 255 - example_image(side)])
 
 
 def shake(parameters: list[torch.nn.Parameter]) -> None:
@@ -50,7 +59,7 @@ def real(features: Features, row: int) -> torch.Tensor:
 def librarys_latents(
     vlm: HuggingFaceVLM, whole: Any, image: np.ndarray, instruction: str
 ) -> torch.Tensor:
-    """The hidden states of one picture, prepared by the library's own image processor, in the
+    """The hidden states of one image, prepared by the library's own image processor, in the
     library's whole model."""
     vlm.blank = Image.fromarray(image)
     asked = vlm._ask(question(instruction))
@@ -69,10 +78,10 @@ def librarys_latents(
 @every_family
 def test_latents_are_the_librarys_own(family: str, folders: Folders) -> None:
     side = SIDE.get(family, 28)
-    policy, images = policy_of(folders(family), image_size=side), coarse_pictures(side)
-    ours = policy.encode(images, TEXTS)
+    policy, images = policy_of(folders(family), image_size=side), coarse_images(side)
+    ours = policy.encode(Observation.of(images, TEXTS))
     whole = transformers.AutoModelForImageTextToText.from_pretrained(folders(family)).eval()
-    # Idefics3's processor always enlarges before it reduces: see test_pictures.py for how near ours
+    # Idefics3's processor always enlarges before it reduces: see test_images.py for how near ours
     # come.
     close = 0.02 if family in ("idefics3", "smolvlm") else 1e-5
     with torch.no_grad():
@@ -86,42 +95,41 @@ def test_latents_are_the_librarys_own(family: str, folders: Folders) -> None:
 
 @every_family
 def test_a_batch_of_one_equals_its_row_in_a_batch_of_many(family: str, policies: Policies) -> None:
-    policy, images = policies(family), pictures()
-    batch = policy.encode(images, TEXTS)
+    policy, seen = policies(family), observation()
+    batch = policy.encode(seen)
     assert batch.tokens.shape[-1] == policy.vlm.width == 16
     assert len(set(batch.mask.sum(1).tolist())) == 3, "the prompts should differ in length"
     for row in range(3):
-        alone = policy.encode(images[row : row + 1], TEXTS[row : row + 1])
+        alone = policy.encode(seen[row : row + 1])
         torch.testing.assert_close(real(alone, 0), real(batch, row), atol=1e-5, rtol=1e-5)
 
 
 @every_family
-def test_latents_depend_on_picture_and_instruction(family: str, policies: Policies) -> None:
-    policy, images = policies(family), pictures()
-    first, picture, text = policy.encode(
-        images[[0, 1, 0]], ["open the door", "open the door", "open the window"]
-    ).tokens
-    assert (first - picture).abs().max() > 1e-3
+def test_latents_depend_on_image_and_instruction(family: str, policies: Policies) -> None:
+    texts = ["open the door", "open the door", "open the window"]
+    seen = Observation.of(example_images()[[0, 1, 0]], texts)
+    first, image, text = policies(family).encode(seen).tokens
+    assert (first - image).abs().max() > 1e-3
     assert (first - text).abs().max() > 1e-3
 
 
 @every_family
 def test_training_mode_changes_no_latent(family: str, policies: Policies) -> None:
     policy = policies(family)
-    before = policy.encode(pictures(), TEXTS)
-    after = policy.train().encode(pictures(), TEXTS)
+    before = policy.encode(observation())
+    after = policy.train().encode(observation())
     assert torch.equal(after.tokens, before.tokens)
 
 
 @every_family
 def test_bfloat16_weights_run_and_learn(family: str, folders: Folders, policies: Policies) -> None:
-    exact = policies(family).encode(pictures(), TEXTS)
+    exact = policies(family).encode(observation())
     coarse = policy_of(folders(family), dtype="bfloat16")
     assert coarse.vlm.model.dtype == torch.bfloat16 and coarse.config.dtype == "bfloat16"
     assert {p.dtype for p in coarse.trainable("all")} == {torch.float32}
-    latents = coarse.encode(pictures(), TEXTS).tokens
+    latents = coarse.encode(observation()).tokens
     assert (latents - exact.tokens).abs().mean() < 0.1 * exact.tokens.abs().mean()
-    coarse(pictures(), TEXTS).square().mean().backward()
+    coarse.mean(coarse.encode(observation())).square().mean().backward()
     learning = [p for name, p in coarse.named_parameters() if ".lora_B." in name]
     assert any(p.grad is not None and p.grad.any() for p in learning)
 
@@ -217,7 +225,7 @@ def test_lora_trains_the_language_tower_alone(family: str, policies: Policies) -
     before = {name: value.clone() for name, value in policy.named_parameters()}
     optimizer = torch.optim.AdamW(policy.train().trainable("all"), lr=0.1)
     for _ in range(2):  # B starts at zero, so A moves in the second step only
-        policy(pictures(), TEXTS).square().mean().backward()
+        policy.mean(policy.encode(observation())).square().mean().backward()
         optimizer.step()
         optimizer.zero_grad()
     changed = {
@@ -233,9 +241,7 @@ def test_lora_on_the_vision_tower(family: str, folders: Folders, policies: Polic
     policy = policy_of(folders(family), lora=replace(LORA, towers=("vision",)))
     assert adapted(policy) and all("vision" in name or "visual" in name for name in adapted(policy))
     shake([p for name, p in policy.named_parameters() if ".lora_" in name])
-    moved = (
-        policy.encode(pictures(), TEXTS).tokens - policies(family).encode(pictures(), TEXTS).tokens
-    )
+    moved = policy.encode(observation()).tokens - policies(family).encode(observation()).tokens
     assert moved.abs().max() > 1e-3
 
 
@@ -262,10 +268,8 @@ def test_a_saved_policy_has_the_same_latents(
     shake(policy.trainable("all"))
     policy.save_pretrained(tmp_path / "policy")
     loaded = VLAPolicy.from_pretrained(tmp_path / "policy")
-    assert torch.equal(
-        loaded.encode(pictures(), TEXTS).tokens, policy.encode(pictures(), TEXTS).tokens
-    )
-    assert np.array_equal(loaded.act(pictures(), TEXTS), policy.act(pictures(), TEXTS))
+    assert torch.equal(loaded.encode(observation()).tokens, policy.encode(observation()).tokens)
+    assert np.array_equal(loaded.act(example_images(), TEXTS), policy.act(example_images(), TEXTS))
 
 
 # --- training
@@ -273,13 +277,13 @@ def test_a_saved_policy_has_the_same_latents(
 
 def test_a_policy_on_blip2_acts_and_learns(folders: Folders) -> None:
     policy = policy_of(folders("blip2-opt"), lora=LoRAConfig(rank=4))
-    action = policy.act(pictures()[0], "open the door")
+    action = policy.act(example_images()[0], "open the door")
     assert action.shape == (4,) and action.dtype == np.float32 and np.abs(action).max() <= 1
     goal = torch.tensor([[0.5, -0.5, 0.1, 0.0], [-0.5, 0.5, 0.2, 0.3], [0.0, 0.1, -0.7, 0.3]])
     optimizer = torch.optim.AdamW(policy.trainable("all"), lr=0.02)
     losses = []
     for _ in range(30):
-        loss = (policy(pictures(), TEXTS) - goal).square().mean()
+        loss = (policy.mean(policy.encode(observation())) - goal).square().mean()
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
@@ -299,7 +303,7 @@ def test_gradient_checkpointing_changes_no_gradient(
         count: list[int] = []
         layer.register_forward_pre_hook(lambda *_, count=count: count.append(1))
         policy.train().trainable("all")
-        policy(pictures(), TEXTS).square().mean().backward()
+        policy.mean(policy.encode(observation())).square().mean().backward()
         gradients.append(
             {name: p.grad for name, p in policy.named_parameters() if p.grad is not None}
         )
@@ -319,7 +323,7 @@ def test_without_lora_all_of_it_trains(folders: Folders) -> None:
 @pytest.mark.filterwarnings("default")
 def test_compiled_latents_are_the_same(folders: Folders) -> None:
     plain, compiled = (policy_of(folders("blip2-opt"), compile=each) for each in (False, True))
-    expected = plain.encode(pictures(), TEXTS)
+    expected = plain.encode(observation())
     torch.testing.assert_close(
-        compiled.encode(pictures(), TEXTS).tokens, expected.tokens, atol=1e-4, rtol=1e-4
+        compiled.encode(observation()).tokens, expected.tokens, atol=1e-4, rtol=1e-4
     )

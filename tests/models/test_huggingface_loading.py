@@ -11,19 +11,28 @@ import huggingface_hub
 import pytest
 import torch
 import transformers
-from vlm_families import LORA, STRANGERS, TEXTS, Folders, pictures, policy_of, save
+from vlm_families import (
+    LORA,
+    STRANGERS,
+    TEXTS,
+    Folders,
+    example_images,
+    observation,
+    policy_of,
+    save,
+)
 
-from irevla.algorithm import stage0
-from irevla.config import METHODS, Config, EnvConfig, LoRAConfig, ModelConfig
-from irevla.data.episodes import EpisodeStore, StoreSpec
+from irevla.config import Config, EnvConfig, LoRAConfig, ModelConfig
 from irevla.envs.suite import load_suite
 from irevla.errors import UserError
-from irevla.models.build import build_policy, check_model
-from irevla.models.policy import VLAPolicy
+from irevla.models.policy import VLAPolicy, build_policy
 from irevla.models.vlm.families import FAMILIES
 from irevla.models.vlm.huggingface import load
-from irevla.storage.journal import Journal
+from irevla.models.vlm.registry import check_model
 from irevla.runs.run import open_run
+from irevla.stages.start import new_policy
+from irevla.storage.journal import Journal
+from irevla.tasks import SFT
 
 CPU = torch.device("cpu")
 COMMIT, LATER = (
@@ -58,8 +67,8 @@ def test_a_name_on_the_hub_is_pinned_to_its_commit(
     download(cache, folders("llava"), later=folders("idefics3"))
     policy = policy_of(Path(NAME), revision=revision)
     assert policy.config.revision == policy.vlm.revision == COMMIT and policy.vlm.base == NAME
-    expected = policy_of(folders("llava")).encode(pictures(), TEXTS)
-    assert torch.equal(policy.encode(pictures(), TEXTS).tokens, expected.tokens)
+    expected = policy_of(folders("llava")).encode(observation())
+    assert torch.equal(policy.encode(observation()).tokens, expected.tokens)
     policy.save_pretrained(tmp_path / "policy")
     assert VLAPolicy.from_pretrained(tmp_path / "policy").config == policy.config
 
@@ -77,11 +86,10 @@ def test_a_run_keeps_the_commit_and_the_type_that_it_began_with(
     config = Config(
         suite="pointmass", method="scratch", env=EnvConfig(image_size=32), device="cpu", model=model
     )
-    expert = EpisodeStore(tmp_path / "expert", StoreSpec("pointmass", (32, 32, 3), 2, fps=10))
 
     def begin() -> VLAPolicy:
         with open_run(tmp_path / "run", config) as run:
-            return stage0(run, load_suite("pointmass"), expert, METHODS["scratch"])
+            return new_policy(run, load_suite("pointmass"), SFT)
 
     download(cache, folders("idefics3"), later=folders("llava"))
     first = begin()
@@ -141,7 +149,7 @@ def test_a_folder_that_is_not_there() -> None:
     [
         ("config.json", r"it has no config.json"),
         ("*.safetensors", r"it has no \*.safetensors \(weights"),
-        ("*processor_config.json", r"it has no \*processor_config.json \(how it prepares pictures"),
+        ("*processor_config.json", r"it has no \*processor_config.json \(how it prepares images"),
         ("tokenizer*", r"it has no tokenizer\* \(its tokenizer"),
     ],
 )
@@ -204,7 +212,7 @@ def test_a_saved_policy_is_no_vlm(folders: Folders, tmp_path: Path) -> None:
         policy_of(tmp_path / "policy")
 
 
-def test_a_processor_that_shows_no_picture(folders: Folders, tmp_path: Path) -> None:
+def test_a_processor_that_shows_no_image(folders: Folders, tmp_path: Path) -> None:
     folder = shutil.copytree(folders("llava"), tmp_path / "llava")
     (folder / "chat_template.jinja").write_text("{{ messages[0]['content'][1]['text'] }}")
     with pytest.raises(
@@ -220,7 +228,7 @@ def test_a_family_without_a_known_prompt(folders: Folders, monkeypatch: pytest.M
     ):
         policy_of(folders("paligemma"))
     monkeypatch.delitem(FAMILIES, "llava")
-    assert policy_of(folders("llava")).act(pictures(), TEXTS).shape == (3, 4), (
+    assert policy_of(folders("llava")).act(example_images(), TEXTS).shape == (3, 4), (
         "the library says all that is needed"
     )
 
@@ -258,7 +266,7 @@ def test_an_untried_family_shows_first_that_it_works(
     monkeypatch.setattr(transformers.LlavaForConditionalGeneration, "forward", forward)
     assert policy_of(folders("llava")).vlm.family == FAMILIES["llava"]
     monkeypatch.delitem(FAMILIES, "llava")
-    with pytest.raises(UserError, match="llava is not supported: it fails with one picture"):
+    with pytest.raises(UserError, match="llava is not supported: it fails with one image"):
         policy_of(folders("llava"))
 
 

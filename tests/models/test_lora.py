@@ -10,9 +10,10 @@ from vlm_families import Folders, policy_of
 
 from irevla.config import LoRAConfig, ModelConfig
 from irevla.errors import UserError
-from irevla.models.build import build_policy, check_model
 from irevla.models.lora import add_lora
-from irevla.models.policy import VLAPolicy
+from irevla.models.policy import VLAPolicy, build_policy
+from irevla.models.vlm.registry import check_model
+from irevla.types import Observation
 
 
 def adapted(**lora: object) -> VLAPolicy:
@@ -23,7 +24,7 @@ def adapted(**lora: object) -> VLAPolicy:
     return build_policy(config, action_dim=3, image_size=32)
 
 
-def pictures() -> np.ndarray:
+def example_images() -> np.ndarray:
     return np.random.default_rng(0).integers(0, 256, (4, 32, 32, 3), dtype=np.uint8)
 
 
@@ -40,8 +41,9 @@ def test_training_everything_leaves_the_vlms_own_weights_bit_for_bit() -> None:
     policy = adapted()
     optimizer = torch.optim.AdamW(policy.trainable("all"), lr=0.1)
     before = {name: value.clone() for name, value in policy.named_parameters()}
+    seen = Observation.of(example_images(), ["open"] * 4)
     for _ in range(2):  # B starts at zero, so A moves in the second step only
-        policy(pictures(), ["open"] * 4).square().mean().backward()
+        policy.mean(policy.encode(seen)).square().mean().backward()
         optimizer.step()
         optimizer.zero_grad()
     changed = {
@@ -54,12 +56,12 @@ def test_training_everything_leaves_the_vlms_own_weights_bit_for_bit() -> None:
 
 def test_a_new_lora_changes_nothing() -> None:
     policy = adapted()
-    before = policy.act(pictures(), "open")
+    before = policy.act(example_images(), "open")
     with torch.no_grad():
         for name, parameter in policy.vlm.named_parameters():
             if "lora_A" in name:
                 parameter.zero_()
-    np.testing.assert_allclose(policy.act(pictures(), "open"), before, atol=1e-6)
+    np.testing.assert_allclose(policy.act(example_images(), "open"), before, atol=1e-6)
 
 
 def test_targets_are_whole_names() -> None:
@@ -78,7 +80,9 @@ def test_saved_with_its_lora(tmp_path: Path) -> None:
     policy.save_pretrained(tmp_path / "policy")
     loaded = VLAPolicy.from_pretrained(tmp_path / "policy")
     assert loaded.hash() == policy.hash()
-    assert np.array_equal(loaded.act(pictures(), "open"), policy.act(pictures(), "open"))
+    assert np.array_equal(
+        loaded.act(example_images(), "open"), policy.act(example_images(), "open")
+    )
 
 
 def test_targets_that_match_nothing_are_the_users_error() -> None:

@@ -1,3 +1,4 @@
+import inspect
 import json
 import shutil
 from pathlib import Path
@@ -6,12 +7,12 @@ import numpy as np
 import pytest
 import torch
 
-from irevla.config import ModelConfig
+from irevla.config import EnvConfig, ModelConfig
 from irevla.errors import UserError
-from irevla.models.build import build_policy
-from irevla.models.policy import VLAPolicy
-from irevla.runs import checkpoint
-from irevla.types import weights_hash
+from irevla.evaluation.model_card import exported_settings
+from irevla.models.policy import VLAPolicy, build_policy
+from irevla.storage import checkpoint
+from irevla.types import Observation, Policy, tensors_hash, weights_hash
 
 CONFIG = ModelConfig(vlm="tiny-random", width=32, layers=1, head_groups=4, head_hidden=16)
 
@@ -20,19 +21,19 @@ def small(config: ModelConfig = CONFIG) -> VLAPolicy:
     return build_policy(config, action_dim=3, image_size=32)
 
 
-def pictures(count: int, size: int = 32) -> np.ndarray:
+def example_images(count: int, size: int = 32) -> np.ndarray:
     return np.random.default_rng(0).integers(0, 256, (count, size, size, 3), dtype=np.uint8)
 
 
-def test_act_gives_one_action_for_one_picture() -> None:
-    action = small().act(pictures(1)[0], "open the drawer")
+def test_act_gives_one_action_for_one_image() -> None:
+    action = small().act(example_images(1)[0], "open the drawer")
     assert action.shape == (3,) and action.dtype == np.float32 and np.abs(action).max() <= 1
 
 
 def test_a_batch_of_one_equals_its_row_in_a_batch_of_many() -> None:
     policy, images, texts = (
         small(),
-        pictures(3),
+        example_images(3),
         ["open", "close the door", "push the red puck to the left"],
     )
     batch = policy.act(images, texts)
@@ -40,15 +41,15 @@ def test_a_batch_of_one_equals_its_row_in_a_batch_of_many() -> None:
         np.testing.assert_allclose(policy.act(images[row], texts[row]), batch[row], atol=1e-6)
 
 
-def test_actions_depend_on_picture_and_instruction() -> None:
-    policy, images = small(), pictures(2)
+def test_actions_depend_on_image_and_instruction() -> None:
+    policy, images = small(), example_images(2)
     one = policy.act(images[0], "open the door")
     assert np.abs(one - policy.act(images[1], "open the door")).max() > 1e-4
     assert np.abs(one - policy.act(images[0], "close the window")).max() > 1e-4
 
 
-def test_pictures_may_be_tensors_views_or_read_only() -> None:
-    policy, images = small(), pictures(1)
+def test_images_may_be_tensors_views_or_read_only() -> None:
+    policy, images = small(), example_images(1)
     expected = policy.act(images, "open")
     frozen = images.copy()
     frozen.flags.writeable = False
@@ -60,13 +61,13 @@ def test_pictures_may_be_tensors_views_or_read_only() -> None:
 @pytest.mark.parametrize(
     ("images", "message"),
     [
-        (pictures(1).astype(np.float32), "must be uint8"),
-        (pictures(1, 64), "must be 32 x 32 x 3, not 64 x 64 x 3"),
-        (pictures(1)[0, 0][None], "must be 32 x 32 x 3"),
-        (pictures(1).transpose(0, 3, 1, 2), "must be 32 x 32 x 3, not 3 x 32 x 32"),
+        (example_images(1).astype(np.float32), "must be uint8"),
+        (example_images(1, 64), "must be 32 x 32 x 3, not 64 x 64 x 3"),
+        (example_images(1)[0, 0][None], "must be 32 x 32 x 3"),
+        (example_images(1).transpose(0, 3, 1, 2), "must be 32 x 32 x 3, not 3 x 32 x 32"),
     ],
 )
-def test_wrong_pictures_are_the_users_error(images: np.ndarray, message: str) -> None:
+def test_wrong_images_are_the_users_error(images: np.ndarray, message: str) -> None:
     with pytest.raises(UserError, match=message):
         small().act(images, "open")
 
@@ -74,16 +75,18 @@ def test_wrong_pictures_are_the_users_error(images: np.ndarray, message: str) ->
 def test_cached_latents_carry_no_graph_but_train_the_head() -> None:
     policy = small()
     policy.trainable("head")
-    features = policy.encode(pictures(2), ["open", "close"])
+    with torch.no_grad():
+        features = policy.encode(Observation.of(example_images(2), ["open", "close"]))
     assert not features.tokens.requires_grad and not features.tokens.is_inference()
     policy.mean(features).sum().backward()
     assert all(parameter.grad is not None for parameter in policy.action_head.parameters())
 
 
-def test_forward_reaches_every_parameter_that_acts() -> None:
+def test_the_mean_reaches_every_parameter_that_acts() -> None:
     policy = small()
     policy.trainable("all")
-    policy(pictures(2), ["open", "close"]).sum().backward()
+    seen = Observation.of(example_images(2), ["open", "close"])
+    policy.mean(policy.encode(seen)).sum().backward()
     without = [name for name, parameter in policy.named_parameters() if parameter.grad is None]
     assert without == ["noise.log_std"]
 
@@ -109,7 +112,8 @@ def test_training_the_head_leaves_the_vlm_bit_for_bit() -> None:
     policy = small()
     vlm, head = weights_hash(policy.vlm), weights_hash(policy.action_head)
     optimizer = torch.optim.AdamW(policy.trainable("head"), lr=0.1)
-    policy(pictures(4), ["open"] * 4).square().mean().backward()
+    seen = Observation.of(example_images(4), ["open"] * 4)
+    policy.mean(policy.encode(seen)).square().mean().backward()
     optimizer.step()
     assert weights_hash(policy.vlm) == vlm and weights_hash(policy.action_head) != head
 
@@ -129,7 +133,9 @@ def test_a_saved_policy_comes_back_equal(tmp_path: Path) -> None:
     policy.save_pretrained(tmp_path / "a policy")
     loaded = VLAPolicy.from_pretrained(tmp_path / "a policy")
     assert loaded.hash() == policy.hash() and loaded.config == policy.config
-    assert np.array_equal(loaded.act(pictures(2), "open"), policy.act(pictures(2), "open"))
+    assert np.array_equal(
+        loaded.act(example_images(2), "open"), policy.act(example_images(2), "open")
+    )
 
 
 def test_a_run_gives_its_newest_policy(tmp_path: Path) -> None:
@@ -225,3 +231,69 @@ def test_saving_over_an_older_policy_replaces_it(tmp_path: Path) -> None:
 
 def test_config_json_is_plain() -> None:
     assert json.loads(json.dumps(small().files()["config.json"]))["image_size"] == 32
+
+
+def test_it_is_a_policy() -> None:
+    """From Python 3.12 on, `isinstance` looks members of a protocol up statically."""
+    policy = small()
+    assert isinstance(policy, Policy)
+    members = [name for name in vars(Policy) if not name.startswith("_")]
+    assert len(members) >= 10
+    for name in members:
+        inspect.getattr_static(policy, name)
+
+
+# --- saved by version 0.1
+
+OLD_MODEL = {
+    "vlm": "tiny-random",
+    "width": 32,
+    "layers": 1,
+    "head_groups": 4,
+    "head_hidden": 16,
+    "lora": {"rank": 0, "alpha": 16.0, "towers": ["language"], "targets": ""},
+    "revision": "",
+    "dtype": "auto",
+    "quantize": "",
+    "gradient_checkpointing": False,
+    "compile": False,
+}
+OLD_CONFIG = {"format": "irevla-policy-1", "model": OLD_MODEL, "action_dim": 3, "image_size": 32}
+OLD_RUN = {
+    "suite": "panda-sim",
+    "expert_tasks": ["pick-red-block"],
+    "rl_tasks": [],
+    "unseen_tasks": [],
+    "method": "irevla",
+    "seed": 3,
+    "env": {
+        "image_size": 32,
+        "action_repeat": 2,
+        "horizon": 60,
+        "rl_horizon": 40,
+        "workers": 2,
+        "envs_per_worker": 4,
+        "timeout": 60.0,
+    },
+}
+
+
+@pytest.mark.parametrize("gripper", [False, True])
+def test_a_policy_of_version_01_loads(gripper: bool, tmp_path: Path) -> None:
+    weights = small().files()["model.safetensors"]
+    config = {**OLD_CONFIG, **({"gripper": True} if gripper else {})}
+    checkpoint.save(tmp_path / "old", {"model.safetensors": weights, "config.json": config})
+    policy = VLAPolicy.from_pretrained(tmp_path / "old")
+    assert policy.discrete_gripper is gripper and policy.config == CONFIG
+    assert policy.files()["config.json"] == config
+    assert tensors_hash(policy.state_dict()) == tensors_hash(weights)
+
+
+def test_settings_that_version_01_carried_along_are_read(tmp_path: Path) -> None:
+    weights = small().files()["model.safetensors"]
+    files = {"model.safetensors": weights, "config.json": {**OLD_CONFIG, "run": OLD_RUN}}
+    checkpoint.save(tmp_path / "old", files)
+    carried = exported_settings(tmp_path / "old")
+    assert carried is not None and carried.suite == "panda-sim" and carried.seed == 3
+    assert carried.env == EnvConfig(image_size=32, horizon=60, rl_horizon=40)
+    assert carried.expert_tasks == ("pick-red-block",)

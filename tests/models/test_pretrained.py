@@ -7,13 +7,13 @@ import torch
 from PIL import Image
 from safetensors.torch import save_file
 
-from irevla.cli.commands import main
+from irevla.cli.main import main
 from irevla.config import LoRAConfig, ModelConfig
 from irevla.errors import UserError
-from irevla.models.build import build_policy
+from irevla.models.policy import build_policy
 from irevla.models.vlm.pretrained import SHIPPED, load_tiny, save_tiny
 from irevla.models.vlm.tiny import TinyVLM
-from irevla.types import weights_hash
+from irevla.types import Observation, weights_hash
 
 
 @pytest.fixture
@@ -24,24 +24,20 @@ def weights(tmp_path: Path) -> Path:
 
 
 def test_saved_and_loaded_it_answers_the_same(tmp_path: Path) -> None:
-    model, images = (
-        TinyVLM(width=32, layers=3, image_size=32),
-        torch.randint(0, 256, (2, 32, 32, 3), dtype=torch.uint8),
-    )
+    model = TinyVLM(width=32, layers=3, image_size=32)
+    images = torch.randint(0, 256, (2, 32, 32, 3), dtype=torch.uint8)
+    seen = Observation(images, ("what?", "what?"))
     save_tiny(tmp_path / "a.safetensors", model, layers=3, image_size=32)
     loaded, size = load_tiny(tmp_path / "a.safetensors")
     assert size == 32 and weights_hash(loaded) == weights_hash(model)
-    assert loaded.generate(images, ["what?"] * 2, max_tokens=5) == model.generate(
-        images, ["what?"] * 2, max_tokens=5
-    )
+    assert loaded.generate(seen, max_tokens=5) == model.generate(seen, max_tokens=5)
 
 
 def test_the_shipped_weights_are_small_and_speak() -> None:
     model, size = load_tiny()
     assert size == 64 and SHIPPED.stat().st_size < 20e6
-    answer = model.generate(
-        torch.zeros(1, 64, 64, 3, dtype=torch.uint8), ["how high is the gripper?"]
-    )[0]
+    black = torch.zeros(1, 64, 64, 3, dtype=torch.uint8)
+    answer = model.generate(Observation(black, ("how high is the gripper?",)))[0]
     assert answer.endswith("cm")  # it knows at least what is asked for
 
 
@@ -63,10 +59,8 @@ def test_lora_on_tiny_trains_the_tower_alone_and_changes_nothing_at_first() -> N
         ModelConfig(vlm="tiny", lora=LoRAConfig(rank=4)), action_dim=4, image_size=64
     )
     images = np.random.default_rng(0).integers(0, 256, (2, 64, 64, 3), dtype=np.uint8)
-    texts = ["open the drawer", "close the door"]
-    torch.testing.assert_close(
-        adapted.encode(images, texts).tokens, plain.encode(images, texts).tokens
-    )
+    seen = Observation.of(images, ["open the drawer", "close the door"])
+    torch.testing.assert_close(adapted.encode(seen).tokens, plain.encode(seen).tokens)
     adapted.trainable("all")
     trained = {
         name.split(".")[1]
@@ -79,7 +73,7 @@ def test_lora_on_tiny_trains_the_tower_alone_and_changes_nothing_at_first() -> N
 @pytest.mark.parametrize(
     ("config", "size", "message"),
     [
-        (ModelConfig(vlm="tiny"), 32, "reads pictures of 64 pixels, not 32"),
+        (ModelConfig(vlm="tiny"), 32, "reads images of 64 pixels, not 32"),
         (ModelConfig(vlm="tiny", width=64), 64, "leave model.width"),
         (ModelConfig(vlm="tiny", layers=3), 64, "leave model.width and model.layers"),
     ],
@@ -103,26 +97,27 @@ def test_files_that_are_not_these_weights(tmp_path: Path, weights: Path) -> None
 
 
 def test_ask(tmp_path: Path, weights: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    picture = tmp_path / "a picture.png"
-    Image.new("RGBA", (100, 60), (200, 30, 30, 255)).save(picture)
-    assert main(["ask", str(picture), "what color is it?", "--model", str(weights)]) == 0
+    image = tmp_path / "an image.png"
+    Image.new("RGBA", (100, 60), (200, 30, 30, 255)).save(image)
+    assert main(["ask", str(image), "what color is it?", "--model", str(weights)]) == 0
     model, _ = load_tiny(weights)
     red = torch.tensor([200, 30, 30], dtype=torch.uint8).expand(1, 32, 32, 3)
-    assert capsys.readouterr().out == model.generate(red, ["what color is it?"])[0] + "\n"
+    answer = model.generate(Observation(red, ("what color is it?",)))[0]
+    assert capsys.readouterr().out == answer + "\n"
 
 
 def test_ask_says_what_is_wrong(
     tmp_path: Path, weights: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     broken, good = tmp_path / "notes.txt", tmp_path / "good.png"
-    broken.write_text("not a picture")
+    broken.write_text("not an image")
     Image.new("RGB", (8, 8)).save(good)
     shutil.copy(good, tmp_path / "cut.png")
     (tmp_path / "cut.png").write_bytes(good.read_bytes()[:40])
     cases = {
         "there is no file": [str(tmp_path / "no.png"), "what?"],
-        "not a picture": [str(broken), "what?"],
-        "cut.png is not a picture": [str(tmp_path / "cut.png"), "what?"],
+        "not an image": [str(broken), "what?"],
+        "cut.png is not an image": [str(tmp_path / "cut.png"), "what?"],
         "shorten": [str(good), "red " * 200, "--model", str(weights)],
         "tiny.safetensors": [str(good), "what?", "--model", str(tmp_path / "none.safetensors")],
     }

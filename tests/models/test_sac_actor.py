@@ -10,16 +10,15 @@ def features(count: int = 7) -> Features:
     return Features(torch.randn(count, 5, 8), torch.ones(count, 5, dtype=torch.bool))
 
 
-def actor(*, gripper: bool = True, std: float = 0.2) -> SoftActor:
-    return SoftActor(
-        ActionHead(width=8, groups=2, hidden=16, action_dim=3), gripper=gripper, std=std
-    )
+def actor(*, discrete_gripper: bool = True, std: float = 0.2) -> SoftActor:
+    head = ActionHead(width=8, groups=2, hidden=16, action_dim=3)
+    return SoftActor(head, discrete_gripper=discrete_gripper, std=std)
 
 
 def test_it_starts_as_the_head_gripper_included() -> None:
     soft, seen = actor(std=0.3), features()
     u, log_std = soft(seen)
-    opens, closes = soft.grip(u).exp().T
+    opens, closes = soft.gripper_log_probs(u).exp().T
     torch.testing.assert_close(torch.tanh(u), soft.head(seen))
     torch.testing.assert_close(closes - opens, soft.head(seen)[:, -1])  # the mean of -1 and +1
     torch.testing.assert_close(opens + closes, torch.ones(7))
@@ -43,17 +42,17 @@ def test_drawn_actions_have_the_policys_spread_and_odds() -> None:
         torch.atanh(actions[:, :2]).std(0), torch.full((2,), 0.1), atol=0.01, rtol=0
     )
     closed = (actions[:, 2] == 1).float().mean().item()
-    assert closed == pytest.approx(soft.grip(u)[0, 1].exp().item(), abs=0.03)
+    assert closed == pytest.approx(soft.gripper_log_probs(u)[0, 1].exp().item(), abs=0.03)
     assert (actions[:, 2].abs() == 1).all()
     assert torch.equal(actions, soft.act(many, generator=torch.Generator().manual_seed(0)))
 
 
 def test_without_a_gripper_all_is_motion() -> None:
-    soft, seen = actor(gripper=False), features()
+    soft, seen = actor(discrete_gripper=False), features()
     torch.testing.assert_close(soft.act(seen), soft.head(seen))
     assert soft.act(seen, generator=torch.Generator()).shape == (7, 3)
     u, log_std = soft(seen)
-    assert log_std.shape == (7, 3) and torch.equal(soft.grip(u), torch.zeros(7, 1))
+    assert log_std.shape == (7, 3) and torch.equal(soft.gripper_log_probs(u), torch.zeros(7, 1))
     motion, gripper = soft.split(-torch.ones(7, 3))
     assert motion.shape == (7, 3) and (gripper == 0).all()
 

@@ -12,11 +12,17 @@ import transformers
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 
 from irevla.config import LoRAConfig, ModelConfig
-from irevla.models.build import build_policy
-from irevla.models.policy import VLAPolicy
+from irevla.models.policy import VLAPolicy, build_policy
+from irevla.types import Observation
 
-PROMPTS = "Question : What action should the robot take to open close push door drawer window puck right red ? Answer :"
-MARKS = "<pad> <s> </s> <unk> <image> <|image_pad|> <|video_pad|> <|vision_start|> <|vision_end|> <|im_start|> <|im_end|>"
+PROMPTS = (
+    "Question : What action should the robot take to open close push door drawer window puck right "
+    "red ? Answer :"
+)
+MARKS = (
+    "<pad> <s> </s> <unk> <image> <|image_pad|> <|video_pad|> <|vision_start|> <|vision_end|> "
+    "<|im_start|> <|im_end|>"
+)
 SPECIAL = [
     *MARKS.split(),
     *("<fake_token_around_image>", "<global-img>", "<end_of_utterance>"),
@@ -282,11 +288,11 @@ def save_processor(family: str, folder: Path) -> None:
                 transformers.BlipImageProcessorPil(**square(28)), tokenizer(), 3
             )
         case "instructblip":
-            pictures = transformers.BlipImageProcessorPil(**square(28))
-            made = transformers.InstructBlipProcessor(pictures, tokenizer(), tokenizer(), 3)
+            images = transformers.BlipImageProcessorPil(**square(28))
+            made = transformers.InstructBlipProcessor(images, tokenizer(), tokenizer(), 3)
         case "paligemma":
-            pictures = transformers.SiglipImageProcessorPil(**square(28), image_seq_length=4)
-            made = transformers.PaliGemmaProcessor(pictures, image)
+            images = transformers.SiglipImageProcessorPil(**square(28), image_seq_length=4)
+            made = transformers.PaliGemmaProcessor(images, image)
         case "llava":
             crop = {"size": {"shortest_edge": 32}, "crop_size": {"height": 28, "width": 28}}
             made = transformers.LlavaProcessor(
@@ -304,25 +310,23 @@ def save_processor(family: str, folder: Path) -> None:
                 "eoi": "<end_of_image>",
             }
             words = tokenizer(**{f"{name}_token": token for name, token in names.items()})
-            pictures = transformers.Gemma3ImageProcessorPil(**square(56))
+            images = transformers.Gemma3ImageProcessorPil(**square(56))
             template = "<s>" + CHAT.replace("IMAGE", "<start_of_image>")
             made = transformers.Gemma3Processor(
-                pictures, words, chat_template=template, image_seq_length=4
+                images, words, chat_template=template, image_seq_length=4
             )
         case "blip" | "vision-encoder-decoder":
             made = transformers.BlipProcessor(
                 transformers.BlipImageProcessorPil(**square(28)), tokenizer()
             )
         case "pix2struct":
-            pictures = transformers.Pix2StructImageProcessorPil(
-                patch_size={"height": 2, "width": 2}
-            )
-            made = transformers.Pix2StructProcessor(pictures, tokenizer())
+            images = transformers.Pix2StructImageProcessorPil(patch_size={"height": 2, "width": 2})
+            made = transformers.Pix2StructProcessor(images, tokenizer())
         case "florence2":
-            pictures = transformers.CLIPImageProcessorPil(
+            images = transformers.CLIPImageProcessorPil(
                 **square(64), do_center_crop=False, image_seq_length=5
             )
-            made = transformers.Florence2Processor(pictures, image)
+            made = transformers.Florence2Processor(images, image)
         case "idefics3" | "smolvlm" | "qwen2.5-vl":
             save_parts(family, folder)
             return
@@ -331,17 +335,18 @@ def save_processor(family: str, folder: Path) -> None:
 
 def save_parts(family: str, folder: Path) -> None:
     if family == "qwen2.5-vl":
-        pictures, token, settings = transformers.Qwen2VLImageProcessorPil(), "<|image_pad|>", {}
-        words = tokenizer()
-        token = f"<|vision_start|>{token}<|vision_end|>"
+        images = transformers.Qwen2VLImageProcessorPil()
+        settings = {}
+        token = "<|vision_start|><|image_pad|><|vision_end|>"
     else:
         sizes = {"size": {"longest_edge": 112}, "max_image_size": {"longest_edge": 28}}
-        pictures = getattr(
+        images = getattr(
             transformers, f"{'SmolVLM' if family == 'smolvlm' else 'Idefics3'}ImageProcessorPil"
         )(**sizes)
-        words, token, settings = tokenizer(), "<image>", {"image_seq_len": 4}
-    pictures.save_pretrained(folder)
-    words.save_pretrained(folder)
+        settings = {"image_seq_len": 4}
+        token = "<image>"
+    images.save_pretrained(folder)
+    tokenizer().save_pretrained(folder)
     (folder / "processor_config.json").write_text(json.dumps(settings))
     (folder / "chat_template.jinja").write_text(CHAT.replace("IMAGE", token))
 
@@ -375,5 +380,9 @@ def policy_of(
     return build_policy(model, action_dim=4, image_size=image_size).eval()
 
 
-def pictures(side: int = 64) -> np.ndarray:
+def example_images(side: int = 64) -> np.ndarray:
     return np.random.default_rng(0).integers(0, 256, (3, side, side, 3), dtype=np.uint8)
+
+
+def observation(side: int = 64) -> Observation:
+    return Observation.of(example_images(side), TEXTS)

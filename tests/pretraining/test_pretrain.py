@@ -9,13 +9,21 @@ from irevla.config import PretrainConfig
 from irevla.errors import UserError
 from irevla.models.vlm.pretrained import load_tiny
 from irevla.pretraining import fit as module
-from irevla.pretraining.corpus import EXAM, POSES, TRAIN, Corpus, Drawing, corpus, draw_shard
+from irevla.pretraining.corpus import (
+    EXAM,
+    POSES,
+    TRAIN,
+    Corpus,
+    RenderSettings,
+    corpus,
+    render_shard,
+)
 from irevla.pretraining.exam import _chosen, examine
 from irevla.pretraining.fit import fit, pretrain
 from irevla.pretraining.questions import Question
 from irevla.storage.checkpoint import Checkpoints
 from irevla.storage.metrics import Metrics
-from irevla.types import weights_hash
+from irevla.types import Observation, weights_hash
 
 SMALL = PretrainConfig(
     width=32,
@@ -31,7 +39,7 @@ SMALL = PretrainConfig(
 
 
 def toy_corpus() -> Corpus:
-    """Pictures of one colour each; the question is which."""
+    """Images of one colour each; the question is which."""
     colours = {"red": (200, 0, 0), "green": (0, 200, 0), "blue": (0, 0, 200)}
     images = torch.stack(
         [torch.tensor(rgb, dtype=torch.uint8).expand(32, 32, 3) for rgb in colours.values()] * 5
@@ -75,11 +83,11 @@ def test_killed_and_resumed_it_ends_with_the_same_bits(
     whole = weights_hash(run(tmp_path / "whole", SMALL, data))
     update, calls = module._update, []
 
-    def dies(*arguments: object) -> float:
+    def dies(*arguments: object, limit: float) -> float:
         calls.append(1)
         if len(calls) == 7:
             raise KeyboardInterrupt
-        return update(*arguments)  # type: ignore[arg-type]
+        return update(*arguments, limit=limit)  # type: ignore[arg-type]
 
     monkeypatch.setattr(module, "_update", dies)
     with pytest.raises(KeyboardInterrupt):
@@ -88,14 +96,14 @@ def test_killed_and_resumed_it_ends_with_the_same_bits(
     assert weights_hash(run(tmp_path / "killed", SMALL, data)) == whole
 
 
-DRAWING = Drawing(image_size=16, seed=0, workers=1, appearances=2)
+SETTINGS = RenderSettings(image_size=16, seed=0, workers=1, appearances=2)
 
 
-def test_the_corpus_is_drawn_once_and_its_splits_differ(tmp_path: Path) -> None:
-    train, exam = (corpus(tmp_path, DRAWING, split=split, pictures=10) for split in (TRAIN, EXAM))
+def test_the_corpus_is_rendered_once_and_its_splits_differ(tmp_path: Path) -> None:
+    train, exam = (corpus(tmp_path, SETTINGS, split=split, images=10) for split in (TRAIN, EXAM))
     [path] = tmp_path.glob("train-*")
     before = path.stat().st_mtime_ns
-    again = corpus(tmp_path, DRAWING, split=TRAIN, pictures=10)
+    again = corpus(tmp_path, SETTINGS, split=TRAIN, images=10)
     assert (
         len(train) == 2 * POSES
         and torch.equal(train.images, again.images)
@@ -105,13 +113,13 @@ def test_the_corpus_is_drawn_once_and_its_splits_differ(tmp_path: Path) -> None:
     assert not torch.equal(train.images, exam.images)
     path.write_bytes(path.read_bytes()[:1000])
     with pytest.raises(UserError, match="damaged"):
-        corpus(tmp_path, DRAWING, split=TRAIN, pictures=10)
+        corpus(tmp_path, SETTINGS, split=TRAIN, images=10)
 
 
 def test_a_shard_is_a_function_of_seed_split_and_number(tmp_path: Path) -> None:
     for name in ("one", "two"):
-        draw_shard(tmp_path / name, DRAWING, split=TRAIN, number=3)
-    draw_shard(tmp_path / "other", DRAWING, split=TRAIN, number=4)
+        render_shard(tmp_path / name, SETTINGS, split=TRAIN, number=3)
+    render_shard(tmp_path / "other", SETTINGS, split=TRAIN, number=4)
     one, two, other = ((tmp_path / name).read_bytes() for name in ("one", "two", "other"))
     assert one == two != other
 
@@ -126,9 +134,8 @@ def test_everything_from_the_scenes_to_the_weights(
     results = pretrain(tmp_path / "out", config, appearances=2)
     assert {"all", "motion", "place"} <= results["exam"].keys() <= results["exam_blind"].keys()
     model, size = load_tiny(tmp_path / "out" / "tiny.safetensors")
-    assert size == 16 and isinstance(
-        model.generate(torch.zeros(1, 16, 16, 3, dtype=torch.uint8), ["what?"])[0], str
-    )
+    seen = Observation(torch.zeros(1, 16, 16, 3, dtype=torch.uint8), ("what?",))
+    assert size == 16 and isinstance(model.generate(seen)[0], str)
     assert (
         json.loads((tmp_path / "out" / "results.json").read_text())["parameters"]
         == results["parameters"]
@@ -143,10 +150,11 @@ def test_everything_from_the_scenes_to_the_weights(
         ({"width": 130}, "multiple of 4"),
         ({"layers": 0}, "layers must be positive"),
         ({"weight_decay": -1.0}, "weight_decay must not be negative"),
+        ({"threads": 0}, "threads must be positive"),
         ({"device": "nonsense"}, "device 'nonsense' cannot be used"),
     ],
 )
-def test_what_is_wrong_is_known_before_anything_is_drawn(
+def test_what_is_wrong_is_known_before_anything_is_rendered(
     change: dict[str, object], message: str, tmp_path: Path
 ) -> None:
     with pytest.raises(UserError, match=message):
@@ -164,6 +172,6 @@ def test_the_exam_asks_every_question_of_a_family() -> None:
 def test_gradients_that_are_not_finite_end_it_with_one_line(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module, "_update", lambda *_: float("nan"))
+    monkeypatch.setattr(module, "_update", lambda *_, **__: float("nan"))
     with pytest.raises(UserError, match="no loss was finite"):
         run(tmp_path, SMALL, toy_corpus())

@@ -7,22 +7,22 @@ from irevla.models.vlm import tokenizer
 from irevla.pretraining.exam import displacement, mark
 from irevla.pretraining.objects import SCENES
 from irevla.pretraining.questions import Question, cell, motion, questions
-from irevla.pretraining.scenes import Facts, Seen, stage
+from irevla.pretraining.scenes import Facts, Located, load_scene
 
 
-def seen(
+def located(
     name: str, point: tuple[float, float, float], pixel: tuple[float, float], **more: object
-) -> Seen:
-    return Seen(name, np.array(point, np.float64), pixel, **more)  # type: ignore[arg-type]
+) -> Located:
+    return Located(name, np.array(point, np.float64), pixel, **more)  # type: ignore[arg-type]
 
 
 def facts() -> Facts:
-    drawer = seen(
+    drawer = located(
         "drawer", (0.1, 0.8, 0.1), (0.30, 0.40), colour="pink", state=("open", "closed", 0.05)
     )
-    ball = seen("ball", (-0.2, 0.6, 0.03), (0.80, 0.70), colour="red", kind="ball", size="big")
-    handle = seen("handle of the drawer", (0.1, 0.7, 0.1), (0.31, 0.45))
-    hand = seen("gripper", (0.0, 0.6, 0.2), (0.55, 0.30))
+    ball = located("ball", (-0.2, 0.6, 0.03), (0.80, 0.70), colour="red", kind="ball", size="big")
+    handle = located("handle of the drawer", (0.1, 0.7, 0.1), (0.31, 0.45))
+    hand = located("gripper", (0.0, 0.6, 0.2), (0.55, 0.30))
     return Facts(
         "sawyer_drawer", (drawer, ball), (handle,), hand, 1.0, (("open the drawer", handle),)
     )
@@ -76,9 +76,9 @@ def test_what_cannot_be_seen_is_not_asked_for() -> None:
     plain = facts()
     away = Facts(
         plain.scene,
-        (seen("drawer", (0, 0, 0), (1.2, 0.5)),),
+        (located("drawer", (0, 0, 0), (1.2, 0.5)),),
         (),
-        seen("gripper", (0, 0, 0), (-1.0, -1.0)),
+        located("gripper", (0, 0, 0), (-1.0, -1.0)),
         1.0,
         (),
     )
@@ -89,7 +89,7 @@ def test_what_cannot_be_seen_is_not_asked_for() -> None:
 def test_every_word_is_in_the_vocabulary_and_answers_are_balanced() -> None:
     random, exists, left, longest = np.random.default_rng(0), Counter[str](), Counter[str](), 0
     for scene in SCENES[::6]:
-        built = stage(scene.name)
+        built = load_scene(scene.name)
         while not any(toy.kind for toy in built.dress(random).toys):
             pass
         for question in (q for _ in range(16) for q in questions(built.pose(random), random)):

@@ -9,7 +9,7 @@ from irevla.envs.metaworld.tasks import SPECS, Variant
 from irevla.pretraining import palette
 from irevla.pretraining.arm import PALM
 from irevla.pretraining.objects import SCENES, SceneFile
-from irevla.pretraining.scenes import Stage, models_folder, stage
+from irevla.pretraining.scenes import Scene, load_scene, models_folder
 
 VARIED = {name: spec for name, spec in SPECS.items() if spec.variant != Variant()}
 
@@ -27,7 +27,9 @@ def played_in(skill: str) -> str:
 
 def painted_here(scene: SceneFile) -> set[str]:
     return {
-        material for materials in stage(scene.name).materials.values() for material in materials
+        material
+        for materials in load_scene(scene.name).materials.values()
+        for material in materials
     }
 
 
@@ -48,11 +50,11 @@ def test_a_held_out_object_is_known_by_its_materials(name: str) -> None:
     spec, own = VARIED[name], played_in(VARIED[name].skill)
     assert [scene.name for scene in SCENES if spec.skill in scene.skills] == [own]
     assert own in {scene.name for scene in relatives(name)} and spec.variant.handle is not None
-    called = {thing.name for scene in SCENES if scene.name == own for thing in scene.things}
-    namesakes = {scene.name for scene in SCENES if called & {thing.name for thing in scene.things}}
+    called = {obj.name for scene in SCENES if scene.name == own for obj in scene.objects}
+    namesakes = {scene.name for scene in SCENES if called & {obj.name for obj in scene.objects}}
     assert namesakes <= {scene.name for scene in relatives(name)}
     for scene in relatives(name):
-        for material in painted_here(scene) & painted_here(stage(own).scene):
+        for material in painted_here(scene) & painted_here(load_scene(own).scene):
             np.testing.assert_allclose(
                 unpainted(scene.name).mat(material).rgba, unpainted(own).mat(material).rgba
             )
@@ -65,7 +67,7 @@ def test_no_object_is_painted_like_a_held_out_variant_of_it(name: str) -> None:
     variant, painted = VARIED[name].variant, 0
     assert variant.handle is not None
     for scene in relatives(name):
-        built, random = stage(scene.name), rng()
+        built, random = load_scene(scene.name), rng()
         object_ = next(
             materials
             for materials in built.materials.values()
@@ -81,39 +83,39 @@ def test_no_object_is_painted_like_a_held_out_variant_of_it(name: str) -> None:
     assert painted > 4
 
 
-def test_a_drawn_colour_keeps_its_distance_and_has_its_name() -> None:
+def test_a_sampled_colour_keeps_its_distance_and_has_its_name() -> None:
     avoid, random = palette.held_out(("window_red",)), rng()
     assert len(avoid) >= 5
     names = set()
     for _ in range(300):
-        name, rgb = palette.draw(random, avoid)
+        name, rgb = palette.sample(random, avoid)
         names.add(name)
         assert min(np.linalg.norm(np.array(rgb) - other) for other in avoid) >= palette.HELD_OUT
     assert "purple" not in names and {"red", "brown", "black"} <= names
     assert palette.held_out(("dial_red",)) == ()
 
 
-# --- what is true of a picture
+# --- what is true of an image
 
 
 @pytest.fixture(scope="module")
-def table() -> Stage:
-    return stage("sawyer_pick_place_v3")
+def table() -> Scene:
+    return load_scene("sawyer_pick_place_v3")
 
 
-def test_things_are_where_the_facts_say(table: Stage) -> None:
+def test_objects_are_where_the_facts_say(table: Scene) -> None:
     """Around the pixel of a vivid toy are pixels of its colour; a few hide behind the arm."""
     random, hits, flipped = rng(1), [], set()
     for _ in range(60):
         appearance = table.dress(random)
         flipped.add(appearance.view.flipped)
         facts, size = table.pose(random), 128
-        picture = table.picture(size).astype(float)
-        for toy in facts.seen:
+        image = table.image(size).astype(float)
+        for toy in facts.objects:
             if toy.visible and toy.size == "big" and toy.colour in ("red", "blue", "green"):
                 column, row = (int(size * share) for share in toy.pixel)
                 r, g, b = (
-                    picture[max(0, row - 1) : row + 2, max(0, column - 1) : column + 2]
+                    image[max(0, row - 1) : row + 2, max(0, column - 1) : column + 2]
                     .reshape(-1, 3)
                     .mean(0)
                 )
@@ -123,32 +125,30 @@ def test_things_are_where_the_facts_say(table: Stage) -> None:
 
 
 def test_a_scene_is_a_function_of_its_generator_alone() -> None:
-    drawer, pictures = stage("sawyer_drawer"), []
+    drawer, shown = load_scene("sawyer_drawer"), []
     for other in (5, 6):
         drawer.dress(rng(other))  # whatever came before
         drawer.pose(rng(other))
         random = rng(7)
         drawer.dress(random)
         facts = drawer.pose(random)
-        pictures.append((drawer.picture(64), [thing.pixel for thing in (*facts.seen, facts.hand)]))
-    assert np.array_equal(pictures[0][0], pictures[1][0]) and np.allclose(
-        pictures[0][1], pictures[1][1]
-    )
+        shown.append((drawer.image(64), [obj.pixel for obj in (*facts.objects, facts.hand)]))
+    assert np.array_equal(shown[0][0], shown[1][0]) and np.allclose(shown[0][1], shown[1][1])
 
 
 @pytest.mark.parametrize("scene", SCENES, ids=lambda scene: scene.name)
 def test_every_scene_file_can_be_posed_and_spoken_of(scene: object) -> None:
-    built = stage(scene.name)  # type: ignore[attr-defined]
+    built = load_scene(scene.name)  # type: ignore[attr-defined]
     random = rng(2)
     built.dress(random)
     facts = built.pose(random)
-    points = [thing.point for thing in (*facts.seen, *facts.parts, facts.hand)]
+    points = [obj.point for obj in (*facts.objects, *facts.parts, facts.hand)]
     assert np.isfinite(points).all() and (np.abs(np.array(points)) < 1.6).all()
-    assert built.picture(32).std() > 5
-    assert len(facts.tasks) == sum(len(thing.tasks) for thing in scene.things)  # type: ignore[attr-defined]
+    assert built.image(32).std() > 5
+    assert len(facts.tasks) == sum(len(obj.tasks) for obj in scene.objects)  # type: ignore[attr-defined]
 
 
-def test_the_arm_reaches_with_the_hand_pointing_down(table: Stage) -> None:
+def test_the_arm_reaches_with_the_hand_pointing_down(table: Scene) -> None:
     table.dress(rng())
     for target in ([0.0, 0.6, 0.2], [0.3, 0.75, 0.1], [-0.3, 0.5, 0.3]):
         assert table.arm.reach(table.model, table.data, np.array(target))
@@ -160,7 +160,7 @@ def test_the_arm_reaches_with_the_hand_pointing_down(table: Stage) -> None:
     assert not table.arm.reach(table.model, table.data, np.array([2.0, 2.0, 2.0]))
 
 
-def test_the_gripper_opens_and_closes(table: Stage) -> None:
+def test_the_gripper_opens_and_closes(table: Scene) -> None:
     random, widths = rng(3), {}
     for _ in range(40):
         opening = table.arm.pose(table.model, table.data, random)

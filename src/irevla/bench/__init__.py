@@ -5,11 +5,11 @@ import inspect
 from typing import Any
 
 from irevla.errors import UserError, unknown
-from irevla.runs.run import git_commit, machine
+from irevla.storage.provenance import git_commit, machine
 
 BENCHMARKS = {
     "render": (
-        "one 64 px frame of a suite, ours against render_mode='rgb_array'",
+        "one 64 px image of a suite, ours against render_mode='rgb_array'",
         "irevla.bench.render",
     ),
     "rollout": (
@@ -34,17 +34,19 @@ BENCHMARKS = {
         "irevla.bench.memory",
     ),
 }
+"""Name -> what it measures, and the module whose `run` measures it."""
 
 
 def run_benchmark(name: str, **options: Any) -> dict[str, Any]:
-    """Run one benchmark; its result with the machine and the commit. "ratio" is the headline
-    figure.
+    """Run one benchmark; return its result with the machine and the commit.
 
-    Raises `UserError` for an unknown one and for an option that it does not have.
+    "ratio" is the headline figure. Raises `UserError` for an unknown benchmark and for an option
+    that it does not have.
     """
     if name not in BENCHMARKS:
         raise unknown("benchmark", name, BENCHMARKS)
-    run = importlib.import_module(BENCHMARKS[name][1]).run
+    _, module = BENCHMARKS[name]
+    run = importlib.import_module(module).run
     for option in options.keys() - inspect.signature(run).parameters.keys():
         raise UserError(f"bench {name} has no --{option.replace('_', '-')}: leave it out")
     result: dict[str, Any] = run(**options)

@@ -18,7 +18,10 @@ from irevla.errors import UserError
 from irevla.models.vlm.families import FAMILIES, question
 from irevla.models.vlm.huggingface import HuggingFaceVLM
 
-PAD, BOS, UNKNOWN, IMAGE = "<pad>", "</s>", "<unk>", "<image>"
+PAD = "<pad>"
+BOS = "</s>"
+UNKNOWN = "<unk>"
+IMAGE = "<image>"
 IMAGE_ID = 50265
 NAME = "random/blip2"
 Sizes = Mapping[str, Mapping[str, Any]]
@@ -30,11 +33,15 @@ NO_CHANCE = {
 
 FULL: Sizes = {
     "text_config": {
-        "vocab_size": 50304, "hidden_size": 2560, "num_hidden_layers": 32, "num_attention_heads": 32, "ffn_dim": 10240,
+        "vocab_size": 50304,
+        "hidden_size": 2560,
+        "num_hidden_layers": 32,
+        "num_attention_heads": 32,
+        "ffn_dim": 10240,
     },
     "vision_config": {},
     "qformer_config": {},
-}  # fmt: skip
+}
 """BLIP-2 2.7B, where it differs from the library's defaults. 224 pixels."""
 
 _NARROW = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2}
@@ -47,7 +54,8 @@ SMALL: Sizes = {
 
 
 def vlm(sizes: Sizes, *, image_size: int, device: torch.device) -> HuggingFaceVLM:
-    """The adapter around a random BLIP-2: bfloat16, but for the CPU, as the adapter itself chooses.
+    """Return the adapter around a random BLIP-2: bfloat16, but for the CPU, as the adapter itself
+    chooses.
 
     It has a base model by name, so that a policy's files hold LoRA and the head alone, as with a
     real one.
@@ -56,12 +64,13 @@ def vlm(sizes: Sizes, *, image_size: int, device: torch.device) -> HuggingFaceVL
         raise UserError("--vlm blip2 needs the package transformers: pip install 'irevla[hub]'")
     dtype = torch.float32 if device.type == "cpu" else torch.bfloat16
     made = HuggingFaceVLM(model(sizes, device, dtype), processor(image_size), image_size=image_size)
-    made.base, made.revision = NAME, "random"
+    made.base = NAME
+    made.revision = "random"
     return made
 
 
 def model(sizes: Sizes, device: torch.device, dtype: torch.dtype) -> Any:
-    """A `Blip2ForConditionalGeneration` whose weights are drawn from N(0, 0.02) on the device.
+    """Return a `Blip2ForConditionalGeneration` with weights from N(0, 0.02) on the device.
 
     Not zeros, which the library gives the vision tower: a GPU multiplies them faster. On the device
     "meta" it has no weights.
@@ -91,7 +100,7 @@ def _settings(sizes: Sizes) -> Any:
 
 
 def processor(image_size: int) -> Any:
-    """A `Blip2Processor` for pictures of `image_size` pixels, with the stand-in tokenizer."""
+    """Return a `Blip2Processor` for images of `image_size` pixels, with the stand-in tokenizer."""
     from transformers import Blip2Processor, BlipImageProcessorPil, PreTrainedTokenizerFast
 
     words = PreTrainedTokenizerFast(
@@ -101,13 +110,15 @@ def processor(image_size: int) -> Any:
         eos_token=BOS,
         unk_token=UNKNOWN,
     )
-    pictures = BlipImageProcessorPil(size={"height": image_size, "width": image_size})
-    return Blip2Processor(pictures, words, num_query_tokens=32)
+    images = BlipImageProcessorPil(size={"height": image_size, "width": image_size})
+    return Blip2Processor(images, words, num_query_tokens=32)
 
 
 def _tokenizer() -> Any:
-    """One token for each word or mark of the prompt, BOS before them. Other words are all the same
-    unknown one."""
+    """Return one with a token for each word or mark of the prompt, BOS before them.
+
+    Other words are all the same unknown one.
+    """
     from tokenizers import AddedToken, Tokenizer, models, pre_tokenizers, processors
 
     prompt = FAMILIES["blip-2"].prompt.format(question=question("close the window"))

@@ -1,96 +1,118 @@
 """Does learning delay acting? Decisions at a fixed rate, with SAC idle, in a process of its own,
 and in a thread.
 
-The toy suite stands for the arm: its worker shows a picture when it has done what it was told. A
-decision begins at its beat, with that picture, and is missed where the action is not sent before
-the next beat.
+The toy suite stands for the arm: its worker shows an image when it has done what it was told. A
+decision begins at its beat, with that image, and is missed where the action is not sent before the
+next beat.
 """
 
 import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from jaxtyping import Float
+from torch import Tensor
 
+from irevla.compute.device import threads
 from irevla.config import Config, EnvConfig, SACConfig
 from irevla.data.replay import LatentEpisode
+from irevla.envs.suite import load_suite
 from irevla.envs.vector import VectorEnv
 from irevla.learners.sac import SAC
-from irevla.models.build import build_policy
-from irevla.models.policy import VLAPolicy
-from irevla.rollout.latent_episodes import Decide
-from irevla.rollout.serve import endless_jobs
+from irevla.models.policy import VLAPolicy, build_policy
+from irevla.rollout.actors import Decide
+from irevla.rollout.episodes import endless_jobs
 from irevla.runs.run import Run, open_run
-from irevla.setting import threads
-from irevla.stages.async_learner import Beside
-from irevla.stages.learner import Learner
+from irevla.stages.async_learner import AsyncLearner
+from irevla.stages.learner import SACLearner
 from irevla.stages.sac import open_replay
-from irevla.turn import Turn
+from irevla.tasks import Stage
 from irevla.types import Features
 
-TURN, ALWAYS = Turn("left-disc"), 1e6  # updates per decision: there is always something to learn
+STAGE = Stage("rl", "left-disc")
+ALWAYS = 1e6  # updates per decision: there is always something to learn
+EPISODES = 20  # in each buffer at the start
+LENGTH = 40  # decisions of each
 WARM_UP = 10  # decisions before the clock starts
 PARTS = ("encode", "act", "send", "total")
 CONFIG = Config(
     suite="pointmass",
     rl="sac",
     env=EnvConfig(workers=1, envs_per_worker=1),
-    sac=SACConfig(gripper=False, apart=True, updates_per_decision=ALWAYS),
+    sac=SACConfig(gripper=False, async_learner=True, updates_per_decision=ALWAYS),
 )
 
 
+@dataclass(frozen=True)
+class Acting:
+    """Who decides, and how many updates there have been meanwhile."""
+
+    decide: Decide
+    updates: Callable[[], int]
+
+
+Way = Callable[[Run, VLAPolicy, SACLearner], AbstractContextManager[Acting]]
+"""One way to learn while acting."""
+
+
 def run(*, decisions: int = 300, hz: float = 10.0, config: Config = CONFIG) -> dict[str, Any]:
-    """`decisions` at `hz` in each way; "ratio" is the 99th percentile of the whole latency while
-    SAC learns in its own process, over that while it does not learn."""
-    ways = {"off": _off, "apart": _apart, "thread": _thread}
+    """Make `decisions` at `hz` in each way.
+
+    "ratio" is the 99th percentile of the whole latency while SAC learns in its own process, over
+    that while it does not learn.
+    """
+    found = {}
     with tempfile.TemporaryDirectory() as folder, threads(1):
-        found = {}
-        for name, way in ways.items():
+        for name, way in WAYS.items():
             with open_run(Path(folder) / name, config) as opened:
-                torch.manual_seed(0)
-                policy = build_policy(
-                    config.model, action_dim=2, image_size=config.env.image_size
-                ).eval()
-                found[name] = measure(
-                    policy, _learner(opened, policy), way, opened, decisions=decisions, hz=hz
-                )
-    ratio = found["apart"]["total"]["p99_ms"] / found["off"]["total"]["p99_ms"]
+                found[name] = _measure_way(opened, way, decisions=decisions, hz=hz)
     settings = {
         "decisions": decisions,
         "hz": hz,
         "vlm": config.model.vlm,
         "image_size": config.env.image_size,
+        "batch": config.sac.batch,
+        "utd": config.sac.utd,
     }
     return {
-        "ratio": ratio,
+        "ratio": found["async"]["total"]["p99_ms"] / found["off"]["total"]["p99_ms"],
         **found,
-        "settings": {**settings, "batch": config.sac.batch, "utd": config.sac.utd},
+        "settings": settings,
     }
 
 
-Way = Callable[[Run, VLAPolicy, Learner], AbstractContextManager[Decide]]
+def _measure_way(opened: Run, way: Way, *, decisions: int, hz: float) -> dict[str, Any]:
+    config = opened.config
+    torch.manual_seed(0)
+    policy = build_policy(config.model, action_dim=2, image_size=config.env.image_size).eval()
+    learner = _learner(opened, policy)
+    return measure(policy, learner, way, opened, decisions=decisions, hz=hz)
 
 
 def measure(
-    policy: VLAPolicy, learner: Learner, way: Way, opened: Run, *, decisions: int, hz: float
+    policy: VLAPolicy, learner: SACLearner, way: Way, opened: Run, *, decisions: int, hz: float
 ) -> dict[str, Any]:
-    """Latencies of each part of a decision, how many were missed, and how many updates there were
-    beside them."""
-    jobs = endless_jobs(TURN.task, 0)
+    """Return the latencies of each part of a decision, how many decisions were missed, and how many
+    updates there were meanwhile."""
+    suite = load_suite(opened.config.suite)
+    jobs = endless_jobs(STAGE.task, 0)
     with (
-        way(opened, policy, learner) as act,
-        VectorEnv(opened.config.suite, opened.config.env, jobs) as vec,
+        way(opened, policy, learner) as acting,
+        VectorEnv(suite, opened.config.env, jobs) as vec,
     ):
-        keep_time(vec, policy, act, decisions=WARM_UP, hz=hz)
-        before, start = _updates(learner), time.perf_counter()
-        seconds = keep_time(vec, policy, act, decisions=decisions, hz=hz)
-        updates, elapsed = _updates(learner) - before, time.perf_counter() - start
+        keep_time(vec, policy, acting.decide, decisions=WARM_UP, hz=hz)
+        before = acting.updates()
+        start = time.perf_counter()
+        seconds = keep_time(vec, policy, acting.decide, decisions=decisions, hz=hz)
+        updates = acting.updates() - before
+        elapsed = time.perf_counter() - start
     return {
         "decisions": decisions,
         "missed": int((seconds[:, -1] > 1 / hz).sum()),
@@ -101,23 +123,27 @@ def measure(
 
 @torch.no_grad()
 def keep_time(
-    vec: VectorEnv, policy: VLAPolicy, act: Decide, *, decisions: int, hz: float
+    vec: VectorEnv, policy: VLAPolicy, decide: Decide, *, decisions: int, hz: float
 ) -> Float[np.ndarray, "decisions 4"]:
-    """Decide at each beat; seconds of each of `PARTS`, the last from the beat to the action's
-    sending."""
-    seconds, beat = np.zeros((decisions, len(PARTS))), time.perf_counter()
+    """Decide at each beat; return the seconds of each of `PARTS`.
+
+    The last of them is from the beat to the action's sending.
+    """
+    seconds = np.zeros((decisions, len(PARTS)))
+    beat = time.perf_counter()
     for row in seconds:
-        slots = vec.recv(0)
+        result = vec.recv(0)
         beat = max(beat + 1 / hz, time.perf_counter())  # after a missed one, anew
         time.sleep(max(0.0, beat - time.perf_counter()))
         marks = [time.perf_counter()]
-        features = policy.encode(slots.images, vec.instructions(slots.jobs))
+        features = policy.encode(result.observation())
         marks.append(time.perf_counter())
-        actions = act(features)
+        actions = decide(features)
         marks.append(time.perf_counter())
         vec.send(0, actions.float().cpu().numpy())
         marks.append(time.perf_counter())
-        row[:] = [*np.diff(marks), marks[-1] - beat]
+        row[:-1] = np.diff(marks)
+        row[-1] = marks[-1] - beat
     return seconds
 
 
@@ -126,52 +152,51 @@ def _summary(seconds: Float[np.ndarray, " n"]) -> dict[str, float]:
     return {"median_ms": float(median), "p99_ms": float(late)}
 
 
-def _learner(opened: Run, policy: VLAPolicy) -> Learner:
-    """SAC with buffers of random latents: speed does not depend on the values."""
-    stores = [open_replay(opened, policy, TURN, name) for name in ("demonstrations", "online")]
-    for store in stores:
-        spec, length = store.spec, 40
-        seen = torch.randn(length + 1, spec.tokens, spec.width)
-        features = Features(seen, torch.ones(seen.shape[:2], dtype=torch.bool))
-        actions = 2 * torch.rand(length, spec.action_dim) - 1
-        for seed in range(20):
-            store.append(
-                LatentEpisode(features, actions, torch.zeros(length), False),
-                seed=seed,
-                success=False,
-            )
-    sac = SAC(policy.action_head, opened.config.sac, generator=torch.Generator().manual_seed(0))
-    learner = Learner(
-        opened, policy, TURN.stage("rl"), sac=sac, demonstrations=stores[0], online=stores[1]
-    )
-    learner.count()
-    return learner
+def _learner(opened: Run, policy: VLAPolicy) -> SACLearner:
+    """Return SAC with buffers of random latents: speed does not depend on the values."""
+    suite = load_suite(opened.config.suite)
+    stores = {
+        name: open_replay(opened, policy, STAGE, name, suite=suite)
+        for name in ("demonstrations", "online")
+    }
+    for store in stores.values():
+        for seed in range(EPISODES):
+            tokens = torch.randn(LENGTH + 1, store.spec.tokens, store.spec.width)
+            features = Features(tokens, torch.ones(tokens.shape[:2], dtype=torch.bool))
+            actions = 2 * torch.rand(LENGTH, store.spec.action_dim) - 1
+            episode = LatentEpisode(features, actions, torch.zeros(LENGTH), terminated=False)
+            store.append(episode, seed=seed, success=False)
+    sac = SAC(policy.action_head, opened.config.sac, seed=0)
+    return SACLearner(sac, **stores)
 
 
-def _updates(learner: Learner) -> int:
-    return learner.progress.updates
-
-
-def _off(opened: Run, policy: VLAPolicy, learner: Learner) -> AbstractContextManager[Decide]:
-    return nullcontext(learner.act)
+# --- ways to learn
 
 
 @contextmanager
-def _apart(opened: Run, policy: VLAPolicy, learner: Learner) -> Iterator[Decide]:
-    """As a run with `sac.apart`: what the learner says is heard before each decision, which takes
-    the newest actor."""
-    with Beside(opened, policy, TURN, learner) as beside:
-
-        def act(features: Features) -> torch.Tensor:
-            beside.catch_up()
-            return beside.act(features)
-
-        yield act
+def _off(opened: Run, policy: VLAPolicy, learner: SACLearner) -> Iterator[Acting]:
+    """Do not learn at all."""
+    yield Acting(learner.act, lambda: learner.updates)
 
 
 @contextmanager
-def _thread(opened: Run, policy: VLAPolicy, learner: Learner) -> Iterator[Decide]:
-    """The usual short cut: a thread of the same process."""
+def _async(opened: Run, policy: VLAPolicy, learner: SACLearner) -> Iterator[Acting]:
+    """Learn as a run with `sac.async_learner` does.
+
+    What the learner says is heard before each decision, which takes the newest actor.
+    """
+    with AsyncLearner(opened, policy, STAGE, learner) as apart:
+
+        def decide(features: Features) -> Tensor:
+            apart.train_pending()
+            return apart.act(features)
+
+        yield Acting(decide, lambda: apart.updates)
+
+
+@contextmanager
+def _thread(opened: Run, policy: VLAPolicy, learner: SACLearner) -> Iterator[Acting]:
+    """Learn in a thread of the same process: the usual short cut."""
     over = threading.Event()
 
     def learn() -> None:
@@ -182,7 +207,10 @@ def _thread(opened: Run, policy: VLAPolicy, learner: Learner) -> Iterator[Decide
     thread = threading.Thread(target=learn, daemon=True)
     thread.start()
     try:
-        yield learner.act
+        yield Acting(learner.act, lambda: learner.updates)
     finally:
         over.set()
         thread.join()
+
+
+WAYS: dict[str, Way] = {"off": _off, "async": _async, "thread": _thread}

@@ -12,19 +12,18 @@ import torch
 from irevla.bench.mfu import GIB
 from irevla.bench.vlms import VLMS, BenchVLM
 from irevla.config import PPOConfig
-from irevla.models.policy import Stage, VLAPolicy
+from irevla.models.policy import VLAPolicy
+from irevla.tasks import Parts
 
 SHOWN = ("tiny", "blip2")
 ENVS = 8  # environments whose rollout is cached in stage 1
-STAGE_1, ADAPTED, EVERYTHING = (
-    "stage 1: head",
-    "stages 0, 2: LoRA and head",
-    "stages 0, 2: everything",
-)
+STAGE_1 = "stage 1: head"
+ADAPTED = "stages 0, 2: LoRA and head"
+EVERYTHING = "stages 0, 2: everything"
 
 
 def run() -> dict[str, Any]:
-    """Rows of the table, one for each stage of each VLM, in GiB.
+    """Return the rows of the table, one for each stage of each VLM, in GiB.
 
     "ratio" is what BLIP-2 2.7B needs when everything is trained, over what it needs with LoRA.
     """
@@ -38,32 +37,33 @@ def run() -> dict[str, Any]:
 
 
 def rows_of(name: str, spec: BenchVLM) -> list[dict[str, Any]]:
-    """The rows of one VLM. Where it learns by LoRA, that is there in stage 1, too, frozen."""
-    usual, plain = (spec.make(torch.device("meta"), lora=lora) for lora in (True, False))
-    rows = [_row(usual, spec, "head"), _row(usual, spec, "all"), _row(plain, spec, "all")]
-    labels = (STAGE_1, ADAPTED, EVERYTHING)
-    labelled = [
-        {"vlm": name, "stage": label, **row} for label, row in zip(labels, rows, strict=True)
-    ]
-    return labelled if spec.adapts else [labelled[0], labelled[2]]
+    """Return the rows of one VLM. Where it learns by LoRA, that is there in stage 1, too,
+    frozen."""
+    usual = spec.make(torch.device("meta"), lora=True)
+    plain = spec.make(torch.device("meta"), lora=False)
+    rows = {STAGE_1: _row(usual, spec, "head")}
+    if spec.adapts:
+        rows[ADAPTED] = _row(usual, spec, "all")
+    rows[EVERYTHING] = _row(plain, spec, "all")
+    return [{"vlm": name, "stage": stage, **row} for stage, row in rows.items()]
 
 
-def _row(policy: VLAPolicy, spec: BenchVLM, stage: Stage) -> dict[str, Any]:
-    """What one stage keeps in memory.
+def _row(policy: VLAPolicy, spec: BenchVLM, parts: Parts) -> dict[str, Any]:
+    """Return what training `parts` keeps in memory.
 
     Gradients take as much as the parameters that they belong to, and so does each of Adam's two
     moments.
     """
-    trainable = policy.trainable(stage)
-    parts = {
-        "weights_gib": _bytes(list(policy.parameters())),
-        "gradients_gib": _bytes(trainable),
-        "adam_gib": 2 * _bytes(trainable),
+    trainable = policy.trainable(parts)
+    nbytes = {
+        "weights": _bytes(list(policy.parameters())),
+        "gradients": _bytes(trainable),
+        "adam": 2 * _bytes(trainable),
     }
-    if stage == "head":  # the critic mirrors the head, with its own gradients and moments
-        parts["critic_gib"] = 4 * _bytes(list(policy.action_head.parameters()))
-        parts["latents_gib"] = ENVS * PPOConfig().rollout * spec.tokens * policy.vlm.width * 4
-    gib = {part: value / GIB for part, value in parts.items()}
+    if parts == "head":  # the critic mirrors the head, with its own gradients and moments
+        nbytes["critic"] = 4 * _bytes(list(policy.action_head.parameters()))
+        nbytes["latents"] = ENVS * PPOConfig().rollout * spec.tokens * policy.vlm.width * 4
+    gib = {f"{part}_gib": value / GIB for part, value in nbytes.items()}
     return {
         "parameters": sum(parameter.numel() for parameter in policy.parameters()),
         "trainable": sum(parameter.numel() for parameter in trainable),
@@ -78,5 +78,5 @@ def _bytes(parameters: list[torch.nn.Parameter]) -> int:
 
 
 def _dtype(policy: VLAPolicy) -> str:
-    """That of the VLM's own weights."""
+    """Return that of the VLM's own weights."""
     return str(next(policy.vlm.parameters()).dtype).removeprefix("torch.")

@@ -23,7 +23,7 @@ GIB = 2**30
 
 
 def default_device() -> torch.device:
-    """CUDA where there is one."""
+    """Return CUDA where there is one, else the CPU."""
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
@@ -44,14 +44,17 @@ class MatrixProduct:
 
 
 def matrix_product(device: torch.device, *, size: int = 0, repeats: int = 12) -> MatrixProduct:
-    """The best of `repeats`: bfloat16 on CUDA, where the models compute in it, float32 on the CPU.
+    """Return the best of `repeats`: bfloat16 on CUDA, where the models compute in it, float32 on
+    the CPU.
 
     The numbers are random: a GPU multiplies zeros faster, because they take less power. `size` 0:
     large enough for the device to be busy, small enough to take a second or two.
     """
     on_cuda = device.type == "cuda"
-    size, dtype = size or (8192 if on_cuda else 1024), torch.bfloat16 if on_cuda else torch.float32
-    a, b = (torch.randn(size, size, device=device, dtype=dtype) for _ in range(2))
+    size = size or (8192 if on_cuda else 1024)
+    dtype = torch.bfloat16 if on_cuda else torch.float32
+    a = torch.randn(size, size, device=device, dtype=dtype)
+    b = torch.randn(size, size, device=device, dtype=dtype)
     times = seconds(lambda: a @ b, device, repeats=repeats, warmup=2)
     return MatrixProduct(
         2 * size**3 / min(times), size, str(dtype).removeprefix("torch."), torch.get_num_threads()
@@ -59,8 +62,8 @@ def matrix_product(device: torch.device, *, size: int = 0, repeats: int = 12) ->
 
 
 def flop(work: Callable[[], object]) -> int:
-    """The floating point operations of the matrix products and convolutions in `work`, backward
-    passes included.
+    """Return the floating point operations of the matrix products and convolutions in `work`,
+    backward passes included.
 
     Attention is counted as the products that it consists of, and so alike on every device: the
     counter knows no formula for the fused kernel of the CPU, and adds to the fused backward pass of
@@ -74,22 +77,23 @@ def flop(work: Callable[[], object]) -> int:
 def seconds(
     work: Callable[[], object], device: torch.device, *, repeats: int, warmup: int
 ) -> list[float]:
-    """How long each of `repeats` calls takes, until the device is done."""
+    """Return how many seconds each of `repeats` calls takes, until the device is done."""
     times = []
     for repeat in range(warmup + repeats):
         synchronise(device)
         start = time.perf_counter()
         work()
         synchronise(device)
-        times += [time.perf_counter() - start] if repeat >= warmup else []
+        if repeat >= warmup:
+            times.append(time.perf_counter() - start)
     return times
 
 
 def utilisation(
     measure: Callable[[], list[float]], device: torch.device, *, images: int, flop_per_image: int
 ) -> dict[str, Any]:
-    """What the times that `measure` returns amount to, each for a forward or a training step of
-    `images` pictures.
+    """Return what the times that `measure` returns amount to, each for a forward or a training step
+    of `images` images.
 
     "ratio" is the model FLOP utilisation: the operations of the median time per second, over those
     of the best matrix product before and after. "memory" is the peak within `measure`.
@@ -123,13 +127,11 @@ def reset_peak(device: torch.device) -> None:
 
 
 def peak_memory(device: torch.device) -> dict[str, float]:
-    """GiB: what tensors took on CUDA at most, and what was held for them; on the CPU the process
-    (VmHWM)."""
+    """Return GiB: what tensors took on CUDA at most, and what was held for them; on the CPU the
+    process (VmHWM)."""
     if device.type == "cuda":
-        allocated, reserved = (
-            torch.cuda.max_memory_allocated(device),
-            torch.cuda.max_memory_reserved(device),
-        )
+        allocated = torch.cuda.max_memory_allocated(device)
+        reserved = torch.cuda.max_memory_reserved(device)
         return {"allocated_gib": allocated / GIB, "reserved_gib": reserved / GIB}
     lines = Path("/proc/self/status").read_text().splitlines()
     kib = next(int(line.split()[1]) for line in lines if line.startswith("VmHWM"))
@@ -146,7 +148,8 @@ class Stopwatch(AbstractContextManager["Stopwatch"]):
     """
 
     def __init__(self, device: torch.device, parts: Sequence[tuple[str, nn.Module]]) -> None:
-        self.device, self.parts = device, parts
+        self.device = device
+        self.parts = parts
         self.spent: dict[str, float] = {}
         self._handles: list[RemovableHandle] = []
         self._last = 0.0
@@ -170,14 +173,14 @@ class Stopwatch(AbstractContextManager["Stopwatch"]):
         self._last = time.perf_counter()
 
     def lap(self, name: str) -> None:
-        """What passed since the last border was `name`."""
+        """Count what passed since the last border as `name`."""
         synchronise(self.device)
         now = time.perf_counter()
         self.spent[name] = self.spent.get(name, 0.0) + now - self._last
         self._last = now
 
     def shares(self) -> dict[str, float]:
-        """Each part's share of all the time, the largest first."""
+        """Return each part's share of all the time, the largest first."""
         total = sum(self.spent.values())
         return {
             name: value / total
@@ -186,5 +189,5 @@ class Stopwatch(AbstractContextManager["Stopwatch"]):
 
 
 def median(times: Sequence[float]) -> float:
-    """The middle one."""
+    """Return the middle one."""
     return float(np.median(times))

@@ -1,6 +1,5 @@
-"""`irevla bench render`: one picture of a suite, ours against the stock `render_mode="rgb_array"`,
-in the same process on one core.
-"""
+"""What one image of a suite costs, ours against the stock `render_mode="rgb_array"`, in the same
+process on one core."""
 
 import time
 import warnings
@@ -11,20 +10,18 @@ from typing import Any
 import numpy as np
 
 from irevla.config import EnvConfig
-from irevla.envs.suite import TaskEnv, find_task, load_suite
+from irevla.envs.suite import TaskEnv, load_suite
 from irevla.errors import UserError, unknown
 
 SIZE = 64  # pixels, for both
-STOCK_SHARE = (
-    20  # the stock environment is timed on one frame in so many: it is that much slower, and more
-)
+STOCK_SHARE = 20  # one frame in so many is timed of the stock renderer: it is that much slower
 WARM_UP = 3  # frames before the clock starts
 
 
 @dataclass(frozen=True)
 class Stock:
-    """How a suite is drawn without us: gymnasium's own off-screen renderer, at our size, with the
-    model's settings."""
+    """How a suite is rendered without us: by gymnasium's own off-screen renderer, at our size, with
+    the model's settings."""
 
     task: str  # that is played, unless another is named
     renderer: Callable[[Any], Any]  # of an environment
@@ -33,13 +30,11 @@ class Stock:
 def _metaworld(env: Any) -> Any:
     from gymnasium.envs.mujoco.mujoco_rendering import MujocoRenderer
 
-    from irevla.envs import metaworld
+    from irevla.envs.metaworld.suite import CAMERA, CAMERA_POS
 
     inner = env._inner
-    inner.model.cam_pos[inner.model.camera(metaworld.CAMERA).id] = metaworld.CAMERA_POS
-    return MujocoRenderer(
-        inner.model, inner.data, width=SIZE, height=SIZE, camera_name=metaworld.CAMERA
-    )
+    inner.model.cam_pos[inner.model.camera(CAMERA).id] = CAMERA_POS
+    return MujocoRenderer(inner.model, inner.data, width=SIZE, height=SIZE, camera_name=CAMERA)
 
 
 def _kitchen(env: Any) -> Any:
@@ -58,7 +53,7 @@ def _kitchen(env: Any) -> Any:
 
 
 class _Panda:
-    """Both views, each by a renderer of its own."""
+    """Both cameras, each by a renderer of its own."""
 
     def __init__(self, env: Any) -> None:
         from gymnasium.envs.mujoco.mujoco_rendering import MujocoRenderer
@@ -66,21 +61,21 @@ class _Panda:
         from irevla.envs.panda.suite import WRIST_SHARE
 
         sides = {"front": SIZE, "wrist": round(WRIST_SHARE * SIZE)}
-        self._views = [
+        self._cameras = [
             MujocoRenderer(env.model, env.data, width=side, height=side, camera_name=name)
             for name, side in sides.items()
         ]
 
     def render(self, mode: str) -> np.ndarray:
-        """The wrist's view over the front's."""
-        front, wrist = (np.array(view.render(mode)) for view in self._views)
+        """Return the wrist's image over the front's."""
+        front, wrist = (np.array(camera.render(mode)) for camera in self._cameras)
         front[: len(wrist), : len(wrist)] = wrist
         return front
 
     def close(self) -> None:
         """Close both."""
-        for view in self._views:
-            view.close()  # type: ignore[no-untyped-call]
+        for camera in self._cameras:
+            camera.close()  # type: ignore[no-untyped-call]
 
 
 STOCKS = {
@@ -91,19 +86,20 @@ STOCKS = {
 
 
 def run(*, suite: str = "metaworld", task: str = "", frames: int = 300) -> dict[str, object]:
-    """Median time of one frame, drawn after every decision, so that no two are alike. `ratio` is
-    stock time over ours.
+    """Return the median time of one frame, rendered after every decision, so that no two are alike.
 
-    Only drawing is timed, not physics. Raises `UserError` for an unknown suite or task, and where
-    the simulator or GL is missing.
+    Only rendering is timed, not physics. "ratio" is stock time over ours. Raises `UserError` for an
+    unknown suite or task, and where the simulator or GL is missing.
     """
     if suite not in STOCKS:
         raise unknown("suite with a stock renderer", suite, STOCKS)
     if frames < 1:
         raise UserError(f"frames must be positive, not {frames}")
-    domain, config = load_suite(suite), EnvConfig(image_size=SIZE)
-    domain.check()
-    env = domain.make(find_task(domain, task or STOCKS[suite].task).name, config).unwrapped
+    found = load_suite(suite)
+    found.check()
+    config = EnvConfig(image_size=SIZE)
+    name = found.task(task or STOCKS[suite].task).name
+    env = found.make(name, config).unwrapped
     assert isinstance(env, TaskEnv)
     env.draw = False
     ours = _median_ms(env, lambda: env.picture(SIZE), frames, config.horizon)
@@ -116,15 +112,15 @@ def run(*, suite: str = "metaworld", task: str = "", frames: int = 300) -> dict[
         "ours_ms": ours,
         "stock_ms": stock,
         "suite": suite,
-        "task": env.task.name,
+        "task": name,
         "frames": frames,
         "stock_frames": few,
         "image_size": SIZE,
-        "settings": dict(domain.render_settings(config)),
+        "settings": dict(found.render_settings(config)),
     }
 
 
-def _median_ms(env: Any, draw: Callable[[], np.ndarray], frames: int, horizon: int) -> float:
+def _median_ms(env: Any, render: Callable[[], np.ndarray], frames: int, horizon: int) -> float:
     times = []
     for frame in range(frames + WARM_UP):
         if frame % horizon == 0:
@@ -133,9 +129,7 @@ def _median_ms(env: Any, draw: Callable[[], np.ndarray], frames: int, horizon: i
             warnings.simplefilter("ignore")
             env.step(env.expert_action())
         start = time.perf_counter()
-        picture = draw()
+        image = render()
         times.append(1e3 * (time.perf_counter() - start))
-        assert picture.shape == (SIZE, SIZE, 3) and picture.std() > 1, (
-            "an empty picture would be no benchmark"
-        )
+        assert image.shape == (SIZE, SIZE, 3) and image.std() > 1, "an empty image is no benchmark"
     return float(np.median(times[WARM_UP:]))

@@ -1,5 +1,4 @@
-"""How fast the supervised stages learn: whole steps of `learners.sft.fit`, from drawing the batch
-to the optimiser."""
+"""How fast the supervised stages learn: whole steps, from sampling the batch to the optimiser."""
 
 import time
 from typing import Any
@@ -8,7 +7,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from irevla.bench.encode import pictures, weights
+from irevla.bench.encode import random_images, random_observation, weights
 from irevla.bench.mfu import (
     Stopwatch,
     default_device,
@@ -16,13 +15,16 @@ from irevla.bench.mfu import (
     utilisation,
 )
 from irevla.bench.vlms import ACTIONS, INSTRUCTION, BenchVLM, find_vlm, transformer
-from irevla.config import SFTConfig
+from irevla.config import MixtureConfig, SFTConfig
 from irevla.data.episodes import Frames
 from irevla.data.mixture import Mixture
-from irevla.learners.sft import fit
+from irevla.learners.sft import SFT
 from irevla.models.policy import VLAPolicy
+from irevla.models.vlm.base import VLM
+from irevla.types import Features, Observation
 
 WARM_UP = 3  # steps before the clock starts
+WATCHED = 2 * WARM_UP  # steps whose parts are told apart
 EPISODE = 32  # frames
 
 
@@ -34,14 +36,15 @@ def run(
     gradient_checkpointing: bool = False,
     compile: bool = False,
 ) -> dict[str, Any]:
-    """Make `repeats` supervised steps of `batch` samples (0: as many as suit the VLM), with
-    augmentation and AdamW.
+    """Take `repeats` supervised steps of `batch` samples (0: as many as suit the VLM).
 
-    LoRA of rank 16 and the head learn in a large VLM, everything in a small one. "ratio" is the
-    model FLOP utilisation of the whole step; what `gradient_checkpointing` computes again does not
-    count as work done. `compile`: with torch.compile, whose parts are not told apart.
+    With augmentation and AdamW. LoRA of rank 16 and the head learn in a large VLM, everything in a
+    small one. "ratio" is the model FLOP utilisation of the whole step; what
+    `gradient_checkpointing` computes again does not count as work done. `compile`: with
+    torch.compile, whose parts are not told apart.
     """
-    spec, device = find_vlm(vlm), default_device()
+    spec = find_vlm(vlm)
+    device = default_device()
     batch = batch or spec.samples
     policy = spec.make(device, lora=True)
     per_sample = _flop(policy, spec)
@@ -51,7 +54,7 @@ def run(
         )
     if compile:
         transformer(policy, "--compile").compile()
-    mixture = Mixture(frames(spec, 2 * batch))
+    mixture = Mixture(frames(spec, 2 * batch), None, MixtureConfig(validation=0.0), seed=0)
 
     def measure() -> list[float]:
         return _steps(policy, mixture, batch=batch, repeats=repeats)
@@ -73,64 +76,83 @@ def run(
 
 
 def frames(spec: BenchVLM, count: int) -> Frames:
-    """A dataset of random pictures and actions, of one task."""
+    """Return a dataset of `count` random images and actions, of one task."""
     actions = np.random.default_rng(1).uniform(-1, 1, (count, ACTIONS)).astype(np.float32)
     zeros = np.zeros(count, np.int64)
     return Frames(
-        pictures(spec, count),
-        actions,
-        zeros,
-        zeros,
-        np.arange(count) // EPISODE,
-        (INSTRUCTION,),
-        ("task",),
+        images=random_images(spec, count),
+        actions=actions,
+        instruction=zeros,
+        task=zeros,
+        episode=np.arange(count) // EPISODE,
+        instructions=(INSTRUCTION,),
+        tasks=("task",),
     )
 
 
 def _flop(policy: VLAPolicy, spec: BenchVLM) -> int:
-    """Operations of the forward and backward pass of one sample."""
+    """Return the operations of the forward and backward pass of one sample."""
     policy.trainable("all")
-    images = pictures(spec, 1)
+    observation = random_observation(spec, 1)
+    target = torch.zeros(1, ACTIONS, device=policy.device)
 
     def passes() -> None:
-        loss = nn.functional.mse_loss(
-            policy(images, [INSTRUCTION]), torch.zeros(1, ACTIONS, device=policy.device)
-        )
-        loss.backward()  # type: ignore[no-untyped-call]
+        prediction = policy.mean(policy.encode(observation))
+        nn.functional.mse_loss(prediction, target).backward()  # type: ignore[no-untyped-call]
 
     count = flop(passes)
     policy.zero_grad(set_to_none=True)
     return count
 
 
+def _learner(policy: VLAPolicy, *, steps: int, batch: int) -> SFT:
+    return SFT(policy, SFTConfig(steps=steps, batch=batch), parts="all", seed=0)
+
+
 def _steps(policy: VLAPolicy, mixture: Mixture, *, batch: int, repeats: int) -> list[float]:
-    """Seconds of each step after the warm-up. Each one ends with its loss read, and so waits for
-    the device."""
-    ticks: list[float] = []
-    steps = (
-        WARM_UP + repeats + 1
-    )  # the last also keeps the best weights, which is not a step's work
-    config = SFTConfig(steps=steps, batch=batch, validate_every=steps, validation=0.0)
-    fit(policy, mixture, config, seed=0, on_step=lambda *_: ticks.append(time.perf_counter()))
-    return [
-        after - before
-        for before, after in zip(ticks[WARM_UP - 1 : -2], ticks[WARM_UP:-1], strict=True)
-    ]
+    """Return the seconds of each step after the warm-up.
+
+    Each step ends with its loss read, and so waits for the device.
+    """
+    learner = _learner(policy, steps=WARM_UP + repeats, batch=batch)
+    taken = []
+    for step in range(WARM_UP + repeats):
+        start = time.perf_counter()
+        learner.update(mixture.batch(step, batch))
+        taken.append(time.perf_counter() - start)
+    return taken[WARM_UP:]
 
 
 def _where(
     policy: VLAPolicy, spec: BenchVLM, mixture: Mixture, *, batch: int, device: torch.device
 ) -> dict[str, float]:
-    """Each part's share of the time of a step.
+    """Return each part's share of the time of a step.
 
-    "data" is drawing the batch and augmenting it, "backward" also holds the loss and the clipping
+    "data" is sampling the batch and augmenting it, "backward" also holds the loss and the clipping
     of the gradients, "rest" what lies between the parts of the forward pass.
     """
-    config = SFTConfig(steps=2 * WARM_UP, batch=batch, validate_every=2 * WARM_UP, validation=0.0)
+    vlm = policy.vlm
+    learner = _learner(policy, steps=WATCHED, batch=batch)
     with Stopwatch(device, spec.modules(policy)) as watch:
-        start = policy.register_forward_pre_hook(lambda *_: watch.lap("data"))
-        end = policy.register_forward_hook(lambda *_: watch.lap("rest"))
-        fit(policy, mixture, config, seed=0, on_step=lambda *_: watch.restart())
-        start.remove()
-        end.remove()
+        policy.vlm = _Watched(vlm, watch)
+        for step in range(WATCHED):
+            watch.restart()
+            learner.update(mixture.batch(step, batch))
+    policy.vlm = vlm
     return watch.shares()
+
+
+class _Watched(VLM):
+    """A VLM that tells a stopwatch when it begins to read, and when it has read."""
+
+    def __init__(self, vlm: VLM, watch: Stopwatch) -> None:
+        super().__init__()
+        self.inner = vlm
+        self.width = vlm.width
+        self._watch = watch
+
+    def encode(self, observation: Observation) -> Features:
+        self._watch.lap("data")
+        features = self.inner.encode(observation)
+        self._watch.lap("rest")
+        return features

@@ -14,10 +14,9 @@ from torch import nn
 from irevla.bench import blip2
 from irevla.config import LoRAConfig, ModelConfig
 from irevla.errors import UserError, unknown
-from irevla.models.build import build_policy
 from irevla.models.heads import ActionHead
 from irevla.models.lora import add_lora
-from irevla.models.policy import VLAPolicy
+from irevla.models.policy import VLAPolicy, build_policy
 from irevla.models.vlm.huggingface import HuggingFaceVLM
 
 ACTIONS = 4  # action dimensions
@@ -32,16 +31,16 @@ class BenchVLM:
     build: Callable[[torch.device, LoRAConfig], VLAPolicy]
     adapts: bool  # supervised learning trains LoRA and the head; else everything
     image_size: int  # pixels
-    batch: int  # pictures of an encoding pass
+    batch: int  # images of an encoding pass
     samples: int  # of a supervised step
-    tokens: int  # m, of a picture and the instruction
+    tokens: int  # m, of an image and the instruction
     parts: Mapping[str, str]  # name of a part -> regular expression over the names of its modules
     on_cpu: bool = True  # whether a CPU gets anywhere with it
 
     def make(self, device: torch.device, *, lora: bool) -> VLAPolicy:
-        """A policy with random weights on the device; `lora`: with new LoRA, where supervised
-        learning trains that.
+        """Return a policy with random weights on the device.
 
+        `lora`: with new LoRA, where supervised learning trains that.
         Raises `UserError` for a large VLM on a CPU.
         """
         if device.type == "cpu" and not self.on_cpu:
@@ -53,7 +52,7 @@ class BenchVLM:
         return self.build(device, LORA if lora and self.adapts else LoRAConfig())
 
     def modules(self, policy: VLAPolicy) -> list[tuple[str, nn.Module]]:
-        """The modules of each part."""
+        """Return the modules of each part, with its name."""
         found = [
             (part, module)
             for part, pattern in self.parts.items()
@@ -95,28 +94,46 @@ _TOWERS = {
 }
 VLMS = {
     "tiny": BenchVLM(
-        _tiny, adapts=False, image_size=64, batch=64, samples=64, tokens=20,
+        _tiny,
+        adapts=False,
+        image_size=64,
+        batch=64,
+        samples=64,
+        tokens=20,
         parts={"stem": r"vlm\.stem", "tower": r"vlm\.tower\.\d+", "head": "action_head"},
     ),
     "blip2": BenchVLM(
-        _blip2(blip2.FULL, 224), adapts=True, image_size=224, batch=64, samples=32, tokens=48, parts=_TOWERS,
+        _blip2(blip2.FULL, 224),
+        adapts=True,
+        image_size=224,
+        batch=64,
+        samples=32,
+        tokens=48,
+        parts=_TOWERS,
         on_cpu=False,
     ),
     "blip2-small": BenchVLM(
-        _blip2(blip2.SMALL, 56), adapts=True, image_size=56, batch=4, samples=4, tokens=48, parts=_TOWERS
+        _blip2(blip2.SMALL, 56),
+        adapts=True,
+        image_size=56,
+        batch=4,
+        samples=4,
+        tokens=48,
+        parts=_TOWERS,
     ),
-}  # fmt: skip
+}
+"""Short name -> VLM."""
 
 
 def find_vlm(name: str) -> BenchVLM:
-    """The VLM of this name. Raises `UserError` for an unknown one."""
+    """Return the VLM of this name. Raises `UserError` for an unknown one."""
     if name not in VLMS:
         raise unknown("VLM", name, VLMS)
     return VLMS[name]
 
 
 def transformer(policy: VLAPolicy, option: str) -> Any:
-    """The model of transformers in a policy.
+    """Return the model of transformers in a policy.
 
     Raises `UserError`, naming the option that needs it, where there is none.
     """

@@ -22,18 +22,17 @@ from irevla.models.vlm.base import VLM
 from irevla.storage import checkpoint
 from irevla.storage.disk import remedy, writing
 
-WEIGHTS, CONFIG, CARD = "model.safetensors", "config.json", "README.md"
-ADAPTER, ADAPTER_CONFIG = "adapter_model.safetensors", "adapter_config.json"
-FORMAT = "irevla-policy-1"
+WEIGHTS = "model.safetensors"
+CONFIG = "config.json"
+ADAPTER = "adapter_model.safetensors"
+ADAPTER_CONFIG = "adapter_config.json"
 NAMES = (WEIGHTS, CONFIG, ADAPTER, ADAPTER_CONFIG)
+CARD = "README.md"
+FORMAT = "irevla-policy-1"
+GRIPPER = "gripper"  # in config.json, where the last action dimension is executed as open or closed
 PEFT_ROOT = "base_model.model."  # what PEFT puts before the names of a model's parameters
-OF_MODELS = (
-    ".safetensors",
-    ".json",
-    ".jinja",
-    ".model",
-    ".txt",
-)  # weights, settings, prompts and vocabularies
+# Weights, settings, prompts and vocabularies.
+OF_MODELS = (".safetensors", ".json", ".jinja", ".model", ".txt")
 OF_FOLDER = "sha256:"  # how the revision of a base model begins that is a folder
 
 
@@ -51,15 +50,16 @@ class Base:
 
     @property
     def identity(self) -> str:
-        """What tells it from all others. A folder may be moved."""
+        """What tells it from all others: a folder may be moved."""
         return self.revision if self.is_folder else f"{self.name}@{self.revision}"
 
     def __str__(self) -> str:
-        return f"{self.name} at {self.revision[: len(OF_FOLDER) + 12] if self.is_folder else self.revision[:12]}"
+        length = 12 + (len(OF_FOLDER) if self.is_folder else 0)
+        return f"{self.name} at {self.revision[:length]}"
 
 
 def base_of(vlm: VLM) -> Base | None:
-    """What `vlm` starts from; None for one that is made from nothing."""
+    """Return what `vlm` starts from; None for one that is made from nothing."""
     if not vlm.base:
         return None
     if vlm.revision:
@@ -69,7 +69,7 @@ def base_of(vlm: VLM) -> Base | None:
 
 
 def from_anywhere(config: ModelConfig, base: Base | None) -> ModelConfig:
-    """`config` with the whole path of the base model's folder: it may be read in another
+    """Return `config` with the whole path of the base model's folder: it may be read in another
     directory."""
     if base and base.is_folder and Path(config.vlm).absolute() == Path(base.name):
         return replace(config, vlm=base.name)
@@ -77,8 +77,10 @@ def from_anywhere(config: ModelConfig, base: Base | None) -> ModelConfig:
 
 
 def folder_hash(folder: Path) -> str:
-    """sha256 over the weights and settings in a model's folder: it changes whenever they do. Read
-    once per process."""
+    """Return the sha256 over the weights and settings in a model's folder.
+
+    They are read once per process, and again where they have changed.
+    """
     files = sorted(path for path in folder.iterdir() if path.suffix in OF_MODELS)
     return _hash_of(tuple((path, path.stat().st_size, path.stat().st_mtime_ns) for path in files))
 
@@ -96,29 +98,27 @@ def _hash_of(files: tuple[tuple[Path, int, int], ...]) -> str:
 
 
 def peft_root(vlm: VLM) -> str:
-    """The name, in a policy, of the model that PEFT knows: the one part of `vlm` that has weights,
-    or `vlm` itself."""
-    parts = [
-        name for name, part in vlm.named_children() if next(part.parameters(), None) is not None
-    ]
-    return f"vlm.{parts[0]}" if len(parts) == 1 else "vlm"
+    """Return the name, in a policy, of the model that PEFT knows: the one part of `vlm` that has
+    weights, or `vlm` itself."""
+    weighty = [name for name, part in vlm.named_children() if any(True for _ in part.parameters())]
+    return f"vlm.{weighty[0]}" if len(weighty) == 1 else "vlm"
 
 
 def adapter_name(name: str, root: str) -> str:
-    """What PEFT calls the LoRA parameter `name` of a policy, whose adapted model is the submodule
-    `root`."""
+    """Return what PEFT calls the LoRA parameter `name` of a policy, whose adapted model is the
+    submodule `root`."""
     own = name.removeprefix(f"{root}.")
     return PEFT_ROOT + re.sub(r"\.(lora_[AB])\.default\.weight$", r".\1.weight", own)
 
 
 def parameter_name(name: str, root: str) -> str:
-    """The inverse of `adapter_name`."""
+    """Return the inverse of `adapter_name`."""
     own = name.removeprefix(PEFT_ROOT)
     return f"{root}." + re.sub(r"\.(lora_[AB])\.weight$", r".\1.default.weight", own)
 
 
 def adapter_config(base: Base, lora: LoRAConfig, names: Iterable[str]) -> dict[str, Any]:
-    """`adapter_config.json` of a LoRA whose parameters PEFT calls `names`."""
+    """Return `adapter_config.json` of a LoRA whose parameters PEFT calls `names`."""
     targets = {name.removeprefix(PEFT_ROOT).partition(".lora_")[0] for name in names}
     return {
         "peft_type": "LORA",
@@ -138,7 +138,7 @@ def adapter_config(base: Base, lora: LoRAConfig, names: Iterable[str]) -> dict[s
 
 
 def read_policy(folder: Path) -> dict[str, Any]:
-    """The files in `folder` that make a policy, every byte as its manifest says.
+    """Return the files in `folder` that make a policy, every byte as its manifest says.
 
     Raises `UserError` where they are damaged or missing, or not a policy's.
     """
@@ -146,11 +146,8 @@ def read_policy(folder: Path) -> dict[str, Any]:
         raise UserError(
             f"{folder} is not a policy that irevla wrote: it has no {checkpoint.MANIFEST}"
         )
-    files = {
-        name: content
-        for name, content in checkpoint.load(folder.resolve()).items()
-        if name in NAMES
-    }
+    found = checkpoint.load(folder.resolve())
+    files = {name: found[name] for name in found if name in NAMES}
     try:
         parse(files)
     except UserError as error:
@@ -161,12 +158,11 @@ def read_policy(folder: Path) -> dict[str, Any]:
 def write_policy(
     directory: Path, files: Mapping[str, Any], *, card: str, keep_card: bool = True
 ) -> bool:
-    """Write a policy's files and its model card to a folder, wholly or not at all; returns whether
-    `card` was written.
+    """Write a policy's files and its model card to a folder, wholly or not at all.
 
-    A README.md that is there is kept instead, for a person may have edited it, unless `keep_card`
-    is off. Raises `UserError` where there is anything but an older policy, and where it cannot be
-    written.
+    Return whether `card` was written: a README.md that is there is kept instead, for a person may
+    have edited it, unless `keep_card` is off. Raises `UserError` where there is anything but an
+    older policy, and where it cannot be written.
     """
     try:
         _check_replaceable(directory)
@@ -184,7 +180,7 @@ def write_policy(
 
 
 def _check_replaceable(directory: Path) -> None:
-    """`UserError` unless `directory` is new, empty, or a policy with nothing of anyone else's
+    """Raise `UserError` unless `directory` is new, empty, or a policy with nothing of anyone else's
     beside it."""
     if not directory.exists():
         return
@@ -196,18 +192,23 @@ def _check_replaceable(directory: Path) -> None:
             "folder"
         )
     names = {path.name for path in directory.iterdir()}
-    ours = {*NAMES, checkpoint.MANIFEST, CARD} if {CONFIG, checkpoint.MANIFEST} <= names else set()
-    if names - ours:
+    others = names
+    if {CONFIG, checkpoint.MANIFEST} <= names:
+        others = names - {*NAMES, checkpoint.MANIFEST, CARD}
+    if others:
         raise UserError(
-            f"{directory} holds other files ({min(names - ours)}): choose a new folder, or an "
-            "older policy to replace"
+            f"{directory} holds other files ({min(others)}): choose a new folder, or an older "
+            "policy to replace"
         )
 
 
 def _save_without_card(directory: Path, files: Mapping[str, Any]) -> None:
-    """Replace all of a policy but its card, which stands aside for as long and also comes back
-    after a kill."""
-    card, aside = directory / CARD, directory.with_name(f".{directory.name}.{CARD}")
+    """Replace all of a policy but its card, which stands aside for as long.
+
+    After a kill the next call brings it back.
+    """
+    card = directory / CARD
+    aside = directory.with_name(f".{directory.name}.{CARD}")
     if card.exists():
         card.rename(aside)
     try:
@@ -218,7 +219,7 @@ def _save_without_card(directory: Path, files: Mapping[str, Any]) -> None:
 
 
 def policy_folder(path: Path) -> Path:
-    """Where in the folder `path` the files are: in itself, or in the newest policy among the
+    """Return where in the folder `path` the files are: in itself, or in the newest policy among the
     checkpoints of a run."""
     if (path / CONFIG).is_file() or (path / checkpoint.MANIFEST).is_file():
         return path
@@ -236,7 +237,7 @@ class Description:
     action_dim: int
     image_size: int
     base: Base | None
-    gripper: bool = False  # the last action dimension is executed as open or closed
+    discrete_gripper: bool = False  # the last action dimension is executed as open or closed
 
 
 @runtime_checkable
@@ -260,18 +261,22 @@ def check_fits(
     """Raise `UserError` where a policy does not act as the suite does, or sees other images."""
     if policy.action_dim != action_dim or policy.image_size != image_size:
         raise UserError(
-            f"{path} acts in {policy.action_dim} dimensions on images of {policy.image_size} pixels, "
-            f"but {suite} has {action_dim} and {image_size}; choose another policy or env.image_size"
+            f"{path} acts in {policy.action_dim} dimensions on images of {policy.image_size} "
+            f"pixels, but {suite} has {action_dim} and {image_size}; choose another policy or "
+            "env.image_size"
         )
 
 
 def parse(files: Mapping[str, Any]) -> Description:
-    """Read `config.json` among `files`. Raises `UserError` for what irevla did not write."""
+    """Return what `config.json` among `files` says. Raises `UserError` for what irevla did not
+    write."""
     data = files.get(CONFIG)
     if not isinstance(data, dict) or data.get("format") != FORMAT:
         raise UserError(f"{CONFIG} is not one that irevla wrote (format {FORMAT!r})")
     try:
-        model, action_dim, image_size = data["model"], data["action_dim"], data["image_size"]
+        model = data["model"]
+        action_dim = data["action_dim"]
+        image_size = data["image_size"]
     except KeyError as error:
         raise UserError(f"{CONFIG} lacks {error}") from error
     if not (
@@ -282,33 +287,31 @@ def parse(files: Mapping[str, Any]) -> Description:
             "integers"
         )
     config = from_dict(model, kind=ModelConfig, where="model.")
-    return Description(config, action_dim, image_size, _base(data), "gripper" in data)
+    return Description(config, action_dim, image_size, _base(data), GRIPPER in data)
 
 
 def _base(data: Mapping[str, Any]) -> Base | None:
     if "base" not in data:
         return None
-    named = data["base"]
-    if not isinstance(named, dict) or not all(
-        isinstance(named.get(key), str) for key in ("name", "revision")
-    ):
-        raise UserError(f"{CONFIG} is damaged: base must have a name and a revision")
-    return Base(named["name"], named["revision"])
+    match data["base"]:
+        case {"name": str(name), "revision": str(revision)}:
+            return Base(name, revision)
+    raise UserError(f"{CONFIG} is damaged: base must have a name and a revision")
 
 
 def check_adapter(files: Mapping[str, Any], *, base: Base, own: Mapping[str, Any]) -> None:
-    """`UserError`, naming both, unless the adapter in `files` is for `base` and has the settings
-    `own` (as adapter_config.json says them)."""
+    """Raise `UserError`, naming both, unless the adapter in `files` is for `base` and has the
+    settings `own` (as adapter_config.json says them)."""
     for name in (ADAPTER, ADAPTER_CONFIG, CONFIG):
         if name not in files:
             raise UserError(
                 f"no {name} in it: this is not the whole of an adapted policy; save or download it "
                 "again"
             )
-    theirs = parse(files).base
-    if theirs is None or theirs.identity != base.identity:
+    wanted = parse(files).base
+    if wanted is None or wanted.identity != base.identity:
         raise UserError(
-            f"its adapter is for the base model {theirs}, but the one here is {base}; use the "
+            f"its adapter is for the base model {wanted}, but the one here is {base}; use the "
             "former"
         )
     saved = files[ADAPTER_CONFIG]
@@ -318,17 +321,17 @@ def check_adapter(files: Mapping[str, Any], *, base: Base, own: Mapping[str, Any
                 f"its adapter has {key} {saved[key]}, but the model here {own[key]}; set "
                 "model.lora alike"
             )
-    strangers = sorted(set(saved["target_modules"]) ^ set(own["target_modules"]))
-    if strangers:
+    changed = set(saved["target_modules"])
+    adapted = set(own["target_modules"])
+    if changed != adapted:
         raise UserError(
-            f"its adapter changes {len(saved['target_modules'])} layers and the model here "
-            f"{len(own['target_modules'])}"
-            f" ({strangers[0]} is not in both); set model.lora.targets alike"
+            f"its adapter changes {len(changed)} layers and the model here {len(adapted)} "
+            f"({min(changed ^ adapted)} is not in both); set model.lora.targets alike"
         )
 
 
 def check_weights(own: Mapping[str, Tensor], new: Mapping[str, Tensor]) -> None:
-    """`UserError` unless `new` has the names, shapes and types of the weights `own`."""
+    """Raise `UserError` unless `new` has the names, shapes and types of the weights `own`."""
     faults = list(_differences(own, new))
     if faults:
         raise UserError(
@@ -337,7 +340,7 @@ def check_weights(own: Mapping[str, Tensor], new: Mapping[str, Tensor]) -> None:
 
 
 def _differences(own: Mapping[str, Tensor], new: Mapping[str, Tensor]) -> Iterator[str]:
-    """How the weights `new` are not those of the model `own`, in words."""
+    """Yield, in words, how the weights `new` are not those of the model `own`."""
     for name in sorted(own.keys() | new.keys()):
         if name not in new:
             yield f"{name} is missing"

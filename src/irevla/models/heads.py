@@ -19,7 +19,9 @@ class _Head(nn.Module):
 
     def __init__(self, *, width: int, groups: int, hidden: int, outputs: int) -> None:
         super().__init__()
-        self.width, self.groups, self.hidden = width, groups, hidden
+        self.width = width
+        self.groups = groups
+        self.hidden = hidden
         self.token_learner = TokenLearner(width=width, groups=groups)
         self.mlp = nn.Sequential(nn.Linear(width, hidden), nn.ReLU(), nn.Linear(hidden, outputs))
 
@@ -36,13 +38,15 @@ class ActionHead(_Head):
         self.action_dim = action_dim
 
     def forward(self, features: Features) -> Float[Tensor, "B A"]:
-        """The mean action, in [-1, 1]."""
+        """Return the mean action, in [-1, 1]."""
         return torch.tanh(self._output(features))
 
 
 class CriticHead(_Head):
-    """The action head's structure with one output. It starts as V = 0: before the first success,
-    that is the truth."""
+    """The action head's structure with one output.
+
+    It starts as V = 0: before the first success, that is the truth.
+    """
 
     def __init__(self, *, width: int, groups: int, hidden: int) -> None:
         super().__init__(width=width, groups=groups, hidden=hidden, outputs=1)
@@ -51,12 +55,12 @@ class CriticHead(_Head):
 
     @classmethod
     def mirror(cls, head: ActionHead) -> "CriticHead":
-        """A new critic for `head`: its structure, and a copy of its token learner, which knows
-        where to look."""
+        """Return a new critic for `head`, with a copy of its token learner, which knows where to
+        look."""
         critic = cls(width=head.width, groups=head.groups, hidden=head.hidden)
         critic.token_learner.load_state_dict(head.token_learner.state_dict())
         return critic.to(next(head.parameters()).device)
 
     def forward(self, features: Features) -> Float[Tensor, " B"]:
-        """V(o, l), the expected discounted return."""
+        """Return V(o, l), the expected discounted return."""
         return self._output(features).squeeze(-1)

@@ -17,7 +17,8 @@ from irevla.storage.checkpoint import MANIFEST
 
 LOGIN = "log in with `hf auth login` or set HF_TOKEN"
 REPOSITORY = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
-TEXTS, TENSORS = ("*.json", "*.md"), "*.safetensors"
+TEXTS = ("*.json", "*.md")
+TENSORS = "*.safetensors"
 TAGS = (
     "irevla",
     "vision-language-action",
@@ -31,11 +32,11 @@ CARD_TEXT = """---
 
 # {name}
 
-A vision-language-action policy: it sees a picture, reads an instruction, and acts. Made with `irevla`, which improves
-such a policy by trial and error and keeps what it knew (iRe-VLA).
+A vision-language-action policy: it sees an image, reads an instruction, and acts. Made with
+`irevla`, which improves such a policy by trial and error and keeps what it knew (iRe-VLA).
 
 - **Vision-language model**: {vlm}
-- **In**: a picture, uint8[{side}, {side}, 3], and an instruction in English
+- **In**: an image, uint8[{side}, {side}, 3], and an instruction in English
 - **Out**: an action, float32[{action_dim}], each dimension in [-1, 1]
 
 ## How to load it
@@ -52,8 +53,9 @@ action = policy.act(image, "open the drawer")
 
 
 def locate(path: Path | str, *, revision: str = "") -> Path:
-    """The folder with the policy's files: in `path`, a folder or a run, or fetched from the
-    repository of that name.
+    """Return the folder with the policy's files.
+
+    They are in `path`, a folder or a run, or are fetched from the repository of that name.
 
     Raises `UserError` where there is none.
     """
@@ -73,7 +75,7 @@ def locate(path: Path | str, *, revision: str = "") -> Path:
 
 
 def download(repo: str, *, revision: str = "") -> Path:
-    """Fetch the policy `repo` ("owner/name"), or what of it is not here yet; returns its folder.
+    """Fetch the policy `repo` ("owner/name"), or what of it is not here yet; return its folder.
 
     First the settings, so that nothing large is fetched of what is no policy. Raises `UserError`
     where it cannot be had: not there, private or gated, no network.
@@ -93,7 +95,7 @@ def download(repo: str, *, revision: str = "") -> Path:
 
 def upload(files: Mapping[str, Any], repo: str, *, private: bool, card: str) -> str:
     """Write a policy's files and its card to the repository `repo`, which is made if need be;
-    returns its address.
+    return its address.
 
     Raises `UserError` where it cannot be done, and where the repository holds something else, or is
     public and `private` is asked for.
@@ -116,13 +118,13 @@ def upload(files: Mapping[str, Any], repo: str, *, private: bool, card: str) -> 
             repo_id=repo,
             folder_path=folder,
             commit_message="A policy of irevla",
-            delete_patterns=["adapter_*"],
-        )  # adapter_*: of an older policy; files that are uploaded anew stay
+            delete_patterns=["adapter_*"],  # of an older policy; what is uploaded anew stays
+        )
     return address
 
 
 def check_name(repo: str) -> None:
-    """`UserError` unless `repo` can be the name of a repository."""
+    """Raise `UserError` unless `repo` can be the name of a repository."""
     if not REPOSITORY.fullmatch(repo):
         raise UserError(
             f"{repo!r} is no name of a repository: say OWNER/NAME, with your name or your "
@@ -131,10 +133,10 @@ def check_name(repo: str) -> None:
 
 
 def _check_repository(api: Any, repo: str, *, private: bool) -> None:
-    strangers = set(api.list_repo_files(repo)) - {".gitattributes", CARD}
-    if strangers and MANIFEST not in strangers:
+    others = set(api.list_repo_files(repo)) - {".gitattributes", CARD}
+    if others and MANIFEST not in others:
         raise UserError(
-            f"{repo} holds other files ({min(strangers)}): choose a new name, or an older policy's"
+            f"{repo} holds other files ({min(others)}): choose a new name, or an older policy's"
         )
     if private and not api.repo_info(repo).private:
         raise UserError(
@@ -143,27 +145,29 @@ def _check_repository(api: Any, repo: str, *, private: bool) -> None:
 
 
 def model_card(config: Mapping[str, Any], *, name: str, results: str = "") -> str:
-    """README.md of the policy `name` whose `config.json` is `config`: what it is, how to load it,
-    and `results` (Markdown).
+    """Return README.md of the policy `name`, whose `config.json` is `config`.
 
-    Its front matter has no licence: that is for the owner to choose.
+    It says what the policy is and how to load it, and has `results` (Markdown). Its front matter
+    has no licence: that is for the owner to choose.
     """
     what = parse({CONFIG: config})
-    side, adapts = what.image_size, what.model.lora.rank > 0
     front: dict[str, Any] = {
         "library_name": "irevla",
         "pipeline_tag": "robotics",
         "tags": list(TAGS),
     }
     if what.base and not what.base.is_folder:
-        front |= {
-            "base_model": what.base.name,
-            "base_model_relation": "adapter" if adapts else "finetune",
-        }
-    return CARD_TEXT.format(
-        front=yaml.safe_dump(front, sort_keys=False).strip(), name=name, vlm=_vlm(what), side=side,
-        action_dim=what.action_dim, results=results.strip(),
-    ).rstrip() + "\n"  # fmt: skip
+        front["base_model"] = what.base.name
+        front["base_model_relation"] = "adapter" if what.model.lora.rank else "finetune"
+    card = CARD_TEXT.format(
+        front=yaml.safe_dump(front, sort_keys=False).strip(),
+        name=name,
+        vlm=_vlm(what),
+        side=what.image_size,
+        action_dim=what.action_dim,
+        results=results.strip(),
+    )
+    return card.rstrip() + "\n"
 
 
 def _vlm(what: Description) -> str:
@@ -173,7 +177,10 @@ def _vlm(what: Description) -> str:
     if lora:
         where = "adapter and heads are here, the rest is loaded from there"
     else:
-        where = "all weights are here, but loading them reads that model too, for its settings and its processor"
+        where = (
+            "all weights are here, but loading them reads that model too, for its settings and its "
+            "processor"
+        )
     return f"`{what.base.name}` at revision `{what.base.revision}`{lora}: {where}"
 
 
@@ -187,7 +194,7 @@ def _library(why: str) -> ModuleType:
 
 @contextmanager
 def _in_one_line(what: str) -> Iterator[None]:
-    """Whatever goes wrong with the Hub becomes a `UserError`: "`what`: why, and what to do"."""
+    """Turn whatever goes wrong with the Hub into a `UserError`: "`what`: why, and what to do"."""
     from huggingface_hub.errors import HFValidationError, HTTPError  # type: ignore[attr-defined]
 
     try:
@@ -199,7 +206,7 @@ def _in_one_line(what: str) -> Iterator[None]:
 
 
 def _reason(error: Exception) -> str:
-    """Why the Hub could not do it, and the remedy."""
+    """Return why the Hub could not do it, and the remedy."""
     from huggingface_hub import errors
 
     status = error.response.status_code if isinstance(error, errors.HfHubHTTPError) else None
@@ -214,8 +221,7 @@ def _reason(error: Exception) -> str:
     if status == 403:
         return f"you may not: {LOGIN}, with a token that may write there"
     unreached = isinstance(error, errors.LocalEntryNotFoundError | ConnectionError)
-    if unreached or not isinstance(
-        error, OSError | ValueError
-    ):  # the latter: a request that got no answer
+    unanswered = not isinstance(error, OSError | ValueError)  # a request that got no answer
+    if unreached or unanswered:
         return "the Hub cannot be reached: check the network (and HF_HUB_OFFLINE)"
     return " ".join(str(error).split())

@@ -35,26 +35,25 @@ def add_lora(vlm: VLM, config: LoRAConfig) -> None:
             f"lora.targets {targets!r} matches no linear layer; there are: {', '.join(linear)}"
         )
     root = peft_root(vlm).removeprefix("vlm").removeprefix(".")
-    inner = vlm.get_submodule(
-        root
-    )  # peft asks the library's own model whether its weights are in 4 bits
+    # Not `vlm`: peft asks the library's own model whether its weights are in 4 bits.
+    inner = vlm.get_submodule(root)
     own = [name.removeprefix(f"{root}.") for name in matched]
     alpha: Any = config.alpha  # peft asks for an integer and divides it
-    peft.inject_adapter_in_model(
-        peft.LoraConfig(r=config.rank, lora_alpha=alpha, lora_dropout=0.0, target_modules=own),
-        inner,
+    settings = peft.LoraConfig(
+        r=config.rank, lora_alpha=alpha, lora_dropout=0.0, target_modules=own
     )
+    peft.inject_adapter_in_model(settings, inner)
     for name, parameter in vlm.named_parameters():
         if is_lora(name):
             parameter.data = parameter.data.float()
 
 
 def check_peft() -> None:
-    """`UserError` where the package peft is missing."""
+    """Raise `UserError` where the package peft is missing."""
     if find_spec("peft") is None:
         raise UserError("LoRA needs the package peft: pip install 'irevla[lora]'")
 
 
 def is_lora(name: str) -> bool:
-    """Whether the parameter of this name is a LoRA's."""
+    """Return whether the parameter of this name is a LoRA's."""
     return _MARK in name

@@ -20,6 +20,7 @@ from irevla.models.files import (
     ADAPTER_CONFIG,
     CONFIG,
     FORMAT,
+    GRIPPER,
     WEIGHTS,
     Base,
     adapter_config,
@@ -47,7 +48,7 @@ class VLAPolicy(nn.Module):
     """A VLM and an action head.
 
     The mean action is the head's output; exploration is a Gaussian around it with `log_std`. With
-    `gripper` the last dimension is executed as open (-1) or closed (+1), as SAC trains it;
+    `discrete_gripper` the last dimension is executed as open (-1) or closed (+1), as SAC trains it;
     supervised learning fits the mean all the same.
     """
 
@@ -56,7 +57,7 @@ class VLAPolicy(nn.Module):
     ) -> None:
         super().__init__()
         self.vlm = vlm
-        self.action_head = action_head
+        self._modules["action_head"] = action_head
         self.config = config
         self.image_size = image_size
         self.action_dim = action_head.action_dim
@@ -64,15 +65,21 @@ class VLAPolicy(nn.Module):
         self.noise = nn.ParameterDict({"log_std": torch.zeros(self.action_dim)})
 
     @property
+    def action_head(self) -> ActionHead:
+        """phi. A property of the class, since a protocol is looked up there and not among
+        modules."""
+        head = self._modules["action_head"]
+        assert isinstance(head, ActionHead)
+        return head
+
+    @property
     def log_std(self) -> nn.Parameter:
-        """Logarithm of the standard deviation of the exploration noise, in each action
-        dimension."""
+        """Logarithm of the standard deviation of the exploration noise: A."""
         log_std: nn.Parameter = self.noise["log_std"]
         return log_std
 
     def reset_exploration(self, std: float) -> None:
-        """Let the exploration noise have the standard deviation `std` in every action dimension (in
-        action units)."""
+        """Let the exploration noise have the standard deviation `std`, in action units."""
         self.log_std.data.fill_(math.log(std))
 
     @property
@@ -85,11 +92,11 @@ class VLAPolicy(nn.Module):
     def encode(self, observation: Observation) -> Features:
         """Return h of an observation: float32, with gradients where the VLM is trainable.
 
-        Under `torch.no_grad`, as where RL acts, the tokens are plain tensors on which the head can be
-        trained. CUDA computes in bfloat16. Raises `UserError` for images of another size than the
-        model's.
+        Under `torch.no_grad`, as where RL acts, the tokens are plain tensors on which the head can
+        be trained. CUDA computes in bfloat16. Raises `UserError` for images of another size than
+        the model's.
         """
-        self._check_images(observation)
+        self._check_size(observation.images)
         with torch.autocast("cuda", torch.bfloat16, enabled=self.device.type == "cuda"):
             h = self.vlm.encode(observation.to(self.device))
         return Features(h.tokens.float(), h.mask)
@@ -103,7 +110,8 @@ class VLAPolicy(nn.Module):
     def decide(
         self, features: Features, chance: Float[Tensor, " B"] | float = 0.5
     ) -> Float[Tensor, "B A"]:
-        """Return the action to execute without exploration: the mean, with the gripper open or closed.
+        """Return the action to execute without exploration: the mean, with the gripper open or
+        closed.
 
         A discrete gripper closes with the probability that its mean says, (1 + mean) / 2: where
         `chance`, uniform in [0, 1), is less. At 0.5 it does whichever is likelier; but a hand that
@@ -119,30 +127,29 @@ class VLAPolicy(nn.Module):
     def act(self, image: np.ndarray | Tensor, instruction: str | Sequence[str]) -> np.ndarray:
         """Return the action for what is seen and asked: float32[A] in [-1, 1], without exploration.
 
-        `image` is uint8, `H W 3`, 0..255. Given a batch (`B H W 3`) and one instruction for all or one
-        for each, it returns float32[B, A]. A discrete gripper is drawn by torch's own generator. Raises
-        `UserError` for images of another type or size than the model's.
+        `image` is uint8, `H W 3`, 0..255. Given a batch (`B H W 3`) and one instruction for all or
+        one for each, it returns float32[B, A]. A discrete gripper is drawn by torch's own
+        generator. Raises `UserError` for images of another type or size than the model's.
         """
         batch = image if image.ndim == 4 else image[None]
         texts = [instruction] * len(batch) if isinstance(instruction, str) else instruction
+        self._check_size(batch)
         observation = _as_observation(batch, texts)
         chance = torch.rand(len(batch)).to(self.device)
         actions: np.ndarray = self.decide(self.encode(observation), chance).cpu().numpy()
         return actions if image.ndim == 4 else actions[0]
 
-    def _check_images(self, observation: Observation) -> None:
+    def _check_size(self, images: np.ndarray | Tensor) -> None:
         size = self.image_size
-        shape = tuple(observation.images.shape[1:])
+        shape = tuple(images.shape[1:])
         if shape != (size, size, 3):
-            raise UserError(
-                f"images must be {size} x {size} x 3, not {' x '.join(map(str, shape))}: resize them"
-            )
+            found = " x ".join(map(str, shape))
+            raise UserError(f"images must be {size} x {size} x 3, not {found}: resize them")
 
     # --- who is trainable
 
     def trainable(self, parts: Parts) -> list[nn.Parameter]:
-        """Make `parts` trainable, freeze all others, and return them: the one place
-        that decides.
+        """Make exactly `parts` trainable and return those parameters: the one place that decides.
 
         "head": phi, the action head, with `log_std` (stage 1). "all": the VLM as well (stages 0 and
         2); with LoRA on, that is theta, the LoRA weights, and the VLM's own stay frozen. "none":
@@ -163,77 +170,80 @@ class VLAPolicy(nn.Module):
     # --- files
 
     def hash(self) -> str:
-        """sha256 of all weights; those of a frozen pretrained VLM count by their name and
-        revision."""
+        """Return the sha256 of all weights.
+
+        Those of a frozen pretrained VLM count by their name and revision.
+        """
         return self._hash(self._kept())
 
     def vlm_hash(self) -> str:
-        """sha256 of the weights that make the latents, with which those that are kept are
-        marked."""
-        return self._hash(
-            {name: value for name, value in self._kept().items() if name.startswith("vlm.")}
-        )
+        """Return the sha256 of the weights that make the latents: what cached latents are marked
+        with."""
+        kept = self._kept()
+        return self._hash({name: kept[name] for name in kept if name.startswith("vlm.")})
 
     def _hash(self, kept: Mapping[str, Tensor]) -> str:
         base = self._adapted
         if base is None:
             return tensors_hash(kept)
-        frozen = (
-            f"{base.identity} {self.config.dtype} {self.config.quantize} {self.config.lora.alpha}"
-        )
+        config = self.config
+        frozen = f"{base.identity} {config.dtype} {config.quantize} {config.lora.alpha}"
         return hashlib.sha256(f"{frozen} {tensors_hash(kept)}".encode()).hexdigest()
 
     @property
     def _adapted(self) -> Base | None:
-        """The pretrained weights beside which only LoRA and the heads are kept; None where
-        everything must be."""
+        """The pretrained weights beside which only LoRA and the heads are kept; None: keep
+        everything."""
         return base_of(self.vlm) if self.config.lora.rank > 0 else None
 
     def _kept(self) -> dict[str, Tensor]:
-        """The weights that the files hold, by their names here."""
+        """Return the weights that the files hold, by their names here."""
         weights = dict(self.state_dict())
         if self._adapted is None:
             return weights
-        return {
-            name: value
-            for name, value in weights.items()
-            if is_lora(name) or not name.startswith("vlm.")
-        }
+        own = [name for name in weights if is_lora(name) or not name.startswith("vlm.")]
+        return {name: weights[name] for name in own}
 
     def files(self) -> dict[str, Any]:
-        """What makes this policy, as files of a checkpoint: `model.safetensors` and `config.json`.
+        """Return the policy as files of a checkpoint: `model.safetensors` and `config.json`.
 
         Where LoRA adapts a pretrained VLM, the former has the heads alone; PEFT's two files hold
         the adapter.
         """
-        kept, base = self._kept(), base_of(self.vlm)
-        config = (
-            {
-                "format": FORMAT,
-                "model": to_dict(from_anywhere(self.config, base)),
-                "action_dim": self.action_dim,
-                "image_size": self.image_size,
-            }
-            | ({"base": asdict(base)} if base else {})
-            | ({"gripper": True} if self.discrete_gripper else {})
-        )
-        if self._adapted is None:
-            return {WEIGHTS: kept, CONFIG: config}
-        adapter = {
-            adapter_name(name, peft_root(self.vlm)): kept.pop(name)
-            for name in list(kept)
-            if is_lora(name)
-        }
+        kept = self._kept()
+        base = self._adapted
+        if base is None:
+            return {WEIGHTS: kept, CONFIG: self._description()}
+        root = peft_root(self.vlm)
+        adapter = {adapter_name(name, root): kept[name] for name in kept if is_lora(name)}
         return {
-            WEIGHTS: kept,
-            CONFIG: config,
+            WEIGHTS: {name: kept[name] for name in kept if not is_lora(name)},
+            CONFIG: self._description(),
             ADAPTER: adapter,
-            ADAPTER_CONFIG: adapter_config(self._adapted, self.config.lora, adapter),
+            ADAPTER_CONFIG: adapter_config(base, self.config.lora, adapter),
         }
 
+    def _description(self) -> dict[str, Any]:
+        """Return the content of `config.json`: what `parse` reads."""
+        base = base_of(self.vlm)
+        described: dict[str, Any] = {
+            "format": FORMAT,
+            "model": to_dict(from_anywhere(self.config, base)),
+            "action_dim": self.action_dim,
+            "image_size": self.image_size,
+        }
+        if base is not None:
+            described["base"] = asdict(base)
+        if self.discrete_gripper:
+            described[GRIPPER] = True
+        return described
+
     def load_files(self, files: Mapping[str, Any]) -> None:
-        """Take the weights out of `files`. Raises `UserError` unless names, shapes and types are
-        this model's, and an adapter's base model as well."""
+        """Take the weights from `files`.
+
+        Raises `UserError` unless names, shapes and types are this model's, and an adapter's base
+        model as well.
+        """
         if WEIGHTS not in files:
             raise UserError(
                 f"no {WEIGHTS} in it: this is not a policy; name a folder that save_pretrained "
@@ -242,50 +252,48 @@ class VLAPolicy(nn.Module):
         new = dict(files[WEIGHTS])
         if self._adapted is not None:
             check_adapter(files, base=self._adapted, own=self.files()[ADAPTER_CONFIG])
-            new |= {
-                parameter_name(name, peft_root(self.vlm)): value
-                for name, value in files[ADAPTER].items()
-            }
+            root = peft_root(self.vlm)
+            new |= {parameter_name(name, root): value for name, value in files[ADAPTER].items()}
         elif ADAPTER in files:
             raise UserError(
                 "it holds an adapter for another model; set model.vlm as it was trained"
             )
         check_weights(self._kept(), new)
-        self.load_state_dict(
-            new, strict=False
-        )  # the names are checked; a frozen VLM's are not among them
+        # Not strict: the names are checked, and a frozen VLM's are not among them.
+        self.load_state_dict(new, strict=False)
 
     def save_pretrained(self, directory: Path | str, *, card: str = "") -> None:
-        """Write the policy to a folder, wholly or not at all, with `card` as its README.md; without
-        one a plain card, or the README.md that is there: delete it to get a new one.
+        """Write the policy to a folder, wholly or not at all, with `card` as its README.md.
 
-        An older policy is replaced. Raises `UserError` where there is anything else.
+        Without a `card` it is a plain one, or the README.md that is there: delete it to get a new
+        one. An older policy is replaced. Raises `UserError` where there is anything else.
         """
-        files, path = self.files(), Path(directory)
+        files = self.files()
+        path = Path(directory)
         plain = model_card(files[CONFIG], name=path.name)
         write_policy(path, files, card=card or plain, keep_card=not card)
 
     def push_to_hub(self, repo_id: str, *, private: bool = False, card: str = "") -> str:
-        """Upload the policy, with `card` (or a plain one), to the repository `repo_id`
-        ("owner/name"), which is made if need be. Returns its address.
+        """Upload the policy to the repository `repo_id` ("owner/name"); return its address.
 
-        The token is the one that `hf auth login` kept, or HF_TOKEN. Raises `UserError` where it
-        cannot be done.
+        The repository is made if need be, and has `card` (or a plain one) as its README.md. The
+        token is the one that `hf auth login` kept, or HF_TOKEN. Raises `UserError` where it cannot
+        be done.
         """
         files = self.files()
-        return upload(
-            files, repo_id, private=private, card=card or model_card(files[CONFIG], name=repo_id)
-        )
+        text = card or model_card(files[CONFIG], name=repo_id)
+        return upload(files, repo_id, private=private, card=text)
 
     @staticmethod
     def from_pretrained(
         path: Path | str, *, revision: str = "", device: torch.device | str = "cpu"
     ) -> "VLAPolicy":
-        """The policy in `path`: a folder of `save_pretrained`, a checkpoint, a run's directory (its
-        newest policy), or a repository of the Hugging Face Hub, "owner/name", at `revision` (a
-        branch, tag or commit; none: the newest).
+        """Return the policy in `path`, ready to act.
 
-        Raises `UserError` where there is none, or it is corrupt, or not ours.
+        `path` is a folder of `save_pretrained`, a checkpoint, a run's directory (its newest
+        policy), or a repository of the Hugging Face Hub, "owner/name", at `revision` (a branch, tag
+        or commit; none: the newest). Raises `UserError` where there is none, or it is corrupt, or
+        not ours.
         """
         folder = locate(path, revision=revision)
         files = read_policy(folder)
@@ -295,7 +303,7 @@ class VLAPolicy(nn.Module):
                 what.model, action_dim=what.action_dim, image_size=what.image_size, device=device
             )
             policy.load_files(files)
-            policy.discrete_gripper = what.gripper
+            policy.discrete_gripper = what.discrete_gripper
         except UserError as error:
             raise UserError(f"cannot load the policy {folder}: {error}") from error
         return policy.eval()
@@ -304,8 +312,9 @@ class VLAPolicy(nn.Module):
 def build_policy(
     config: ModelConfig, *, action_dim: int, image_size: int, device: torch.device | str = "cpu"
 ) -> VLAPolicy:
-    """Return a new VLA: `config.vlm` with a new action head in the place of its final fully connected
-    layer (section IV-A). New weights are drawn by torch's own generator.
+    """Return a new VLA: `config.vlm` with a new action head in the place of its output layer.
+
+    See section IV-A. New weights are drawn by torch's own generator.
 
     Raises `UserError` for an unknown VLM and for LoRA that cannot be.
     """
@@ -324,7 +333,7 @@ def _as_observation(images: np.ndarray | Tensor, instructions: Sequence[str]) ->
         return Observation.of(images, instructions)
     if not isinstance(images, Tensor) or images.dtype != torch.uint8:
         raise UserError(
-            f"images must be uint8 (0..255), not {images.dtype}: convert them before the policy sees "
-            "them"
+            f"images must be uint8 (0..255), not {images.dtype}: convert them before the policy "
+            "sees them"
         )
     return Observation(images, tuple(instructions))

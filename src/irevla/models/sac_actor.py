@@ -37,9 +37,8 @@ class SoftActor(nn.Module):
         self.log_std_head = nn.Linear(head.width, self.motion)
         nn.init.zeros_(self.log_std_head.weight)
         low, high = LOG_STD
-        nn.init.constant_(
-            self.log_std_head.bias, math.atanh(2 * (math.log(std) - low) / (high - low) - 1)
-        )
+        share = (math.log(std) - low) / (high - low)
+        nn.init.constant_(self.log_std_head.bias, math.atanh(2 * share - 1))
         self.log_std_head.to(next(head.parameters()).device)
 
     @property
@@ -48,13 +47,15 @@ class SoftActor(nn.Module):
         return 2 if self.discrete_gripper else 1
 
     def forward(self, features: Features) -> tuple[Float[Tensor, "B A"], Float[Tensor, "B C"]]:
-        """u, of which tanh is the mean action, and the log standard deviation of the motion."""
+        """Return u, of which tanh is the mean action, and the log standard deviation of the
+        motion."""
         h = self.head.token_learner(features)
         low, high = LOG_STD
-        return self.head.mlp(h), low + 0.5 * (high - low) * (1 + torch.tanh(self.log_std_head(h)))
+        log_std = low + 0.5 * (high - low) * (1 + torch.tanh(self.log_std_head(h)))
+        return self.head.mlp(h), log_std
 
     def gripper_log_probs(self, u: Float[Tensor, "B A"]) -> Float[Tensor, "B K"]:
-        """Log-probabilities of the gripper's choices: open, closed."""
+        """Return the log-probabilities of the gripper's choices: open, closed."""
         if not self.discrete_gripper:
             return u.new_zeros(len(u), 1)
         return F.logsigmoid(2 * torch.stack([-u[:, -1], u[:, -1]], 1))
@@ -62,10 +63,13 @@ class SoftActor(nn.Module):
     def split(
         self, actions: Float[Tensor, "B A"]
     ) -> tuple[Float[Tensor, "B C"], Int[Tensor, " B"]]:
-        """The motion and the gripper's choice in executed actions: what is more closed than open is
-        closed."""
-        closed = actions[:, -1] > 0 if self.discrete_gripper else torch.zeros_like(actions[:, -1])
-        return actions[:, : self.motion], closed.long()
+        """Return the motion and the gripper's choice in executed actions.
+
+        What is more closed than open is closed.
+        """
+        motion = actions[:, : self.motion]
+        closed = (actions[:, -1] > 0).long()
+        return motion, closed if self.discrete_gripper else torch.zeros_like(closed)
 
     @torch.no_grad()
     def act(
@@ -112,12 +116,13 @@ class CriticEnsemble(nn.Module):
         *,
         members: Int[Tensor, " k"] | None = None,
     ) -> Float[Tensor, "k B K"]:
-        """Q of every critic, or of the `members` alone."""
+        """Return Q of every critic, or of the `members` alone."""
         x = torch.cat([h, motion], 1)
         layers = list(zip(self.weights, self.biases, strict=True))
         for number, (weight, bias) in enumerate(layers, start=1):
             if members is not None:
-                weight, bias = weight[members], bias[members]
+                weight = weight[members]
+                bias = bias[members]
             x = torch.baddbmm(bias, x.expand(len(weight), -1, -1), weight)
             if number < len(layers):
                 x = F.relu(F.layer_norm(x, x.shape[-1:]))

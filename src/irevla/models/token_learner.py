@@ -25,7 +25,7 @@ class TokenLearner(nn.Module):
         )
 
     def forward(self, features: Features) -> Float[Tensor, "B d"]:
-        """h'."""
+        """Return h'."""
         # Every group's mean of all channels in one product, of which each group keeps its own: g
         # times the work that is needed, and many times faster than products for each group that
         # must first be permuted and copied.
@@ -34,7 +34,7 @@ class TokenLearner(nn.Module):
         return own.transpose(1, 2).flatten(1)
 
     def attention(self, features: Features) -> Float[Tensor, "B g m"]:
-        """The weight that each group gives each token: non-negative, summing to 1 over the
-        tokens."""
-        scores: Tensor = self.score(features.tokens)
-        return scores.transpose(1, 2).masked_fill(~features.mask[:, None], -torch.inf).softmax(-1)
+        """Return the weight that each group gives each token: non-negative, summing to 1 over
+        them."""
+        scores: Tensor = self.score(features.tokens).transpose(1, 2)
+        return scores.masked_fill(~features.mask[:, None], -torch.inf).softmax(-1)

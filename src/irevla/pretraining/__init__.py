@@ -1,2 +1,2 @@
-"""A vision-language model of our own, pretrained: pictures of procedural scenes, questions about
+"""A vision-language model of our own, pretrained: images of procedural scenes, questions about
 them, and the fit."""

@@ -9,12 +9,14 @@ from jaxtyping import Float
 JOINTS = tuple(f"right_j{i}" for i in range(7))
 HOME = (1.889, -0.576, -0.977, 1.642, 0.943, 1.044, 2.293)  # rad: where Meta-World's episodes start
 DOWN = (0.7071, 0.0, 0.7071, 0.0)  # the hand's orientation in every task (quaternion w x y z)
-LOW, HIGH = (-0.45, 0.40, 0.06), (0.45, 0.92, 0.45)  # where the hand may be, m
+LOW = (-0.45, 0.40, 0.06)  # where the hand may be, m
+HIGH = (0.45, 0.92, 0.45)
 FINGERS = {"r_close": 0.04, "l_close": -0.03}  # joint -> its position when closed; 0 when open
 NEAR = 0.6  # share of the poses in which the hand is near something to be reached ...
 SPREAD = 0.08  # ... at this standard deviation, m
 PALM = 0.045  # the fingertips are this much below the hand, m
-TOLERANCE, TILT = 0.01, 0.1  # of a solved pose: m, rad
+TOLERANCE = 0.01  # of a solved pose, m
+TILT = 0.1  # likewise, rad
 DAMPING = 0.05
 STEP = 0.5  # largest change of all joints together in one iteration, rad
 SOFT = 0.06  # rad: simulated joints give way, and the arm of the benchmark uses it
@@ -30,7 +32,8 @@ class Arm:
         ids = [model.joint(name).id for name in JOINTS]
         self._qpos = np.array([model.jnt_qposadr[i] for i in ids])
         self._dof = np.array([model.jnt_dofadr[i] for i in ids])
-        self._low, self._high = model.jnt_range[ids, 0] - SOFT, model.jnt_range[ids, 1] + SOFT
+        self._low = model.jnt_range[ids, 0] - SOFT
+        self._high = model.jnt_range[ids, 1] + SOFT
         self._hand = model.body("hand").id
         self._fingers = {
             model.jnt_qposadr[model.joint(name).id]: closed for name, closed in FINGERS.items()
@@ -43,19 +46,15 @@ class Arm:
         rng: np.random.Generator,
         near: Sequence[Float[np.ndarray, "3"]] = (),
     ) -> float:
-        """Put the hand somewhere over the table, often near one of `near`; returns the gripper's
-        opening, 0..1.
+        """Put the hand somewhere over the table, often near one of `near` (m).
 
-        A place that the arm does not reach is drawn again.
+        A place that the arm does not reach is sampled again. Returns the gripper's opening, 0..1.
         """
         for _ in range(20):
             target = rng.uniform(LOW, HIGH)
             if len(near) and rng.random() < NEAR:
-                target = (
-                    near[int(rng.integers(len(near)))]
-                    + [0, 0, PALM]
-                    + SPREAD * rng.standard_normal(3)
-                )
+                place = near[int(rng.integers(len(near)))]
+                target = place + [0, 0, PALM] + SPREAD * rng.standard_normal(3)
             if self.reach(model, data, np.clip(target, LOW, HIGH)):
                 break
         opening = float(rng.choice([1.0, 1.0, 0.0, rng.random()]))
@@ -67,8 +66,10 @@ class Arm:
     def reach(
         self, model: Any, data: Any, target: Float[np.ndarray, "3"], *, iterations: int = 40
     ) -> bool:
-        """Damped least squares from the home pose: the hand at `target` (m), pointing down. Whether
-        it got there."""
+        """Bring the hand to `target` (m), pointing down; return whether it got there.
+
+        By damped least squares from the home pose.
+        """
         data.qpos[self._qpos] = HOME
         for _ in range(iterations):
             self._mujoco.mj_kinematics(model, data)
@@ -81,12 +82,16 @@ class Arm:
         return bool(np.linalg.norm(error[:3]) < TOLERANCE and np.linalg.norm(error[3:]) < TILT)
 
     def _step(self, model: Any, data: Any, error: Float[np.ndarray, "6"]) -> Float[np.ndarray, "7"]:
-        """Joints that the step would drive beyond their range stay where they are, and the others
-        do the work."""
+        """Return the change of the joints, rad.
+
+        Those that it would drive beyond their range stay where they are, and the others do the
+        work.
+        """
         jacobian = np.zeros((6, model.nv))
         self._mujoco.mj_comPos(model, data)
         self._mujoco.mj_jacBody(model, data, jacobian[:3], jacobian[3:], self._hand)
-        now, free = data.qpos[self._qpos], np.ones(len(JOINTS), bool)
+        now = data.qpos[self._qpos]
+        free = np.ones(len(JOINTS), bool)
         for _ in range(3):
             j = jacobian[:, self._dof] * free
             step = j.T @ np.linalg.solve(j @ j.T + DAMPING**2 * np.eye(6), error)
@@ -98,13 +103,16 @@ class Arm:
         return np.asarray(np.clip(now + step, self._low, self._high) - now)
 
     def tip(self, data: Any) -> Float[np.ndarray, "3"]:
-        """The middle between the fingertips, m."""
-        return np.asarray(
-            0.5 * (data.site("rightEndEffector").xpos + data.site("leftEndEffector").xpos)
-        )
+        """Return the middle between the fingertips, m."""
+        right = data.site("rightEndEffector").xpos
+        left = data.site("leftEndEffector").xpos
+        return np.asarray(0.5 * (right + left))
 
     def _error(self, data: Any, target: Float[np.ndarray, "3"]) -> Float[np.ndarray, "6"]:
-        inverse, difference, turn = np.zeros(4), np.zeros(4), np.zeros(3)
+        """Return what the hand lacks to its target: m, then rad about each axis."""
+        inverse = np.zeros(4)
+        difference = np.zeros(4)
+        turn = np.zeros(3)
         self._mujoco.mju_negQuat(inverse, data.xquat[self._hand])
         self._mujoco.mju_mulQuat(difference, np.array(DOWN), inverse)
         self._mujoco.mju_quat2Vel(turn, difference, 1.0)

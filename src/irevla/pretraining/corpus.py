@@ -1,11 +1,12 @@
-"""The corpus on disk: shards of pictures with their questions, drawn by worker processes.
+"""The corpus on disk: shards of images with their questions, rendered by worker processes.
 
-Shard `k` of a split is a function of (seed, split, k) alone, so what is missing is drawn and what
-is there is kept. A shard is one safetensors file, pictures as a tensor and questions as JSON in its
-header: whole or not there.
+Shard `k` of a split is a function of (seed, split, k) alone, so what is missing is rendered and
+what is there is kept. A shard is one safetensors file, images as a tensor and questions as JSON in
+its header: whole or not there.
 """
 
 import json
+import math
 import os
 import subprocess
 import sys
@@ -13,6 +14,7 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -25,15 +27,17 @@ from irevla.errors import UserError
 from irevla.pretraining.objects import SCENES
 from irevla.pretraining.questions import Question, questions
 from irevla.progress import bar
+from irevla.storage.disk import writing
 
-POSES = 32  # pictures of each appearance
-TRAIN, EXAM = "train", "exam"  # splits; no appearance of one is in the other
-VERSION = 2  # of what is drawn and asked: part of the shards' names; raise it when that changes
+POSES = 32  # images of each appearance
+TRAIN = "train"  # the splits: no appearance of one is in the other
+EXAM = "exam"
+VERSION = 2  # of what is rendered and asked: part of the shards' names; raise it when that changes
 
 
 @dataclass(frozen=True)
 class Corpus:
-    """Pictures, and the questions about each."""
+    """Images, and the questions about each."""
 
     images: UInt8[Tensor, "N H W 3"]
     questions: Sequence[Sequence[Question]]
@@ -43,99 +47,93 @@ class Corpus:
 
 
 @dataclass(frozen=True)
-class Drawing:
-    """How a corpus is drawn."""
+class RenderSettings:
+    """How a corpus is rendered."""
 
-    image_size: int  # side of the square picture, pixels
+    image_size: int  # side of the square image, pixels
     seed: int
     workers: int = 2  # processes
-    appearances: int = 16  # in a shard, `POSES` pictures of each
+    appearances: int = 16  # in a shard, `POSES` images of each
 
     @property
     def shard(self) -> int:
-        """Pictures of a shard."""
+        """Images of a shard."""
         return self.appearances * POSES
 
 
-def corpus(root: Path, drawing: Drawing, *, split: str, pictures: int) -> Corpus:
-    """The first `pictures` (rounded up to whole shards) of a split, drawn into `root` where they
-    are missing.
+def corpus(root: Path, settings: RenderSettings, *, split: str, images: int) -> Corpus:
+    """Return the first `images` (rounded up to whole shards) of a split.
+
+    They are rendered into `root` where they are missing.
 
     Raises `UserError` where Meta-World's models or a GL library are missing, or the disk is full.
     """
-    shards = [_path(root, split, number) for number in range(-(-pictures // drawing.shard))]
+    count = math.ceil(images / settings.shard)
+    shards = [_path(root, split, number) for number in range(count)]
     if not all(path.exists() for path in shards):
-        _draw_missing(root, drawing, split, shards)
+        _render_missing(root, settings, split, shards)
     parts = [_load(path) for path in shards]
     return Corpus(
-        torch.cat([images for images, _ in parts]), [row for _, rows in parts for row in rows]
+        images=torch.cat([part.images for part in parts]),
+        questions=[asked for part in parts for asked in part.questions],
     )
 
 
-def draw_shard(path: Path, drawing: Drawing, *, split: str, number: int) -> None:
-    """Draw one shard and write it, wholly or not at all."""
-    from irevla.pretraining.scenes import stage
+def render_shard(path: Path, settings: RenderSettings, *, split: str, number: int) -> None:
+    """Render one shard and write it, wholly or not at all."""
+    from irevla.pretraining.scenes import load_scene
 
-    rng = np.random.default_rng([VERSION, drawing.seed, int(split == EXAM), number])
+    rng = np.random.default_rng([VERSION, settings.seed, int(split == EXAM), number])
     weights = np.array([2.0 if scene.skills else 1.0 for scene in SCENES])
-    images, asked = [], []
-    for _ in range(drawing.appearances):
-        scene = stage(SCENES[rng.choice(len(SCENES), p=weights / weights.sum())].name)
+    images = []
+    asked = []
+    for _ in range(settings.appearances):
+        file = SCENES[rng.choice(len(SCENES), p=weights / weights.sum())]
+        scene = load_scene(file.name)
         scene.dress(rng)
         for _ in range(POSES):
             facts = scene.pose(rng)
-            images.append(scene.picture(drawing.image_size))
+            images.append(scene.image(settings.image_size))
             asked.append([[q.family, q.text, q.answer] for q in questions(facts, rng)])
-    aside = path.with_name(f".{path.name}.{os.getpid()}")
-    save_file(
-        {"images": torch.from_numpy(np.stack(images))},
-        aside,
-        metadata={"questions": json.dumps(asked)},
-    )
-    aside.replace(path)
+    tensors = {"images": torch.from_numpy(np.stack(images))}
+    with writing(path) as aside:
+        save_file(tensors, aside, metadata={"questions": json.dumps(asked)})
 
 
 def _path(root: Path, split: str, number: int) -> Path:
     return root / f"{split}-v{VERSION}-{number:05d}.safetensors"
 
 
-def _load(path: Path) -> tuple[Tensor, list[list[Question]]]:
+def _load(path: Path) -> Corpus:
     try:
         with safe_open(path, "pt") as file:
             rows = json.loads(file.metadata()["questions"])
-            return file.get_tensor("images"), [
-                [Question(*question) for question in row] for row in rows
-            ]
+            images = file.get_tensor("images")
     except (SafetensorError, OSError, ValueError) as error:
         raise UserError(
-            f"{path} is damaged ({error}); delete it, and the same command draws it again"
+            f"{path} is damaged ({error}); delete it, and the same command renders it again"
         ) from error
+    return Corpus(images, [[Question(*question) for question in row] for row in rows])
 
 
-def _draw_missing(root: Path, drawing: Drawing, split: str, shards: Sequence[Path]) -> None:
-    """Workers are fresh interpreters, each with one thread and one GL context; they share the
-    shards by number."""
+def _render_missing(
+    root: Path, settings: RenderSettings, split: str, shards: Sequence[Path]
+) -> None:
+    """Render the shards that are missing.
+
+    Workers are fresh interpreters, each with one thread and one GL context; they share the shards
+    by number.
+    """
     from irevla.envs.render import check_gl
     from irevla.pretraining.scenes import models_folder
 
     check_gl()
     models_folder()
     _make_folder(root)
-    order = {"root": str(root), "drawing": asdict(drawing), "split": split, "shards": len(shards)}
-    processes = [
-        subprocess.Popen(
-            [
-                sys.executable,
-                "-m",
-                "irevla.pretraining.corpus",
-                json.dumps({**order, "first": first}),
-            ],
-            env={**os.environ, "OMP_NUM_THREADS": "1"},
-        )
-        for first in range(drawing.workers)
-    ]
+    order = {"root": str(root), "settings": asdict(settings), "split": split, "shards": len(shards)}
+    processes = [_worker({**order, "first": first}) for first in range(settings.workers)]
     try:
-        with bar(f"Corpus ({split}, shards of {drawing.shard} pictures)", len(shards)) as advance:
+        with bar(f"Corpus ({split}, shards of {settings.shard} images)", len(shards)) as advance:
             while any(process.poll() is None for process in processes):
                 advance(sum(path.exists() for path in shards), "")
                 time.sleep(0.2)
@@ -144,7 +142,12 @@ def _draw_missing(root: Path, drawing: Drawing, split: str, shards: Sequence[Pat
             process.terminate()
             process.wait()
     if any(process.returncode for process in processes):
-        raise UserError(f"a worker could not draw its share of {root}: see its message above")
+        raise UserError(f"a worker could not render its share of {root}: see its message above")
+
+
+def _worker(order: Mapping[str, Any]) -> subprocess.Popen[bytes]:
+    command = [sys.executable, "-m", "irevla.pretraining.corpus", json.dumps(order)]
+    return subprocess.Popen(command, env={**os.environ, "OMP_NUM_THREADS": "1"})
 
 
 def _make_folder(root: Path) -> None:
@@ -156,13 +159,13 @@ def _make_folder(root: Path) -> None:
         ) from error
 
 
-def _work(root: str, drawing: Mapping[str, int], split: str, shards: int, first: int) -> None:
-    """What one worker does: every so many shards, from `first` on, that are not there."""
-    settings = Drawing(**drawing)
-    for number in range(first, shards, settings.workers):
+def _work(root: str, settings: Mapping[str, int], split: str, shards: int, first: int) -> None:
+    """Do what one worker does: render every so many shards, from `first` on, that are not there."""
+    chosen = RenderSettings(**settings)
+    for number in range(first, shards, chosen.workers):
         path = _path(Path(root), split, number)
         if not path.exists():
-            draw_shard(path, settings, split=split, number=number)
+            render_shard(path, chosen, split=split, number=number)
 
 
 if __name__ == "__main__":

@@ -7,7 +7,7 @@ killed and resumed ends with the same bits as one never killed.
 
 import dataclasses
 import json
-import os
+from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -16,15 +16,14 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from rich.table import Table
-from torch import Tensor
 
-from irevla.compute.device import threads
+from irevla.compute.device import find_device, seeded, threads
 from irevla.config import PretrainConfig, SFTConfig
 from irevla.errors import UserError
-from irevla.learners.sft import clip_gradients, learning_rate
+from irevla.learners.optim import learning_rate, step_if_finite
 from irevla.models.vlm.pretrained import save_tiny
 from irevla.models.vlm.tiny import IGNORE, TinyVLM
-from irevla.pretraining.corpus import EXAM, TRAIN, Corpus, Drawing, corpus
+from irevla.pretraining.corpus import EXAM, TRAIN, Corpus, RenderSettings, corpus
 from irevla.pretraining.exam import Grade, examine
 from irevla.progress import bar, console
 from irevla.runs.run import open_directory
@@ -32,40 +31,33 @@ from irevla.storage.checkpoint import Checkpoints, load_optimizer, optimizer_ten
 from irevla.storage.disk import writing
 from irevla.storage.metrics import Metrics
 from irevla.storage.provenance import command, git_commit, machine
+from irevla.types import Observation
 
-NAME, WEIGHTS = "pretrain", "model.safetensors"
-KIND_OF = {
-    "caption": "caption",
-    "motion": "way",
-    "task": "way",
-}  # family -> kind; every other is "short"
-CYCLE = (
-    "way",
-    "short",
-    "way",
-    "caption",
-    "way",
-    "short",
-    "way",
-    "way",
-)  # the kinds of successive batches
+NAME = "pretrain"  # of the series of checkpoints, and of the stage in metrics
+WEIGHTS = "model.safetensors"
+# Family -> kind; every other is "short".
+KIND_OF = {"caption": "caption", "motion": "way", "task": "way"}
+# The kinds of successive batches.
+CYCLE = ("way", "short", "way", "caption", "way", "short", "way", "way")
 LOG_EVERY = 50  # steps between two records of the loss
-GLANCE, FULL = 1_500, 10_000  # questions of the exam at a checkpoint, and at the end
+GLANCE = 1_500  # questions of the exam at a checkpoint ...
+FULL = 10_000  # ... and at the end
 
 
 def pretrain(directory: Path, config: PretrainConfig, *, appearances: int = 16) -> dict[str, Any]:
-    """Draw the corpus (`appearances` in a shard), fit the model, sit the exam: all in `directory`,
-    and again goes on.
+    """Render the corpus (`appearances` in a shard), fit the model, sit the exam: all in
+    `directory`.
 
-    DIR/tiny.safetensors are the weights; DIR/results.json, which is returned, has the grades.
-    Raises `UserError` as `open_directory` and `corpus` do.
+    The same call again goes on. DIR/tiny.safetensors are the weights; DIR/results.json, which is
+    returned, has the grades. Raises `UserError` as `open_directory` and `corpus` do.
     """
-    place = device(config.device)  # before anything is written
+    device = find_device(config.device)  # before anything is written
+    settings = RenderSettings(config.image_size, config.seed, config.workers, appearances)
+    root = directory / "corpus"
     with open_directory(directory, config) as (_, metrics, checkpoints):
-        drawing = Drawing(config.image_size, config.seed, config.workers, appearances)
-        exam = corpus(directory / "corpus", drawing, split=EXAM, pictures=config.exam)
-        train = corpus(directory / "corpus", drawing, split=TRAIN, pictures=config.pictures)
-        model = fit(config, train, exam, device=place, checkpoints=checkpoints, metrics=metrics)
+        exam = corpus(root, settings, split=EXAM, images=config.exam)
+        train = corpus(root, settings, split=TRAIN, images=config.pictures)
+        model = fit(config, train, exam, device=device, checkpoints=checkpoints, metrics=metrics)
         return _finish(directory, config, model, exam)
 
 
@@ -73,10 +65,9 @@ class _State:
     """Model, optimiser and step."""
 
     def __init__(self, config: PretrainConfig, device: torch.device) -> None:
-        torch.manual_seed(config.seed)
-        self.model = TinyVLM(
-            width=config.width, layers=config.layers, image_size=config.image_size
-        ).to(device)
+        with seeded(config.seed):
+            model = TinyVLM(width=config.width, layers=config.layers, image_size=config.image_size)
+        self.model = model.to(device)
         self.parameters = list(self.model.parameters())
         self.optimizer = torch.optim.AdamW(
             self.parameters,
@@ -99,10 +90,11 @@ class _State:
         for reason in checkpoints.passed_over:
             console.print(f"[yellow]passed over:[/] {reason}", soft_wrap=True)
         if found is not None:
-            console.print(f"going on from {found[0]}", soft_wrap=True)
-            self.model.load_state_dict(found[1][WEIGHTS])
-            load_optimizer(self.optimizer, found[1]["optimizer.safetensors"])
-            self.step = found[1]["state.json"]["step"]
+            path, files = found
+            console.print(f"going on from {path}", soft_wrap=True)
+            self.model.load_state_dict(files[WEIGHTS])
+            load_optimizer(self.optimizer, files["optimizer.safetensors"])
+            self.step = files["state.json"]["step"]
 
 
 def fit(
@@ -114,7 +106,8 @@ def fit(
     checkpoints: Checkpoints,
     metrics: Metrics,
 ) -> TinyVLM:
-    """The fitted model. `metrics` gets the loss and, at each checkpoint, a glance at the exam.
+    """Return the fitted model. `metrics` gets the loss and, at each checkpoint, a glance at the
+    exam.
 
     Raises `UserError` where no step since the last checkpoint had a finite gradient.
     """
@@ -123,18 +116,16 @@ def fit(
     batches = _Batches(train, config)
     schedule = SFTConfig(steps=config.steps, lr=config.lr, warmup=config.warmup)
     losses: list[float] = []
-    with (
-        bar("Pretraining", config.steps) as advance,
-        threads(config.threads or os.cpu_count() or 1),
-    ):
+    with bar("Pretraining", config.steps) as advance, threads(config.threads):
         while state.step < config.steps:
             for group in state.optimizer.param_groups:
                 group["lr"] = learning_rate(schedule, state.step)
-            losses.append(_update(state, batches.batch(state.step), config.grad_clip))
+            losses.append(_update(state, *batches.batch(state.step), limit=config.grad_clip))
             state.step += 1
             if state.step % LOG_EVERY == 0:
-                metrics.log(NAME, state.step, loss=float(np.mean(losses[-LOG_EVERY:])))
-                advance(state.step, f"loss {np.mean(losses[-LOG_EVERY:]):.3f}")
+                loss = float(np.mean(losses[-LOG_EVERY:]))
+                metrics.log(NAME, state.step, loss=loss)
+                advance(state.step, f"loss {loss:.3f}")
             if state.step % config.validate_every == 0 or state.step == config.steps:
                 if not np.isfinite(losses[-config.validate_every :]).any():
                     raise UserError(
@@ -148,57 +139,55 @@ def fit(
 
 
 class _Batches:
-    """Random questions with their pictures. Each batch is of one kind, whose answers are about
-    equally long."""
+    """Random questions with their images.
+
+    Each batch is of one kind, whose answers are about equally long.
+    """
 
     def __init__(self, train: Corpus, config: PretrainConfig) -> None:
-        self._train, self._config = train, config
-        pairs = [
-            (p, i, KIND_OF.get(q.family, "short"))
-            for p, asked in enumerate(train.questions)
-            for i, q in enumerate(asked)
-        ]
-        every = np.array([(p, i) for p, i, _ in pairs], np.int32)
-        kinds = np.array([kind for _, _, kind in pairs])
-        self._pools = {kind: every[kinds == kind] for kind in set(CYCLE)}
+        self._train = train
+        self._seed = config.seed
+        self._size = config.batch
+        pools: dict[str, list[tuple[int, int]]] = {kind: [] for kind in CYCLE}
+        for image, asked in enumerate(train.questions):
+            for index, question in enumerate(asked):
+                pools[KIND_OF.get(question.family, "short")].append((image, index))
+        self._pools = {kind: np.array(pairs, np.int32) for kind, pairs in pools.items()}
 
-    def batch(self, step: int) -> tuple[Tensor, list[str], list[str]]:
-        """Pictures, questions and answers of batch number `step`."""
-        rng = np.random.default_rng([self._config.seed, step])
+    def batch(self, step: int) -> tuple[Observation, list[str]]:
+        """Return images with questions, and the answers, of batch number `step`."""
+        rng = np.random.default_rng([self._seed, step])
         pool = self._pools[CYCLE[step % len(CYCLE)]]
-        rows = pool[rng.integers(len(pool), size=self._config.batch)]
-        asked = [self._train.questions[picture][index] for picture, index in rows]
+        rows = pool[rng.integers(len(pool), size=self._size)]
+        asked = [self._train.questions[image][index] for image, index in rows]
         images = self._train.images[torch.from_numpy(rows[:, 0].astype(np.int64))]
-        return (
-            images,
-            [question.text for question in asked],
-            [question.answer for question in asked],
-        )
+        texts = tuple(question.text for question in asked)
+        return Observation(images, texts), [question.answer for question in asked]
 
 
-def _update(state: _State, batch: tuple[Tensor, list[str], list[str]], limit: float) -> float:
-    """One gradient step; the loss in nats per token of the answers. A step with a non-finite
-    gradient is skipped."""
-    images, prompts, answers = batch
+def _update(
+    state: _State, observation: Observation, answers: Sequence[str], *, limit: float
+) -> float:
+    """Take one gradient step; return the loss in nats per token of the answers.
+
+    A step with a non-finite gradient is skipped.
+    """
     device = state.model.embedding.weight.device
     targets = state.model.targets(answers).to(device)
     with torch.autocast("cuda", torch.bfloat16, enabled=device.type == "cuda"):
-        scores = state.model.train().logits(images.to(device), prompts, answers)
+        scores = state.model.train().logits(observation.to(device), answers)
     loss = F.cross_entropy(scores.float().flatten(0, 1), targets.flatten(), ignore_index=IGNORE)
-    state.optimizer.zero_grad(set_to_none=True)
     loss.backward()  # type: ignore[no-untyped-call]
-    if np.isfinite(clip_gradients(state.parameters, limit)):
-        state.optimizer.step()
+    step_if_finite(state.optimizer, {"": state.parameters}, limit=limit)
     return loss.item()
 
 
 def _finish(
     directory: Path, config: PretrainConfig, model: TinyVLM, exam: Corpus
 ) -> dict[str, Any]:
-    """Write the weights and the grades."""
-    save_tiny(
-        directory / "tiny.safetensors", model, layers=config.layers, image_size=config.image_size
-    )
+    """Write the weights and the grades; return what results.json has."""
+    weights = directory / "tiny.safetensors"
+    save_tiny(weights, model, layers=config.layers, image_size=config.image_size)
     results = {
         "config": dataclasses.asdict(config),
         "git": git_commit(),
@@ -211,9 +200,9 @@ def _finish(
     with writing(directory / "results.json") as aside:
         aside.write_text(json.dumps(results, indent=1))
     if find_spec("matplotlib"):
-        from irevla.pretraining.pictures import draw
+        from irevla.pretraining.plots import write_plots
 
-        draw(directory, model, exam)
+        write_plots(directory, model, exam)
     return results
 
 
@@ -222,23 +211,26 @@ def _table(grades: dict[str, Grade]) -> dict[str, dict[str, float]]:
 
 
 def table(results: dict[str, Any]) -> Table:
-    """The grades for people: share of the held-out questions answered right, beside answers without
-    the picture."""
-    drawn = Table(box=None, header_style="bold", title="Held-out questions", title_justify="left")
-    for column in ("family", "right", "nearly", "without the picture", "questions"):
-        drawn.add_column(column, justify="left" if column == "family" else "right")
+    """Return the grades for people: the share of the held-out questions that is answered right.
+
+    Beside it stands the share that is answered right without the image.
+    """
+    shown = Table(box=None, header_style="bold", title="Held-out questions", title_justify="left")
+    shown.add_column("family")
+    for column in ("right", "nearly", "without the image", "questions"):
+        shown.add_column(column, justify="right")
     for family, grade in results["exam"].items():
         blind = results["exam_blind"][family]["right"]
-        drawn.add_row(
-            family, f"{grade['right']:.2f}", f"{grade['near']:.2f}", f"{blind:.2f}", str(grade["count"])
-        )  # fmt: skip
-    return drawn
+        shares = [f"{share:.2f}" for share in (grade["right"], grade["near"], blind)]
+        shown.add_row(family, *shares, str(grade["count"]))
+    return shown
 
 
 def _flat(grades: dict[str, Grade]) -> dict[str, float]:
-    right = {f"{family}_right": grade.right for family, grade in grades.items()}
-    return right | {
-        f"{family}_near": grade.near
-        for family, grade in grades.items()
-        if grade.near != grade.right
-    }
+    """Return what is logged of grades; "_near" only where it says more than "_right"."""
+    flat = {}
+    for family, grade in grades.items():
+        flat[f"{family}_right"] = grade.right
+        if grade.near != grade.right:
+            flat[f"{family}_near"] = grade.near
+    return flat

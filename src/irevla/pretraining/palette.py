@@ -28,8 +28,8 @@ JITTER = 0.06  # standard deviation of a colour around its name, in each channel
 HELD_OUT = 0.25
 
 
-def draw(rng: np.random.Generator, avoid: Sequence[RGB] = ()) -> tuple[str, RGB]:
-    """A random colour and its name, at least `HELD_OUT` away from all of `avoid`."""
+def sample(rng: np.random.Generator, avoid: Sequence[RGB] = ()) -> tuple[str, RGB]:
+    """Return a random colour and its name, at least `HELD_OUT` away from all of `avoid`."""
     while True:
         name = str(rng.choice(list(NAMED)))
         rgb = np.clip(np.array(NAMED[name]) + JITTER * rng.standard_normal(3), 0.0, 1.0)
@@ -39,8 +39,8 @@ def draw(rng: np.random.Generator, avoid: Sequence[RGB] = ()) -> tuple[str, RGB]
 
 @functools.cache
 def held_out(materials: tuple[str, ...]) -> tuple[RGB, ...]:
-    """Every colour of the variants (RL and unseen tasks) of an object that is made of one of these
-    materials.
+    """Return every colour of the variants (RL and unseen tasks) of an object that is made of one of
+    these materials.
 
     The object is then painted in none of them, in whichever scene it stands: no button is green, be
     it pressed from the front or from above. Other objects may be.
@@ -49,6 +49,5 @@ def held_out(materials: tuple[str, ...]) -> tuple[RGB, ...]:
         spec.variant for spec in SPECS.values() if set(spec.variant.recolour) & set(materials)
     ]
     colours = {rgb for variant in variants for rgb in variant.recolour.values()}
-    return tuple(
-        sorted(colours | {variant.handle.colour for variant in variants if variant.handle})
-    )
+    handles = {variant.handle.colour for variant in variants if variant.handle}
+    return tuple(sorted(colours | handles))

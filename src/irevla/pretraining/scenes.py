@@ -1,14 +1,14 @@
-"""Procedural scenes: the arm over a table, what stands on it, toys beside it; painted, lit and seen
-at random.
+"""Procedural scenes: the arm over a table, what stands on it, toys beside it; painted, lit and
+rendered at random.
 
-A `Stage` is one compiled model. `dress` paints and lights it and chooses the camera; `pose` moves
+A `Scene` is one compiled model. `dress` paints and lights it and chooses the camera; `pose` moves
 all that can move. Both are functions of the random generator alone. Nothing is simulated: positions
 are set, and kinematics do the rest.
 """
 
 import functools
 import importlib.util
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -19,49 +19,46 @@ from jaxtyping import Float, UInt8
 from irevla.errors import UserError
 from irevla.pretraining import palette
 from irevla.pretraining.arm import Arm
-from irevla.pretraining.objects import SCENES, Place, SceneFile
+from irevla.pretraining.objects import SCENES, Place, SceneFile, SceneObject
 from irevla.pretraining.palette import RGB
 from irevla.pretraining.view import View, random_view, usual_view
 
 TOYS = 3  # toys that a model holds, shown or not
 SURROUNDINGS = ("table_wood", "wall_metal", "basic_floor")
-PLAIN = (
-    0.4  # share of the appearances without paint, toys or other views: the easy half of the lesson
-)
-PAINTED = 0.75  # share of the others in which a material of a thing gets a new colour
+PLAIN = 0.4  # share of the appearances without paint, toys or other views: the easy ones
+PAINTED = 0.75  # share of the others in which a material of an object gets a new colour
 HIDDEN = 0.0  # alpha
 KINDS = ("cube", "bar", "ball", "cylinder", "disk", "egg")  # of toys
 
 
 @dataclass(frozen=True)
-class Seen:
-    """Something that can be spoken of: where it is (m, in the world) and in the picture (column and
-    row, 0..1)."""
+class Located:
+    """Something that can be spoken of, and where it is."""
 
     name: str
-    point: Float[np.ndarray, "3"]
-    pixel: tuple[float, float]
+    point: Float[np.ndarray, "3"]  # in the world, m
+    pixel: tuple[float, float]  # in the image: column and row, 0..1
     colour: str = ""  # empty: not to be spoken of
-    kind: str = ""  # of a toy; empty for the things of the scene file
+    kind: str = ""  # of a toy; empty for the objects of the scene file
     size: str = ""  # "big" or "small", of a toy
     state: tuple[str, str, float] | None = None  # words of both ends, and where between them, 0..1
 
     @property
     def visible(self) -> bool:
-        """Whether it is inside the picture; something else may still stand before it."""
+        """Whether it is inside the image; something else may still stand before it."""
         return 0 <= self.pixel[0] < 1 and 0 <= self.pixel[1] < 1
 
 
 @dataclass(frozen=True)
 class Facts:
-    """All that is true of one picture."""
+    """All that is true of one image."""
 
     scene: str  # the scene file's name
-    seen: tuple[Seen, ...]
-    parts: tuple[Seen, ...]
-    hand: Seen
+    objects: tuple[Located, ...]
+    parts: tuple[Located, ...]
+    hand: Located
     opening: float  # of the gripper, 0..1
-    tasks: tuple[tuple[str, Seen], ...]  # an instruction, and where the hand goes
+    tasks: tuple[tuple[str, Located], ...]  # an instruction, and where the hand goes
 
 
 @dataclass
@@ -79,15 +76,15 @@ class Appearance:
     """What `dress` chose."""
 
     view: View
-    colours: dict[str, str] = field(
-        default_factory=dict
-    )  # material -> name of its colour, where it was painted
+    # Material -> name of its colour, where it was painted.
+    colours: dict[str, str] = field(default_factory=dict)
     paint: dict[str, RGB] = field(default_factory=dict)  # material -> colour
     toys: list[Toy] = field(default_factory=list)
 
 
 def models_folder() -> Path:
-    """Where the installed Meta-World keeps its models. `UserError` where there is none."""
+    """Return where the installed Meta-World keeps its models. Raises `UserError` where there is
+    none."""
     found = importlib.util.find_spec("metaworld")
     if found is None or not found.submodule_search_locations:
         raise UserError(
@@ -96,7 +93,7 @@ def models_folder() -> Path:
     return Path(found.submodule_search_locations[0]) / "assets" / "sawyer_xyz"
 
 
-class Stage:
+class Scene:
     """One compiled model, with toys."""
 
     def __init__(self, scene: SceneFile) -> None:
@@ -105,7 +102,8 @@ class Stage:
         import mujoco  # isort: skip
 
         self.scene = scene
-        self._mujoco, self._render = mujoco, render
+        self._mujoco = mujoco
+        self._render = render
         spec = mujoco.MjSpec.from_file(str(models_folder() / f"{scene.name}.xml"))
         for number in range(TOYS):
             _add_toy(spec, number)
@@ -113,17 +111,17 @@ class Stage:
         self.data = mujoco.MjData(self.model)
         self.arm = Arm(self.model)
         self._stock = _Stock(self.model)
-        self.materials = {thing.name: _materials(self.model, thing.body) for thing in scene.things}
+        self.materials = {obj.name: _materials(self.model, obj.body) for obj in scene.objects}
         self.appearance: Appearance | None = None
         self._renderer: Any = None
 
     def dress(self, rng: np.random.Generator) -> Appearance:
         """Paint and light the scene anew, choose its toys and its camera."""
         self._stock.restore(self.model)
-        plain = bool(self.scene.things and rng.random() < PLAIN)
+        plain = bool(self.scene.objects and rng.random() < PLAIN)
         chosen = Appearance(usual_view(self.model) if plain else random_view(self.model, rng))
         if not plain:
-            self._paint_things(chosen, rng)
+            self._paint_objects(chosen, rng)
             self._paint_surroundings(rng)
             self._light(rng)
             self._choose_toys(chosen, rng)
@@ -134,33 +132,35 @@ class Stage:
         return chosen
 
     def pose(self, rng: np.random.Generator) -> Facts:
-        """Move what can move: roots, joints, toys and the arm; often the hand is near something to
-        be reached."""
-        places = self._place_things(rng)
+        """Move what can move: roots, joints, toys and the arm; return what is true then.
+
+        The hand is often near something to be reached.
+        """
+        places = self._place_objects(rng)
         fractions = self._turn_joints(rng)
         self._place_toys(rng, places)
         self._mujoco.mj_kinematics(self.model, self.data)
-        targets = [
-            self._point(place) for thing in self.scene.things for place in thing.tasks.values()
-        ]
+        targets = [self._point(place) for obj in self.scene.objects for place in obj.tasks.values()]
         opening = self.arm.pose(self.model, self.data, rng, near=targets)
         return self._facts(fractions, opening)
 
-    def picture(self, size: int) -> UInt8[np.ndarray, "size size 3"]:
-        """The present scene, as the view hangs it."""
+    def image(self, size: int) -> UInt8[np.ndarray, "size size 3"]:
+        """Return the present scene, as the view shows it."""
         assert self.appearance is not None, "dress first"
-        drawn: np.ndarray = self._renderer.draw(self.model, self.data, size=size)
-        return self.appearance.view.hang(drawn)
+        rendered: np.ndarray = self._renderer.draw(self.model, self.data, size=size)
+        return self.appearance.view.flip(rendered)
 
     # --- appearance
 
-    def _paint_things(self, chosen: Appearance, rng: np.random.Generator) -> None:
+    def _paint_objects(self, chosen: Appearance, rng: np.random.Generator) -> None:
         for materials in self.materials.values():
             avoid = palette.held_out(materials)
             for material in materials:
                 if rng.random() < PAINTED:
-                    chosen.colours[material], chosen.paint[material] = palette.draw(rng, avoid)
-                    self._paint(material, chosen.paint[material])
+                    name, rgb = palette.sample(rng, avoid)
+                    chosen.colours[material] = name
+                    chosen.paint[material] = rgb
+                    self._paint(material, rgb)
 
     def _paint(self, material: str, rgb: RGB) -> None:
         index = self.model.mat(material).id
@@ -174,15 +174,17 @@ class Stage:
             if material in here and rng.random() < 0.5:
                 self._paint(material, _muted(rng))
         if rng.random() < 0.5:
-            for texture in np.flatnonzero(
-                model.tex_type == self._mujoco.mjtTexture.mjTEXTURE_SKYBOX
-            ):
-                start, channels = model.tex_adr[texture], model.tex_nchannel[texture]
-                count = model.tex_height[texture] * model.tex_width[texture]
-                sky = (255 * np.array(_muted(rng))).astype(np.uint8)
-                model.tex_data[start : start + count * channels].reshape(count, channels)[:, :3] = (
-                    sky
-                )
+            self._paint_sky(rng)
+
+    def _paint_sky(self, rng: np.random.Generator) -> None:
+        model = self.model
+        skybox = self._mujoco.mjtTexture.mjTEXTURE_SKYBOX
+        for texture in np.flatnonzero(model.tex_type == skybox):
+            start = model.tex_adr[texture]
+            channels = model.tex_nchannel[texture]
+            count = model.tex_height[texture] * model.tex_width[texture]
+            pixels = model.tex_data[start : start + count * channels].reshape(count, channels)
+            pixels[:, :3] = (255 * np.array(_muted(rng))).astype(np.uint8)
 
     def _light(self, rng: np.random.Generator) -> None:
         if rng.random() < 0.3:
@@ -194,7 +196,7 @@ class Stage:
         model.light_pos[:] += rng.uniform(-0.7, 0.7, (model.nlight, 3))
 
     def _choose_toys(self, chosen: Appearance, rng: np.random.Generator) -> None:
-        fewest = 0 if self.scene.things else 1
+        fewest = 0 if self.scene.objects else 1
         shown = int(rng.integers(fewest, TOYS + 1))
         colours: set[str] = set()
         for number in range(TOYS):
@@ -202,7 +204,7 @@ class Stage:
             if number < shown:
                 toy = _random_toy(rng)
                 while toy.colour == "" or toy.colour in colours:
-                    toy.colour, rgb = palette.draw(rng)
+                    toy.colour, rgb = palette.sample(rng)
                 colours.add(toy.colour)
                 size = _dimensions(toy, rng)
                 toy.height = size[-1]
@@ -212,25 +214,27 @@ class Stage:
     def _show_toy(self, number: int, toy: Toy, size: tuple[float, ...], rgb: RGB) -> None:
         geom = self.model.geom(f"toy{number} {_shape_of(toy.kind)}").id
         self.model.geom_rgba[geom] = [*rgb, 1.0]
-        self.model.geom_size[geom, : len(size)] = size if len(size) == 3 else (size[0], size[1])
+        self.model.geom_size[geom, : len(size)] = size
 
     # --- state
 
-    def _place_things(self, rng: np.random.Generator) -> list[np.ndarray]:
-        """Roots within their ranges, far enough from each other."""
+    def _place_objects(self, rng: np.random.Generator) -> list[np.ndarray]:
+        """Move the roots within their ranges, far enough from each other; return where they are,
+        m."""
         placed: list[np.ndarray] = []
-        for thing in self.scene.things:
-            body = self.model.body(thing.body).id
+        for obj in self.scene.objects:
+            body = self.model.body(obj.body).id
             rest = self._stock.body_pos[body]
             for _ in range(20):
-                offset = rng.uniform(thing.low, thing.high)
+                offset = rng.uniform(obj.low, obj.high)
                 position = np.array([offset[0], offset[1], rest[2] + offset[2]])
                 if all(np.linalg.norm(position[:2] - other[:2]) > 0.17 for other in placed):
                     break
             placed.append(position)
             self._move(body, position)
+        # Where the stock task hides a target, it may be anywhere over the table.
         goals = [i for i in range(self.model.nsite) if self.model.site(i).name == "goal"]
-        for site in goals:  # where the stock task hides a target, it may be anywhere over the table
+        for site in goals:
             if self.model.site_bodyid[site] == 0:
                 self.model.site_pos[site] = rng.uniform([-0.3, 0.5, 0.05], [0.3, 0.9, 0.35])
         return placed
@@ -245,17 +249,17 @@ class Stage:
             self.model.body_pos[body] = position
 
     def _turn_joints(self, rng: np.random.Generator) -> dict[str, float]:
-        """Each thing's joint somewhere in its range, often at an end; returns how far, 0..1."""
+        """Turn each object's joint somewhere in its range, often to an end; return how far,
+        0..1."""
         fractions = {}
-        for thing in self.scene.things:
-            if thing.joint is not None:
+        for obj in self.scene.objects:
+            joint = obj.joint
+            if joint is not None:
                 fraction = float(rng.choice([0.0, 1.0, rng.random(), rng.random()]))
-                body = self.model.body(thing.joint.body).id
+                body = self.model.body(joint.body).id
                 address = self.model.jnt_qposadr[self.model.body_jntadr[body]]
-                self.data.qpos[address] = thing.joint.low + fraction * (
-                    thing.joint.high - thing.joint.low
-                )
-                fractions[thing.name] = fraction
+                self.data.qpos[address] = joint.low + fraction * (joint.high - joint.low)
+                fractions[obj.name] = fraction
         return fractions
 
     def _place_toys(self, rng: np.random.Generator, taken: Sequence[np.ndarray]) -> None:
@@ -273,30 +277,29 @@ class Stage:
 
     def _facts(self, fractions: dict[str, float], opening: float) -> Facts:
         assert self.appearance is not None
-        seen, parts, tasks = [], [], []
-        for thing in self.scene.things:
-            ends = (thing.joint.at_low, thing.joint.at_high) if thing.joint else ("", "")
-            state = (*ends, fractions[thing.name]) if thing.joint else None
-            colour = self.appearance.colours.get(thing.material, "")
-            seen.append(
-                self._seen(thing.name, self._point(thing.place), colour=colour, state=state)
-            )
-            parts += [self._seen(name, self._point(place)) for name, place in thing.parts.items()]
-            tasks += [
-                (text, self._seen(text, self._point(place))) for text, place in thing.tasks.items()
-            ]
+        objects = []
+        parts = []
+        tasks = []
+        for obj in self.scene.objects:
+            colour = self.appearance.colours.get(obj.material, "")
+            state = _state(obj, fractions)
+            at = self._point(obj.place)
+            objects.append(self._located(obj.name, at, colour=colour, state=state))
+            for name, place in obj.parts.items():
+                parts.append(self._located(name, self._point(place)))
+            for text, place in obj.tasks.items():
+                tasks.append((text, self._located(text, self._point(place))))
         for number, toy in enumerate(self.appearance.toys):
             if toy.kind:
-                point = self.data.body(f"toy{number}").xpos.copy()
-                seen.append(
-                    self._seen(toy.kind, point, colour=toy.colour, kind=toy.kind, size=toy.size)
-                )
-        hand = self._seen("gripper", self.arm.tip(self.data))
-        return Facts(self.scene.name, tuple(seen), tuple(parts), hand, opening, tuple(tasks))
+                at = self.data.body(f"toy{number}").xpos.copy()
+                look = {"colour": toy.colour, "kind": toy.kind, "size": toy.size}
+                objects.append(self._located(toy.kind, at, **look))
+        hand = self._located("gripper", self.arm.tip(self.data))
+        return Facts(self.scene.name, tuple(objects), tuple(parts), hand, opening, tuple(tasks))
 
-    def _seen(self, name: str, point: np.ndarray, **more: Any) -> Seen:
+    def _located(self, name: str, point: np.ndarray, **more: Any) -> Located:
         assert self.appearance is not None
-        return Seen(name, point, self.appearance.view.pixel(point), **more)
+        return Located(name, point, self.appearance.view.pixel(point), **more)
 
     def _point(self, place: Place) -> np.ndarray:
         found = getattr(self.data, place.kind)(place.name)
@@ -307,26 +310,40 @@ class _Stock:
     """The arrays of a model that `dress` and `pose` change, as they were compiled."""
 
     NAMES = (
-        "mat_rgba", "mat_texid", "geom_rgba", "geom_size", "site_rgba", "site_pos", "body_pos", "body_quat",
-        "light_diffuse", "light_pos", "tex_data",
-    )  # fmt: skip
+        "mat_rgba",
+        "mat_texid",
+        "geom_rgba",
+        "geom_size",
+        "site_rgba",
+        "site_pos",
+        "body_pos",
+        "body_quat",
+        "light_diffuse",
+        "light_pos",
+        "tex_data",
+    )
 
     def __init__(self, model: Any) -> None:
         self._arrays = {name: getattr(model, name).copy() for name in self.NAMES}
-        self._headlight = (model.vis.headlight.ambient.copy(), model.vis.headlight.diffuse.copy())
-        self.body_pos, self.body_quat = self._arrays["body_pos"], self._arrays["body_quat"]
+        self._ambient = model.vis.headlight.ambient.copy()
+        self._diffuse = model.vis.headlight.diffuse.copy()
+        self.body_pos = self._arrays["body_pos"]
+        self.body_quat = self._arrays["body_quat"]
 
     def restore(self, model: Any) -> None:
         for name, array in self._arrays.items():
             getattr(model, name)[:] = array
-        model.vis.headlight.ambient[:], model.vis.headlight.diffuse[:] = self._headlight
+        model.vis.headlight.ambient[:] = self._ambient
+        model.vis.headlight.diffuse[:] = self._diffuse
 
 
 @functools.cache
-def stage(name: str) -> Stage:
-    """The stage of the scene file called `name`. Compiling one takes a fifth of a second: once in
-    each process."""
-    return Stage(next(scene for scene in SCENES if scene.name == name))
+def load_scene(name: str) -> Scene:
+    """Return the scene of the file called `name`.
+
+    Compiling one takes a fifth of a second: once in each process.
+    """
+    return Scene(next(scene for scene in SCENES if scene.name == name))
 
 
 # --- toys
@@ -336,28 +353,35 @@ def _add_toy(spec: Any, number: int) -> None:
     """A body with one geom of each shape, all hidden; nothing touches them."""
     import mujoco
 
-    shapes = mujoco.mjtGeom
+    shapes = {
+        "box": mujoco.mjtGeom.mjGEOM_BOX,
+        "cylinder": mujoco.mjtGeom.mjGEOM_CYLINDER,
+        "egg": mujoco.mjtGeom.mjGEOM_ELLIPSOID,
+    }
     body = spec.worldbody.add_body(name=f"toy{number}", pos=[0, 0, -1])
-    for name, kind in (
-        ("box", shapes.mjGEOM_BOX),
-        ("cylinder", shapes.mjGEOM_CYLINDER),
-        ("egg", shapes.mjGEOM_ELLIPSOID),
-    ):
+    for name, kind in shapes.items():
         body.add_geom(
-            name=f"toy{number} {name}", type=kind, size=[0.03, 0.03, 0.03], rgba=[0.4, 0.4, 0.4, HIDDEN], group=1,
-            contype=0, conaffinity=0,
-        )  # fmt: skip
+            name=f"toy{number} {name}",
+            type=kind,
+            size=[0.03, 0.03, 0.03],
+            rgba=[0.4, 0.4, 0.4, HIDDEN],
+            group=1,
+            contype=0,
+            conaffinity=0,
+        )
 
 
 def _shape_of(kind: str) -> str:
-    return {
+    """Return the geom of a toy of this kind."""
+    shapes = {
         "cube": "box",
         "bar": "box",
         "ball": "egg",
         "egg": "egg",
         "cylinder": "cylinder",
         "disk": "cylinder",
-    }[kind]
+    }
+    return shapes[kind]
 
 
 def _random_toy(rng: np.random.Generator) -> Toy:
@@ -365,38 +389,44 @@ def _random_toy(rng: np.random.Generator) -> Toy:
 
 
 def _dimensions(toy: Toy, rng: np.random.Generator) -> tuple[float, ...]:
-    """Half lengths in m, the vertical one last; of cylinders the radius and the half height."""
-    r = float(rng.uniform(0.035, 0.045) if toy.size == "big" else rng.uniform(0.018, 0.026))
-    return {
+    """Return half lengths in m, the vertical one last; of cylinders the radius and the half
+    height."""
+    low, high = (0.035, 0.045) if toy.size == "big" else (0.018, 0.026)
+    r = float(rng.uniform(low, high))
+    sizes: dict[str, tuple[float, ...]] = {
         "cube": (r, r, r),
         "bar": (2.2 * r, 0.6 * r, 0.6 * r),
         "ball": (r, r, r),
         "egg": (0.7 * r, 0.7 * r, 1.3 * r),
         "cylinder": (0.8 * r, 1.3 * r),
         "disk": (1.3 * r, 0.25 * r),
-    }[toy.kind]
+    }
+    return sizes[toy.kind]
 
 
 # --- helpers
 
 
+def _state(obj: SceneObject, fractions: Mapping[str, float]) -> tuple[str, str, float] | None:
+    """Return the words for both ends of an object's joint, and where it is between them, 0..1."""
+    if obj.joint is None:
+        return None
+    return obj.joint.at_low, obj.joint.at_high, fractions[obj.name]
+
+
 def _materials(model: Any, root: str) -> tuple[str, ...]:
-    """The materials of what hangs on the body `root` and can be seen."""
+    """Return the materials of what hangs on the body `root` and is shown."""
     inside = {model.body(root).id}
     for body in range(model.nbody):
         if int(model.body_parentid[body]) in inside:
             inside.add(body)
-    used = {
-        int(model.geom_matid[g])
-        for g in range(model.ngeom)
-        if int(model.geom_bodyid[g]) in inside
-        and model.geom_group[g] < 3
-        and model.geom_matid[g] >= 0
-    }
+    shown = (model.geom_group < 3) & (model.geom_matid >= 0)
+    shown &= np.isin(model.geom_bodyid, list(inside))
+    used = {int(material) for material in model.geom_matid[shown]}
     return tuple(sorted(model.mat(i).name for i in used if model.mat_rgba[i, 3] > 0.5))
 
 
 def _muted(rng: np.random.Generator) -> RGB:
-    """The colour of a table, a wall or a floor: any brightness, little colour."""
+    """Return the colour of a table, a wall or a floor: any brightness, little colour."""
     rgb = np.clip(rng.uniform(0.15, 0.9) + 0.12 * rng.standard_normal(3), 0.0, 1.0)
     return float(rgb[0]), float(rgb[1]), float(rgb[2])

@@ -1,4 +1,4 @@
-"""Where a scene is seen from: near the benchmark's camera most of the time, from elsewhere for the
+"""Where a scene is rendered from: near the benchmark's camera mostly, from elsewhere for the
 rest."""
 
 from dataclasses import dataclass
@@ -7,66 +7,80 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float, UInt8
 
-from irevla.envs.metaworld.env import CAMERA, CAMERA_POS
+from irevla.envs.metaworld.suite import CAMERA, CAMERA_POS
 from irevla.envs.render import Camera, camera_of, looking
 
 USUAL = 0.65  # share of the views that are the benchmark's, a little shaken or not at all ...
-AROUND = 0.2  # ... that are from around it; the others look at the table from anywhere
+SHAKE = 0.01  # ... by this standard deviation, m and quaternion; 100 times as much in degrees
+AROUND = 0.2  # share of those from around it; the others look at the table from anywhere
+HALF_TURN = (0.0, 0.0, 0.0, 1.0)  # about the line of sight (quaternion w x y z)
 CENTRE = (0.0, 0.68, 0.08)  # what cameras look at, m
 
 
 @dataclass(frozen=True)
 class View:
-    """A camera, and whether its pictures hang upside down, as the benchmark's do."""
+    """A camera, and whether its images are upside down, as the benchmark's are."""
 
     camera: Camera
     flipped: bool
 
-    def hang(self, picture: UInt8[np.ndarray, "S S 3"]) -> UInt8[np.ndarray, "S S 3"]:
-        """The drawn picture as it is shown."""
-        return picture[::-1].copy() if self.flipped else picture
+    def flip(self, image: UInt8[np.ndarray, "S S 3"]) -> UInt8[np.ndarray, "S S 3"]:
+        """Return the rendered image as it is shown."""
+        return image[::-1].copy() if self.flipped else image
 
     def pixel(self, point: Float[np.ndarray, "3"]) -> tuple[float, float]:
-        """Column and row of a point of the world (m) in the shown picture, 0..1 inside it; (-1, -1)
-        behind us."""
+        """Return column and row of a point of the world (m) in the shown image, 0..1 inside it.
+
+        (-1, -1) where the point is behind the camera.
+        """
         x, y, z = _rotation(self.camera.quat).T @ (point - np.array(self.camera.pos))
         if z > -1e-3:
             return -1.0, -1.0
         half = np.tan(np.radians(self.camera.fovy) / 2)
-        column, row = 0.5 + x / (-z * half) / 2, 0.5 - y / (-z * half) / 2
+        column = 0.5 + x / (-z * half) / 2
+        row = 0.5 - y / (-z * half) / 2
         return float(column), float(1 - row if self.flipped else row)
 
 
 def usual_view(model: Any) -> View:
-    """The benchmark's camera."""
+    """Return the benchmark's camera."""
     return View(camera_of(model, CAMERA, CAMERA_POS), True)
 
 
 def random_view(model: Any, rng: np.random.Generator) -> View:
-    """The benchmark's camera, one from around it, or one from anywhere in front of the table."""
+    """Return the benchmark's camera, one from around it, or one from anywhere before the table."""
     usual = usual_view(model).camera
     chance = rng.random()
     if chance < USUAL:
-        shake = 0.0 if rng.random() < 0.5 else 0.01
-        pos = np.array(usual.pos) + shake * rng.standard_normal(3)
-        quat = np.array(usual.quat) + shake * rng.standard_normal(4)
-        return View(
-            _camera(
-                pos, quat / np.linalg.norm(quat), usual.fovy + 100 * shake * rng.standard_normal()
-            ),
-            True,
-        )
+        return View(_shaken(usual, rng), True)
     if chance < USUAL + AROUND:
-        pos = np.array(usual.pos) + rng.uniform(-0.18, 0.18, 3)
-        flip = np.array([0.0, 0.0, 0.0, 1.0])  # half a turn about the line of sight
-        return View(_camera(pos, _times(looking(pos, _aim(rng)), flip), rng.uniform(42, 58)), True)
-    angle, radius, height = (
-        rng.uniform(-0.75, 0.75) * np.pi,
-        rng.uniform(0.8, 1.15),
-        rng.uniform(0.35, 0.95),
-    )
+        return View(_around(usual, rng), True)
+    return View(_anywhere(rng), False)
+
+
+def _shaken(usual: Camera, rng: np.random.Generator) -> Camera:
+    """Return the usual camera, moved a little or, half of the time, not at all."""
+    shake = 0.0 if rng.random() < 0.5 else SHAKE
+    pos = np.array(usual.pos) + shake * rng.standard_normal(3)
+    quat = np.array(usual.quat) + shake * rng.standard_normal(4)
+    fovy = usual.fovy + 100 * shake * rng.standard_normal()
+    return _camera(pos, quat / np.linalg.norm(quat), fovy)
+
+
+def _around(usual: Camera, rng: np.random.Generator) -> Camera:
+    """Return a camera from within 0.18 m of the usual one in each direction."""
+    pos = np.array(usual.pos) + rng.uniform(-0.18, 0.18, 3)
+    quat = _times(looking(pos, _aim(rng)), np.array(HALF_TURN))
+    return _camera(pos, quat, rng.uniform(42, 58))
+
+
+def _anywhere(rng: np.random.Generator) -> Camera:
+    """Return a camera from anywhere in front of the table."""
+    angle = rng.uniform(-0.75, 0.75) * np.pi
+    radius = rng.uniform(0.8, 1.15)
+    height = rng.uniform(0.35, 0.95)
     pos = np.array([radius * np.sin(angle), CENTRE[1] + radius * np.cos(angle), height])
-    return View(_camera(pos, looking(pos, _aim(rng)), rng.uniform(42, 58)), False)
+    return _camera(pos, looking(pos, _aim(rng)), rng.uniform(42, 58))
 
 
 def _aim(rng: np.random.Generator) -> np.ndarray:

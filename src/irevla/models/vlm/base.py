@@ -13,9 +13,7 @@ class VLM(nn.Module, ABC):
 
     width: int  # d
     lora_targets: str  # regular expression: the linear layers that LoRA adapts by default
-    # Hub name or folder of the weights that it starts from; empty: a checkpoint must hold all
-    # weights
-    base: str = ""
+    base: str = ""  # Hub name or folder of the weights that it starts from; empty: none
     revision: str = ""  # the commit of `base` on the Hub, resolved; empty for a folder
 
     @abstractmethod

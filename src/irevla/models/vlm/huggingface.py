@@ -1,7 +1,7 @@
 """Any generative VLM that transformers loads, with its final fully connected layer taken off
 (section IV-A).
 
-One adapter: the library says where the towers are, how a picture and a prompt become tokens and how
+One adapter: the library says where the towers are, how an image and a prompt become tokens and how
 wide the hidden states are; `families.py` has what it does not say. Code from a repository is never
 run.
 """
@@ -26,7 +26,7 @@ from irevla.config import ModelConfig
 from irevla.errors import UserError
 from irevla.models.vlm.base import VLM
 from irevla.models.vlm.families import FAMILIES, Family, question
-from irevla.models.vlm.pictures import Pixels
+from irevla.models.vlm.images import Pixels
 from irevla.types import Features, Observation
 
 SURPRISES = (
@@ -39,17 +39,15 @@ SURPRISES = (
     TypeError,
     ValueError,
 )
-NOT_INPUTS = (
-    "pixel_values",
-    "labels",
-)  # of what a processor returns: ours come from the device; PaliGemma's are none
+# Of what a processor returns: pixels of ours come from the device; PaliGemma's labels are no input.
+NOT_INPUTS = ("pixel_values", "labels")
 
 
 class HuggingFaceVLM(VLM):
     """A model of transformers and its processor.
 
     For encoder-decoder models the hidden states are the encoder's, and the decoder, which nothing
-    would use, is dropped. Pictures are prepared on the device.
+    would use, is dropped. Images are prepared on the device.
     """
 
     dtype = "float32"  # what its weights were loaded as
@@ -83,7 +81,7 @@ class HuggingFaceVLM(VLM):
         return Features(self.tap.take(), text["attention_mask"].bool())
 
     def _text(self, instructions: Sequence[str], device: torch.device) -> dict[str, Tensor]:
-        """What belongs to the tokens of the instructions' prompts, each `B m`."""
+        """Return what belongs to the tokens of the instructions' prompts, each `B m`."""
         prompts = [self._prompt(instruction) for instruction in instructions]
         return {
             name: pad_sequence([each[name] for each in prompts], batch_first=True).to(device)
@@ -91,8 +89,10 @@ class HuggingFaceVLM(VLM):
         }
 
     def _prompt(self, instruction: str) -> dict[str, Tensor]:
-        """The same for one instruction, each of one dimension. Kept: a suite has a handful of
-        them."""
+        """Return the same for one instruction, each of one dimension.
+
+        Kept: a suite has a handful of them.
+        """
         if instruction not in self.prompts:
             inputs = self._ask(question(instruction))
             of_tokens = inputs.keys() - self.pixels.names - set(NOT_INPUTS)
@@ -102,8 +102,10 @@ class HuggingFaceVLM(VLM):
         return self.prompts[instruction]
 
     def _ask(self, text: str) -> Any:
-        """The processor's inputs for a question about a picture, as the family was trained to read
-        it, as lists."""
+        """Return the processor's inputs for a question about an image, as lists.
+
+        It is asked as the family was trained to read it.
+        """
         if self.processor.chat_template is not None:
             content = [{"type": "image", "image": self.blank}, {"type": "text", "text": text}]
             return self.processor.apply_chat_template(
@@ -126,8 +128,9 @@ class HuggingFaceVLM(VLM):
 
     @torch.no_grad()
     def _check_forward(self) -> None:
-        """Of a family that was never tried: whether one picture has as many latents as tokens."""
-        with _understood(self.model.config, "it fails with one picture"):
+        """Raise `UserError` unless one image has as many latents as tokens: nobody tried this
+        family."""
+        with _understood(self.model.config, "it fails with one image"):
             self.pixels.to(self.model.device)
             blank = Observation.of(np.array(self.blank)[None], ["open the door"])
             latents = self.encode(blank.to(self.model.device))
@@ -149,13 +152,14 @@ class Tap(nn.Module):
     hidden: Tensor | None = None
 
     def forward(self, hidden: Tensor) -> Tensor:
-        """Changes nothing."""
+        """Return the hidden states as they are."""
         self.hidden = hidden
         return hidden
 
     def take(self) -> Float[Tensor, "B m d"]:
-        """The hidden states of the last forward, once: they would hold its whole graph."""
-        hidden, self.hidden = self.hidden, None
+        """Return the hidden states of the last forward, once: they would hold its whole graph."""
+        hidden = self.hidden
+        self.hidden = None
         assert hidden is not None
         return hidden
 
@@ -164,7 +168,7 @@ class DecoderTap(Tap):
     """In the place of a decoder: keeps the hidden states of the encoder."""
 
     def forward(self, *, encoder_hidden_states: Tensor, **_: Any) -> Any:  # type: ignore[override]
-        """What the caller expects of a decoder."""
+        """Return what the caller expects of a decoder."""
         from transformers.modeling_outputs import BaseModelOutputWithPastAndCrossAttentions
 
         self.hidden = encoder_hidden_states
@@ -172,8 +176,8 @@ class DecoderTap(Tap):
 
 
 def take_off_output_layer(model: Any) -> Tap:
-    """Put a tap where `model` would score its vocabulary; in encoder-decoder models, where it would
-    decode.
+    """Put a tap where `model` would score its vocabulary, or decode in encoder-decoder models;
+    return it.
 
     Not an identity whose output would be the logits: some models scale or cap those (Gemma 2, T5).
     """
@@ -189,18 +193,14 @@ def take_off_output_layer(model: Any) -> Tap:
 
 
 def lora_targets(model: Any, towers: Sequence[str]) -> str:
-    """A regular expression for the linear layers inside the repeated layers of `towers`, as names
-    of our module.
+    """Return a regular expression for the linear layers inside the repeated layers of `towers`, as
+    names of our module.
 
     Raises `UserError` for a tower that the model does not have.
     """
-    text = (
-        model.get_encoder()
-        if model.config.get_text_config().is_encoder_decoder
-        else model.get_decoder()
-    )
+    encodes = model.config.get_text_config().is_encoder_decoder
     modules = {
-        "language": text,
+        "language": model.get_encoder() if encodes else model.get_decoder(),
         "vision": model.get_encoder(modality="image"),
         "qformer": getattr(model, "qformer", None),
     }
@@ -211,9 +211,9 @@ def lora_targets(model: Any, towers: Sequence[str]) -> str:
     }
     for tower in towers:
         if tower not in names:
+            known = ", ".join(names)
             raise UserError(
-                f"lora.towers: {model.config.model_type} has no {tower!r}; it has "
-                f"{', '.join(names)}"
+                f"lora.towers: {model.config.model_type} has no {tower!r}; it has {known}"
             )
     return "|".join(rf"model\.{re.escape(names[tower])}\..*\.\d+\..+" for tower in towers)
 
@@ -227,12 +227,14 @@ def _name(model: Any, module: nn.Module) -> str:
 
 
 def load(config: ModelConfig, *, image_size: int, device: torch.device) -> HuggingFaceVLM:
-    """The VLM that `config.vlm` names, on the Hub or in a folder, with its pretrained weights.
+    """Return the VLM that `config.vlm` names, on the Hub or in a folder, with its pretrained
+    weights.
 
     `check_before` comes first. Raises `UserError` where it cannot be reached, or is not whole, or
     no VLM of a supported kind.
     """
-    name, dtype = config.vlm, _dtype(config, device)
+    name = config.vlm
+    dtype = _dtype(config, device)
     with _readable(name):
         commit = _commit(name, config.revision)
         settings = _settings(name, commit)
@@ -241,7 +243,8 @@ def load(config: ModelConfig, *, image_size: int, device: torch.device) -> Huggi
             name, commit, settings, dtype=dtype, quantize=config.quantize, device=device
         )
     vlm = HuggingFaceVLM(model, processor, image_size=image_size, towers=config.lora.towers)
-    vlm.base, vlm.revision = name, commit
+    vlm.base = name
+    vlm.revision = commit
     vlm.dtype = str(dtype).removeprefix("torch.")
     if config.gradient_checkpointing:
         model.activation_checkpointing_enable({"use_reentrant": False})
@@ -251,8 +254,10 @@ def load(config: ModelConfig, *, image_size: int, device: torch.device) -> Huggi
 
 
 def check_before(config: ModelConfig, device: torch.device) -> None:
-    """`UserError` for what can be seen without the weights: of a model on the Hub, only config.json
-    is fetched."""
+    """Raise `UserError` for what can be seen without the weights.
+
+    Of a model on the Hub, only config.json is fetched.
+    """
     if find_spec("transformers") is None:
         raise UserError(
             "a VLM of the Hub needs the package transformers: pip install 'irevla[hub]'"
@@ -265,15 +270,16 @@ def check_before(config: ModelConfig, device: torch.device) -> None:
     check_name(config)
     with _readable(config.vlm):
         settings = _settings(config.vlm, _commit(config.vlm, config.revision))
-    if (width := _width(settings)) % config.head_groups:
+    width = _width(settings)
+    if width % config.head_groups:
         raise UserError(
             f"the width of {config.vlm} is {width}: set a model.head_groups that divides it"
         )
 
 
 def check_name(config: ModelConfig) -> None:
-    """`UserError` unless `config.vlm` is a folder with all the parts of a model, or can be a name
-    on the Hub."""
+    """Raise `UserError` unless `config.vlm` is a folder with all the parts of a model, or can be a
+    name on the Hub."""
     folder = Path(config.vlm)
     if folder.is_dir():
         if config.revision:
@@ -288,11 +294,11 @@ def check_name(config: ModelConfig) -> None:
 
 
 def check_folder(folder: Path) -> None:
-    """`UserError` unless `folder` has all the parts of a model."""
+    """Raise `UserError` unless `folder` has all the parts of a model."""
     parts = {
         "config.json": "its settings",
         "*.safetensors": "weights in the one format that irevla reads",
-        "*processor_config.json": "how it prepares pictures",
+        "*processor_config.json": "how it prepares images",
         "tokenizer*": "its tokenizer",
     }
     for pattern, meaning in parts.items():
@@ -303,8 +309,11 @@ def check_folder(folder: Path) -> None:
 
 
 def _commit(name: str, revision: str) -> str:
-    """The commit that `revision` is on the Hub at this moment, so that all files come from it;
-    empty for a folder."""
+    """Return the commit that `revision` is on the Hub at this moment, so that all files come from
+    it.
+
+    Empty for a folder.
+    """
     if Path(name).is_dir():
         return ""
     from huggingface_hub import hf_hub_download
@@ -333,7 +342,7 @@ def _width(settings: Any) -> int:
 
 
 def _without_chance(settings: Any) -> None:
-    """No dropout and no cache, in any tower: latents are kept, so they must not depend on
+    """Switch off dropout and cache in all towers: latents are kept, so they must not depend on
     chance."""
     for name, value in list(vars(settings).items()):
         if hasattr(value, "sub_configs"):
@@ -345,8 +354,10 @@ def _without_chance(settings: Any) -> None:
 
 
 def _dtype(config: ModelConfig, device: torch.device) -> torch.dtype:
-    """Weights that are trained in full are float32: an optimiser's small steps are lost in
-    bfloat16."""
+    """Return the type of the weights.
+
+    Those trained in full are float32: an optimiser's small steps are lost in bfloat16.
+    """
     small = config.dtype == "auto" and device.type == "cuda" and config.lora.rank > 0
     return torch.bfloat16 if small or config.dtype == "bfloat16" else torch.float32
 
@@ -364,9 +375,8 @@ def _weights(
 
     options: dict[str, Any] = {}
     if quantize:
-        options["device_map"] = {
-            "": torch.cuda.current_device() if device.index is None else device.index
-        }
+        card = torch.cuda.current_device() if device.index is None else device.index
+        options["device_map"] = {"": card}
         options["quantization_config"] = transformers.BitsAndBytesConfig(
             load_in_4bit=True,
             bnb_4bit_quant_type="nf4",
@@ -383,7 +393,8 @@ def _weights(
         output_loading_info=True,
         **options,
     )
-    if missing := sorted(report["missing_keys"]):
+    missing = sorted(report["missing_keys"])
+    if missing:
         raise UserError(
             f"the weights of {name} are not whole: {len(missing)} are missing, {missing[0]} among "
             "them"
@@ -392,7 +403,8 @@ def _weights(
 
 
 def _processor(name: str, commit: str, settings: Any) -> Any:
-    """What turns questions and pictures into tokens: the library's, without the part for films.
+    """Return what turns questions and images into tokens: the library's, without the part for
+    films.
 
     That part needs torchvision, and nothing here shows films.
     """
@@ -428,8 +440,8 @@ def _unsupported(settings: Any, reason: str) -> UserError:
 
 @contextmanager
 def _understood(settings: Any, doubt: str) -> Iterator[None]:
-    """A family that nobody has tried may answer with anything: what is raised then is `doubt`, in
-    one line."""
+    """Raise `doubt`, in one line, for whatever the body raises: a family that nobody has tried may
+    answer with anything."""
     try:
         yield
     except UserError:
@@ -440,7 +452,7 @@ def _understood(settings: Any, doubt: str) -> Iterator[None]:
 
 @contextmanager
 def _readable(name: str) -> Iterator[None]:
-    """What the library raises about a model that cannot be read is the user's to put right."""
+    """Turn what the library raises about a model that cannot be read into a `UserError`."""
     try:
         yield
     except UserError:
@@ -458,15 +470,30 @@ def _explained(name: str, error: BaseException) -> str:
         return any(issubclass(kind, wanted) for kind in kinds)
 
     if caused_by(errors.GatedRepoError):
-        return f"{name} is gated: accept its terms on its page on the Hub, then log in with: hf auth login"
+        return (
+            f"{name} is gated: accept its terms on its page on the Hub, then log in with: hf auth "
+            "login"
+        )
     if caused_by(errors.RepositoryNotFoundError):
-        return f"there is no model {name} on the Hub, or it is private (then: hf auth login), and there is no such folder"
+        return (
+            f"there is no model {name} on the Hub, or it is private (then: hf auth login), and "
+            "there is no such folder"
+        )
     if caused_by(errors.RevisionNotFoundError):
-        return f"{name} has no such model.revision: name a commit, tag or branch that its page on the Hub shows"
+        return (
+            f"{name} has no such model.revision: name a commit, tag or branch that its page on the "
+            "Hub shows"
+        )
     if caused_by(errors.LocalEntryNotFoundError, errors.OfflineModeIsEnabled, ConnectionError):
-        return f"{name} is not in the cache and the Hub cannot be reached: go online once, or name a folder that holds it"
+        return (
+            f"{name} is not in the cache and the Hub cannot be reached: go online once, or name a "
+            "folder that holds it"
+        )
     if "trust_remote_code" in str(error):
-        return f"{name} brings code of its own, which irevla never runs: use one that transformers knows"
+        return (
+            f"{name} brings code of its own, which irevla never runs: use one that transformers "
+            "knows"
+        )
     return f"cannot load {name}: {_first_line(error)}"
 
 

@@ -4,33 +4,31 @@ pretrain` writes."""
 import json
 from pathlib import Path
 
-import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 from irevla.errors import UserError
-from irevla.models.picture_file import read_picture
-from irevla.types import Observation
+from irevla.models.image_file import read_image
 from irevla.models.vlm.tiny import TinyVLM
+from irevla.storage.disk import writing
+from irevla.types import Observation
 
 SHIPPED = Path(__file__).parent / "tiny.safetensors"  # `docs/tiny-vlm.md` says what it is
 FORMAT = "irevla-tiny-1"
 
 
 def save_tiny(path: Path, model: TinyVLM, *, layers: int, image_size: int) -> None:
-    """Write the weights, the output layer's among them, with the sizes that are needed to build the
-    model again."""
+    """Write the weights, the output layer's among them, and the sizes to build the model again."""
     sizes = {"format": FORMAT, "width": model.width, "layers": layers, "image_size": image_size}
     tensors = {
         name: value.detach().cpu().contiguous() for name, value in model.state_dict().items()
     }
-    aside = path.with_name(f".{path.name}.new")
-    save_file(tensors, aside, metadata={"irevla": json.dumps(sizes)})
-    aside.replace(path)
+    with writing(path) as aside:
+        save_file(tensors, aside, metadata={"irevla": json.dumps(sizes)})
 
 
 def load_tiny(path: Path = SHIPPED) -> tuple[TinyVLM, int]:
-    """The model in `path`, able to speak, and the side of the pictures that it reads.
+    """Return the model in `path`, able to speak, and the side of the images that it reads.
 
     Raises `UserError` where the file is missing, damaged or another model's.
     """
@@ -56,10 +54,10 @@ def load_tiny(path: Path = SHIPPED) -> tuple[TinyVLM, int]:
 
 
 def ask(weights: Path, image: Path, question: str) -> str:
-    """The answer of the model in `weights` about the picture in the file `image`, resized to the
-    model's size.
+    """Return the answer of the model in `weights` about the image in a file, resized to its size.
 
-    Raises `UserError` where the file is no picture.
+    Raises `UserError` where the file is no image.
     """
     model, size = load_tiny(weights)
-    return model.generate(Observation.of(read_picture(image, size)[None], [question]))[0]
+    observation = Observation.of(read_image(image, size)[None], [question])
+    return model.generate(observation)[0]

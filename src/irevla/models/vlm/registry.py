@@ -1,7 +1,7 @@
 """From a `ModelConfig` to a VLM without its final fully connected layer.
 
-A new small vision-language model is one class that implements `VLM`, and one line in `VLMS`; any other
-name is one that transformers loads.
+A new small vision-language model is one class that implements `VLM`, and one line in `VLMS`; any
+other name is one that transformers loads.
 """
 
 from collections.abc import Callable
@@ -31,19 +31,18 @@ def _tiny_random(config: ModelConfig, image_size: int) -> VLM:
 
 
 def _tiny(config: ModelConfig, image_size: int) -> VLM:
-    """The pretrained one; what it was built with is in its file."""
+    """Return the pretrained one; what it was built with is in its file."""
     vlm, size = load_tiny()
     if image_size != size:
         raise UserError(
-            f"tiny reads pictures of {size} pixels, not {image_size}: set env.image_size, or use "
+            f"tiny reads images of {size} pixels, not {image_size}: set env.image_size, or use "
             "tiny-random"
         )
     layers = len(vlm.tower)
     if (config.width, config.layers) != (vlm.width, layers):
         raise UserError(
             f"tiny has width {vlm.width} and {layers} layers: leave model.width and model.layers "
-            "as they are, "
-            "or use tiny-random"
+            "as they are, or use tiny-random"
         )
     vlm.take_off_output_layer()
     return vlm
@@ -53,8 +52,8 @@ VLMS: dict[str, Callable[[ModelConfig, int], VLM]] = {
     "tiny": _tiny,
     "tiny-random": _tiny_random,
 }
-"""Name -> a function of the config and the picture's side: the VLM without its final fully
-connected layer."""
+"""Name -> a function of the config and the image's side: the VLM without its final fully connected
+layer."""
 
 
 def build_vlm(
@@ -79,7 +78,8 @@ def build_vlm(
 
 
 def check_model(config: ModelConfig, device: torch.device) -> None:
-    """`UserError` for what can be seen to be wrong with `config` before anything large is read."""
+    """Raise `UserError` for what can be seen to be wrong with `config` before anything large is
+    read."""
     if config.lora.rank > 0:
         check_peft()
     if config.vlm in VLMS:

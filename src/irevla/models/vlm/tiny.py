@@ -1,15 +1,16 @@
 """A vision-language model of our own for a laptop: {vision, text} -> {text}, about 1.35 million
 parameters.
 
-A strided convolutional stem turns the picture into 4 x 4 tokens; a pre-norm transformer, the tower,
+A strided convolutional stem turns the image into 4 x 4 tokens; a pre-norm transformer, the tower,
 reads them and the prompt, which see each other; a small decoder, which reads the tower's last
 hidden states, writes the answer. So the states that the policy is given are those that answers are
-made from; in a language model of one stack, nothing would ever read the last states of picture and
-prompt. Nothing depends on the batch: no batch normalisation, no dropout, so a picture has the same
+made from; in a language model of one stack, nothing would ever read the last states of image and
+prompt. Nothing depends on the batch: no batch normalisation, no dropout, so an image has the same
 latent alone and among others.
 """
 
 from collections.abc import Sequence
+from itertools import pairwise
 
 import torch
 import torch.nn.functional as F
@@ -28,7 +29,7 @@ IGNORE = -100  # the target of padding, which `cross_entropy` leaves out
 class TinyVLM(VLM):
     """See the module.
 
-    `grid` x `grid` image tokens for pictures of `image_size` pixels; prompts and answers of
+    `grid` x `grid` image tokens for images of `image_size` pixels; prompts and answers of
     `context` tokens at most.
     """
 
@@ -69,7 +70,8 @@ class TinyVLM(VLM):
         The model speaks no more.
         """
         self.decoder = nn.ModuleList()
-        self.decoder_norm, self.output_layer = nn.Identity(), nn.Identity()
+        self.decoder_norm = nn.Identity()
+        self.output_layer = nn.Identity()
 
     def encode(self, observation: Observation) -> Features:
         """Return h, the tower's last hidden states of the image's tokens and the prompt's.
@@ -86,8 +88,8 @@ class TinyVLM(VLM):
         return Features(self.norm(x), mask)
 
     def logits(self, observation: Observation, answers: Sequence[str]) -> Float[Tensor, "B L V"]:
-        """Scores of each next token of the answers, given picture, prompt and the answer so far
-        (teacher forcing).
+        """Return scores of each next token of the answers, given image, prompt and the answer so
+        far (teacher forcing).
 
         Row `l` scores the answer's token `l`, the last one EOS: the targets are `targets(answers)`.
         """
@@ -95,7 +97,7 @@ class TinyVLM(VLM):
         return self._scores(self.encode(observation), told)
 
     def targets(self, answers: Sequence[str]) -> Int[Tensor, "B L"]:
-        """What `logits` should predict: the answers' tokens and EOS.
+        """Return what `logits` should predict: the answers' tokens and EOS.
 
         `IGNORE` where an answer is shorter than the longest.
         """
@@ -103,16 +105,13 @@ class TinyVLM(VLM):
 
     @torch.no_grad()
     def generate(self, observation: Observation, *, max_tokens: int = 64) -> list[str]:
-        """The most likely answer to each prompt, token by token."""
+        """Return the most likely answer to each prompt, token by token."""
         features = self.encode(observation)
         answers = [[tokenizer.SEP] for _ in observation.instructions]
         for _ in range(max_tokens):
-            best = (
-                self._scores(features, [tuple(tokens) for tokens in answers])[:, -1]
-                .argmax(-1)
-                .tolist()
-            )
-            for tokens, token in zip(answers, best, strict=True):
+            scores = self._scores(features, [tuple(tokens) for tokens in answers])
+            best = scores[:, -1].argmax(-1)
+            for tokens, token in zip(answers, best.tolist(), strict=True):
                 tokens.append(tokenizer.EOS if tokens[-1] == tokenizer.EOS else token)
             if all(tokens[-1] == tokenizer.EOS for tokens in answers):
                 break
@@ -127,8 +126,8 @@ class TinyVLM(VLM):
         length = answer.shape[1]
         order = torch.arange(length, device=answer.device)
         earlier = (order <= order[:, None]).expand(len(answer), 1, length, length)
-        seen = features.mask[:, None, None, :].expand(-1, -1, length, -1)
-        visible = torch.cat([seen, earlier], -1)  # query x key: h, then the answer so far
+        real = features.mask[:, None, None, :].expand(-1, -1, length, -1)
+        visible = torch.cat([real, earlier], -1)  # query x key: h, then the answer so far
         x = self.embedding(answer) + self.text_position[:length]
         for block in self.decoder:
             x = block(x, features.tokens, visible)
@@ -138,24 +137,23 @@ class TinyVLM(VLM):
     def _prompts(
         self, prompts: Sequence[str], device: torch.device
     ) -> tuple[Int[Tensor, "B P"], Bool[Tensor, "B P"], bool]:
-        """BOS and the prompt's tokens, which are real, and whether any is not (asked without
-        waiting for a GPU)."""
+        """Return BOS and the prompts' tokens, which of them are real, and whether any is not.
+
+        The last is found without waiting for a GPU.
+        """
         tokens = [(tokenizer.BOS, *tokenizer.encode(prompt)) for prompt in prompts]
         self._check_length(max(map(len, tokens)))
         ids = _pad(tokens, tokenizer.PAD)
-        return (
-            ids.to(device),
-            (ids != tokenizer.PAD).to(device),
-            len({len(row) for row in tokens}) > 1,
-        )
+        real = ids != tokenizer.PAD
+        padded = len({len(row) for row in tokens}) > 1
+        return ids.to(device), real.to(device), padded
 
     def _prefix(
         self, images: UInt8[Tensor, "B H W 3"], prompt: Int[Tensor, "B P"]
     ) -> Float[Tensor, "B M d"]:
-        picture = self.stem(images) + self.image_position
-        return torch.cat(
-            [picture, self.embedding(prompt) + self.text_position[: prompt.shape[1]]], 1
-        )
+        image = self.stem(images) + self.image_position
+        text = self.embedding(prompt) + self.text_position[: prompt.shape[1]]
+        return torch.cat([image, text], 1)
 
     def _check_length(self, length: int) -> None:
         if length > self.context:
@@ -179,20 +177,20 @@ class Stem(nn.Module):
         while self.grid // 2 >= grid:
             self.grid = (self.grid + 1) // 2
             widths.append(min(width, channels << len(widths)))
-        assert widths, f"pictures of {image_size} pixels are too small for {grid} x {grid} tokens"
+        assert widths, f"images of {image_size} pixels are too small for {grid} x {grid} tokens"
         layers: list[nn.Module] = []
-        for inputs, outputs in zip([3, *widths], [*widths[:-1], width], strict=False):
-            layers += [
-                _convolution(inputs, outputs, last=len(layers) == 2 * len(widths) - 2),
-                nn.ReLU(inplace=True),
-            ]
-        self.layers = nn.Sequential(*layers[:-1])
+        channels_of = [3, *widths[:-1], width]
+        for number, (inputs, outputs) in enumerate(pairwise(channels_of), start=1):
+            last = number == len(widths)
+            layers.append(_convolution(inputs, outputs, last=last))
+            if not last:
+                layers.append(nn.ReLU(inplace=True))
+        self.layers = nn.Sequential(*layers)
 
     def forward(self, images: UInt8[Tensor, "B H W 3"]) -> Float[Tensor, "B M d"]:
-        """Tokens row by row.
+        """Return tokens row by row.
 
-        Pictures lie in memory as channels-last convolutions want them, so that no permutation
-        copies.
+        Images lie in memory as channels-last convolutions want them, so that no permutation copies.
         """
         x = images.permute(0, 3, 1, 2).float().mul_(1 / 127.5).sub_(1)
         tokens: Tensor = self.layers(x).permute(0, 2, 3, 1).flatten(1, 2)
@@ -200,8 +198,10 @@ class Stem(nn.Module):
 
 
 def _convolution(inputs: int, outputs: int, *, last: bool) -> nn.Conv2d:
-    """Torch's own initial weights shrink the signal in each layer, and learning starts more
-    slowly."""
+    """Return one with He's initial weights.
+
+    Torch's own shrink the signal in each layer, and learning starts more slowly.
+    """
     layer = nn.Conv2d(inputs, outputs, 3, stride=2, padding=1)
     nn.init.kaiming_normal_(layer.weight, nonlinearity="linear" if last else "relu")
     nn.init.zeros_(layer.bias)  # type: ignore[arg-type]  # it has one
@@ -225,12 +225,15 @@ class Block(nn.Module):
     def forward(
         self, x: Float[Tensor, "B S d"], visible: Bool[Tensor, "..."] | None
     ) -> Float[Tensor, "B S d"]:
-        """`visible` broadcasts to `B heads S S` (query x key); None: all see all."""
+        """Return x after the layer.
+
+        `visible` broadcasts to `B heads S S` (query x key); None: all see all.
+        """
         q, k, v = self._heads(self.qkv(self.norm1(x)))
         return self._rest(x, q, k, v, visible)
 
     def _heads(self, x: Float[Tensor, "B S _"]) -> list[Tensor]:
-        """What `qkv` puts side by side, one after the other: each `B heads S d/heads`."""
+        """Return what `qkv` puts side by side, one after the other: each `B heads S d/heads`."""
         batch, length, _ = x.shape
         size = self.out.in_features // self.heads
         return list(x.view(batch, length, -1, self.heads, size).permute(2, 0, 3, 1, 4).unbind())
@@ -258,7 +261,7 @@ class DecoderBlock(Block):
         h: Float[Tensor, "B m d"],
         visible: Bool[Tensor, "B 1 L m+L"],
     ) -> Float[Tensor, "B L d"]:
-        """`visible`: query x key, first those of h."""
+        """Return x after the layer. `visible`: query x key, first those of h."""
         width = x.shape[-1]
         q, k, v = self._heads(self.qkv(self.norm1(x)))
         h_k, h_v = self._heads(F.linear(h, self.qkv.weight[width:], self.qkv.bias[width:]))

@@ -20,11 +20,10 @@ _SPACE = FIRST_BYTE + ord(" ")
 
 @lru_cache(maxsize=1)
 def words() -> tuple[str, ...]:
-    """The vocabulary file. Its order is part of every saved model: new words go to its end."""
-    text = (
-        resources.files("irevla.models.vlm").joinpath("vocabulary.txt").read_text(encoding="utf-8")
-    )
-    return tuple(text.split())
+    """Return the vocabulary file. Its order is part of every saved model: new words go to its
+    end."""
+    file = resources.files("irevla.models.vlm").joinpath("vocabulary.txt")
+    return tuple(file.read_text(encoding="utf-8").split())
 
 
 @lru_cache(maxsize=1)
@@ -33,18 +32,18 @@ def _ids() -> dict[str, int]:
 
 
 def vocabulary_size() -> int:
-    """V: special tokens, bytes and words."""
+    """Return V: special tokens, bytes and words."""
     return FIRST_WORD + len(words())
 
 
 def normalise(text: str) -> str:
-    """What a round trip keeps of `text`: lower case, single blanks."""
+    """Return what a round trip keeps of `text`: lower case, single blanks."""
     return " ".join(text.lower().split())
 
 
 @lru_cache(maxsize=65536)
 def encode(text: str) -> tuple[int, ...]:
-    """The tokens of `text`, without BOS, SEP or EOS.
+    """Return the tokens of `text`, without BOS, SEP or EOS.
 
     Cached: a suite has a handful of instructions, asked for at every step.
     """
@@ -52,21 +51,26 @@ def encode(text: str) -> tuple[int, ...]:
     tokens: list[int] = []
     end = 0
     for match in _PIECE.finditer(plain):
-        piece = _ids().get(match[0])
-        spelled = (
-            (piece,)
-            if piece is not None
-            else tuple(FIRST_BYTE + byte for byte in match[0].encode())
-        )
+        spelled = _spelled(match[0])
         tokens += _between(tokens, spelled[0], glued=match.start() == end)
         tokens += spelled
         end = match.end()
     return tuple(tokens)
 
 
+def _spelled(piece: str) -> tuple[int, ...]:
+    """Return the token of a known word; of any other, one for each of its bytes."""
+    word = _ids().get(piece)
+    if word is not None:
+        return (word,)
+    return tuple(FIRST_BYTE + byte for byte in piece.encode())
+
+
 def decode(tokens: Iterable[int]) -> str:
-    """The inverse of `encode`. Special tokens say nothing; bytes that are not UTF-8 become
-    U+FFFD."""
+    """Return the inverse of `encode`.
+
+    Special tokens say nothing; bytes that are not UTF-8 become U+FFFD.
+    """
     text = bytearray()
     before = GLUE
     for token in tokens:
@@ -77,15 +81,16 @@ def decode(tokens: Iterable[int]) -> str:
             continue
         if before != GLUE and not (_is_byte(before) and _is_byte(token)):
             text += b" "
-        text += (
-            bytes([token - FIRST_BYTE]) if _is_byte(token) else words()[token - FIRST_WORD].encode()
-        )
+        if _is_byte(token):
+            text.append(token - FIRST_BYTE)
+        else:
+            text += words()[token - FIRST_WORD].encode()
         before = token
     return text.decode("utf-8", errors="replace")
 
 
 def _between(tokens: list[int], after: int, *, glued: bool) -> list[int]:
-    """What goes between the tokens so far and the next one.
+    """Return what goes between the tokens so far and the next one.
 
     Two spelled words have an explicit blank, or would run together.
     """

@@ -7,7 +7,7 @@ import transformers
 from PIL import Image
 
 from irevla.errors import UserError
-from irevla.models.vlm.pictures import Pixels, sample
+from irevla.models.vlm.images import Pixels, example_image
 
 CLIP = {"size": {"shortest_edge": 32}, "crop_size": {"height": 28, "width": 28}}
 TILES = {"size": {"longest_edge": 112}, "max_image_size": {"longest_edge": 28}}
@@ -20,7 +20,7 @@ def processor(name: str, **settings: Any) -> Any:
 def both(
     library: Any, images: np.ndarray
 ) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]:
-    """What we make of pictures on the device, and what the library makes of them one by one."""
+    """What we make of images on the device, and what the library makes of them one by one."""
     ours = Pixels(library, images.shape[1])(torch.from_numpy(images), torch.float32)
     rows = [library(images=[Image.fromarray(image)], return_tensors="pt") for image in images]
     return ours, {name: torch.cat([row[name] for row in rows]) for name in ours}
@@ -41,7 +41,7 @@ def noise(side: int) -> np.ndarray:
         (processor("Siglip", do_resize=False, do_rescale=False), 20),
     ],
 )
-def test_pictures_that_need_no_resizing_are_the_librarys_own(library: Any, side: int) -> None:
+def test_images_that_need_no_resizing_are_the_librarys_own(library: Any, side: int) -> None:
     ours, theirs = both(library, noise(side))
     for name in theirs:
         torch.testing.assert_close(ours[name], theirs[name], atol=2e-5, rtol=1e-6)
@@ -59,11 +59,10 @@ def test_pictures_that_need_no_resizing_are_the_librarys_own(library: Any, side:
     ],
     ids=lambda library: type(library).__name__,
 )
-def test_resized_pictures_are_within_a_step_of_the_librarys(library: Any, side: int) -> None:
-    picture = sample(
-        side
-    )  # not noise: a picture that goes through two Lanczos filters is clipped between them
-    ours, theirs = both(library, np.stack([picture, picture[::-1], 255 - picture]))
+def test_resized_images_are_within_a_step_of_the_librarys(library: Any, side: int) -> None:
+    # Not noise: an image that goes through two Lanczos filters is clipped between them.
+    image = example_image(side)
+    ours, theirs = both(library, np.stack([image, image[::-1], 255 - image]))
     step = 1 / 255 / np.mean(library.image_std)
     difference = (ours["pixel_values"] - theirs["pixel_values"]).abs() / step
     assert difference.mean() < 0.5 and difference.quantile(0.99) < 4
@@ -83,7 +82,10 @@ def test_buffers_belong_to_no_checkpoint() -> None:
 
 
 def test_autocast_costs_no_precision() -> None:
-    pixels, images = Pixels(processor("CLIP", **CLIP), 64), torch.from_numpy(sample(64))[None]
+    pixels, images = (
+        Pixels(processor("CLIP", **CLIP), 64),
+        torch.from_numpy(example_image(64))[None],
+    )
     exact = pixels(images, torch.float32)["pixel_values"]
     with torch.autocast("cpu", torch.bfloat16):
         assert torch.equal(pixels(images, torch.float32)["pixel_values"], exact)

@@ -1,5 +1,4 @@
-"""Pictures of a pretraining, for people: its learning curve, and a sheet of held-out pictures with
-answers."""
+"""Plots of a pretraining: its learning curve, and a sheet of held-out images with answers."""
 
 import textwrap
 from collections.abc import Mapping, Sequence
@@ -7,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 import matplotlib as mpl
-import torch
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
@@ -16,22 +14,15 @@ from irevla.evaluation.plots import DPI, GREY, LIGHT, WIDTH
 from irevla.models.vlm.tiny import TinyVLM
 from irevla.pretraining.corpus import Corpus
 from irevla.storage.metrics import read_metrics
+from irevla.types import Observation
 
-SHOWN = (
-    "task",
-    "motion",
-    "place",
-    "hand",
-    "state",
-    "colour",
-    "exists",
-    "relation",
-)  # families of the second panel
+# Families of the second panel.
+SHOWN = ("task", "motion", "place", "hand", "state", "colour", "exists", "relation")
 SHEET = (3, 5)  # rows and columns of the sheet
 
 
-def draw(directory: Path, model: TinyVLM, exam: Corpus) -> None:
-    """DIR/curve.png, from DIR/metrics.jsonl alone, and DIR/sheet.png."""
+def write_plots(directory: Path, model: TinyVLM, exam: Corpus) -> None:
+    """Write DIR/curve.png, from DIR/metrics.jsonl alone, and DIR/sheet.png."""
     with mpl.rc_context(LIGHT.style()):
         _save(_curve(read_metrics(directory / "metrics.jsonl")), directory / "curve.png")
         _save(_sheet(model, exam), directory / "sheet.png")
@@ -43,7 +34,7 @@ def _save(figure: Figure, path: Path) -> None:
 
 
 def _curve(rows: Sequence[Mapping[str, Any]]) -> Figure:
-    """The loss, and the held-out questions answered (nearly) right."""
+    """Plot the loss, and the held-out questions answered (nearly) right."""
     figure = Figure(figsize=(WIDTH, 3.4), layout="constrained")
     left, right = figure.subplots(1, 2)
     losses = [(row["step"], row["loss"]) for row in rows if row["stage"] == "pretrain"]
@@ -58,28 +49,28 @@ def _curve(rows: Sequence[Mapping[str, Any]]) -> Figure:
 
 
 def _family(axis: Axes, exams: Sequence[Mapping[str, Any]], family: str) -> None:
-    name = f"{family}_near" if any(f"{family}_near" in row for row in exams) else f"{family}_right"
-    points = [
-        (row["step"], row.get(name, row.get(f"{family}_right")))
-        for row in exams
-        if f"{family}_right" in row
-    ]
+    """Plot the share of a family's questions that was nearly right or, where none was, right."""
+    right = f"{family}_right"
+    near = f"{family}_near"
+    points = [(row["step"], row.get(near, row[right])) for row in exams if right in row]
     if points:
         axis.plot(*zip(*points, strict=True), label=family, lw=1.5)
 
 
 def _sheet(model: TinyVLM, exam: Corpus) -> Figure:
-    """Held-out pictures, one question about each, what the model says, and the truth where it says
-    something else."""
+    """Show held-out images, one question about each, what the model says, and the truth where it
+    says something else."""
     rows, columns = SHEET
     figure = Figure(figsize=(WIDTH, 2.75 * rows), layout="constrained")
     count = rows * columns
     for number, axis in enumerate(figure.subplots(rows, columns).flat):
-        picture = number * len(exam) // count
-        asked = exam.questions[picture]
+        index = number * len(exam) // count
+        image = exam.images[index]
+        asked = exam.questions[index]
         question = asked[number % len(asked)]
-        told = model.generate(exam.images[torch.tensor([picture])], [question.text])[0]
-        axis.imshow(exam.images[picture].numpy(), interpolation="nearest")
+        observation = Observation(image[None], (question.text,))
+        told = model.generate(observation.to(model.embedding.weight.device))[0]
+        axis.imshow(image.numpy(), interpolation="nearest")
         axis.set(xticks=[], yticks=[])
         truth = "" if told == question.answer else f"\n({_short(question.answer)})"
         axis.set_xlabel(

@@ -1,8 +1,8 @@
-"""Pictures as a pretrained VLM wants them, made in a batch on the device: a library's image
-processor takes them one by one through Pillow, far too slowly for RL.
+"""Images as a pretrained VLM wants them, made in a batch on the device.
 
-All pictures are squares of one size, so that any chain of resizing and cropping is one matrix for
-rows and columns alike.
+A library's image processor takes them one by one through Pillow, far too slowly for RL. All images
+are squares of one size, so that any chain of resizing and cropping is one matrix for rows and
+columns alike.
 """
 
 from collections.abc import Mapping
@@ -17,14 +17,14 @@ from torch import Tensor, nn
 
 from irevla.errors import UserError
 
-GRID = "image_grid_thw"  # where it is, pictures are lists of patches
-# largest mean difference from the library's own pictures, in steps of their values (0..255)
-TOLERANCE = 0.5
+GRID = "image_grid_thw"  # where it is, images are lists of patches
+TILINGS = ("do_image_splitting", "do_pan_and_scan")  # many times the tokens, to read small print
+TOLERANCE = 0.5  # largest mean difference from the library's own images, in steps (0..255)
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """What happens to a picture, in this order."""
+    """What happens to an image, in this order."""
 
     sides: tuple[int, ...]  # the sides in pixels that it is resized to, one after the other
     filter: int  # Pillow's number of the resizing filter
@@ -34,9 +34,11 @@ class Recipe:
     std: tuple[float, ...]  # what each channel is then divided by
 
 
-class Pictures(nn.Module):
-    """A recipe, for pictures of `image_size` pixels. Its buffers follow from the recipe and belong
-    to no checkpoint."""
+class Images(nn.Module):
+    """A recipe, for images of `image_size` pixels.
+
+    Its buffers follow from the recipe and belong to no checkpoint.
+    """
 
     matrix: Tensor | None
     mean: Tensor
@@ -45,20 +47,19 @@ class Pictures(nn.Module):
     def __init__(self, recipe: Recipe, *, image_size: int) -> None:
         super().__init__()
         matrix = geometry(recipe, image_size)
-        still = np.array_equal(matrix, np.eye(image_size))
+        resizes = not np.array_equal(matrix, np.eye(image_size))
         self.scale = recipe.scale
         self.register_buffer(
-            "matrix", None if still else torch.from_numpy(matrix), persistent=False
+            "matrix", torch.from_numpy(matrix) if resizes else None, persistent=False
         )
         self.register_buffer("mean", torch.tensor(recipe.mean)[:, None, None], persistent=False)
         self.register_buffer("std", torch.tensor(recipe.std)[:, None, None], persistent=False)
 
     def forward(self, images: UInt8[Tensor, "B H W 3"]) -> Float[Tensor, "B 3 S S"]:
-        """Float32, as the image processor returns them. Like Pillow, it rounds after each
+        """Return float32, as the image processor does. Like Pillow, it rounds after each
         direction."""
-        with torch.autocast(
-            images.device.type, enabled=False
-        ):  # bfloat16 has fewer steps than a picture
+        # No autocast: bfloat16 has fewer steps than an image.
+        with torch.autocast(images.device.type, enabled=False):
             x = images.permute(0, 3, 1, 2).float()
             if self.matrix is not None:
                 x = (x @ self.matrix.T).round_().clamp_(0, 255)
@@ -68,18 +69,17 @@ class Pictures(nn.Module):
 
 
 def geometry(recipe: Recipe, image_size: int) -> Float[np.ndarray, "S N"]:
-    """The matrix that makes `S` rows of a picture's `image_size`.
+    """Return the matrix that makes `S` rows of an image's `image_size`.
 
     Pillow itself computes it: resizing is linear, and a column of the matrix is what becomes of one
     row.
     """
     matrix = np.eye(image_size, dtype=np.float32)
+    resample = Image.Resampling(recipe.filter)
     for side in recipe.sides:
         if side != len(matrix):
-            picture = Image.fromarray(matrix)
-            matrix = np.asarray(
-                picture.resize((image_size, side), resample=Image.Resampling(recipe.filter))
-            )
+            resized = Image.fromarray(matrix).resize((image_size, side), resample=resample)
+            matrix = np.asarray(resized)
     if recipe.crop is not None:
         start = (len(matrix) - recipe.crop) // 2
         matrix = matrix[start : start + recipe.crop]
@@ -89,13 +89,14 @@ def geometry(recipe: Recipe, image_size: int) -> Float[np.ndarray, "S N"]:
 def patches(
     x: Float[Tensor, "B 3 S S"], *, size: int, merge: int, frames: int
 ) -> Float[Tensor, "n k"]:
-    """The square patches of all pictures in one list, `merge` x `merge` neighbours together; each
-    one is repeated `frames` times, as a still film (the Qwen2-VL family)."""
+    """Return the square patches of all images in one list, `merge` x `merge` neighbours together.
+
+    Each patch is repeated `frames` times, as a still film (the Qwen2-VL family).
+    """
     grid = x.shape[-1] // size
     split = x.reshape(len(x), 3, grid // merge, merge, size, grid // merge, merge, size)
-    ordered = split.permute(
-        0, 2, 5, 3, 6, 1, 4, 7
-    )  # picture, block, place in the block, channel, pixel
+    # To image, block, place in the block, channel, pixel.
+    ordered = split.permute(0, 2, 5, 3, 6, 1, 4, 7)
     film = ordered.unsqueeze(6).expand(*ordered.shape[:6], frames, size, size)
     return film.reshape(len(x) * grid * grid, 3 * frames * size * size)
 
@@ -104,22 +105,18 @@ def patches(
 
 
 class Pixels(nn.Module):
-    """All that a model wants to know about pictures, as its `processor` for single ones would say
-    it.
+    """All that a model wants to know about images, as its `processor` for single ones would say it.
 
     Raises `UserError` where the processor does something else than resize, crop and normalise.
     """
 
     def __init__(self, processor: Any, image_size: int) -> None:
         super().__init__()
-        for tiling in (
-            "do_image_splitting",
-            "do_pan_and_scan",
-        ):  # many times the tokens, for reading small print
+        for tiling in TILINGS:
             if getattr(processor, tiling, False):
                 setattr(processor, tiling, False)
-        picture = sample(image_size)
-        reference = processor(images=[Image.fromarray(picture)], return_tensors="pt")
+        image = example_image(image_size)
+        reference = processor(images=[Image.fromarray(image)], return_tensors="pt")
         try:
             expected = reference["pixel_values"]
             recipe = _recipe(processor, reference)
@@ -128,24 +125,24 @@ class Pixels(nn.Module):
         self.names = set(reference.keys())
         self.tiles = expected.ndim == 5
         self.patches = _patches(processor) if GRID in reference else None
-        self.pictures = Pictures(recipe, image_size=image_size)
+        self.images = Images(recipe, image_size=image_size)
         self.beside = [name for name in (GRID, "pixel_attention_mask") if name in reference]
         for name in self.beside:
             self.register_buffer(name, reference[name], persistent=False)
-        ours = self(torch.from_numpy(picture)[None], torch.float32)["pixel_values"]
+        ours = self(torch.from_numpy(image)[None], torch.float32)["pixel_values"]
         if ours.shape != expected.shape or _steps(ours - expected, recipe) > TOLERANCE:
             raise _unknown(processor)
 
     def forward(self, images: UInt8[Tensor, "B H W 3"], dtype: torch.dtype) -> dict[str, Tensor]:
-        """`pixel_values` of `dtype`, and what goes with them."""
-        x = self.pictures(images).to(dtype)
+        """Return `pixel_values` of `dtype`, and what goes with them."""
+        x = self.images(images).to(dtype)
         if self.patches is not None:
             x = patches(x, **self.patches)
-        beside = {name: self.get_buffer(name) for name in self.beside}
-        return {
-            "pixel_values": x[:, None] if self.tiles else x,
-            **{name: value.expand(len(images), *value.shape[1:]) for name, value in beside.items()},
-        }
+        inputs = {"pixel_values": x[:, None] if self.tiles else x}
+        for name in self.beside:
+            value = self.get_buffer(name)
+            inputs[name] = value.expand(len(images), *value.shape[1:])
+        return inputs
 
 
 def _patches(processor: Any) -> dict[str, int]:
@@ -157,25 +154,14 @@ def _patches(processor: Any) -> dict[str, int]:
 
 
 def _recipe(processor: Any, reference: Mapping[str, Tensor]) -> Recipe:
-    """From the processor's settings and what it made of a picture."""
+    """Return the recipe that the processor's settings, and what it made of an image, say."""
     side = reference["pixel_values"].shape[-1]
     if GRID in reference:
         side = int(reference[GRID][0, 1]) * processor.patch_size
     crops = bool(getattr(processor, "do_center_crop", False))
-    size = dict(processor.size)
-    if not processor.do_resize:
-        sides: tuple[int, ...] = ()
-    elif crops:
-        sides = (size.get("shortest_edge") or size["height"],)
-    elif getattr(
-        processor, "max_image_size", None
-    ):  # Idefics3: as large as for tiling, and then the size of one tile
-        sides = (size["longest_edge"], side)
-    else:
-        sides = (side,)
     normalises = processor.do_normalize
     return Recipe(
-        sides=sides,
+        sides=_sides(processor, side, crops=crops),
         filter=int(processor.resample),
         crop=side if crops else None,
         scale=processor.rescale_factor if processor.do_rescale else 1.0,
@@ -184,26 +170,38 @@ def _recipe(processor: Any, reference: Mapping[str, Tensor]) -> Recipe:
     )
 
 
+def _sides(processor: Any, side: int, *, crops: bool) -> tuple[int, ...]:
+    """Return the sides that an image is resized to, one after the other; `side` is the result's."""
+    size = dict(processor.size)
+    if not processor.do_resize:
+        return ()
+    if crops:
+        return (size.get("shortest_edge") or size["height"],)
+    if getattr(processor, "max_image_size", None):
+        # Idefics3: as large as for tiling, and then the size of one tile.
+        return (size["longest_edge"], side)
+    return (side,)
+
+
 def _unknown(processor: Any) -> UserError:
     return UserError(
-        f"{type(processor).__name__} prepares pictures in a way that irevla does not know: choose "
+        f"{type(processor).__name__} prepares images in a way that irevla does not know: choose "
         "another VLM"
     )
 
 
-def sample(image_size: int) -> UInt8[np.ndarray, "H W 3"]:
-    """A picture with edges, slopes and all colours, to compare two ways of preparing it."""
+def example_image(image_size: int) -> UInt8[np.ndarray, "H W 3"]:
+    """Return an image with edges, slopes and all colours, to compare two ways of preparing it."""
+    side = (image_size, image_size)
     coarse = np.random.default_rng(0).integers(0, 256, (4, 4, 3), dtype=np.uint8)
-    blocks = np.asarray(
-        Image.fromarray(coarse).resize((image_size, image_size), Image.Resampling.NEAREST)
-    )
-    slopes = np.asarray(
-        Image.fromarray(coarse[::-1]).resize((image_size, image_size), Image.Resampling.BILINEAR)
-    )
-    return np.where(np.arange(image_size)[:, None, None] % 16 < 8, blocks, slopes)
+    blocks = Image.fromarray(coarse).resize(side, Image.Resampling.NEAREST)
+    slopes = Image.fromarray(coarse[::-1]).resize(side, Image.Resampling.BILINEAR)
+    striped = np.arange(image_size)[:, None, None] % 16 < 8
+    return np.where(striped, np.asarray(blocks), np.asarray(slopes))
 
 
 def _steps(difference: Tensor, recipe: Recipe) -> float:
-    """The mean of a difference between prepared pictures, in steps of a picture's values
+    """Return the mean of a difference between prepared images, in steps of an image's values
     (0..255)."""
-    return float(difference.abs().mean()) * sum(recipe.std) / len(recipe.std) / recipe.scale
+    std = sum(recipe.std) / len(recipe.std)
+    return float(difference.abs().mean()) * std / recipe.scale
