@@ -37,9 +37,9 @@ from irevla.models.files import (
 )
 from irevla.models.heads import ActionHead
 from irevla.models.hub import locate, model_card, upload
-from irevla.models.lora import is_lora
+from irevla.models.lora import add_lora, check_peft, is_lora
 from irevla.models.vlm.base import VLM
-from irevla.models.vlm.registry import build_vlm
+from irevla.models.vlm.registry import build_vlm, check_vlm
 from irevla.tasks import Parts
 from irevla.types import Features, Observation, tensors_hash
 
@@ -318,7 +318,10 @@ def build_policy(
 
     Raises `UserError` for an unknown VLM and for LoRA that cannot be.
     """
+    check_model(config, torch.device(device))
     vlm, config = build_vlm(config, image_size=image_size, device=torch.device(device))
+    if config.lora.rank > 0:
+        add_lora(vlm, config.lora)
     head = ActionHead(
         width=vlm.width,
         groups=config.head_groups,
@@ -337,3 +340,10 @@ def _as_observation(images: np.ndarray | Tensor, instructions: Sequence[str]) ->
             "sees them"
         )
     return Observation(images, tuple(instructions))
+
+
+def check_model(config: ModelConfig, device: torch.device) -> None:
+    """Raise `UserError` for what can be seen to be wrong before anything large is read."""
+    if config.lora.rank > 0:
+        check_peft()
+    check_vlm(config, device)

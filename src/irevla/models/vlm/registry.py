@@ -11,7 +11,6 @@ import torch
 
 from irevla.config import ModelConfig
 from irevla.errors import UserError, unknown
-from irevla.models.lora import add_lora, check_peft
 from irevla.models.vlm.base import VLM
 from irevla.models.vlm.pretrained import load_tiny
 from irevla.models.vlm.tiny import TinyVLM
@@ -59,12 +58,12 @@ layer."""
 def build_vlm(
     config: ModelConfig, *, image_size: int, device: torch.device
 ) -> tuple[VLM, ModelConfig]:
-    """Return `config.vlm` without its final fully connected layer, with LoRA where asked for.
+    """Return `config.vlm` without its final fully connected layer.
 
     The config that is returned names these very weights: the commit and the type of a VLM of
-    transformers. Raises `UserError` for an unknown VLM and for LoRA that cannot be.
+    transformers. Raises `UserError` for an unknown VLM.
     """
-    check_model(config, device)
+    check_vlm(config, device)
     if config.vlm in VLMS:
         vlm = VLMS[config.vlm](config, image_size)
     else:
@@ -72,16 +71,12 @@ def build_vlm(
 
         vlm = load(config, image_size=image_size, device=device)
         config = replace(config, revision=vlm.revision, dtype=vlm.dtype)
-    if config.lora.rank > 0:
-        add_lora(vlm, config.lora)
     return vlm, config
 
 
-def check_model(config: ModelConfig, device: torch.device) -> None:
+def check_vlm(config: ModelConfig, device: torch.device) -> None:
     """Raise `UserError` for what can be seen to be wrong with `config` before anything large is
     read."""
-    if config.lora.rank > 0:
-        check_peft()
     if config.vlm in VLMS:
         return
     if not config.pretrained:
