@@ -6,12 +6,12 @@ other name is one that transformers loads.
 
 from collections.abc import Callable
 from dataclasses import replace
+from importlib.util import find_spec
 
 import torch
 
 from irevla.config import ModelConfig
 from irevla.errors import UserError, unknown
-from irevla.models.lora import add_lora, check_peft
 from irevla.models.vlm.base import VLM
 from irevla.models.vlm.pretrained import load_tiny
 from irevla.models.vlm.tiny import TinyVLM
@@ -59,22 +59,18 @@ layer."""
 def build_vlm(
     config: ModelConfig, *, image_size: int, device: torch.device
 ) -> tuple[VLM, ModelConfig]:
-    """Return `config.vlm` without its final fully connected layer, with LoRA where asked for.
+    """Return `config.vlm` without its final fully connected layer.
 
     The config that is returned names these very weights: the commit and the type of a VLM of
-    transformers. Raises `UserError` for an unknown VLM and for LoRA that cannot be.
+    transformers. Raises `UserError` for an unknown VLM.
     """
     check_model(config, device)
     if config.vlm in VLMS:
-        vlm = VLMS[config.vlm](config, image_size)
-    else:
-        from irevla.models.vlm.huggingface import load  # transformers: not for the small ones
+        return VLMS[config.vlm](config, image_size), config
+    from irevla.models.vlm.huggingface import load  # transformers: not for the small ones
 
-        vlm = load(config, image_size=image_size, device=device)
-        config = replace(config, revision=vlm.revision, dtype=vlm.dtype)
-    if config.lora.rank > 0:
-        add_lora(vlm, config.lora)
-    return vlm, config
+    vlm = load(config, image_size=image_size, device=device)
+    return vlm, replace(config, revision=vlm.revision, dtype=vlm.dtype)
 
 
 def check_model(config: ModelConfig, device: torch.device) -> None:
@@ -89,3 +85,9 @@ def check_model(config: ModelConfig, device: torch.device) -> None:
     from irevla.models.vlm.huggingface import check_before
 
     check_before(config, device)
+
+
+def check_peft() -> None:
+    """Raise `UserError` where the package peft is missing, which LoRA needs."""
+    if find_spec("peft") is None:
+        raise UserError("LoRA needs the package peft: pip install 'irevla[lora]'")
