@@ -25,9 +25,10 @@ from vlm_families import (
 from irevla.config import Config, EnvConfig, LoRAConfig, ModelConfig
 from irevla.envs.suite import load_suite
 from irevla.errors import UserError
-from irevla.models.policy import VLAPolicy, build_policy, check_model
+from irevla.models.policy import VLAPolicy, build_policy
 from irevla.models.vlm.families import FAMILIES
 from irevla.models.vlm.huggingface import load
+from irevla.models.vlm.registry import check_model
 from irevla.runs.run import open_run
 from irevla.stages.start import new_policy
 from irevla.storage.journal import Journal

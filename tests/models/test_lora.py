@@ -11,7 +11,8 @@ from vlm_families import Folders, policy_of
 from irevla.config import LoRAConfig, ModelConfig
 from irevla.errors import UserError
 from irevla.models.lora import add_lora
-from irevla.models.policy import VLAPolicy, build_policy, check_model
+from irevla.models.policy import VLAPolicy, build_policy
+from irevla.models.vlm.registry import check_model
 from irevla.types import Observation
 
 

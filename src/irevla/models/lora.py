@@ -2,7 +2,6 @@
 LoRA is on."""
 
 import re
-from importlib.util import find_spec
 from typing import Any
 
 from torch import nn
@@ -11,6 +10,7 @@ from irevla.config import LoRAConfig
 from irevla.errors import UserError
 from irevla.models.files import peft_root
 from irevla.models.vlm.base import VLM
+from irevla.models.vlm.registry import check_peft
 
 _MARK = ".lora_"
 
@@ -46,12 +46,6 @@ def add_lora(vlm: VLM, config: LoRAConfig) -> None:
     for name, parameter in vlm.named_parameters():
         if is_lora(name):
             parameter.data = parameter.data.float()
-
-
-def check_peft() -> None:
-    """Raise `UserError` where the package peft is missing."""
-    if find_spec("peft") is None:
-        raise UserError("LoRA needs the package peft: pip install 'irevla[lora]'")
 
 
 def is_lora(name: str) -> bool:

@@ -37,9 +37,9 @@ from irevla.models.files import (
 )
 from irevla.models.heads import ActionHead
 from irevla.models.hub import locate, model_card, upload
-from irevla.models.lora import add_lora, check_peft, is_lora
+from irevla.models.lora import add_lora, is_lora
 from irevla.models.vlm.base import VLM
-from irevla.models.vlm.registry import build_vlm, check_vlm
+from irevla.models.vlm.registry import build_vlm
 from irevla.tasks import Parts
 from irevla.types import Features, Observation, tensors_hash
 
@@ -128,7 +128,7 @@ class VLAPolicy(nn.Module):
         """Return the action for what is seen and asked: float32[A] in [-1, 1], without exploration.
 
         `image` is uint8, `H W 3`, 0..255. Given a batch (`B H W 3`) and one instruction for all or
-        one for each, it returns float32[B, A]. A discrete gripper is drawn by torch's own
+        one for each, it returns float32[B, A]. A discrete gripper is sampled by torch's own
         generator. Raises `UserError` for images of another type or size than the model's.
         """
         batch = image if image.ndim == 4 else image[None]
@@ -314,11 +314,9 @@ def build_policy(
 ) -> VLAPolicy:
     """Return a new VLA: `config.vlm` with a new action head in the place of its output layer.
 
-    See section IV-A. New weights are drawn by torch's own generator.
-
-    Raises `UserError` for an unknown VLM and for LoRA that cannot be.
+    See section IV-A. New weights are sampled by torch's own generator. Raises `UserError` for an
+    unknown VLM and for LoRA that cannot be.
     """
-    check_model(config, torch.device(device))
     vlm, config = build_vlm(config, image_size=image_size, device=torch.device(device))
     if config.lora.rank > 0:
         add_lora(vlm, config.lora)
@@ -340,10 +338,3 @@ def _as_observation(images: np.ndarray | Tensor, instructions: Sequence[str]) ->
             "sees them"
         )
     return Observation(images, tuple(instructions))
-
-
-def check_model(config: ModelConfig, device: torch.device) -> None:
-    """Raise `UserError` for what can be seen to be wrong before anything large is read."""
-    if config.lora.rank > 0:
-        check_peft()
-    check_vlm(config, device)

@@ -75,7 +75,7 @@ class SoftActor(nn.Module):
     def act(
         self, features: Features, *, generator: torch.Generator | None = None
     ) -> Float[Tensor, "B A"]:
-        """Return actions to execute: the likeliest, or drawn where a `generator` (CPU) is given."""
+        """Return actions to execute: the likeliest, or sampled by a `generator` on the CPU."""
         u, log_std = self(features)
         motion = u[:, : self.motion]
         closed = self.gripper_log_probs(u).exp()[:, -1:]

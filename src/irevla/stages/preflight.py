@@ -9,8 +9,7 @@ from irevla.envs.suite import Suite, load_suite
 from irevla.errors import UserError
 from irevla.models.files import check_fits, parse, read_policy
 from irevla.models.hub import locate
-from irevla.models.policy import check_model
-from irevla.models.vlm.registry import VLMS
+from irevla.models.vlm.registry import VLMS, check_model
 from irevla.tasks import TaskLists
 
 

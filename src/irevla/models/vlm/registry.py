@@ -6,6 +6,7 @@ other name is one that transformers loads.
 
 from collections.abc import Callable
 from dataclasses import replace
+from importlib.util import find_spec
 
 import torch
 
@@ -63,20 +64,20 @@ def build_vlm(
     The config that is returned names these very weights: the commit and the type of a VLM of
     transformers. Raises `UserError` for an unknown VLM.
     """
-    check_vlm(config, device)
+    check_model(config, device)
     if config.vlm in VLMS:
-        vlm = VLMS[config.vlm](config, image_size)
-    else:
-        from irevla.models.vlm.huggingface import load  # transformers: not for the small ones
+        return VLMS[config.vlm](config, image_size), config
+    from irevla.models.vlm.huggingface import load  # transformers: not for the small ones
 
-        vlm = load(config, image_size=image_size, device=device)
-        config = replace(config, revision=vlm.revision, dtype=vlm.dtype)
-    return vlm, config
+    vlm = load(config, image_size=image_size, device=device)
+    return vlm, replace(config, revision=vlm.revision, dtype=vlm.dtype)
 
 
-def check_vlm(config: ModelConfig, device: torch.device) -> None:
+def check_model(config: ModelConfig, device: torch.device) -> None:
     """Raise `UserError` for what can be seen to be wrong with `config` before anything large is
     read."""
+    if config.lora.rank > 0:
+        check_peft()
     if config.vlm in VLMS:
         return
     if not config.pretrained:
@@ -84,3 +85,9 @@ def check_vlm(config: ModelConfig, device: torch.device) -> None:
     from irevla.models.vlm.huggingface import check_before
 
     check_before(config, device)
+
+
+def check_peft() -> None:
+    """Raise `UserError` where the package peft is missing, which LoRA needs."""
+    if find_spec("peft") is None:
+        raise UserError("LoRA needs the package peft: pip install 'irevla[lora]'")
