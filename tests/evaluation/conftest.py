@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 import pytest
 import yaml
-
 from irevla.category import Category
+
 from irevla.config import Config
 from irevla.evaluation.stats import Row
 from irevla.evaluation.video import write_video

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from irevla.models.build import build_policy
 from torch import Tensor, nn
 
 from irevla.bench import ppo_update
@@ -14,7 +15,6 @@ from irevla.config import ModelConfig, PPOConfig
 from irevla.data.buffers import RolloutBatch
 from irevla.learners.losses import gaussian_log_prob
 from irevla.learners.ppo import PPO, converged
-from irevla.models.build import build_policy
 from irevla.models.heads import ActionHead, CriticHead
 from irevla.models.policy import VLAPolicy
 from irevla.runs import checkpoint

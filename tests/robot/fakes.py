@@ -5,10 +5,10 @@ from dataclasses import replace
 
 import numpy as np
 
-from irevla.robot.safe_arm import SafeArm
 from irevla.robot.driver import ArmState, DriverError
 from irevla.robot.limits import Cleared, Limits
 from irevla.robot.pose import Pose
+from irevla.robot.safe_arm import SafeArm
 
 LIMITS = Limits(low=(0.3, -0.3, 0.02), high=(0.7, 0.3, 0.5))
 DOWN = np.array([1.0, 0.0, 0.0, 0.0])  # fingers down

@@ -11,12 +11,12 @@ import pytest
 from fakes import DOWN, LIMITS, MIDDLE, STILL, FakeClock, FakeDriver, arm_of, at
 
 import irevla.robot
-from irevla.robot.safe_arm import ArmFault, ArmStopped, SafeArm
+from irevla.errors import UserError
 from irevla.robot.driver import ArmState
 from irevla.robot.limits import Cleared, Limits
-from irevla.robot.stop_latch import Latch
 from irevla.robot.pose import Pose, length, turn_between, turned
-from irevla.errors import UserError
+from irevla.robot.safe_arm import ArmFault, ArmStopped, SafeArm
+from irevla.robot.stop_latch import Latch
 
 PERIOD = LIMITS.period
 HASH = "ab" * 32

@@ -4,15 +4,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from irevla.models.build import build_policy
 from PIL import Image
 
-from irevla.robot.classifier import FEWEST, SFT, STRETCH, Classifier, labelled
 from irevla.cli.commands import main
 from irevla.config import EnvConfig, ModelConfig
 from irevla.data.mixture import held_out
 from irevla.envs.pointmass import POINTMASS
 from irevla.errors import UserError
-from irevla.models.build import build_policy
+from irevla.robot.classifier import FEWEST, SFT, STRETCH, Classifier, labelled
 
 CONFIG = EnvConfig(image_size=32, horizon=25)
 INSTRUCTION = "reach the left disc"

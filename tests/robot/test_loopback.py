@@ -20,13 +20,13 @@ from test_real_env import FORTH, STILL, FakePerson
 
 from irevla.config import EnvConfig
 from irevla.envs.panda.suite import CAMERA_POS, LOOK_AT
-from irevla.robot.safe_arm import ArmStopped, SafeArm
+from irevla.errors import UserError
 from irevla.robot.cell import Cell, open_arm
 from irevla.robot.env import PandaRealEnv
-from irevla.robot.success import PersonJudge
 from irevla.robot.pose import Pose, length, turn_between
+from irevla.robot.safe_arm import ArmStopped, SafeArm
 from irevla.robot.settings import Settings, read_settings
-from irevla.errors import UserError
+from irevla.robot.success import PersonJudge
 
 pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 CONFIG = EnvConfig(image_size=64, horizon=1000, workers=1, envs_per_worker=1, timeout=600.0)

@@ -15,15 +15,15 @@ from fakes import LIMITS, MIDDLE, FakeClock, FakeDriver, arm_of, at
 
 from irevla.config import EnvConfig
 from irevla.envs.suite import TaskEnv
-from irevla.robot.safe_arm import PERSON, ArmStopped, SafeArm
+from irevla.errors import UserError
 from irevla.robot.cameras import CameraError, Streaming, compose, open_camera
 from irevla.robot.cell import Cell
 from irevla.robot.env import PandaRealEnv
-from irevla.robot.success import ClassifierJudge, PersonJudge
-from irevla.robot.teleop import DONE, READY, STOP, Keys, send_keys
+from irevla.robot.safe_arm import PERSON, ArmStopped, SafeArm
 from irevla.robot.settings import CameraSettings
+from irevla.robot.success import ClassifierJudge, PersonJudge
 from irevla.robot.suite import PANDA
-from irevla.errors import UserError
+from irevla.robot.teleop import DONE, READY, STOP, Keys, send_keys
 
 CONFIG = EnvConfig(image_size=64, horizon=5, workers=1, envs_per_worker=1, timeout=600.0)
 STILL = np.array([0, 0, 0, 0, 0, 0, -1], np.float32)

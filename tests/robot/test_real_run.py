@@ -13,23 +13,23 @@ import torch
 pytest.importorskip("franky_sim")
 
 from cell import SimulatedCell  # after the package that it needs
+from irevla.models.build import build_policy
 
 from irevla import collect
 from irevla.algorithm import run_algorithm
-from irevla.rollout.demonstrations import import_shown
 from irevla.config import Config, EnvConfig, EvalConfig, HarvestConfig, ModelConfig, SFTConfig
 from irevla.data.episodes import EpisodeStore
 from irevla.data.replay import LatentReplay, reopen
-from irevla.envs.suite import load_suite
 from irevla.envs.panda.tasks import SPECS
-from irevla.robot.teleop import DONE, READY
-from irevla.robot.recorder import Recorder
+from irevla.envs.suite import load_suite
 from irevla.envs.vector import VectorEnv
 from irevla.errors import UserError
 from irevla.evaluation import evaluate
-from irevla.models.build import build_policy
 from irevla.models.policy import VLAPolicy
 from irevla.presets import find_preset
+from irevla.robot.recorder import Recorder
+from irevla.robot.teleop import DONE, READY
+from irevla.rollout.demonstrations import import_shown
 from irevla.runs.run import open_run
 from irevla.stages import sac
 from irevla.types import weights_hash

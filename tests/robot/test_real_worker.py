@@ -13,9 +13,9 @@ from cell import SimulatedCell  # after the package that it needs
 
 from irevla.config import EnvConfig
 from irevla.envs.suite import Supervised, load_suite
-from irevla.robot.suite import POLICY
 from irevla.envs.vector import Job, Slots, VectorEnv
 from irevla.errors import UserError
+from irevla.robot.suite import POLICY
 from irevla.rollout.serve import play
 
 pytestmark = pytest.mark.slow

@@ -12,10 +12,10 @@ import numpy as np
 import pytest
 from fakes import DOWN, LIMITS, STILL
 
-from irevla.robot.safe_arm import PERSON, ArmStopped, SafeArm
+from irevla.errors import UserError
 from irevla.robot.drivers.serl import SerlDriver
 from irevla.robot.pose import Pose
-from irevla.errors import UserError
+from irevla.robot.safe_arm import PERSON, ArmStopped, SafeArm
 
 
 class Server(ThreadingHTTPServer):

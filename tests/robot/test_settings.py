@@ -6,15 +6,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 import yaml
+from irevla.setting import check
 
 from irevla.config import EnvConfig
-from irevla.envs.suite import Suite, load_suite
 from irevla.envs.panda.suite import PANDA_SIM
-from irevla.robot.settings import FILE, read_settings
-from irevla.robot.suite import PANDA
+from irevla.envs.suite import Suite, load_suite
 from irevla.errors import UserError
 from irevla.presets import find_preset
-from irevla.setting import check
+from irevla.robot.settings import FILE, read_settings
+from irevla.robot.suite import PANDA
 
 GOOD = {
     "driver": "franka",
