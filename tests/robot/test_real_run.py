@@ -13,23 +13,23 @@ import torch
 pytest.importorskip("franky_sim")
 
 from cell import SimulatedCell  # after the package that it needs
+from irevla.models.build import build_policy
 
 from irevla import collect
 from irevla.algorithm import run_algorithm
-from irevla.rollout.demonstrations import import_shown
 from irevla.config import Config, EnvConfig, EvalConfig, HarvestConfig, ModelConfig, SFTConfig
 from irevla.data.episodes import EpisodeStore
 from irevla.data.replay import LatentReplay, reopen
-from irevla.envs.suite import load_suite
 from irevla.envs.panda.tasks import SPECS
-from irevla.robot.teleop import DONE, READY
-from irevla.robot.recorder import Recorder
+from irevla.envs.suite import load_suite
 from irevla.envs.vector import VectorEnv
 from irevla.errors import UserError
 from irevla.evaluation import evaluate
-from irevla.models.build import build_policy
 from irevla.models.policy import VLAPolicy
 from irevla.presets import find_preset
+from irevla.robot.recorder import Recorder
+from irevla.robot.teleop import DONE, READY
+from irevla.rollout.demonstrations import import_shown
 from irevla.runs.run import open_run
 from irevla.stages import sac
 from irevla.types import weights_hash
@@ -102,8 +102,8 @@ def shortened(folder: Path) -> Config:
         env=replace(preset.env, horizon=25),
         model=ModelConfig(vlm="tiny-random", width=32, layers=1, head_groups=4, head_hidden=16),
         sac=replace(
-            preset.sac, steps=150, demonstrations=3, attempts=10, batch=16, utd=2, critics=2, warmup=10,
-            checkpoint_every=20,
+            preset.sac, steps=150, demonstrations=3, attempts=10, batch=16, utd=2, critics=2,
+            warmup=10, checkpoint_every=20,
         ),
         harvest=HarvestConfig(episodes=2, attempts=4, practice=True),
         sl=SFTConfig(steps=4, batch=16, shift=0, validate_every=4, warmup=1),
