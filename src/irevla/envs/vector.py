@@ -83,12 +83,12 @@ class StepResult:
 
     def observation(self) -> Observation:
         """What the slots that are not idle see now, in their order."""
-        playing = np.flatnonzero(self.playing)
+        playing = np.flatnonzero(self.playing).tolist()
         return Observation.of(self.images[playing], _instructions(self.jobs, playing))
 
     def final_observation(self) -> Observation:
         """The true last observations of the episodes just cut off, in the order of their slots."""
-        cut_off = np.flatnonzero(self.cut_off)
+        cut_off = np.flatnonzero(self.cut_off).tolist()
         return Observation.of(self.final_images[cut_off], _instructions(self.previous, cut_off))
 
 
