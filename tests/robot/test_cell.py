@@ -16,6 +16,7 @@ from irevla.config import EnvConfig
 from irevla.envs.suite import Authorization
 from irevla.errors import UserError
 from irevla.robot import cell
+from irevla.robot.commands import arm_command
 from irevla.robot.settings import FILE
 from irevla.robot.suite import PANDA
 
@@ -100,3 +101,24 @@ def test_without_a_classifier_a_worker_loads_no_torch() -> None:
     code = "import sys, irevla.robot.cell, irevla.robot.env; print('torch' in sys.modules)"
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert out.stdout.strip() == "False"
+
+
+@pytest.mark.parametrize("answer", ["yes", "no"])
+def test_a_person_who_agrees_moves_the_arm_to_its_start(
+    answer: str, driver: FakeDriver, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`irevla arm home`; a policy that was authorized before has nothing to do with it."""
+    monkeypatch.setattr("builtins.input", lambda question: answer)
+    arm_command("home", tmp_path / "arm.yaml")
+    assert bool(driver.sent) == (answer == "yes") and driver.closed
+    assert cell._this_process.who is None
+
+
+def test_a_classifier_that_is_not_there_is_said_and_nothing_stays_open(
+    driver: FakeDriver, tmp_path: Path
+) -> None:
+    written(tmp_path, policy="", judge="classifier", classifier="carrot")
+    with pytest.raises(UserError, match="carrot"):
+        opened(tmp_path)
+    assert driver.closed and not list(tmp_path.glob("arm.stopped.json"))
+    assert not list(tmp_path.glob("arm.keys"))
