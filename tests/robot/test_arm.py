@@ -445,9 +445,7 @@ def test_a_policy_that_learns_is_named_as_such_and_refused_where_one_is_pinned()
     arm = SafeArm(FakeDriver(clock), LIMITS, clock=clock, announce=said.append)
     arm.authorize(HASH, learning=True)
     assert arm.who == HASH and HASH in said[0] and "as it learns" in said[0]
-    picky = SafeArm(
-        FakeDriver(clock), LIMITS, clock=clock, expected=HASH[:8], announce=said.append
-    )
+    picky = SafeArm(FakeDriver(clock), LIMITS, clock=clock, expected=HASH[:8], announce=said.append)
     with pytest.raises(UserError, match="take `policy` out"):
         picky.authorize(HASH, learning=True)
     assert not picky.who
