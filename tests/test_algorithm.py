@@ -84,7 +84,9 @@ def test_everything_is_there_in_the_end(tmp_path: Path) -> None:
         "left-disc", "right-disc", "left-disc-new", "left-square-orange",
     }  # fmt: skip
     saved = json.loads((tmp_path / "run" / "results.json").read_text())
-    assert saved["rows"] == rows and saved["config"] == to_dict(TINY) | {"eval": saved["config"]["eval"]}
+    assert saved["rows"] == rows and saved["config"] == to_dict(TINY) | {
+        "eval": saved["config"]["eval"]
+    }
     assert len(EpisodeStore(tmp_path / "run" / "expert")) == 12
     assert sorted(path.name for path in (tmp_path / "run" / "checkpoints").iterdir() if path.name[0] != ".") == [
         "rl-left-disc-new", "sft", "sl-left-disc-new",
@@ -94,13 +96,18 @@ def test_everything_is_there_in_the_end(tmp_path: Path) -> None:
 
 
 def test_a_second_round_goes_on_from_the_first(demonstrated: ExpertConfig, tmp_path: Path) -> None:
-    config = replace(TINY, rounds=2, expert=demonstrated, eval=EvalConfig(episodes=2, interim=1, videos=False))
+    config = replace(
+        TINY, rounds=2, expert=demonstrated, eval=EvalConfig(episodes=2, interim=1, videos=False)
+    )
     rows = run(tmp_path, config)
     turns = ["left-disc-new", "left-disc-new@2"]
     assert stages(rows)[2:] == [f"{kind}:{turn}" for turn in turns for kind in ("rl", "sl")]
     seeds = {info.provenance.seed for info in EpisodeStore(tmp_path / "online").episodes}
     firsts = [first_seed(Purpose.HARVEST, 0, round=number) for number in (1, 2)]
-    played = [{seed for seed in seeds if first <= seed < first + config.harvest.attempts} for first in firsts]
+    played = [
+        {seed for seed in seeds if first <= seed < first + config.harvest.attempts}
+        for first in firsts
+    ]
     assert played[0] and played[1] and played[0] | played[1] == seeds
     files = [VLAPolicy.from_pretrained(tmp_path / "checkpoints" / name).vlm for name in (
         "sl-left-disc-new", "rl-left-disc-new@2", "sl-left-disc-new@2",
@@ -112,9 +119,13 @@ def test_a_second_round_goes_on_from_the_first(demonstrated: ExpertConfig, tmp_p
 
 def test_the_same_call_again_changes_nothing(tmp_path: Path) -> None:
     first = run(tmp_path / "run", TINY)
-    before = {path: path.stat().st_mtime_ns for path in (tmp_path / "run" / "checkpoints").rglob("*")}
+    before = {
+        path: path.stat().st_mtime_ns for path in (tmp_path / "run" / "checkpoints").rglob("*")
+    }
     assert run(tmp_path / "run", TINY) == first
-    assert before == {path: path.stat().st_mtime_ns for path in (tmp_path / "run" / "checkpoints").rglob("*")}
+    assert before == {
+        path: path.stat().st_mtime_ns for path in (tmp_path / "run" / "checkpoints").rglob("*")
+    }
 
 
 @pytest.mark.parametrize("method", sorted(METHODS))
@@ -123,11 +134,20 @@ def test_who_learns_in_which_stage(method: str, demonstrated: ExpertConfig, tmp_
     rows = run(tmp_path, replace(TINY, method=method, expert=demonstrated, eval=ONCE))
     row = METHODS[method]
     names = [
-        name for name in ("sft", "rl-left-disc-new", "sl-left-disc-new") if (tmp_path / "checkpoints" / name).exists()
+        name
+        for name in ("sft", "rl-left-disc-new", "sl-left-disc-new")
+        if (tmp_path / "checkpoints" / name).exists()
     ]
-    expected = ["sft"] * row.sft + ["rl-left-disc-new"] * (row.rl != "none") + ["sl-left-disc-new"] * (row.sl != "none")
+    expected = (
+        ["sft"] * row.sft
+        + ["rl-left-disc-new"] * (row.rl != "none")
+        + ["sl-left-disc-new"] * (row.sl != "none")
+    )
     assert names == expected
-    vlms = [weights_hash(VLAPolicy.from_pretrained(tmp_path / "checkpoints" / name).vlm) for name in names]
+    vlms = [
+        weights_hash(VLAPolicy.from_pretrained(tmp_path / "checkpoints" / name).vlm)
+        for name in names
+    ]
     if row.sft and row.rl != "none":
         assert (vlms[0] != vlms[1]) == (row.rl == "all")
     if row.rl != "none" and row.sl != "none":
@@ -148,7 +168,10 @@ def test_a_policy_that_does_not_fit(tmp_path: Path) -> None:
     suite = load_suite("pointmass")
     build_policy(TINY.model, action_dim=2, image_size=32).save_pretrained(tmp_path)
     with pytest.raises(UserError, match="32 pixels"):
-        starting_policy(replace(TINY, from_checkpoint=str(tmp_path), env=replace(TINY.env, image_size=48)), suite)
+        starting_policy(
+            replace(TINY, from_checkpoint=str(tmp_path), env=replace(TINY.env, image_size=48)),
+            suite,
+        )
 
 
 def test_evaluation_seeds_never_touch_training() -> None:
@@ -159,7 +182,9 @@ def test_evaluation_seeds_never_touch_training() -> None:
     ]
     assert max(block.stop for block in blocks) <= 2**32, "some simulators take no more"
     for index, block in enumerate(blocks):
-        assert all(block.stop <= other.start or other.stop <= block.start for other in blocks[index + 1 :])
+        assert all(
+            block.stop <= other.start or other.stop <= block.start for other in blocks[index + 1 :]
+        )
 
 
 KILLED = """
@@ -178,7 +203,9 @@ with open_run(Path(sys.argv[1]), from_dict(json.loads(sys.argv[2]))) as run:
 
 def kill_when(begun: Callable[[], bool], argv: list[str], luck: random.Random) -> None:
     """Start the run, wait until something has begun, and a random moment more, then kill -9."""
-    process = subprocess.Popen(argv, stderr=subprocess.PIPE, env={**os.environ, "OMP_NUM_THREADS": "1"})
+    process = subprocess.Popen(
+        argv, stderr=subprocess.PIPE, env={**os.environ, "OMP_NUM_THREADS": "1"}
+    )
     deadline = time.monotonic() + 90
     while not begun() and process.poll() is None and time.monotonic() < deadline:
         time.sleep(0.01)
@@ -189,7 +216,8 @@ def kill_when(begun: Callable[[], bool], argv: list[str], luck: random.Random) -
 
 
 def test_killed_at_random_moments_and_resumed(tmp_path: Path) -> None:
-    """kill -9 in every stage: in the end the same files, and the supervised stage's weights to the bit."""
+    """kill -9 in every stage: in the end the same files, and the supervised stage's weights to the
+    bit."""
     config = replace(
         TINY,
         sft=replace(SUPERVISED, steps=300, validate_every=10),
@@ -213,11 +241,15 @@ def test_killed_at_random_moments_and_resumed(tmp_path: Path) -> None:
     def files(root: Path) -> set[str]:
         names = {str(path.relative_to(root)) for path in root.rglob("*") if path.is_file()}
         return {
-            name for name in names if name.startswith(("checkpoints", "results", "journal", "expert", "online/meta"))
+            name
+            for name in names
+            if name.startswith(("checkpoints", "results", "journal", "expert", "online/meta"))
         }
 
     def events(root: Path) -> list[str]:
-        return [json.loads(line)["event"] for line in (root / "journal.jsonl").read_text().splitlines()]
+        return [
+            json.loads(line)["event"] for line in (root / "journal.jsonl").read_text().splitlines()
+        ]
 
     def policy(root: Path) -> str:
         return VLAPolicy.from_pretrained(root / "checkpoints" / "sft").hash()
@@ -239,4 +271,7 @@ def test_ctrl_c_stops_cleanly(tmp_path: Path) -> None:
     os.killpg(process.pid, signal.SIGINT)
     _, errors = process.communicate(timeout=60)
     assert process.returncode == 130
-    assert "the same command goes on from here" in errors.decode() and "Traceback" not in errors.decode()
+    assert (
+        "the same command goes on from here" in errors.decode()
+        and "Traceback" not in errors.decode()
+    )

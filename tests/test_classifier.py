@@ -48,12 +48,24 @@ def folder(tmp_path: Path) -> Path:
 def test_the_command_trains_one_that_is_right_about_new_episodes(
     folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    policy = build_policy(ModelConfig(vlm="tiny-random", width=64, layers=1), action_dim=2, image_size=32)
+    policy = build_policy(
+        ModelConfig(vlm="tiny-random", width=64, layers=1), action_dim=2, image_size=32
+    )
     before = policy.hash()
     policy.save_pretrained(tmp_path / "policy")
-    command = ["classifier", str(folder), "--policy", str(tmp_path / "policy"), "--instruction", INSTRUCTION]
+    command = [
+        "classifier",
+        str(folder),
+        "--policy",
+        str(tmp_path / "policy"),
+        "--instruction",
+        INSTRUCTION,
+    ]
     command += ["--steps", "500", "--out"]
-    assert main([*command, str(tmp_path / "policy")]) == 2 and "is there already" in capsys.readouterr().err
+    assert (
+        main([*command, str(tmp_path / "policy")]) == 2
+        and "is there already" in capsys.readouterr().err
+    )
     assert main([*command, str(tmp_path / "judge")]) == 0
     judge = Classifier(tmp_path / "judge")
     failures, successes = pictures(range(1000, 1040))
@@ -70,7 +82,9 @@ def test_some_of_both_labels_are_held_out_in_stretches(folder: Path) -> None:
     assert {frames.task[out].min(), frames.task[out].max()} == {0, 1} and not out.all()
     for label in (0, 1):
         assert out[frames.task == label].sum() in range(STRETCH, (frames.task == label).sum() // 3)
-    assert (frames.actions[frames.task == 1] == 1).all() and (frames.actions[frames.task == 0] == -1).all()
+    assert (frames.actions[frames.task == 1] == 1).all() and (
+        frames.actions[frames.task == 0] == -1
+    ).all()
 
 
 def test_too_few_or_broken_pictures_are_named(folder: Path, tmp_path: Path) -> None:

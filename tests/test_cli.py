@@ -1,4 +1,5 @@
-"""The command line: one clear line and exit code 2 for whatever a person can get wrong; nothing overwritten."""
+"""The command line: one clear line and exit code 2 for whatever a person can get wrong; nothing
+overwritten."""
 
 import json
 import subprocess
@@ -41,7 +42,9 @@ def complaint(argv: list[str], capsys: pytest.CaptureFixture[str]) -> str:
         (["bench", "rendr"], "did you mean 'render'"),
     ],
 )
-def test_a_mistake_gets_one_line(argv: list[str], expected: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_mistake_gets_one_line(
+    argv: list[str], expected: str, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert expected.lower() in complaint(argv, capsys).lower()
 
 
@@ -59,14 +62,27 @@ def test_a_mistake_gets_one_line(argv: list[str], expected: str, capsys: pytest.
 def test_a_mistake_in_a_run_gets_one_line(
     options: list[str], expected: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    argv = ["run", "pointmass", "--out", str(tmp_path / "run"), "--expert.episodes", "1", "--eval.episodes", "1"]
+    argv = [
+        "run",
+        "pointmass",
+        "--out",
+        str(tmp_path / "run"),
+        "--expert.episodes",
+        "1",
+        "--eval.episodes",
+        "1",
+    ]
     assert main([*argv, *options]) == 2
     last = capsys.readouterr().err.strip().splitlines()[-1]
     assert last.startswith("irevla: ") and expected in last
-    assert not (tmp_path / "run").exists()  # so that the mended command is not refused as another run
+    assert not (
+        tmp_path / "run"
+    ).exists()  # so that the mended command is not refused as another run
 
 
-def test_a_foreign_directory_is_left_alone(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_foreign_directory_is_left_alone(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     (tmp_path / "thesis.txt").write_text("years of work")
     assert "not a run of irevla" in complaint(["run", "pointmass", "--out", str(tmp_path)], capsys)
     assert [path.name for path in tmp_path.iterdir()] == ["thesis.txt"]
@@ -74,7 +90,9 @@ def test_a_foreign_directory_is_left_alone(tmp_path: Path, capsys: pytest.Captur
 
 def test_a_file_as_out_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "file").write_text("x")
-    assert "cannot write" in complaint(["run", "pointmass", "--out", str(tmp_path / "file" / "run")], capsys)
+    assert "cannot write" in complaint(
+        ["run", "pointmass", "--out", str(tmp_path / "file" / "run")], capsys
+    )
 
 
 def test_other_settings_do_not_resume(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -83,7 +101,9 @@ def test_other_settings_do_not_resume(tmp_path: Path, capsys: pytest.CaptureFixt
 
     with open_run(tmp_path / "run", find_preset("pointmass")):
         pass
-    said = complaint(["run", "pointmass", "--out", str(tmp_path / "run"), "--sft.steps", "7"], capsys)
+    said = complaint(
+        ["run", "pointmass", "--out", str(tmp_path / "run"), "--sft.steps", "7"], capsys
+    )
     assert "sft.steps: 600 -> 7" in said or "sft.steps" in said
 
 
@@ -97,7 +117,9 @@ def test_help_is_instant_and_imports_nothing_heavy() -> None:
     assert done.returncode == 0, done.stderr
     for command in ("run", "eval", "collect", "tasks", "report", "push", "bench"):
         assert f"  {command} " in done.stdout
-    assert time.monotonic() - start < 5  # half a second on an idle machine; the import check is the real one
+    assert (
+        time.monotonic() - start < 5
+    )  # half a second on an idle machine; the import check is the real one
 
 
 def test_tasks_as_json(capsys: pytest.CaptureFixture[str]) -> None:
@@ -130,7 +152,21 @@ def test_collect_wants_the_suite_first(tmp_path: Path, capsys: pytest.CaptureFix
 
 def test_collect_is_what_run_would_collect(tmp_path: Path) -> None:
     out = tmp_path / "demos"
-    assert main(["collect", "pointmass", "--tasks", "left-disc", "--expert.episodes", "2", "--out", str(out)]) == 0
+    assert (
+        main(
+            [
+                "collect",
+                "pointmass",
+                "--tasks",
+                "left-disc",
+                "--expert.episodes",
+                "2",
+                "--out",
+                str(out),
+            ]
+        )
+        == 0
+    )
     info = json.loads((out / "meta" / "info.json").read_text())
     assert info["total_episodes"] == 2
     (shape,) = [feature["shape"] for name, feature in info["features"].items() if "image" in name]

@@ -1,4 +1,5 @@
-"""Demonstrations and harvest: the right number, in an order that does not depend on which worker was faster."""
+"""Demonstrations and harvest: the right number, in an order that does not depend on which worker
+was faster."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -22,18 +23,27 @@ TASKS = ("left-disc", "right-disc")
 
 def collect(root: Path, config: ExpertConfig) -> list[tuple[str, int, float]]:
     store = collect_expert("pointmass", TASKS, config, env=ENV, seed=3, root=root)
-    return [(info.provenance.task, info.provenance.seed, info.provenance.noise) for info in store.episodes]
+    return [
+        (info.provenance.task, info.provenance.seed, info.provenance.noise)
+        for info in store.episodes
+    ]
 
 
 def test_demonstrations_are_counted_and_half_of_them_noisy(tmp_path: Path) -> None:
     got = collect(tmp_path, ExpertConfig(episodes=6, noise=0.2))
     first = first_seed(Purpose.EXPERT, 3)
-    assert [task for task, _, _ in got].count("left-disc") == [task for task, _, _ in got].count("right-disc") == 6
+    assert (
+        [task for task, _, _ in got].count("left-disc")
+        == [task for task, _, _ in got].count("right-disc")
+        == 6
+    )
     assert sorted(noise for _, _, noise in got) == [0.0] * 6 + [0.2] * 6
     assert all(first <= seed < first + 6 * 20 for _, seed, _ in got)
 
 
-def test_an_interrupted_collection_ends_with_the_same_episodes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_interrupted_collection_ends_with_the_same_episodes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("irevla.collect.FLUSH", 4)
     whole = collect(tmp_path / "whole", ExpertConfig(episodes=6))
     broken = open_store(load_suite("pointmass"), ENV, tmp_path / "broken")
@@ -60,12 +70,21 @@ def test_in_order() -> None:
     assert [outcome.job.seed for outcome in in_order(outcomes, jobs)] == [0, 1, 2, 3]
 
 
-def test_harvest_keeps_successes_only_and_says_whose_they_are(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_harvest_keeps_successes_only_and_says_whose_they_are(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A blind policy stands in for a trained one: it succeeds sometimes, and fails often."""
     task = "left-disc-new"
-    config = Config(suite="pointmass", env=ENV, model=MODEL, harvest=HarvestConfig(episodes=3, attempts=40, noise=0.1))
+    config = Config(
+        suite="pointmass",
+        env=ENV,
+        model=MODEL,
+        harvest=HarvestConfig(episodes=3, attempts=40, noise=0.1),
+    )
     config = replace(config, env=replace(ENV, rl_horizon=11))
-    blind = BlindReplay({task: [demonstrations("pointmass", [task], env=ENV, seed=1)[task][0].actions]})
+    blind = BlindReplay(
+        {task: [demonstrations("pointmass", [task], env=ENV, seed=1)[task][0].actions]}
+    )
     monkeypatch.setattr("irevla.collect.Actor", lambda policy: blind)
     policy = build_policy(MODEL, action_dim=2, image_size=32)
     store = open_store(load_suite("pointmass"), ENV, tmp_path, online=True)
@@ -76,11 +95,16 @@ def test_harvest_keeps_successes_only_and_says_whose_they_are(tmp_path: Path, mo
     )
     assert all(episode.success for episode in store)
     assert {info.provenance.noise for info in store.episodes} == {0.1}
-    assert all(info.provenance.policy == policy.hash() and info.provenance.source == "rl" for info in store.episodes)
+    assert all(
+        info.provenance.policy == policy.hash() and info.provenance.source == "rl"
+        for info in store.episodes
+    )
     first = first_seed(Purpose.HARVEST, config.seed)
     seeds = [info.provenance.seed for info in store.episodes]
     assert seeds == sorted(seeds) and seeds[-1] == first + tried - 1
-    assert harvest(policy, Turn(task), config, store=store) == (0, 0, 3) and len(store) == 3  # nothing more is wanted
+    assert (
+        harvest(policy, Turn(task), config, store=store) == (0, 0, 3) and len(store) == 3
+    )  # nothing more is wanted
     kept = harvest(policy, Turn(task, 2), config, store=store).kept
     assert kept == 3 and len(store) == 6  # of a turn of its own, with other seeds
 

@@ -15,7 +15,9 @@ from irevla.envs.vector import Job, VectorEnv
 from irevla.rollout import Actor, BlindReplay, Collector, endless_jobs, play
 from irevla.types import Features
 
-sys.path.append(str(Path(__file__).parent / "envs"))  # the scripted suite, as pytest puts it for the tests beside it
+sys.path.append(
+    str(Path(__file__).parent / "envs")
+)  # the scripted suite, as pytest puts it for the tests beside it
 SCRIPTED = "scripted_suite:SCRIPTED"
 ONE = EnvConfig(image_size=16, horizon=3, workers=1, envs_per_worker=2, timeout=20.0)
 TWO = EnvConfig(image_size=16, horizon=3, workers=2, envs_per_worker=2, timeout=20.0)
@@ -23,7 +25,8 @@ TWO = EnvConfig(image_size=16, horizon=3, workers=2, envs_per_worker=2, timeout=
 
 
 class FakePolicy:
-    """Latents that say which picture they are of: one token (seed, step), and padding that differs between batches."""
+    """Latents that say which picture they are of: one token (seed, step), and padding that differs
+    between batches."""
 
     def __init__(self, *, mean: float = 0.25, std: float = 0.5) -> None:
         self.log_std = torch.tensor([std, std]).log()
@@ -61,7 +64,9 @@ def mixed() -> Iterator[VectorEnv]:
 
 
 def collector(vec: VectorEnv, *, keep_observations: bool = False) -> Collector:
-    return Collector(vec, generator=torch.Generator().manual_seed(0), keep_observations=keep_observations)
+    return Collector(
+        vec, generator=torch.Generator().manual_seed(0), keep_observations=keep_observations
+    )
 
 
 def test_collector_against_numbers_worked_by_hand(mixed: VectorEnv) -> None:
@@ -70,22 +75,52 @@ def test_collector_against_numbers_worked_by_hand(mixed: VectorEnv) -> None:
 
     # slot 0 plays seeds 0, 0, 2, 2 (each ends in success); slot 1 plays 1, 1, 1 (cut off), 3
     assert batch.values.tolist() == [[0, 10], [1, 11], [20, 12], [21, 30]]
-    assert batch.terminated.tolist() == [[False, False], [True, False], [False, False], [True, False]]
-    assert batch.truncated.tolist() == [[False, False], [False, False], [False, True], [False, False]]
+    assert batch.terminated.tolist() == [
+        [False, False],
+        [True, False],
+        [False, False],
+        [True, False],
+    ]
+    assert batch.truncated.tolist() == [
+        [False, False],
+        [False, False],
+        [False, True],
+        [False, False],
+    ]
     assert batch.rewards.tolist() == [[0, 0], [1, 0], [0, 0], [1, 0]]
-    # terminated: 0; truncated: V(seed 1, step 3) = 13, not V(seed 3, step 0) = 30; at the end: of what is seen now
+    # terminated: 0; truncated: V(seed 1, step 3) = 13, not V(seed 3, step 0) = 30; at the end: of
+    # what is seen now
     assert batch.next_values.tolist() == [[1, 11], [0, 12], [21, 13], [0, 31]]
     assert batch.valid.all()
-    assert batch.features.tokens[:, 0].tolist() == [[0, 0], [1, 0], [0, 1], [1, 1], [2, 0], [1, 2], [2, 1], [3, 0]]
-    assert [(o.job.seed, o.success, o.length) for o in stats.finished] == [(0, True, 2), (1, False, 3), (2, True, 2)]
-    assert stats.decisions == 8 and stats.dropped == 0 and stats.success_rate == pytest.approx(2 / 3)
+    assert batch.features.tokens[:, 0].tolist() == [
+        [0, 0],
+        [1, 0],
+        [0, 1],
+        [1, 1],
+        [2, 0],
+        [1, 2],
+        [2, 1],
+        [3, 0],
+    ]
+    assert [(o.job.seed, o.success, o.length) for o in stats.finished] == [
+        (0, True, 2),
+        (1, False, 3),
+        (2, True, 2),
+    ]
+    assert (
+        stats.decisions == 8 and stats.dropped == 0 and stats.success_rate == pytest.approx(2 / 3)
+    )
 
 
 def test_collector_goes_on_and_encodes_every_observation_once(mixed: VectorEnv) -> None:
     policy, collect = FakePolicy(), collector(mixed).collect
     collect(policy, value, 4)
-    assert len(policy.encoded) == 4 * 2 + 2 + 1  # every step, the last observations, the one cut off
-    batch, stats = collect(policy, lambda features: -value(features), 2)  # the critic has changed, the latents have not
+    assert (
+        len(policy.encoded) == 4 * 2 + 2 + 1
+    )  # every step, the last observations, the one cut off
+    batch, stats = collect(
+        policy, lambda features: -value(features), 2
+    )  # the critic has changed, the latents have not
     assert batch.values.tolist() == [[-40, -31], [-41, -32]]
     assert batch.next_values.tolist() == [[-41, -32], [0, -33]]
     assert len(policy.encoded) == 11 + 2 * 2 + 1
@@ -113,7 +148,9 @@ def test_actions_are_gaussian_and_reach_the_environment_clipped(mixed: VectorEnv
     torch.testing.assert_close(batch.log_probs, expected)
     assert batch.actions.max() > 1  # kept as sampled
     assert batch.observations is not None
-    executed = batch.observations.images[2:, 1, 0, :2].astype(float) / 100 - 1  # as the second pictures show it
+    executed = (
+        batch.observations.images[2:, 1, 0, :2].astype(float) / 100 - 1
+    )  # as the second pictures show it
     np.testing.assert_allclose(executed, batch.actions[0].clamp(-1, 1), atol=0.006)
     assert not torch.equal(batch.actions[0], batch.actions[1])
 
@@ -132,7 +169,10 @@ def test_live_encoder_encodes_the_carried_observation_afresh(mixed: VectorEnv) -
     collect(policy, value, 1)
     before = len(policy.encoded)
     collect(policy, value, 1)
-    assert len(policy.encoded) == before + 2 + 2 and policy.encoded[before : before + 2] == [(0, 1), (1, 1)]
+    assert len(policy.encoded) == before + 2 + 2 and policy.encoded[before : before + 2] == [
+        (0, 1),
+        (1, 1),
+    ]
 
 
 class KillsAWorker(FakePolicy):
@@ -150,7 +190,8 @@ class KillsAWorker(FakePolicy):
 
 def test_partial_episodes_of_a_lost_worker_are_not_valid(mixed: VectorEnv) -> None:
     batch, stats = collector(mixed).collect(KillsAWorker(mixed), value, 4)
-    # lost with the step at t = 2: slot 0 had begun seed 2 there, slot 1 was in seed 1 from the start; both begin again
+    # lost with the step at t = 2: slot 0 had begun seed 2 there, slot 1 was in seed 1 from the
+    # start; both begin again
     assert batch.valid.tolist() == [[True, False], [True, False], [False, False], [True, True]]
     assert batch.values[3].tolist() == [20, 10]
     assert batch.next_values[2].tolist() == [0, 0]
@@ -164,9 +205,13 @@ def test_play_plays_each_job_once(config: EnvConfig) -> None:
     with VectorEnv(SCRIPTED, config, iter(jobs)) as vec:
         outcomes = list(play(vec, Actor(policy)))
     assert sorted(o.job.seed for o in outcomes) == list(range(9))
-    assert all(o.success == (o.job.seed % 2 == 0) and o.length == (2 if o.success else 3) for o in outcomes)
+    assert all(
+        o.success == (o.job.seed % 2 == 0) and o.length == (2 if o.success else 3) for o in outcomes
+    )
     assert all(o.episode is None for o in outcomes)
-    assert len(set(policy.encoded)) == len(policy.encoded) == 5 * 2 + 4 * 3  # idle slots and last observations are not
+    assert (
+        len(set(policy.encoded)) == len(policy.encoded) == 5 * 2 + 4 * 3
+    )  # idle slots and last observations are not
     assert set(policy.instructions) == {"do mixed"}
 
 
@@ -178,7 +223,9 @@ def test_play_survives_a_killed_worker_with_whole_episodes() -> None:
     assert [o.job for o in outcomes] == jobs
     for outcome in outcomes:
         assert outcome.episode is not None
-        assert outcome.episode.images[:, 0, :2, 0].tolist() == [[outcome.job.seed, t] for t in range(3)]
+        assert outcome.episode.images[:, 0, :2, 0].tolist() == [
+            [outcome.job.seed, t] for t in range(3)
+        ]
 
 
 def test_episodes_of_the_expert_have_clean_labels_and_provenance() -> None:
@@ -189,7 +236,10 @@ def test_episodes_of_the_expert_have_clean_labels_and_provenance() -> None:
     assert episode.actions.tolist() == [[0.5, -0.25]] * 2
     assert episode.rewards.tolist() == [0, 1]
     assert episode.images[:, 0, :2, 0].tolist() == [[7, 0], [7, 1]]
-    assert episode.images[1, 1, 0, :2].tolist() != [150, 75]  # the executed action was not the label
+    assert episode.images[1, 1, 0, :2].tolist() != [
+        150,
+        75,
+    ]  # the executed action was not the label
     provenance = episode.provenance
     assert (provenance.suite, provenance.task, provenance.seed) == ("scripted", "win", 7)
     assert (provenance.source, provenance.noise, provenance.policy) == ("expert", 0.4, "")
@@ -203,7 +253,9 @@ def test_episodes_of_a_policy_have_the_actions_as_executed() -> None:
     assert (outcome.episode.provenance.source, outcome.episode.provenance.policy) == ("rl", "abc")
 
 
-def test_where_a_person_took_over_the_episode_has_what_they_did_and_is_no_success_of_the_policy() -> None:
+def test_where_a_person_took_over_the_episode_has_what_they_did_and_is_no_success_of_the_policy() -> (
+    None
+):
     with VectorEnv(SCRIPTED, ONE, iter([Job("taken-over", 7)])) as vec:
         (outcome,) = play(vec, Actor(FakePolicy(mean=1.5)), keep_images=True)
     assert outcome.episode is not None and outcome.episode.actions.tolist() == [[-0.5, 0.5], [1, 1]]
@@ -218,18 +270,30 @@ def test_actor_explores_only_with_a_generator() -> None:
         return outcome.episode.images[1:, 1, 0, :2].tolist()
 
     assert executed(Actor(FakePolicy())) == [[125, 125]] * 2
-    assert executed(Actor(FakePolicy(), generator=torch.Generator().manual_seed(0))) != [[125, 125]] * 2
+    assert (
+        executed(Actor(FakePolicy(), generator=torch.Generator().manual_seed(0)))
+        != [[125, 125]] * 2
+    )
 
 
 def test_blind_replay_plays_demonstrations_of_each_task_in_turn_and_holds_its_last_action() -> None:
     demonstrations = {
         "timeout": [np.array([[0.1, 0], [0.2, 0]], np.float32)],
-        "win": [np.array([[-0.1, 0], [-0.2, 0], [-0.3, 0]], np.float32), np.array([[-0.5, 0]], np.float32)],
+        "win": [
+            np.array([[-0.1, 0], [-0.2, 0], [-0.3, 0]], np.float32),
+            np.array([[-0.5, 0]], np.float32),
+        ],
     }
     jobs = [Job("timeout", 1), Job("win", 2), Job("win", 3)]
     with VectorEnv(SCRIPTED, ONE, iter(jobs)) as vec:
-        outcomes = {o.job: o.episode for o in play(vec, BlindReplay(demonstrations), keep_images=True)}
-    played = [(episode.actions[:, 0] * 10).round().tolist() for episode in map(outcomes.get, jobs) if episode]
+        outcomes = {
+            o.job: o.episode for o in play(vec, BlindReplay(demonstrations), keep_images=True)
+        }
+    played = [
+        (episode.actions[:, 0] * 10).round().tolist()
+        for episode in map(outcomes.get, jobs)
+        if episode
+    ]
     assert played == [[1, 2, 2], [-1, -2], [-5, -5]]
 
 

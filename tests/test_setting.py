@@ -29,7 +29,9 @@ def played(task: str, episodes: int) -> Row:
 
 
 def test_practice_is_never_longer_than_evaluation() -> None:
-    assert [EnvConfig(horizon=80, rl_horizon=most).practising().horizon for most in (0, 45, 90)] == [80, 45, 80]
+    assert [
+        EnvConfig(horizon=80, rl_horizon=most).practising().horizon for most in (0, 45, 90)
+    ] == [80, 45, 80]
     with pytest.raises(UserError, match=r"env\.rl_horizon"):
         EnvConfig(rl_horizon=-1)
 
@@ -40,7 +42,9 @@ def test_where_a_person_must_watch_a_test_goes_on_where_it_was(
 ) -> None:
     config, asked = find_preset(preset), list[Sequence[str]]()
 
-    def evaluate(actor: object, suite: str, tasks: Sequence[str], *, episodes: int, **more: Any) -> list[Row]:
+    def evaluate(
+        actor: object, suite: str, tasks: Sequence[str], *, episodes: int, **more: Any
+    ) -> list[Row]:
         asked.append(tasks)
         if len(asked) == calls // 2:
             raise KeyboardInterrupt
@@ -60,7 +64,9 @@ def test_where_a_person_must_watch_a_test_goes_on_where_it_was(
         setting.test(run, policy, tasks, "sft", 3)
         done = run.journal.done("evaluated sft")
     first, second, third = "pick-red-block", "pick-carrot", "pick-banana"
-    expected = [(first,), (second,), (second,), (third,)] if preset == "panda" else [tasks.all, tasks.all]
+    expected = (
+        [(first,), (second,), (second,), (third,)] if preset == "panda" else [tasks.all, tasks.all]
+    )
     assert asked == expected
     assert done is not None and [row["task"] for row in done["rows"]] == list(tasks.all)
 

@@ -16,7 +16,8 @@ __version__ = "0.1.0"
 
 
 def __getattr__(name: str) -> Any:
-    """Import the policy class when it is first asked for: it needs torch, and the command line's `--help` does not."""
+    """Import the policy class when it is first asked for: it needs torch, and the command line's
+    `--help` does not."""
     if name == "VLAPolicy":
         from irevla.models.policy import VLAPolicy
 

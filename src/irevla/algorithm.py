@@ -1,7 +1,8 @@
 """Algorithm 1 of the paper: iterative RL for VLA models (iRe-VLA).
 
-`run_algorithm` is the paper's box, line by line. Each stage below it is one step of the box: it is skipped where the
-journal says that it is done, and it goes on from its newest checkpoint where it was interrupted.
+`run_algorithm` is the paper's box, line by line. Each stage below it is one step of the box: it is
+skipped where the journal says that it is done, and it goes on from its newest checkpoint where it
+was interrupted.
 """
 
 import dataclasses
@@ -43,7 +44,8 @@ from irevla.turn import Turn
 
 
 def run_algorithm(run: Run) -> None:
-    """Algorithm 1, or the baseline that `config.method` names. Safe to interrupt anywhere; the same call goes on."""
+    """Algorithm 1, or the baseline that `config.method` names. Safe to interrupt anywhere; the same
+    call goes on."""
     config, method = run.config, METHODS[run.config.method]
     suite, tasks = check(config)
 
@@ -51,19 +53,28 @@ def run_algorithm(run: Run) -> None:
     baselines(run, tasks)
     policy = stage0(run, suite, expert, method)  # pi^0
     test(run, policy, tasks, "sft", config.eval.episodes)
-    online = open_store(suite, config.env, run.directory / "online", online=True)  # line 1: D_RL <- {}
+    online = open_store(
+        suite, config.env, run.directory / "online", online=True
+    )  # line 1: D_RL <- {}
     turns = [Turn(task, number) for number in range(1, config.rounds + 1) for task in tasks.rl]
     for turn in turns if method.rl != "none" else ():  # line 2
         policy = stage1(run, policy, turn, method, online)  # lines 4, 5
         test(run, policy, tasks, turn.stage("rl"), config.eval.interim)
         collect_successes(run, policy, turn, online)  # line 6
         policy = stage2(run, policy, turn, method, expert=expert, online=online)  # lines 8, 9
-        test(run, policy, tasks, turn.stage("sl"), config.eval.episodes if turn == turns[-1] else config.eval.interim)
+        test(
+            run,
+            policy,
+            tasks,
+            turn.stage("sl"),
+            config.eval.episodes if turn == turns[-1] else config.eval.interim,
+        )
     videos(run, policy, tasks)
 
 
 def stage0(run: Run, suite: Suite, expert: EpisodeStore, method: Method) -> VLAPolicy:
-    """Stage 0: supervised fine-tuning on D_e, equation (2). Skipped where a policy to start from is given."""
+    """Stage 0: supervised fine-tuning on D_e, equation (2). Skipped where a policy to start from is
+    given."""
     config = run.config
     if config.from_checkpoint:
         return starting_policy(config, suite)
@@ -74,8 +85,11 @@ def stage0(run: Run, suite: Suite, expert: EpisodeStore, method: Method) -> VLAP
     return policy
 
 
-def stage1(run: Run, policy: VLAPolicy, turn: Turn, method: Method, online: EpisodeStore) -> VLAPolicy:
-    """Stage 1: online RL until convergence, equation (3). Line 4: pi^1 starts as pi^2, with a new critic head.
+def stage1(
+    run: Run, policy: VLAPolicy, turn: Turn, method: Method, online: EpisodeStore
+) -> VLAPolicy:
+    """Stage 1: online RL until convergence, equation (3). Line 4: pi^1 starts as pi^2, with a new
+    critic head.
 
     By PPO, or as on a real arm by SAC.
     """
@@ -87,10 +101,13 @@ def stage1(run: Run, policy: VLAPolicy, turn: Turn, method: Method, online: Epis
     assert method.rl != "none"
     policy.reset_exploration(config.std)
     generator, progress = torch.Generator().manual_seed(run.config.seed), RLProgress(config.window)
-    ppo = PPO(policy, CriticHead.mirror(policy.action_head), config, part=method.rl, generator=generator)
+    ppo = PPO(
+        policy, CriticHead.mirror(policy.action_head), config, part=method.rl, generator=generator
+    )
     if learner := progress.resume(run, policy, stage):
         ppo.load_state(learner)
-    # Seeds count decisions, which no episode outnumbers: after an interruption, only episodes not yet played.
+    # Seeds count decisions, which no episode outnumbers: after an interruption, only episodes not
+    # yet played.
     first = first_seed(Purpose.RL, run.config.seed, round=turn.round)
     jobs = endless_jobs(turn.task, first + progress.decisions)
     env = admitted(run.config.suite, policy, run.config.env.practising(), learning=True)
@@ -109,11 +126,21 @@ def stage1(run: Run, policy: VLAPolicy, turn: Turn, method: Method, online: Epis
                 dropped=stats.dropped,
             )
             run.metrics.log(stage, progress.decisions, **metrics, **of_rollout(stats, policy))
-            advance(progress.decisions, f"success {progress.rate:.2f} in the last {len(progress.recent)} episodes")
+            advance(
+                progress.decisions,
+                f"success {progress.rate:.2f} in the last {len(progress.recent)} episodes",
+            )
             if progress.updates % config.checkpoint_every == 0:
                 progress.save(run, policy, stage, learner=ppo.state())
     reached = converged(progress.recent, config)
-    finish(run, policy, stage, decisions=progress.decisions, converged=reached, dropped=progress.dropped)
+    finish(
+        run,
+        policy,
+        stage,
+        decisions=progress.decisions,
+        converged=reached,
+        dropped=progress.dropped,
+    )
     return policy
 
 
@@ -127,22 +154,39 @@ def collect_successes(run: Run, policy: VLAPolicy, turn: Turn, online: EpisodeSt
 
 
 def stage2(
-    run: Run, policy: VLAPolicy, turn: Turn, method: Method, *, expert: EpisodeStore, online: EpisodeStore
+    run: Run,
+    policy: VLAPolicy,
+    turn: Turn,
+    method: Method,
+    *,
+    expert: EpisodeStore,
+    online: EpisodeStore,
 ) -> VLAPolicy:
-    """Stage 2: supervised learning of everything on D_e + D_RL, equation (4), from the weights of stage 1 (line 8)."""
+    """Stage 2: supervised learning of everything on D_e + D_RL, equation (4), from the weights of
+    stage 1 (line 8)."""
     stage, config = turn.stage("sl"), run.config.sl
     if method.sl != "none" and not recall(run, policy, stage):
         frames = online.read() if len(online) else None
         mixture = Mixture(
-            expert.read(), frames, config.online_share, validation=config.validation, discount=config.discount
+            expert.read(),
+            frames,
+            config.online_share,
+            validation=config.validation,
+            discount=config.discount,
         )
         supervise(run, policy, stage, config, mixture=mixture, part=method.sl)
     return policy
 
 
-def supervise(run: Run, policy: VLAPolicy, stage: str, config: SFTConfig, *, mixture: Mixture, part: str) -> None:
+def supervise(
+    run: Run, policy: VLAPolicy, stage: str, config: SFTConfig, *, mixture: Mixture, part: str
+) -> None:
     """Supervised learning as stage 0 or 2, with progress and checkpoints."""
-    title = "Stage 0: supervised fine-tuning" if stage == "sft" else f"Stage 2: supervised learning, {stage}"
+    title = (
+        "Stage 0: supervised fine-tuning"
+        if stage == "sft"
+        else f"Stage 2: supervised learning, {stage}"
+    )
     with bar(title, config.steps) as advance, threads(run.config.threads or os.cpu_count() or 1):
         losses: dict[str, float] = {}
 
@@ -156,6 +200,7 @@ def supervise(run: Run, policy: VLAPolicy, stage: str, config: SFTConfig, *, mix
             on_step=lambda done, total: advance(done, f"loss {losses.get('loss', math.nan):.4f}"),
         )  # fmt: skip
         advance(
-            config.steps, f"loss {result.train_loss or math.nan:.4f}, validation {result.best_loss or math.nan:.4f}"
+            config.steps,
+            f"loss {result.train_loss or math.nan:.4f}, validation {result.best_loss or math.nan:.4f}",
         )
     finish(run, policy, stage, **dataclasses.asdict(result))

@@ -1,4 +1,5 @@
-"""The paper's groups of tasks. Apart from `types`, because worker processes of environments do without torch."""
+"""The paper's groups of tasks. Apart from `types`, because worker processes of environments do
+without torch."""
 
 from enum import StrEnum
 

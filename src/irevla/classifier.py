@@ -1,7 +1,8 @@
 """Is the task done? A reward for robots that nobody watches, learnt from labelled pictures.
 
-The classifier is a policy whose one action says yes (1) or no (-1), so it is built, trained, kept and loaded like every
-other: it starts from the VLM of a policy that is there already, with a new head; least squares on the labels.
+The classifier is a policy whose one action says yes (1) or no (-1), so it is built, trained, kept
+and loaded like every other: it starts from the VLM of a policy that is there already, with a new
+head; least squares on the labels.
 """
 
 from dataclasses import dataclass
@@ -24,7 +25,9 @@ from irevla.models.policy import VLAPolicy
 LABELS = {"failure": -1.0, "success": 1.0}  # the folders of labelled pictures
 STRETCH = 10  # pictures that follow each other are much alike: they are held out together
 FEWEST = 50  # pictures of each label: five stretches, one of which is held out
-THRESHOLD = 0.5  # over 0, which is the middle: a false alarm is what RL exploits, a miss only costs time
+THRESHOLD = (
+    0.5  # over 0, which is the middle: a false alarm is what RL exploits, a miss only costs time
+)
 SFT = SFTConfig(steps=600, batch=64, lr=1e-3, colour_share=0.3, validation=0.2, validate_every=100)
 SEED = 0
 PICTURES = (".png", ".jpg", ".jpeg")
@@ -36,7 +39,9 @@ class Classifier:
     def __init__(self, path: Path | str) -> None:
         self._policy = VLAPolicy.from_pretrained(path)
         if self._policy.action_dim != 1:
-            raise UserError(f"{path} is a policy, not a classifier: name what `irevla classifier` wrote")
+            raise UserError(
+                f"{path} is a policy, not a classifier: name what `irevla classifier` wrote"
+            )
 
     def __call__(self, picture: UInt8[np.ndarray, "H W 3"], instruction: str) -> bool:
         """Whether the task is done."""
@@ -57,17 +62,24 @@ class Verdict:
 
 
 def train_classifier(
-    folder: Path, instruction: str, policy: VLAPolicy, config: SFTConfig = SFT, *, on_step: OnStep | None = None
+    folder: Path,
+    instruction: str,
+    policy: VLAPolicy,
+    config: SFTConfig = SFT,
+    *,
+    on_step: OnStep | None = None,
 ) -> tuple[VLAPolicy, Verdict]:
-    """A classifier learnt from the pictures in FOLDER/success and FOLDER/failure. It starts from the VLM of `policy`,
-    which is not changed.
+    """A classifier learnt from the pictures in FOLDER/success and FOLDER/failure. It starts from
+    the VLM of `policy`, which is not changed.
 
-    The verdict is a little too kind: the weights that are kept were chosen by the same pictures. Raises `UserError`
-    where there are too few, or one cannot be read.
+    The verdict is a little too kind: the weights that are kept were chosen by the same pictures.
+    Raises `UserError` where there are too few, or one cannot be read.
     """
     frames = labelled(folder, instruction, policy.image_size)
     torch.manual_seed(SEED)
-    classifier = build_policy(policy.config, action_dim=1, image_size=policy.image_size, device=policy.device)
+    classifier = build_policy(
+        policy.config, action_dim=1, image_size=policy.image_size, device=policy.device
+    )
     classifier.vlm.load_state_dict(policy.vlm.state_dict())
     mixture = Mixture(frames, validation=config.validation)
     fit(classifier, mixture, config, seed=SEED, trainable="all", on_step=on_step)
@@ -75,13 +87,16 @@ def train_classifier(
 
 
 def labelled(folder: Path, instruction: str, size: int) -> Frames:
-    """The pictures as what supervised learning reads: the label is the action, and a task of its own, so that both are
-    drawn equally often. In the order of their names, every `STRETCH` are one episode."""
+    """The pictures as what supervised learning reads: the label is the action, and a task of its
+    own, so that both are drawn equally often. In the order of their names, every `STRETCH` are one
+    episode."""
     paths = {label: _pictures(folder / label) for label in LABELS}
     counts = [len(found) for found in paths.values()]
     images = np.stack([read_picture(path, size) for path in chain(*paths.values())])
     episodes = [np.arange(count) // STRETCH for count in counts]
-    of_cell = round(1 / SFT.validation)  # of so many episodes one is held out: no cell may have both labels
+    of_cell = round(
+        1 / SFT.validation
+    )  # of so many episodes one is held out: no cell may have both labels
     episodes[1] += -(-(episodes[0][-1] + 1) // of_cell) * of_cell
     return Frames(
         images=images,
@@ -97,7 +112,9 @@ def labelled(folder: Path, instruction: str, size: int) -> Frames:
 def _pictures(folder: Path) -> list[Path]:
     found = sorted(path for path in folder.glob("*") if path.suffix.lower() in PICTURES)
     if len(found) < FEWEST:
-        raise UserError(f"{folder} has {len(found)} pictures (PNG or JPEG), and at least {FEWEST} are needed")
+        raise UserError(
+            f"{folder} has {len(found)} pictures (PNG or JPEG), and at least {FEWEST} are needed"
+        )
     return found
 
 
@@ -107,4 +124,9 @@ def _verdict(classifier: VLAPolicy, mixture: Mixture) -> Verdict:
     truth = torch.cat([batch.actions[:, 0] for batch in batches]) > 0
     answers = [classifier(batch.images, batch.instructions)[:, 0].cpu() for batch in batches]
     said = torch.cat(answers) > THRESHOLD
-    return Verdict(int((truth & ~said).sum()), int(truth.sum()), int((~truth & said).sum()), int((~truth).sum()))
+    return Verdict(
+        int((truth & ~said).sum()),
+        int(truth.sum()),
+        int((~truth & said).sum()),
+        int((~truth).sum()),
+    )

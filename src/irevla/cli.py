@@ -1,5 +1,5 @@
-"""The command line. It composes and never computes; everything heavy is imported inside the commands, so that
-`--help` is instant."""
+"""The command line. It composes and never computes; everything heavy is imported inside the
+commands, so that `--help` is instant."""
 
 import contextlib
 import ctypes
@@ -32,11 +32,14 @@ def run(argv: Sequence[str]) -> None:
 
     @dataclasses.dataclass(frozen=True)
     class RunArguments:
-        """Algorithm 1 with a preset; every field can be overridden. The same command again resumes."""
+        """Algorithm 1 with a preset; every field can be overridden. The same command again
+        resumes."""
 
         out: Path = Path("runs") / argv[0]  # the run's directory
         tensorboard: bool = False  # write TensorBoard curves beside metrics.jsonl
-        config: Annotated[Config, tyro.conf.arg(name="")] = dataclasses.field(default_factory=lambda: preset)
+        config: Annotated[Config, tyro.conf.arg(name="")] = dataclasses.field(
+            default_factory=lambda: preset
+        )
 
     arguments = parse(RunArguments, argv[1:], prog=f"irevla run {argv[0]}")
 
@@ -66,7 +69,9 @@ def evaluate(argv: Sequence[str]) -> None:
     class EvalArguments:
         """Success rates with counts and Wilson intervals, on seeds that training never uses."""
 
-        policy: tyro.conf.Positional[Path]  # a run directory, a checkpoint, or a policy that push has written
+        policy: tyro.conf.Positional[
+            Path
+        ]  # a run directory, a checkpoint, or a policy that push has written
         tasks: tuple[str, ...] = ()  # tasks of the suite; none: all of the run's
         suite: str = ""  # another one than the run's, as `panda` for a policy of panda-sim
         episodes: int = 50  # per task
@@ -83,7 +88,11 @@ def evaluate(argv: Sequence[str]) -> None:
     from irevla.setting import evaluate_saved
 
     rows = evaluate_saved(
-        arguments.policy, arguments.tasks, episodes=arguments.episodes, seed=arguments.seed, elsewhere=arguments.suite
+        arguments.policy,
+        arguments.tasks,
+        episodes=arguments.episodes,
+        seed=arguments.seed,
+        elsewhere=arguments.suite,
     )
     if arguments.json:
         print(json.dumps([row.to_json() for row in rows]))
@@ -93,22 +102,28 @@ def evaluate(argv: Sequence[str]) -> None:
 
 def collect(argv: Sequence[str]) -> None:
     """Expert demonstrations of a suite, as a LeRobotDataset v3."""
-    if argv and argv[0].startswith("-") and not {"-h", "--help"} & set(argv):  # its preset has the other defaults
+    if (
+        argv and argv[0].startswith("-") and not {"-h", "--help"} & set(argv)
+    ):  # its preset has the other defaults
         raise UserError("name the suite first: irevla collect SUITE --out DIR")
     preset = PRESETS[argv[0]][1] if argv and argv[0] in PRESETS else Config()
 
     @dataclasses.dataclass(frozen=True)
     class CollectArguments:
-        """Expert demonstrations by the suite's scripted experts, as a LeRobotDataset v3: those that `irevla run` of the
-        preset with the suite's name would collect. The same command again goes on.
+        """Expert demonstrations by the suite's scripted experts, as a LeRobotDataset v3: those that
+        `irevla run` of the preset with the suite's name would collect. The same command again goes
+        on.
 
-        With --demonstrations those of people are imported instead, at most expert.episodes of each task.
+        With --demonstrations those of people are imported instead, at most expert.episodes of each
+        task.
         """
 
         suite: tyro.conf.Positional[str]
         out: Path  # the dataset's directory
         tasks: tuple[str, ...] = ()  # none: all expert tasks
-        demonstrations: Path | None = None  # recordings of people (kitchen: files of Minari or R3M, or a folder)
+        demonstrations: Path | None = (
+            None  # recordings of people (kitchen: files of Minari or R3M, or a folder)
+        )
         seed: int = 0
         expert: ExpertConfig = dataclasses.field(default_factory=lambda: preset.expert)
         env: EnvConfig = dataclasses.field(default_factory=lambda: preset.env)
@@ -131,7 +146,9 @@ def collect(argv: Sequence[str]) -> None:
         path, most = arguments.demonstrations, expert.episodes
         store = import_shown(suite, names, path=path, most=most, env=env, root=root)
     else:
-        store = collect_expert(arguments.suite, names, expert, env=env, seed=arguments.seed, root=root)
+        store = collect_expert(
+            arguments.suite, names, expert, env=env, seed=arguments.seed, root=root
+        )
     print(f"{len(store)} episodes of {len(names)} tasks in {arguments.out}")
 
 
@@ -167,7 +184,8 @@ def report(argv: Sequence[str]) -> None:
 
     @dataclasses.dataclass(frozen=True)
     class ReportArguments:
-        """One self-contained HTML page (DIR/report.html) and PNGs (DIR/plots), from what the run has written so far."""
+        """One self-contained HTML page (DIR/report.html) and PNGs (DIR/plots), from what the run
+        has written so far."""
 
         run: tyro.conf.Positional[Path]
 
@@ -189,10 +207,16 @@ def bench(argv: Sequence[str]) -> None:
         list: bool = False  # the names
         json: bool = False  # print one JSON object; its "ratio" is the headline
         suite: str = "metaworld"  # render: or "kitchen" or "panda-sim"
-        vlm: str = "tiny"  # encode, sft, ppo-update: or "blip2", which is BLIP-2 2.7B with random weights
+        vlm: str = (
+            "tiny"  # encode, sft, ppo-update: or "blip2", which is BLIP-2 2.7B with random weights
+        )
         batch: int = 0  # encode, sft: pictures at once; 0: as many as suit the VLM
-        gradient_checkpointing: bool = False  # sft of blip2: compute activations again, for less memory
-        compile: bool = False  # encode and sft of blip2: torch.compile, which takes minutes at first
+        gradient_checkpointing: bool = (
+            False  # sft of blip2: compute activations again, for less memory
+        )
+        compile: bool = (
+            False  # encode and sft of blip2: torch.compile, which takes minutes at first
+        )
 
     arguments = parse(BenchArguments, argv, prog="irevla bench")
 
@@ -204,11 +228,21 @@ def bench(argv: Sequence[str]) -> None:
         return
     if arguments.batch < 0:
         raise UserError(f"--batch must be positive, or 0 for the VLM's own, not {arguments.batch}")
-    asked = {field.name: getattr(arguments, field.name) for field in dataclasses.fields(BenchArguments)}
+    asked = {
+        field.name: getattr(arguments, field.name) for field in dataclasses.fields(BenchArguments)
+    }
     plain = dataclasses.asdict(BenchArguments())
-    options = {key: value for key, value in asked.items() if value != plain[key] and key not in ("name", "json")}
+    options = {
+        key: value
+        for key, value in asked.items()
+        if value != plain[key] and key not in ("name", "json")
+    }
     result = run_benchmark(arguments.name, **options)
-    print(json.dumps(result) if arguments.json else "\n".join(f"{key:<24} {value}" for key, value in result.items()))
+    print(
+        json.dumps(result)
+        if arguments.json
+        else "\n".join(f"{key:<24} {value}" for key, value in result.items())
+    )
 
 
 def push(argv: Sequence[str]) -> None:
@@ -216,10 +250,11 @@ def push(argv: Sequence[str]) -> None:
 
     @dataclasses.dataclass(frozen=True)
     class PushArguments:
-        """Upload a policy to the Hugging Face Hub, with a model card that carries the success table of its run.
+        """Upload a policy to the Hugging Face Hub, with a model card that carries the success table
+        of its run.
 
-        With --to it is only written to a folder, to be looked at and edited; that folder can be pushed, too. A
-        README.md that is there is kept: delete it to get a new one.
+        With --to it is only written to a folder, to be looked at and edited; that folder can be
+        pushed, too. A README.md that is there is kept: delete it to get a new one.
         """
 
         policy: tyro.conf.Positional[Path]  # a run directory, a checkpoint or a saved policy
@@ -237,9 +272,13 @@ def push(argv: Sequence[str]) -> None:
     files, card = export(arguments.policy, name=arguments.repo)
     if arguments.to:
         new = write_policy(arguments.to, files, card=card)
-        print(f"written to {arguments.to}, nothing uploaded; look at its README.md, then push this folder")
+        print(
+            f"written to {arguments.to}, nothing uploaded; look at its README.md, then push this folder"
+        )
         if not new:
-            print("its README.md is the one that was there: delete it and give the same command again for a new one")
+            print(
+                "its README.md is the one that was there: delete it and give the same command again for a new one"
+            )
     else:
         print(upload(files, arguments.repo, private=arguments.private, card=card))
 
@@ -249,13 +288,17 @@ def pretrain(argv: Sequence[str]) -> None:
 
     @dataclasses.dataclass(frozen=True)
     class PretrainArguments:
-        """Draw a corpus of scenes with questions and fit the small VLM to answer them. The same command again resumes.
+        """Draw a corpus of scenes with questions and fit the small VLM to answer them. The same
+        command again resumes.
 
-        DIR/tiny.safetensors are the weights (`irevla ask --model DIR/tiny.safetensors`), DIR/results.json the grades.
+        DIR/tiny.safetensors are the weights (`irevla ask --model DIR/tiny.safetensors`),
+        DIR/results.json the grades.
         """
 
         out: Path = Path("runs/pretrain")
-        config: Annotated[PretrainConfig, tyro.conf.arg(name="")] = dataclasses.field(default_factory=PretrainConfig)
+        config: Annotated[PretrainConfig, tyro.conf.arg(name="")] = dataclasses.field(
+            default_factory=PretrainConfig
+        )
 
     arguments = parse(PretrainArguments, argv, prog="irevla pretrain")
 
@@ -273,12 +316,14 @@ def ask(argv: Sequence[str]) -> None:
 
     @dataclasses.dataclass(frozen=True)
     class AskArguments:
-        """Ask the small vision-language model about a picture. It knows the scenes that it was pretrained on, and
-        little else."""
+        """Ask the small vision-language model about a picture. It knows the scenes that it was
+        pretrained on, and little else."""
 
         image: tyro.conf.Positional[Path]  # PNG or JPEG; resized to the model's size
         question: tyro.conf.Positional[str] = "describe the picture."
-        model: Path | None = None  # weights that `irevla pretrain` wrote; none: those of the package
+        model: Path | None = (
+            None  # weights that `irevla pretrain` wrote; none: those of the package
+        )
 
     arguments = parse(AskArguments, argv, prog="irevla ask")
 
@@ -292,8 +337,9 @@ def classifier(argv: Sequence[str]) -> None:
 
     @dataclasses.dataclass(frozen=True)
     class ClassifierArguments:
-        """Learn from the pictures in FOLDER/success and FOLDER/failure (PNG or JPEG, 50 of each at least) when a task
-        is done. The classifier starts from the VLM of a policy, which is not changed."""
+        """Learn from the pictures in FOLDER/success and FOLDER/failure (PNG or JPEG, 50 of each at
+        least) when a task is done. The classifier starts from the VLM of a policy, which is not
+        changed."""
 
         folder: tyro.conf.Positional[Path]
         policy: Path  # a run directory, a checkpoint or a saved policy
@@ -314,9 +360,15 @@ def classifier(argv: Sequence[str]) -> None:
     policy = VLAPolicy.from_pretrained(arguments.policy)
     with bar("Classifier", arguments.steps) as advance:
         trained, verdict = train_classifier(
-            arguments.folder, arguments.instruction, policy, config, on_step=lambda done, _: advance(done, "")
+            arguments.folder,
+            arguments.instruction,
+            policy,
+            config,
+            on_step=lambda done, _: advance(done, ""),
         )
-    trained.save_pretrained(arguments.out, card=f"# Is it done? {arguments.instruction}\n\n{verdict}\n")
+    trained.save_pretrained(
+        arguments.out, card=f"# Is it done? {arguments.instruction}\n\n{verdict}\n"
+    )
     print(f"{verdict}; written to {arguments.out}")
 
 
@@ -327,8 +379,9 @@ def arm(argv: Sequence[str]) -> None:
     class ArmArguments:
         """What a person does at a real arm without a policy; docs/real-robot.md first.
 
-        keys: watch, stop, answer and take over, in a terminal of its own. show: where the arm is and what the cameras
-        see; nothing moves. home: the first motion, slow. release: after a stop, when you have looked at the arm.
+        keys: watch, stop, answer and take over, in a terminal of its own. show: where the arm is
+        and what the cameras see; nothing moves. home: the first motion, slow. release: after a
+        stop, when you have looked at the arm.
         """
 
         word: tyro.conf.Positional[str]  # keys, show, home or release
@@ -358,13 +411,16 @@ COMMANDS: dict[str, Callable[[Sequence[str]], None]] = {
 
 
 def parse(kind: type[Any], argv: Sequence[str], *, prog: str) -> Any:
-    """Parse `argv` into the dataclass `kind`; whatever is wrong with it becomes a `UserError` of one line."""
+    """Parse `argv` into the dataclass `kind`; whatever is wrong with it becomes a `UserError` of
+    one line."""
     if "-h" in argv or "--help" in argv:
         return tyro.cli(kind, args=list(argv), prog=prog)
     complaint = io.StringIO()
     try:
         with contextlib.redirect_stderr(complaint), contextlib.redirect_stdout(complaint):
-            arguments, strangers = tyro.cli(kind, args=list(argv), prog=prog, return_unknown_args=True)
+            arguments, strangers = tyro.cli(
+                kind, args=list(argv), prog=prog, return_unknown_args=True
+            )
     except SystemExit as error:
         raise UserError(f"{_one_line(complaint.getvalue())} (see `{prog} --help`)") from error
     if strangers:
@@ -377,7 +433,9 @@ def _one_line(box: str) -> str:
     text = " ".join(re.sub(r"[╭╮╰╯│─]+|-{4,}", " ", box).split())
     text = re.sub(r"Argument helptext:.*|For full helptext.*", "", text)
     return re.sub(
-        r"^(Parsing error|Value error|Required options) (Error parsing [a-z]+(\.[a-z]+)*: )?", "", text
+        r"^(Parsing error|Value error|Required options) (Error parsing [a-z]+(\.[a-z]+)*: )?",
+        "",
+        text,
     ).strip()
 
 
@@ -387,7 +445,11 @@ def _options(kind: type[Any]) -> list[str]:
     def walk(cls: type[Any], prefix: str) -> list[str]:
         names: list[str] = []
         for field in dataclasses.fields(cls):
-            default = field.default_factory() if field.default_factory is not dataclasses.MISSING else field.default
+            default = (
+                field.default_factory()
+                if field.default_factory is not dataclasses.MISSING
+                else field.default
+            )
             if isinstance(default, Config):
                 names += walk(Config, "")
             elif dataclasses.is_dataclass(default):
@@ -407,8 +469,8 @@ def writable(directory: Path) -> None:
 
 
 def _keep_freed_memory() -> None:
-    """Let glibc keep up to 128 MiB of freed memory: a training step would get it back page by page, which takes longer
-    than a convolution. Elsewhere there is no such thing to set."""
+    """Let glibc keep up to 128 MiB of freed memory: a training step would get it back page by page,
+    which takes longer than a convolution. Elsewhere there is no such thing to set."""
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
     if mallopt is not None:
         mallopt(-3, 32 << 20)  # M_MMAP_THRESHOLD: its largest value
@@ -417,15 +479,24 @@ def _keep_freed_memory() -> None:
 
 def usage() -> str:
     """What `irevla --help` prints."""
-    lines = [f"  {name:<8} {(command.__doc__ or '').splitlines()[0]}" for name, command in COMMANDS.items()]
-    return "usage: irevla COMMAND ...\n\n" + "\n".join(lines) + "\n\n`irevla COMMAND --help` says more."
+    lines = [
+        f"  {name:<8} {(command.__doc__ or '').splitlines()[0]}"
+        for name, command in COMMANDS.items()
+    ]
+    return (
+        "usage: irevla COMMAND ...\n\n"
+        + "\n".join(lines)
+        + "\n\n`irevla COMMAND --help` says more."
+    )
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Entry point. Exit code 0: done. 2: something a person can put right, said in one line. 130: stopped by Ctrl-C."""
+    """Entry point. Exit code 0: done. 2: something a person can put right, said in one line. 130:
+    stopped by Ctrl-C."""
     words = list(sys.argv[1:] if argv is None else argv)
-    # Before torch is imported: a waiting thread may spin for some microseconds, which two threads on idle cores need,
-    # but not for milliseconds, which on a busy machine starves the one that it waits for.
+    # Before torch is imported: a waiting thread may spin for some microseconds, which two threads
+    # on idle cores need, but not for milliseconds, which on a busy machine starves the one that it
+    # waits for.
     os.environ.setdefault("GOMP_SPINCOUNT", "20000")
     _keep_freed_memory()
     try:

@@ -1,5 +1,5 @@
-"""Every setting of a run, with its meaning and unit. Read-only after parsing; imports nothing heavy, so that `--help`
-is instant."""
+"""Every setting of a run, with its meaning and unit. Read-only after parsing; imports nothing
+heavy, so that `--help` is instant."""
 
 import re
 from dataclasses import dataclass, field, replace
@@ -19,22 +19,31 @@ def _check(condition: bool, message: str) -> None:
 
 @dataclass(frozen=True)
 class EnvConfig:
-    """How environments are drawn, stepped and shared out. Datasets record the first two and refuse to be mixed with
-    others."""
+    """How environments are drawn, stepped and shared out. Datasets record the first two and refuse
+    to be mixed with others."""
 
     image_size: int = 64  # side of the square picture, pixels
     action_repeat: int = 2  # simulator control steps per decision of the policy
     horizon: int = 100  # decisions after which an episode is truncated
-    rl_horizon: int = 0  # horizon in stage 1 and the harvest, where a failure takes robot time; 0: the same
+    rl_horizon: int = (
+        0  # horizon in stage 1 and the harvest, where a failure takes robot time; 0: the same
+    )
     workers: int = 2  # worker processes, one thread and one GL context each
     envs_per_worker: int = 4  # environments that share a worker
     timeout: float = 60.0  # seconds without an answer after which a worker is killed and replaced
 
     def __post_init__(self) -> None:
-        _check(self.image_size >= 16, f"env.image_size is {self.image_size}; the smallest usable picture is 16 pixels")
+        _check(
+            self.image_size >= 16,
+            f"env.image_size is {self.image_size}; the smallest usable picture is 16 pixels",
+        )
         for name in ("action_repeat", "horizon", "workers", "envs_per_worker", "timeout"):
-            _check(getattr(self, name) > 0, f"env.{name} must be positive, not {getattr(self, name)}")
-        _check(self.rl_horizon >= 0, f"env.rl_horizon must not be negative, but is {self.rl_horizon}")
+            _check(
+                getattr(self, name) > 0, f"env.{name} must be positive, not {getattr(self, name)}"
+            )
+        _check(
+            self.rl_horizon >= 0, f"env.rl_horizon must not be negative, but is {self.rl_horizon}"
+        )
 
     def practising(self) -> "EnvConfig":
         """The same for practice: with the horizon of stage 1 and the harvest."""
@@ -48,15 +57,23 @@ class ExpertConfig:
     episodes: int = 50  # successful demonstrations per expert task (paper: 50)
     noisy_fraction: float = 0.5  # share of them executed with action noise; labels stay clean
     noise: float = 0.3  # standard deviation of that noise, in action units (actions are in [-1, 1])
-    horizon: int = 0  # decisions that a demonstration may take, where disturbed ones need more; 0: env.horizon
+    horizon: int = (
+        0  # decisions that a demonstration may take, where disturbed ones need more; 0: env.horizon
+    )
     burst: int = 0  # 0: fresh noise in every decision; else it comes in bursts of so many decisions, with pauses
     dataset: str = ""  # an existing LeRobotDataset v3 to use instead of collecting
 
     def __post_init__(self) -> None:
         _check(self.episodes > 0, f"expert.episodes must be positive, not {self.episodes}")
-        _check(0 <= self.noisy_fraction <= 1, f"expert.noisy_fraction must be in [0, 1], not {self.noisy_fraction}")
+        _check(
+            0 <= self.noisy_fraction <= 1,
+            f"expert.noisy_fraction must be in [0, 1], not {self.noisy_fraction}",
+        )
         for name in ("burst", "horizon"):
-            _check(getattr(self, name) >= 0, f"expert.{name} must not be negative, but is {getattr(self, name)}")
+            _check(
+                getattr(self, name) >= 0,
+                f"expert.{name} must not be negative, but is {getattr(self, name)}",
+            )
         _check(self.noise >= 0, f"expert.noise must not be negative, but is {self.noise}")
 
 
@@ -66,25 +83,36 @@ class LoRAConfig:
 
     rank: int = 0  # rank of the update; 0 trains the VLM in full
     alpha: float = 16.0  # scale of the update (alpha / rank)
-    towers: tuple[str, ...] = ("language",)  # what it adapts: "language", "vision", "qformer" (a VLM of transformers)
+    towers: tuple[str, ...] = (
+        "language",
+    )  # what it adapts: "language", "vision", "qformer" (a VLM of transformers)
     targets: str = ""  # instead of towers: a regular expression over the names of linear layers
 
     def __post_init__(self) -> None:
         _check(self.rank >= 0, f"lora.rank must not be negative, but is {self.rank}")
         _check(
-            self.rank > 0 or not self.targets, "lora.targets is set but lora.rank is 0: set a rank or drop the targets"
+            self.rank > 0 or not self.targets,
+            "lora.targets is set but lora.rank is 0: set a rank or drop the targets",
         )
         _check(bool(self.towers), f"lora.towers is empty: name some of {', '.join(TOWERS)}")
         for tower in self.towers:
             if tower not in TOWERS:
                 raise unknown("tower in lora.towers", tower, TOWERS)
         chosen = self.towers != LoRAConfig.towers
-        _check(self.rank > 0 or not chosen, "lora.towers is set but lora.rank is 0: set a rank or drop the towers")
-        _check(not (chosen and self.targets), "lora.targets takes the place of lora.towers: set one of them")
+        _check(
+            self.rank > 0 or not chosen,
+            "lora.towers is set but lora.rank is 0: set a rank or drop the towers",
+        )
+        _check(
+            not (chosen and self.targets),
+            "lora.targets takes the place of lora.towers: set one of them",
+        )
         try:
             re.compile(self.targets)
         except re.error as error:
-            raise UserError(f"lora.targets {self.targets!r} is not a regular expression: {error}") from error
+            raise UserError(
+                f"lora.targets {self.targets!r} is not a regular expression: {error}"
+            ) from error
 
 
 @dataclass(frozen=True)
@@ -92,24 +120,41 @@ class ModelConfig:
     """The VLA: VLM, token learner, MLP (section IV-A)."""
 
     vlm: str = "tiny"  # a small VLM of ours (tiny, tiny-random), OWNER/NAME on the Hub, or a folder of transformers
-    width: int = 128  # d of the small VLM; one of transformers has its own, whatever a preset says here
+    width: int = (
+        128  # d of the small VLM; one of transformers has its own, whatever a preset says here
+    )
     layers: int = 2  # transformer layers of the small VLM's language tower; likewise
-    head_groups: int = 8  # channel groups of the token learner, each with its own attention over the m tokens
+    head_groups: int = (
+        8  # channel groups of the token learner, each with its own attention over the m tokens
+    )
     head_hidden: int = 256  # width of the MLP of the action and critic heads
     lora: LoRAConfig = field(default_factory=LoRAConfig)
     # The rest is for a VLM of transformers alone.
-    revision: str = ""  # commit, tag or branch on the Hub; empty: main. A saved policy records the commit
+    revision: str = (
+        ""  # commit, tag or branch on the Hub; empty: main. A saved policy records the commit
+    )
     dtype: str = "auto"  # of its weights: "float32", "bfloat16" (with LoRA); "auto" is the latter on CUDA with LoRA
     quantize: str = ""  # "4bit": its own weights in 4 bits (NF4), for small cards; needs CUDA, bitsandbytes and LoRA
-    gradient_checkpointing: bool = False  # compute activations again in the backward pass: less memory, more time
+    gradient_checkpointing: bool = (
+        False  # compute activations again in the backward pass: less memory, more time
+    )
     compile: bool = False  # torch.compile: minutes at the first pictures, faster afterwards
 
     def __post_init__(self) -> None:
-        for name, known in {"dtype": ("auto", "bfloat16", "float32"), "quantize": ("", "4bit")}.items():
-            _check(getattr(self, name) in known, f"model.{name} must be one of {known}, not {getattr(self, name)!r}")
+        for name, known in {
+            "dtype": ("auto", "bfloat16", "float32"),
+            "quantize": ("", "4bit"),
+        }.items():
+            _check(
+                getattr(self, name) in known,
+                f"model.{name} must be one of {known}, not {getattr(self, name)!r}",
+            )
         if self.pretrained:
             lora = self.lora.rank > 0
-            _check(lora or not self.quantize, "weights in 4 bits cannot be trained: set model.lora.rank")
+            _check(
+                lora or not self.quantize,
+                "weights in 4 bits cannot be trained: set model.lora.rank",
+            )
             _check(
                 lora or self.dtype != "bfloat16",
                 "small training steps are lost in bfloat16 weights: set model.lora.rank, or leave model.dtype out",
@@ -128,8 +173,13 @@ class ModelConfig:
             f"model.width {self.width} must be a multiple of model.head_groups {self.head_groups}",
         )
         for name in ("revision", "dtype", "quantize", "gradient_checkpointing", "compile"):
-            _check(getattr(self, name) == getattr(ModelConfig, name), _only_pretrained(f"model.{name}", self.vlm))
-        _check(self.lora.towers == LoRAConfig.towers, _only_pretrained("model.lora.towers", self.vlm))
+            _check(
+                getattr(self, name) == getattr(ModelConfig, name),
+                _only_pretrained(f"model.{name}", self.vlm),
+            )
+        _check(
+            self.lora.towers == LoRAConfig.towers, _only_pretrained("model.lora.towers", self.vlm)
+        )
 
 
 def _only_pretrained(name: str, vlm: str) -> str:
@@ -138,32 +188,50 @@ def _only_pretrained(name: str, vlm: str) -> str:
 
 @dataclass(frozen=True)
 class SFTConfig:
-    """Supervised learning by mean squared error (equations 2 and 4), AdamW, cosine schedule after a linear warm-up."""
+    """Supervised learning by mean squared error (equations 2 and 4), AdamW, cosine schedule after a
+    linear warm-up."""
 
     steps: int = 3000  # gradient steps
     batch: int = 128  # samples per step
     lr: float = 1e-3  # peak learning rate
     warmup: int = 100  # steps of linear warm-up
     weight_decay: float = 1e-4
-    grad_clip: float = 1.0  # largest gradient norm; steps with a non-finite gradient are skipped and counted
+    grad_clip: float = (
+        1.0  # largest gradient norm; steps with a non-finite gradient are skipped and counted
+    )
     shift: int = 3  # random shift, +- pixels
     colour: float = 0.35  # strength of the random 3x3 colour mix, I + colour * N(0, 1); 0 is off
     colour_named: float = 0.1  # its largest strength where the instruction names a colour
     colour_share: float = 0.8  # share of the samples whose colours are mixed
     words: float = 0.0  # share of the samples in whose instruction a word, no colour, becomes one that no task has
     validation: float = 0.05  # share of the episodes held out of training
-    validate_every: int = 500  # steps between validations; the best checkpoint by validation loss is kept
+    validate_every: int = (
+        500  # steps between validations; the best checkpoint by validation loss is kept
+    )
     online_share: float = 0.25  # stage 2: share of every batch drawn from D_RL; the rest from D_e
-    discount: float = 1.0  # stage 2: frames of D_RL are drawn in proportion to discount^(decisions until success)
+    discount: float = (
+        1.0  # stage 2: frames of D_RL are drawn in proportion to discount^(decisions until success)
+    )
 
     def __post_init__(self) -> None:
         for name in ("steps", "batch", "lr", "grad_clip", "validate_every"):
-            _check(getattr(self, name) > 0, f"sft {name} must be positive, not {getattr(self, name)}")
+            _check(
+                getattr(self, name) > 0, f"sft {name} must be positive, not {getattr(self, name)}"
+            )
         for name in ("colour_share", "words", "validation", "online_share", "discount"):
-            _check(0 <= getattr(self, name) <= 1, f"sft {name} must be in [0, 1], not {getattr(self, name)}")
+            _check(
+                0 <= getattr(self, name) <= 1,
+                f"sft {name} must be in [0, 1], not {getattr(self, name)}",
+            )
         for name in ("shift", "colour", "colour_named"):
-            _check(getattr(self, name) >= 0, f"sft {name} must not be negative, but is {getattr(self, name)}")
-        _check(self.validation < 1, "sft validation must leave something to train on: choose less than 1")
+            _check(
+                getattr(self, name) >= 0,
+                f"sft {name} must not be negative, but is {getattr(self, name)}",
+            )
+        _check(
+            self.validation < 1,
+            "sft validation must leave something to train on: choose less than 1",
+        )
 
 
 @dataclass(frozen=True)
@@ -174,9 +242,7 @@ class PPOConfig:
     rollout: int = 128  # decisions per environment between updates
     epochs: int = 4  # passes over each rollout
     minibatch: int = 256  # samples per gradient step
-    std: float = (
-        0.2  # exploration: standard deviation of the Gaussian around the head's output, at the start of each task
-    )
+    std: float = 0.2  # exploration: standard deviation of the Gaussian around the head's output, at the start of each task
     lr: float = 5e-4  # of the actor
     critic_lr: float = 1e-3
     gamma: float = 0.98  # discount per decision
@@ -185,7 +251,9 @@ class PPOConfig:
     target_kl: float = 0.05  # an epoch that ends above this KL estimate is the update's last
     grad_clip: float = 0.5  # largest gradient norm
     warmup: int = 3  # updates of the critic alone before the actor moves
-    converged: float = 0.95  # stop when this share of the last `window` training episodes succeeded ...
+    converged: float = (
+        0.95  # stop when this share of the last `window` training episodes succeeded ...
+    )
     window: int = 100  # ... episodes
     checkpoint_every: int = 5  # updates between checkpoints
 
@@ -202,10 +270,18 @@ class PPOConfig:
             "grad_clip",
             "window",
         ):
-            _check(getattr(self, name) > 0, f"ppo.{name} must be positive, not {getattr(self, name)}")
+            _check(
+                getattr(self, name) > 0, f"ppo.{name} must be positive, not {getattr(self, name)}"
+            )
         for name in ("gamma", "lam"):
-            _check(0 <= getattr(self, name) <= 1, f"ppo.{name} must be in [0, 1], not {getattr(self, name)}")
-        _check(self.converged > 0, "ppo.converged must be positive; above 1 it never stops before the budget")
+            _check(
+                0 <= getattr(self, name) <= 1,
+                f"ppo.{name} must be in [0, 1], not {getattr(self, name)}",
+            )
+        _check(
+            self.converged > 0,
+            "ppo.converged must be positive; above 1 it never stops before the budget",
+        )
 
 
 @dataclass(frozen=True)
@@ -213,12 +289,18 @@ class SACConfig:
     """Stage 1 as on a real arm: soft actor-critic on latents, with demonstrations (section V-D)."""
 
     steps: int = 30_000  # budget: decisions of the policy in the environment
-    demonstrations: int = 20  # successes of the policy as it is, collected first: half of what SAC learns from
+    demonstrations: int = (
+        20  # successes of the policy as it is, collected first: half of what SAC learns from
+    )
     attempts: int = 200  # episodes tried for them at most; then RL begins with fewer
-    updates_per_decision: float = 0.5  # SAC learns after each episode, so many times for each of its decisions
+    updates_per_decision: float = (
+        0.5  # SAC learns after each episode, so many times for each of its decisions
+    )
     apart: bool = False  # learn in a process of its own, while the next episodes run: a real arm must not wait
     rate: float = 0.0  # with `apart`: decisions per second at most, of all arms; 0: each arm keeps its own time
-    gripper: bool = True  # the last action dimension opens (-1) or closes (1); off: all dimensions are motion
+    gripper: bool = (
+        True  # the last action dimension opens (-1) or closes (1); off: all dimensions are motion
+    )
     batch: int = 256  # transitions per gradient step, half of them demonstrated
     utd: int = 4  # gradient steps of the critics per update, which moves the actor once
     std: float = 0.2  # exploration: standard deviation of the motion, before squashing, at the start of each task
@@ -228,14 +310,24 @@ class SACConfig:
     tau: float = 0.005  # share of the critics that their slow copy takes over in each step
     critics: int = 10  # size of the ensemble
     subset: int = 2  # critics, drawn anew for each step, whose minimum is the target
-    alpha: float = 0.01  # temperatures at the start: what one nat of entropy is worth, in units of reward
-    entropy: float = -1.0  # wanted entropy of the motion, nats per dimension: -1 is a deviation of about 0.1
+    alpha: float = (
+        0.01  # temperatures at the start: what one nat of entropy is worth, in units of reward
+    )
+    entropy: float = (
+        -1.0
+    )  # wanted entropy of the motion, nats per dimension: -1 is a deviation of about 0.1
     gripper_entropy: float = 0.1  # wanted entropy of the gripper, as a share of its largest, log 2
-    backup_entropy: bool = False  # count entropy as reward in the targets too; off: values are of the task alone
+    backup_entropy: bool = (
+        False  # count entropy as reward in the targets too; off: values are of the task alone
+    )
     anchor: float = 0.1  # weight of the squared distance of the mean action to the SFT policy's; 0 lets the actor go
-    grad_clip: float = 1.0  # largest gradient norm; steps with a non-finite gradient are skipped and counted
+    grad_clip: float = (
+        1.0  # largest gradient norm; steps with a non-finite gradient are skipped and counted
+    )
     warmup: int = 100  # updates of the critics alone before the actor moves
-    converged: float = 0.95  # stop when this share of the last `window` training episodes succeeded ...
+    converged: float = (
+        0.95  # stop when this share of the last `window` training episodes succeeded ...
+    )
     window: int = 100  # ... episodes
     checkpoint_every: int = 500  # updates between checkpoints
 
@@ -256,21 +348,38 @@ class SACConfig:
             "window",
             "checkpoint_every",
         ):
-            _check(getattr(self, name) > 0, f"sac.{name} must be positive, not {getattr(self, name)}")
+            _check(
+                getattr(self, name) > 0, f"sac.{name} must be positive, not {getattr(self, name)}"
+            )
         for name in ("gamma", "tau", "gripper_entropy"):
-            _check(0 <= getattr(self, name) <= 1, f"sac.{name} must be in [0, 1], not {getattr(self, name)}")
+            _check(
+                0 <= getattr(self, name) <= 1,
+                f"sac.{name} must be in [0, 1], not {getattr(self, name)}",
+            )
         for name in ("anchor", "warmup"):
-            _check(getattr(self, name) >= 0, f"sac.{name} must not be negative, but is {getattr(self, name)}")
+            _check(
+                getattr(self, name) >= 0,
+                f"sac.{name} must not be negative, but is {getattr(self, name)}",
+            )
         _check(0.01 <= self.std <= 2, f"sac.std must be in [0.01, 2], not {self.std}")
-        _check(self.batch % 2 == 0, f"sac.batch is shared between two buffers: {self.batch} must be even")
+        _check(
+            self.batch % 2 == 0,
+            f"sac.batch is shared between two buffers: {self.batch} must be even",
+        )
         _check(
             self.demonstrations <= self.attempts,
             f"sac.attempts {self.attempts} cannot give {self.demonstrations} sac.demonstrations",
         )
         _check(self.rate >= 0, f"sac.rate must not be negative, but is {self.rate}")
         _check(self.apart or self.rate == 0, "sac.rate is for sac.apart: set both, or leave it out")
-        _check(self.converged > 0, "sac.converged must be positive; above 1 it never stops before the budget")
-        _check(self.subset <= self.critics, f"sac.subset {self.subset} is drawn from only {self.critics} sac.critics")
+        _check(
+            self.converged > 0,
+            "sac.converged must be positive; above 1 it never stops before the budget",
+        )
+        _check(
+            self.subset <= self.critics,
+            f"sac.subset {self.subset} is drawn from only {self.critics} sac.critics",
+        )
 
 
 @dataclass(frozen=True)
@@ -286,7 +395,10 @@ class HarvestConfig:
     def __post_init__(self) -> None:
         _check(0 < self.episodes <= self.attempts, "harvest needs 0 < episodes <= attempts")
         for name in ("noise", "burst"):
-            _check(getattr(self, name) >= 0, f"harvest.{name} must not be negative, but is {getattr(self, name)}")
+            _check(
+                getattr(self, name) >= 0,
+                f"harvest.{name} must not be negative, but is {getattr(self, name)}",
+            )
 
 
 @dataclass(frozen=True)
@@ -300,7 +412,9 @@ class EvalConfig:
 
     def __post_init__(self) -> None:
         _check(self.episodes > 0, f"eval.episodes must be positive, not {self.episodes}")
-        _check(self.interim >= 0 and self.seed >= 0, "eval.interim and eval.seed must not be negative")
+        _check(
+            self.interim >= 0 and self.seed >= 0, "eval.interim and eval.seed must not be negative"
+        )
 
 
 @dataclass(frozen=True)
@@ -336,7 +450,9 @@ class Config:
     method: str = "irevla"
     rounds: int = 1  # times that the RL tasks are gone through: each again from what stage 2 made of all of them
     rl: str = "ppo"  # how stage 1 learns: "ppo" or "sac" (section V-D)
-    from_checkpoint: str = ""  # start from this policy (a run, a checkpoint or a saved policy) instead of stage 0
+    from_checkpoint: str = (
+        ""  # start from this policy (a run, a checkpoint or a saved policy) instead of stage 0
+    )
     seed: int = 0
     device: str = "auto"  # "auto": cuda when present, else cpu
     threads: int = 0  # threads of supervised learning on the CPU; 0: one per core
@@ -365,14 +481,21 @@ class Config:
             "harvest.practice keeps what SAC did: --rl sac, or --harvest.no-practice",
         )
         _check(0 <= self.seed < 1000, f"seed must be in 0..999, not {self.seed}")
-        _check(1 <= self.rounds <= MOST_ROUNDS, f"rounds must be in 1..{MOST_ROUNDS}, not {self.rounds}")
+        _check(
+            1 <= self.rounds <= MOST_ROUNDS,
+            f"rounds must be in 1..{MOST_ROUNDS}, not {self.rounds}",
+        )
         held_out = set(self.unseen_tasks) & (set(self.expert_tasks) | set(self.rl_tasks))
-        _check(not held_out, f"unseen tasks must not be trained on, but {sorted(held_out)} is; take it out of one list")
+        _check(
+            not held_out,
+            f"unseen tasks must not be trained on, but {sorted(held_out)} is; take it out of one list",
+        )
 
 
 @dataclass(frozen=True)
 class PretrainConfig:
-    """The small VLM's own pretraining: pictures of procedural scenes, questions about them, cross-entropy."""
+    """The small VLM's own pretraining: pictures of procedural scenes, questions about them,
+    cross-entropy."""
 
     seed: int = 0
     width: int = 128  # d of the model
@@ -393,11 +516,28 @@ class PretrainConfig:
 
     def __post_init__(self) -> None:
         _check(0 <= self.seed < 1000, f"seed must be in 0..999, not {self.seed}")
-        _check(self.image_size >= 16, f"image-size is {self.image_size}; the smallest usable picture is 16 pixels")
-        for name in ("layers", "pictures", "exam", "workers", "steps", "batch", "lr", "grad_clip", "validate_every"):
+        _check(
+            self.image_size >= 16,
+            f"image-size is {self.image_size}; the smallest usable picture is 16 pixels",
+        )
+        for name in (
+            "layers",
+            "pictures",
+            "exam",
+            "workers",
+            "steps",
+            "batch",
+            "lr",
+            "grad_clip",
+            "validate_every",
+        ):
             _check(getattr(self, name) > 0, f"{name} must be positive, not {getattr(self, name)}")
         for name in ("warmup", "weight_decay", "threads"):
-            _check(getattr(self, name) >= 0, f"{name} must not be negative, but is {getattr(self, name)}")
+            _check(
+                getattr(self, name) >= 0,
+                f"{name} must not be negative, but is {getattr(self, name)}",
+            )
         _check(
-            self.width > 0 and self.width % 4 == 0, f"width {self.width} must be a multiple of 4, the attention heads"
+            self.width > 0 and self.width % 4 == 0,
+            f"width {self.width} must be a multiple of 4, the attention heads",
         )

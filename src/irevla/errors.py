@@ -7,13 +7,14 @@ from collections.abc import Iterable
 class UserError(ValueError):
     """Something a person can put right: the message says what is wrong and what to do, in one line.
 
-    The command line prints it and exits with code 2. Anything else that escapes is a fault of ours and keeps its
-    traceback.
+    The command line prints it and exits with code 2. Anything else that escapes is a fault of ours
+    and keeps its traceback.
     """
 
 
 def unknown(kind: str, name: str, known: Iterable[str]) -> UserError:
-    """The error for a name that does not exist: "unknown task 'door-opne'; did you mean 'door-open'?"."""
+    """The error for a name that does not exist: "unknown task 'door-opne'; did you mean
+    'door-open'?"."""
     options = sorted(known)
     close = difflib.get_close_matches(name, options, n=1)
     hint = f"did you mean {close[0]!r}?" if close else f"choose from: {', '.join(options)}"

@@ -19,10 +19,16 @@ from irevla.config import (
 )
 from irevla.errors import UserError, unknown
 
-# With the default temperature and anchor, an arm's success fell to nothing and stayed there (docs/algorithm.md).
-ARM_SAC = SACConfig(gamma=0.98, tau=0.02, critics=4, batch=128, std=0.1, alpha=2e-4, anchor=2.0, warmup=500)
-# On picked things an anchor of 2 held the actor where it was; 0.4 lets it go once the critics know enough.
-PANDA_SAC = dataclasses.replace(ARM_SAC, steps=6_250, anchor=0.4, warmup=1_250, updates_per_decision=0.625)
+# With the default temperature and anchor, an arm's success fell to nothing and stayed there
+# (docs/algorithm.md).
+ARM_SAC = SACConfig(
+    gamma=0.98, tau=0.02, critics=4, batch=128, std=0.1, alpha=2e-4, anchor=2.0, warmup=500
+)
+# On picked things an anchor of 2 held the actor where it was; 0.4 lets it go once the critics know
+# enough.
+PANDA_SAC = dataclasses.replace(
+    ARM_SAC, steps=6_250, anchor=0.4, warmup=1_250, updates_per_decision=0.625
+)
 
 PRESETS: dict[str, tuple[str, Config]] = {
     "quickstart": (
@@ -80,14 +86,28 @@ PRESETS: dict[str, tuple[str, Config]] = {
             rounds=4,
             env=EnvConfig(horizon=80, rl_horizon=45),
             expert=ExpertConfig(episodes=500, noisy_fraction=0.9, noise=0.7, burst=8, horizon=140),
-            # Colours say which block is meant: mixed as strongly as elsewhere, it takes any (docs/panda-sim.md).
-            sft=SFTConfig(steps=14_000, batch=64, colour=0.1, colour_share=0.5, validate_every=1_000),
-            # Which thing is meant must not hang on the colours of two vegetables, nor on words that were taught.
-            sl=SFTConfig(steps=2_000, batch=64, lr=5e-4, colour=0.6, words=0.5, discount=0.93, validate_every=500),
+            # Colours say which block is meant: mixed as strongly as elsewhere, it takes any
+            # (docs/panda-sim.md).
+            sft=SFTConfig(
+                steps=14_000, batch=64, colour=0.1, colour_share=0.5, validate_every=1_000
+            ),
+            # Which thing is meant must not hang on the colours of two vegetables, nor on words that
+            # were taught.
+            sl=SFTConfig(
+                steps=2_000,
+                batch=64,
+                lr=5e-4,
+                colour=0.6,
+                words=0.5,
+                discount=0.93,
+                validate_every=500,
+            ),
             ppo=PPOConfig(steps=36_000, rollout=256, epochs=8, lr=1e-4),
-            # All robot time of a task, zero-shot successes and harvests too: 54 to 59 minutes (results/panda).
+            # All robot time of a task, zero-shot successes and harvests too: 54 to 59 minutes
+            # (results/panda).
             sac=PANDA_SAC,
-            # As the demonstrations: from clean successes alone, stage 2 forgets part of what stage 1 has learnt.
+            # As the demonstrations: from clean successes alone, stage 2 forgets part of what stage
+            # 1 has learnt.
             harvest=HarvestConfig(episodes=15, attempts=60, noise=0.7, burst=8, practice=True),
         ),
     ),
@@ -144,7 +164,8 @@ def _plain(value: Any) -> Any:
 
 
 def from_dict(data: Mapping[str, Any], *, kind: Any = Config, where: str = "") -> Any:
-    """The config dataclass `kind` from plain data; an unknown field or a value of the wrong type is a `UserError`."""
+    """The config dataclass `kind` from plain data; an unknown field or a value of the wrong type is
+    a `UserError`."""
     fields = {field.name: field for field in dataclasses.fields(kind)}
     hints = typing.get_type_hints(kind)
     values: dict[str, Any] = {}
@@ -161,7 +182,11 @@ def _typed(value: Any, hint: Any, where: str) -> Any:
             raise UserError(f"field {where!r} must be a group of settings, not {value!r}")
         return from_dict(value, kind=hint, where=where + ".")
     origin = typing.get_origin(hint)
-    if origin is tuple and isinstance(value, list | tuple) and all(isinstance(item, str) for item in value):
+    if (
+        origin is tuple
+        and isinstance(value, list | tuple)
+        and all(isinstance(item, str) for item in value)
+    ):
         return tuple(value)
     if hint is float and isinstance(value, int | float) and not isinstance(value, bool):
         return float(value)

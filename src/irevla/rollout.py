@@ -1,6 +1,7 @@
 """Policy x environments -> episodes: for RL, evaluation, harvest and expert collection alike.
 
-The workers of a `VectorEnv` are served in turn, so that the pictures of one are encoded while the others step.
+The workers of a `VectorEnv` are served in turn, so that the pictures of one are encoded while the
+others step.
 """
 
 import time
@@ -26,7 +27,8 @@ class Policy(Protocol):
     """Whatever can choose actions for the slots of a worker."""
 
     def act(self, slots: Slots, instructions: tuple[str, ...]) -> Float32[np.ndarray, "n A"]:
-        """One action for each slot (clipped to [-1, 1] by the environment); what it says for idle slots is ignored."""
+        """One action for each slot (clipped to [-1, 1] by the environment); what it says for idle
+        slots is ignored."""
         ...
 
 
@@ -48,7 +50,8 @@ class LatentPolicy(Protocol):
         ...
 
     def decide(self, features: Features, chance: Float[Tensor, " B"], /) -> Float[Tensor, "B A"]:
-        """What is executed without exploration noise; `chance`, uniform in [0, 1), settles what has a probability."""
+        """What is executed without exploration noise; `chance`, uniform in [0, 1), settles what has
+        a probability."""
         ...
 
 
@@ -61,7 +64,8 @@ def endless_jobs(task: str, seed0: int) -> Iterator[Job]:
 
 
 class Actor:
-    """A VLA policy that acts: as it decides, or with exploration noise where a `generator` (on the CPU) is given."""
+    """A VLA policy that acts: as it decides, or with exploration noise where a `generator` (on the
+    CPU) is given."""
 
     def __init__(self, policy: LatentPolicy, *, generator: torch.Generator | None = None) -> None:
         self._policy, self._generator = policy, generator
@@ -70,9 +74,13 @@ class Actor:
     def act(self, slots: Slots, instructions: tuple[str, ...]) -> Float32[np.ndarray, "n A"]:
         """Encodes the slots that are not idle, once each."""
         playing = np.flatnonzero(slots.playing)
-        features = self._policy.encode(slots.images[playing], [instructions[slot] for slot in playing])
+        features = self._policy.encode(
+            slots.images[playing], [instructions[slot] for slot in playing]
+        )
         if self._generator is None:
-            chosen = self._policy.decide(features, _chances(slots, playing).to(features.tokens.device))
+            chosen = self._policy.decide(
+                features, _chances(slots, playing).to(features.tokens.device)
+            )
         else:
             chosen, _ = _sample(self._policy.mean(features), self._policy.log_std, self._generator)
         actions = np.zeros_like(slots.labels)
@@ -81,14 +89,17 @@ class Actor:
 
 
 def _chances(slots: Slots, playing: Int[np.ndarray, " k"]) -> Float[Tensor, " k"]:
-    """One number for each slot, uniform in [0, 1): settled by the episode's seed and the step, whoever decides when."""
+    """One number for each slot, uniform in [0, 1): settled by the episode's seed and the step,
+    whoever decides when."""
     jobs = [(slots.jobs[slot], int(slots.step[slot])) for slot in playing]
-    return torch.tensor([np.random.default_rng([job.seed, 2, step]).random() for job, step in jobs if job]).float()
+    return torch.tensor(
+        [np.random.default_rng([job.seed, 2, step]).random() for job, step in jobs if job]
+    ).float()
 
 
 class BlindReplay:
-    """The baseline that sees nothing: demonstrations of each task, in turn from episode to episode, replayed open loop;
-    the last action is held."""
+    """The baseline that sees nothing: demonstrations of each task, in turn from episode to episode,
+    replayed open loop; the last action is held."""
 
     def __init__(self, demonstrations: Mapping[str, Sequence[Float32[np.ndarray, "_ A"]]]) -> None:
         self._demonstrations = demonstrations
@@ -119,12 +130,15 @@ def play(
 ) -> Iterator[Outcome]:
     """Play the jobs of a fresh `vec`, each once and to its end, in the order in which they end.
 
-    Without a policy the scripted expert acts. The actions of the episodes are what was meant, without the job's noise,
-    and a person's where one took over. To leave early, stop iterating and close `vec`. Raises what `VectorEnv.recv`
-    raises.
+    Without a policy the scripted expert acts. The actions of the episodes are what was meant,
+    without the job's noise, and a person's where one took over. To leave early, stop iterating and
+    close `vec`. Raises what `VectorEnv.recv` raises.
     """
     source = "expert" if policy is None else "rl"
-    tapes = [[Tape(vec.suite.name, source, policy_hash, keep_images) for _ in range(vec.n)] for _ in range(vec.workers)]
+    tapes = [
+        [Tape(vec.suite.name, source, policy_hash, keep_images) for _ in range(vec.n)]
+        for _ in range(vec.workers)
+    ]
     busy = list(range(vec.workers))
     while busy:
         for worker in tuple(busy):
@@ -145,7 +159,12 @@ class Tape:
     """The episode under way in one slot."""
 
     def __init__(self, suite: str, source: str, policy_hash: str, keep_images: bool) -> None:
-        self._suite, self._source, self._policy_hash, self._keep_images = suite, source, policy_hash, keep_images
+        self._suite, self._source, self._policy_hash, self._keep_images = (
+            suite,
+            source,
+            policy_hash,
+            keep_images,
+        )
         self._instruction = ""
         self._rewind()
 
@@ -161,7 +180,8 @@ class Tape:
             self._images.append(slots.images[slot].copy())
 
     def finish_step(self, slots: Slots, slot: int) -> Outcome | None:
-        """Note what the step brought; the outcome if it was the episode's last. What a lost worker left is dropped."""
+        """Note what the step brought; the outcome if it was the episode's last. What a lost worker
+        left is dropped."""
         job = slots.previous[slot]
         if job is None or slots.lost[slot]:
             self._rewind()
@@ -176,7 +196,12 @@ class Tape:
 
     def _outcome(self, slots: Slots, slot: int, job: Job) -> Outcome:
         success = bool(slots.success[slot])
-        return Outcome(job, success, len(self._rewards), self._episode(job, success) if self._keep_images else None)
+        return Outcome(
+            job,
+            success,
+            len(self._rewards),
+            self._episode(job, success) if self._keep_images else None,
+        )
 
     def _episode(self, job: Job, success: bool) -> Episode:
         return Episode(
@@ -202,7 +227,11 @@ class RolloutStats:
     @property
     def success_rate(self) -> float:
         """Of the finished episodes; NaN where none finished."""
-        return float(np.mean([outcome.success for outcome in self.finished])) if self.finished else float("nan")
+        return (
+            float(np.mean([outcome.success for outcome in self.finished]))
+            if self.finished
+            else float("nan")
+        )
 
 
 @dataclass(frozen=True)
@@ -212,25 +241,33 @@ class _View:
     slots: Slots
     instructions: tuple[str, ...]
     features: Features
-    final_features: Features | None  # of the true last observations of the episodes just truncated, in slot order
+    final_features: (
+        Features | None
+    )  # of the true last observations of the episodes just truncated, in slot order
 
 
 class Collector:
-    """Gathers rollouts for PPO, each going on where the last one stopped: episodes cross from one to the next.
+    """Gathers rollouts for PPO, each going on where the last one stopped: episodes cross from one
+    to the next.
 
-    Every observation is encoded once. The last observation of a rollout is the first of the next, and so is its latent;
-    with `keep_observations` (a live encoder, whose latents change between rollouts) that one is encoded afresh.
-    `generator` (on the CPU) draws the exploration noise.
+    Every observation is encoded once. The last observation of a rollout is the first of the next,
+    and so is its latent; with `keep_observations` (a live encoder, whose latents change between
+    rollouts) that one is encoded afresh. `generator` (on the CPU) draws the exploration noise.
     """
 
-    def __init__(self, vec: VectorEnv, *, generator: torch.Generator, keep_observations: bool = False) -> None:
+    def __init__(
+        self, vec: VectorEnv, *, generator: torch.Generator, keep_observations: bool = False
+    ) -> None:
         self._vec, self._generator, self._keep_observations = vec, generator, keep_observations
         self._views: list[_View] = []
         self._env_seconds = self._encode_seconds = 0.0
 
     @torch.no_grad()
-    def collect(self, policy: LatentPolicy, critic: Critic, steps: int) -> tuple[RolloutBatch, RolloutStats]:
-        """`steps` decisions in each environment, a ~ N(mean(h), exp(log_std)). Raises what `VectorEnv.recv` raises."""
+    def collect(
+        self, policy: LatentPolicy, critic: Critic, steps: int
+    ) -> tuple[RolloutBatch, RolloutStats]:
+        """`steps` decisions in each environment, a ~ N(mean(h), exp(log_std)). Raises what
+        `VectorEnv.recv` raises."""
         self._env_seconds = self._encode_seconds = 0.0
         dropped = self._vec.dropped
         self._open(policy)
@@ -264,7 +301,8 @@ class Collector:
             ]
 
     def _look(self, policy: LatentPolicy, worker: int) -> _View:
-        """Wait for a worker and encode what it shows: the present pictures and, where truncated, the true last ones."""
+        """Wait for a worker and encode what it shows: the present pictures and, where truncated,
+        the true last ones."""
         start = time.perf_counter()
         slots = self._vec.recv(worker)
         self._env_seconds += time.perf_counter() - start
@@ -277,20 +315,25 @@ class Collector:
         features = self._encode(policy, images, (*present, *(past[slot] for slot in cut)))
         return _View(slots, present, features[: self._vec.n], features[self._vec.n :])
 
-    def _encode(self, policy: LatentPolicy, images: np.ndarray, instructions: tuple[str, ...]) -> Features:
+    def _encode(
+        self, policy: LatentPolicy, images: np.ndarray, instructions: tuple[str, ...]
+    ) -> Features:
         start = time.perf_counter()
         features = policy.encode(images, instructions)
         self._encode_seconds += time.perf_counter() - start
         return features
 
     def _act(self, policy: LatentPolicy, worker: int) -> tuple[Tensor, Tensor]:
-        actions, log_probs = _sample(policy.mean(self._views[worker].features), policy.log_std, self._generator)
+        actions, log_probs = _sample(
+            policy.mean(self._views[worker].features), policy.log_std, self._generator
+        )
         self._vec.send(worker, actions.float().cpu().numpy())
         return actions, log_probs
 
 
 class _Log:
-    """The columns of one rollout. Workers answer in turn, so lists over (t, worker), joined, are time-major."""
+    """The columns of one rollout. Workers answer in turn, so lists over (t, worker), joined, are
+    time-major."""
 
     def __init__(self, steps: int, vec: VectorEnv) -> None:
         self._steps, self._n = steps, vec.n
@@ -298,7 +341,9 @@ class _Log:
         self.choices: list[tuple[Tensor, Tensor]] = []  # actions and their log-probabilities
         self._results: list[_View] = []  # after each step
         self._valid = torch.ones(steps, vec.workers * vec.n, dtype=torch.bool)
-        self._began = [0] * (vec.workers * vec.n)  # the step of this rollout at which each column's episode began
+        self._began = [0] * (
+            vec.workers * vec.n
+        )  # the step of this rollout at which each column's episode began
         self.finished: list[Outcome] = []
 
     def result(self, t: int, before: _View, after: _View) -> None:
@@ -311,7 +356,9 @@ class _Log:
                 self._valid[self._began[column] : t + 1, column] = False
             elif slots.ended[slot]:
                 assert job is not None
-                self.finished.append(Outcome(job, bool(slots.success[slot]), int(before.slots.step[slot]) + 1))
+                self.finished.append(
+                    Outcome(job, bool(slots.success[slot]), int(before.slots.step[slot]) + 1)
+                )
             if slots.lost[slot] or slots.ended[slot]:
                 self._began[column] = t + 1
 
@@ -319,7 +366,10 @@ class _Log:
         """Everything, with the critic's values."""
         features = Features.cat([view.features for view in self.views])
         device, samples = features.tokens.device, self._valid.numel()
-        parts = [features[start : start + CRITIC_BATCH] for start in range(0, len(features), CRITIC_BATCH)]
+        parts = [
+            features[start : start + CRITIC_BATCH]
+            for start in range(0, len(features), CRITIC_BATCH)
+        ]
         values = torch.cat([critic(part).float() for part in parts]).view(self._steps + 1, -1)
         terminated, valid = self._join("terminated").to(device), self._valid.to(device)
         return RolloutBatch(
@@ -339,8 +389,11 @@ class _Log:
         column = np.concatenate([getattr(view.slots, name) for view in self._results])
         return torch.from_numpy(column).view(self._valid.shape)
 
-    def _next_values(self, values: Float[Tensor, "T_plus_1 B"], critic: Critic) -> Float[Tensor, "T B"]:
-        """V of each step's true next observation: where an episode was cut off, not the next episode's first."""
+    def _next_values(
+        self, values: Float[Tensor, "T_plus_1 B"], critic: Critic
+    ) -> Float[Tensor, "T B"]:
+        """V of each step's true next observation: where an episode was cut off, not the next
+        episode's first."""
         next_values = values[1:].reshape(-1).clone()
         for index, view in enumerate(self._results):
             if view.final_features is not None:
@@ -360,7 +413,9 @@ def _sample(
     mean: Float[Tensor, "B A"], log_std: Float[Tensor, " A"], generator: torch.Generator
 ) -> tuple[Float[Tensor, "B A"], Float[Tensor, " B"]]:
     """a ~ N(mean, exp(log_std)) and log pi(a), summed over the action's dimensions."""
-    noise = torch.randn(mean.shape, generator=generator).to(mean.device)  # drawn on the CPU: the same on every device
+    noise = torch.randn(mean.shape, generator=generator).to(
+        mean.device
+    )  # drawn on the CPU: the same on every device
     gaussian = torch.distributions.Normal(mean, log_std.exp())
     actions = mean + gaussian.stddev * noise
     return actions, gaussian.log_prob(actions).sum(-1)  # type: ignore[no-untyped-call]

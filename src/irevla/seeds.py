@@ -1,5 +1,5 @@
-"""Which integers seed which episodes. Every purpose has a block of its own, so evaluation seeds can never touch
-training."""
+"""Which integers seed which episodes. Every purpose has a block of its own, so evaluation seeds can
+never touch training."""
 
 from enum import IntEnum
 
@@ -20,7 +20,7 @@ class Purpose(IntEnum):
 
 
 def first_seed(purpose: Purpose, seed: int, *, round: int = 1) -> int:
-    """The first episode seed of `purpose` for run (or evaluation) seed `seed` in 0..999 in a round of Algorithm 1; the
-    next SHARE - 1 follow it."""
+    """The first episode seed of `purpose` for run (or evaluation) seed `seed` in 0..999 in a round
+    of Algorithm 1; the next SHARE - 1 follow it."""
     assert 0 <= seed < BLOCK // SHARE
     return (purpose + PURPOSES * (round - 1)) * BLOCK + seed * SHARE

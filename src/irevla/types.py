@@ -1,6 +1,7 @@
 """What crosses the walls of the house: frozen, shaped, and importing nothing of ours.
 
-Notation, here and everywhere: `B` batch, `T` time, `m` tokens, `d` width, `A` action dimensions, `H W` pixels.
+Notation, here and everywhere: `B` batch, `T` time, `m` tokens, `d` width, `A` action dimensions, `H
+W` pixels.
 """
 
 import hashlib
@@ -31,8 +32,8 @@ class Observation:
 
 @dataclass(frozen=True)
 class Features:
-    """The VLM's last hidden states: all that RL needs of an observation. `mask` is True at real tokens, False at
-    padding."""
+    """The VLM's last hidden states: all that RL needs of an observation. `mask` is True at real
+    tokens, False at padding."""
 
     tokens: Float[Tensor, "B m d"]
     mask: Bool[Tensor, "B m"]
@@ -60,19 +61,23 @@ class Features:
 
 @dataclass(frozen=True)
 class Provenance:
-    """Where an episode came from. Kept with it for ever: who acted, from which seed, with how much noise."""
+    """Where an episode came from. Kept with it for ever: who acted, from which seed, with how much
+    noise."""
 
     suite: str
     task: str
     seed: int
     source: str  # "expert" or "rl"
-    noise: float = 0.0  # standard deviation of the noise added to the executed actions (labels are always clean)
-    policy: str = ""  # sha256 of the acting policy (as its stage began, where it learns); empty for a scripted expert
+    # standard deviation of the noise added to the executed actions (labels are always clean)
+    noise: float = 0.0
+    # sha256 of the acting policy (as its stage began, where it learns); empty for a scripted expert
+    policy: str = ""
 
 
 @dataclass(frozen=True)
 class Episode:
-    """One trajectory. `images[t]` is what was seen before `actions[t]`; the last observation is not kept.
+    """One trajectory. `images[t]` is what was seen before `actions[t]`; the last observation is not
+    kept.
 
     `actions` are the labels to imitate (the actor's clean choice), each in [-1, 1].
     """
@@ -92,8 +97,8 @@ class Episode:
 
 
 def weights_hash(module: torch.nn.Module) -> str:
-    """sha256 over the names and values of all parameters and buffers: what a cached latent or an episode is keyed
-    by."""
+    """sha256 over the names and values of all parameters and buffers: what a cached latent or an
+    episode is keyed by."""
     return tensors_hash(module.state_dict())
 
 
@@ -102,5 +107,9 @@ def tensors_hash(tensors: Mapping[str, Tensor]) -> str:
     digest = hashlib.sha256()
     for name, value in sorted(tensors.items()):
         digest.update(name.encode())
-        digest.update(value.detach().cpu().reshape(-1).view(torch.uint8).numpy().tobytes() if value.numel() else b"")
+        digest.update(
+            value.detach().cpu().reshape(-1).view(torch.uint8).numpy().tobytes()
+            if value.numel()
+            else b""
+        )
     return digest.hexdigest()

@@ -7,7 +7,16 @@ import torch.nn.functional as F
 from torch import nn
 
 from irevla.bench import mfu
-from irevla.bench.mfu import GIB, MatrixProduct, Stopwatch, flop, matrix_product, peak_memory, seconds, utilisation
+from irevla.bench.mfu import (
+    GIB,
+    MatrixProduct,
+    Stopwatch,
+    flop,
+    matrix_product,
+    peak_memory,
+    seconds,
+    utilisation,
+)
 
 CPU = torch.device("cpu")
 
@@ -15,7 +24,10 @@ CPU = torch.device("cpu")
 def test_flop_of_a_matrix_product_and_a_convolution() -> None:
     assert flop(lambda: torch.ones(2, 3) @ torch.ones(3, 5)) == 2 * 2 * 3 * 5
     images, kernel = torch.ones(2, 3, 8, 8), torch.ones(5, 3, 3, 3)
-    assert flop(lambda: F.conv2d(images, kernel, stride=2, padding=1)) == 2 * (2 * 4 * 4) * (3 * 3 * 3) * 5
+    assert (
+        flop(lambda: F.conv2d(images, kernel, stride=2, padding=1))
+        == 2 * (2 * 4 * 4) * (3 * 3 * 3) * 5
+    )
 
 
 def test_flop_of_attention_are_those_of_its_products_and_twice_as_many_backwards() -> None:
@@ -39,9 +51,13 @@ def test_the_rate_of_a_matrix_product_is_the_best_ones(monkeypatch: pytest.Monke
     assert product == MatrixProduct(2 * 100**3 / 0.5, 100, "float32", torch.get_num_threads())
 
 
-def test_utilisation_is_the_median_time_against_the_better_yardstick(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_utilisation_is_the_median_time_against_the_better_yardstick(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     rates = iter((100.0, 200.0))
-    monkeypatch.setattr(mfu, "matrix_product", lambda _: MatrixProduct(next(rates), 1, "float32", 1))
+    monkeypatch.setattr(
+        mfu, "matrix_product", lambda _: MatrixProduct(next(rates), 1, "float32", 1)
+    )
     result = utilisation(lambda: [4.0, 2.0, 9.0], CPU, images=8, flop_per_image=30)
     assert result["ratio"] == pytest.approx((8 * 30 / 4) / 200)
     assert result["images_per_s"] == 2 and result["seconds"] == 4
@@ -85,7 +101,11 @@ def test_the_stopwatch_tells_the_parts_of_a_step_apart() -> None:
     shares = watch.shares()
     assert set(shares) == {"first", "second", "backward", "optimiser", "rest"}
     assert sum(shares.values()) == pytest.approx(1)
-    assert next(iter(shares)) == "second" and watch.spent["first"] >= 0.04 and watch.spent["second"] >= 0.12
+    assert (
+        next(iter(shares)) == "second"
+        and watch.spent["first"] >= 0.04
+        and watch.spent["second"] >= 0.12
+    )
 
 
 def test_the_stopwatch_leaves_no_hooks() -> None:

@@ -64,7 +64,9 @@ def test_nothing_depends_on_chance_while_a_random_blip2_learns() -> None:
 def test_only_lora_and_the_head_learn_in_blip2() -> None:
     policy = find_vlm(SMALL).make(CPU, lora=True)
     policy.trainable("all")
-    names = {name for name, p in policy.named_parameters() if p.requires_grad and name.startswith("vlm.")}
+    names = {
+        name for name, p in policy.named_parameters() if p.requires_grad and name.startswith("vlm.")
+    }
     assert names and all(".language_model." in name and ".lora_" in name for name in names)
 
 
@@ -96,7 +98,8 @@ def test_encoding_with_blip2_says_where_the_time_goes() -> None:
 def test_a_supervised_step_of_tiny_trains_everything() -> None:
     forward = encode.run(batch=2, repeats=1)["gflop_per_image"]
     result = sft.run(batch=8, repeats=2)
-    # Backwards twice the forward pass, but for the first convolution: nobody asks for the gradient of a picture.
+    # Backwards twice the forward pass, but for the first convolution: nobody asks for the gradient
+    # of a picture.
     head = result["gflop_per_image"] / 3 - forward
     assert 0 < head + 2 * 9 * 32**2 * 3 * 24 / 3e9 < 0.1 * forward
     assert result["trainable"] == sum(result["weights"].values())
@@ -106,7 +109,9 @@ def test_a_supervised_step_of_tiny_trains_everything() -> None:
 def test_a_supervised_step_of_blip2_does_not_go_back_through_the_vision_tower() -> None:
     forward = encode.run(vlm=SMALL, repeats=1)["gflop_per_image"]
     result = sft.run(vlm=SMALL, batch=2, repeats=1)
-    assert result["lora_rank"] == 16 and result["trainable"] < 0.02 * sum(result["weights"].values())
+    assert result["lora_rank"] == 16 and result["trainable"] < 0.02 * sum(
+        result["weights"].values()
+    )
     assert forward < result["gflop_per_image"] < 2.5 * forward
     json.dumps(result)
 
@@ -115,7 +120,9 @@ def test_gradient_checkpointing_computes_layers_again_and_counts_them_once() -> 
     layer = "OPTAttention"
     once, again = layer_calls(layer), layer_calls(layer, gradient_checkpointing=True)
     assert again > 1.5 * once
-    plain, saving = (sft.run(vlm=SMALL, batch=2, repeats=1, gradient_checkpointing=on) for on in (False, True))
+    plain, saving = (
+        sft.run(vlm=SMALL, batch=2, repeats=1, gradient_checkpointing=on) for on in (False, True)
+    )
     assert plain["gflop_per_image"] == saving["gflop_per_image"]
 
 
@@ -143,7 +150,9 @@ def test_memory_of_tiny_is_sixteen_bytes_for_each_parameter_that_learns() -> Non
 def test_memory_of_blip2_is_mostly_its_weights() -> None:
     result = memory.run()
     rows = {(row["vlm"], row["stage"]): row for row in result["rows"]}
-    head, lora, everything = (rows["blip2", stage] for stage in (memory.STAGE_1, memory.ADAPTED, memory.EVERYTHING))
+    head, lora, everything = (
+        rows["blip2", stage] for stage in (memory.STAGE_1, memory.ADAPTED, memory.EVERYTHING)
+    )
     assert head["weights_gib"] == lora["weights_gib"] > everything["weights_gib"] > 2 * 3.74e9 / GIB
     assert lora["trainable"] - head["trainable"] == 32 * 16 * (4 * 2 * 2560 + 2 * (2560 + 10240))
     assert result["ratio"] == everything["total_gib"] / lora["total_gib"] > 3
@@ -159,14 +168,20 @@ def test_memory_of_blip2_is_mostly_its_weights() -> None:
         (["render", "--vlm", "blip2"], "bench render has no --vlm"),
         (["memory", "--gradient-checkpointing"], "bench memory has no --gradient-checkpointing"),
         (["encode", "--vlm", "blip3"], "unknown VLM 'blip3'; did you mean 'blip2'?"),
-        (["sft", "--gradient-checkpointing"], "--gradient-checkpointing is for a VLM of transformers"),
+        (
+            ["sft", "--gradient-checkpointing"],
+            "--gradient-checkpointing is for a VLM of transformers",
+        ),
         (["encode", "--compile"], "--compile is for a VLM of transformers"),
         (["encode", "--batch", "-1"], "--batch must be"),
         (["encode", "--vlm", "blip2"], "this VLM is measured on a CUDA device"),
     ],
 )
 def test_an_option_that_means_nothing_is_refused(
-    argv: list[str], expected: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    argv: list[str],
+    expected: str,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     assert main(["bench", *argv]) == 2

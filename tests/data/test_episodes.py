@@ -37,12 +37,22 @@ def episode(number: int, *, length: int = 5, task: str = "reach", success: bool 
 
 
 def same(a: Episode, b: Episode) -> bool:
-    arrays = all(np.array_equal(getattr(a, key), getattr(b, key)) for key in ("images", "actions", "rewards"))
-    return arrays and (a.instruction, a.success, a.provenance) == (b.instruction, b.success, b.provenance)
+    arrays = all(
+        np.array_equal(getattr(a, key), getattr(b, key)) for key in ("images", "actions", "rewards")
+    )
+    return arrays and (a.instruction, a.success, a.provenance) == (
+        b.instruction,
+        b.success,
+        b.provenance,
+    )
 
 
 def files(root: Path) -> dict[str, bytes]:
-    return {str(path.relative_to(root)): path.read_bytes() for path in sorted(root.rglob("*")) if path.is_file()}
+    return {
+        str(path.relative_to(root)): path.read_bytes()
+        for path in sorted(root.rglob("*"))
+        if path.is_file()
+    }
 
 
 @pytest.fixture
@@ -71,7 +81,9 @@ def test_read_gives_all_frames(store: EpisodeStore) -> None:
     assert np.array_equal(frames.images, np.concatenate([e.images for e in want]))
     assert np.array_equal(frames.actions, np.concatenate([e.actions for e in want]))
     assert frames.episode.tolist() == [0] * 3 + [1] * 7 + [2] * 5
-    assert [frames.instructions[i] for i in frames.instruction] == ["please reach"] * 10 + ["please push"] * 5
+    assert [frames.instructions[i] for i in frames.instruction] == ["please reach"] * 10 + [
+        "please push"
+    ] * 5
     assert [frames.tasks[i] for i in frames.task] == ["reach"] * 10 + ["push"] * 5
 
 
@@ -93,7 +105,12 @@ def test_the_layout_is_that_of_v3(store: EpisodeStore) -> None:
     root = store.root
     info = json.loads((root / "meta/info.json").read_text())
     assert info["codebase_version"] == "v3.0"
-    assert (info["total_episodes"], info["total_frames"], info["total_tasks"], info["fps"]) == (3, 15, 2, 10)
+    assert (info["total_episodes"], info["total_frames"], info["total_tasks"], info["fps"]) == (
+        3,
+        15,
+        2,
+        10,
+    )
     assert info["irevla"]["render"] == {"camera": "corner", "light": [1, 2]}
     assert info["irevla"]["instructions"] == {"reach": "please reach", "push": "please push"}
 
@@ -102,7 +119,11 @@ def test_the_layout_is_that_of_v3(store: EpisodeStore) -> None:
     assert table.schema.field("action").type == pa.list_(pa.float32(), 4)
     hf = json.loads(table.schema.metadata[b"huggingface"])["info"]["features"]
     assert hf[lerobot.IMAGE] == {"_type": "Image"}
-    assert hf["action"] == {"feature": {"dtype": "float32", "_type": "Value"}, "length": 4, "_type": "List"}
+    assert hf["action"] == {
+        "feature": {"dtype": "float32", "_type": "Value"},
+        "length": 4,
+        "_type": "List",
+    }
     assert table["next.done"].to_pylist() == [False] * 2 + [True] + [False] * 6 + [True]
     assert table["next.success"].to_pylist() == table["next.done"].to_pylist()
     second = pq.read_table(root / "data/chunk-000/file-001.parquet")
@@ -111,7 +132,11 @@ def test_the_layout_is_that_of_v3(store: EpisodeStore) -> None:
     assert set(second["task_index"].to_pylist()) == {1}
 
     rows = pq.read_table(root / "meta/episodes").to_pylist()
-    assert [(r["dataset_from_index"], r["dataset_to_index"]) for r in rows] == [(0, 3), (3, 10), (10, 15)]
+    assert [(r["dataset_from_index"], r["dataset_to_index"]) for r in rows] == [
+        (0, 3),
+        (3, 10),
+        (10, 15),
+    ]
     assert [r["data/file_index"] for r in rows] == [0, 0, 1]
     assert [r["tasks"] for r in rows] == [["please reach"], ["please reach"], ["please push"]]
     assert rows[0]["irevla/seed"] == 0 and rows[0]["irevla/policy"] == "abc"
@@ -129,7 +154,9 @@ def test_tasks_are_indexed_as_pandas_does(store: EpisodeStore) -> None:
 def test_statistics_are_those_of_all_frames(store: EpisodeStore) -> None:
     frames = store.read()
     stats = json.loads((store.root / "meta/stats.json").read_text())
-    np.testing.assert_allclose(stats["action"]["std"], frames.actions.astype(float).std(0), rtol=1e-9)
+    np.testing.assert_allclose(
+        stats["action"]["std"], frames.actions.astype(float).std(0), rtol=1e-9
+    )
     pixels = frames.images / 255
     for name in ("min", "max", "mean", "std"):
         want = getattr(pixels, name)((0, 1, 2)).reshape(3, 1, 1)
@@ -156,7 +183,9 @@ def test_an_online_store_takes_no_failures(tmp_path: Path) -> None:
         ({"kind": "online"}, "kind"),
     ],
 )
-def test_another_spec_is_refused(store: EpisodeStore, change: Mapping[str, Any], words: str) -> None:
+def test_another_spec_is_refused(
+    store: EpisodeStore, change: Mapping[str, Any], words: str
+) -> None:
     before = files(store.root)
     with pytest.raises(UserError, match=words):
         EpisodeStore(store.root, replace(SPEC, **change))
@@ -193,7 +222,9 @@ def test_a_corrupt_data_file_is_named(store: EpisodeStore, how: str) -> None:
     data = bytearray(path.read_bytes())
     data[len(data) // 2] ^= 1
     other = (store.root / "data/chunk-000/file-001.parquet").read_bytes()  # sound in itself
-    path.write_bytes({"flip": bytes(data), "truncate": bytes(data[:-100]), "empty": b"", "other": other}[how])
+    path.write_bytes(
+        {"flip": bytes(data), "truncate": bytes(data[:-100]), "empty": b"", "other": other}[how]
+    )
     before = files(store.root)
     again = EpisodeStore(store.root, SPEC)
     for read in (again.read, lambda: list(again), lambda: again[1]):
@@ -266,7 +297,8 @@ class Killed(BaseException):
 def test_killed_at_any_point_and_resumed_ends_with_the_same_files(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Stop before each rename in turn, open again, append what is missing: the bytes are those of one never stopped."""
+    """Stop before each rename in turn, open again, append what is missing: the bytes are those of
+    one never stopped."""
     wanted = [[episode(0)], [episode(1, task="push"), episode(2)], [episode(3)]]
     whole = EpisodeStore(tmp_path / "whole", SPEC)
     for part in wanted:
@@ -316,7 +348,10 @@ def test_kill_9_leaves_whole_episodes_only(tmp_path: Path) -> None:
         if delay >= 1 and seen:
             break  # the long ones are for a busy machine, where nothing has been written yet
         writer = subprocess.Popen(
-            [sys.executable, "-c", WRITER, str(root)], cwd=repository, stdout=subprocess.PIPE, env=dict(os.environ)
+            [sys.executable, "-c", WRITER, str(root)],
+            cwd=repository,
+            stdout=subprocess.PIPE,
+            env=dict(os.environ),
         )
         assert writer.stdout is not None
         writer.stdout.readline()

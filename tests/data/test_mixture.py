@@ -15,7 +15,9 @@ def frames(lengths: list[int], tasks: list[int], *, offset: int = 0) -> Frames:
     names = tuple(f"task {i}" for i in range(max(tasks) + 1))
     actions = np.stack([number, episode, task], 1).astype(np.float32)
     images = np.ascontiguousarray(np.broadcast_to(pixels[:, None, None], (len(episode), 2, 2, 3)))
-    return Frames(images, actions, task, task, episode, tuple(f"do {name}" for name in names), names)
+    return Frames(
+        images, actions, task, task, episode, tuple(f"do {name}" for name in names), names
+    )
 
 
 EXPERT = frames([30, 3, 3, 3] * 25, [0, 1, 1, 2] * 25)
@@ -29,7 +31,9 @@ def numbers(actions: torch.Tensor) -> list[int]:
 @pytest.mark.parametrize(("share", "size"), [(0.25, 128), (0.25, 10), (0.3, 7), (0.0, 8), (1.0, 8)])
 def test_the_share_of_online_samples_is_exact(share: float, size: int) -> None:
     mixture = Mixture(EXPERT, ONLINE, share)
-    counts = [sum(n >= 5000 for n in numbers(mixture.batch(step, size, 0).actions)) for step in range(40)]
+    counts = [
+        sum(n >= 5000 for n in numbers(mixture.batch(step, size, 0).actions)) for step in range(40)
+    ]
     assert sum(counts) == pytest.approx(share * size * 40)
     assert max(counts) - min(counts) <= (0 if float(share * size).is_integer() else 1)
 
@@ -43,7 +47,8 @@ def test_without_online_data_all_is_expert() -> None:
 
 
 def test_frames_of_d_rl_are_drawn_in_proportion_to_their_return() -> None:
-    """Two tasks, of episodes of 2 and 4, and of 3 decisions: each task as often, a frame as 0.5^(decisions to go)."""
+    """Two tasks, of episodes of 2 and 4, and of 3 decisions: each task as often, a frame as
+    0.5^(decisions to go)."""
     online = frames([2, 4, 3], [0, 0, 1], offset=5000)
     mixture = Mixture(EXPERT, online, 0.5, discount=0.5)
     drawn = torch.cat([mixture.batch(step, 2000, 0).actions for step in range(20)])
@@ -53,7 +58,9 @@ def test_frames_of_d_rl_are_drawn_in_proportion_to_their_return() -> None:
     wanted = [w / sum(first) / 2 for w in first] + [w / sum(second) / 2 for w in second]
     assert shares == pytest.approx(wanted, abs=0.012)
     alike = Mixture(EXPERT, online, 0.5).batch(0, 2000, 0).actions
-    assert torch.equal(alike[:1000], mixture.batch(0, 2000, 0).actions[:1000]), "D_e is drawn as ever"
+    assert torch.equal(alike[:1000], mixture.batch(0, 2000, 0).actions[:1000]), (
+        "D_e is drawn as ever"
+    )
     assert len(expert) == len(practised)
 
 
@@ -61,8 +68,16 @@ def test_a_batch_is_a_function_of_seed_and_step() -> None:
     first, again = Mixture(EXPERT, ONLINE, 0.25), Mixture(EXPERT, ONLINE, 0.25)
     first.batch(3, 32, 0)
     a, b = first.batch(7, 32, 0), again.batch(7, 32, 0)
-    assert torch.equal(a.images, b.images) and torch.equal(a.actions, b.actions) and a.instructions == b.instructions
-    draws = {tuple(numbers(again.batch(step, 32, seed).actions)) for step in range(5) for seed in range(5)}
+    assert (
+        torch.equal(a.images, b.images)
+        and torch.equal(a.actions, b.actions)
+        and a.instructions == b.instructions
+    )
+    draws = {
+        tuple(numbers(again.batch(step, 32, seed).actions))
+        for step in range(5)
+        for seed in range(5)
+    }
     assert len(draws) == 25
 
 
@@ -94,15 +109,23 @@ def test_held_out_episodes_are_never_trained_on() -> None:
     for name, store, offset in (("expert", EXPERT, 0), ("online", ONLINE, 5000)):
         episodes = {int(store.episode[n - offset]) for n in validation[name]}
         assert len(episodes) == len(set(store.episode)) // 10
-        assert validation[name] == set((offset + np.flatnonzero(np.isin(store.episode, list(episodes)))).tolist())
+        assert validation[name] == set(
+            (offset + np.flatnonzero(np.isin(store.episode, list(episodes)))).tolist()
+        )
         assert not validation[name] & trained
     assert len(trained) > 0.9 * (len(EXPERT) + len(ONLINE) - sum(map(len, validation.values())))
 
 
 def test_validation_is_spread_over_all_held_out_frames() -> None:
     mixture = Mixture(EXPERT, None, validation=0.1)
-    few = [n for batch in mixture.validation(chunk=4, limit=12)["expert"] for n in numbers(batch.actions)]
-    every = [n for batch in mixture.validation(limit=10_000)["expert"] for n in numbers(batch.actions)]
+    few = [
+        n
+        for batch in mixture.validation(chunk=4, limit=12)["expert"]
+        for n in numbers(batch.actions)
+    ]
+    every = [
+        n for batch in mixture.validation(limit=10_000)["expert"] for n in numbers(batch.actions)
+    ]
     places = [every.index(number) for number in few]
     assert len(places) == 12
     assert np.allclose(np.diff(places), len(every) / 12, atol=1)

@@ -7,7 +7,15 @@ import pytest
 import torch
 
 from irevla.data import atomic
-from irevla.data.replay import EPISODES, HEADER, RECORDS, LatentEpisode, LatentReplay, LatentSpec, sample_both
+from irevla.data.replay import (
+    EPISODES,
+    HEADER,
+    RECORDS,
+    LatentEpisode,
+    LatentReplay,
+    LatentSpec,
+    sample_both,
+)
 from irevla.errors import UserError
 from irevla.types import Features
 
@@ -15,10 +23,12 @@ SPEC = LatentSpec(weights="a" * 64, suite="toy", tokens=3, width=4, action_dim=2
 
 
 def episode(first: int, length: int, *, terminated: bool, tokens: int = 3) -> LatentEpisode:
-    """Observations numbered from `first`, in every token; the action has the number of what was seen before it."""
+    """Observations numbered from `first`, in every token; the action has the number of what was
+    seen before it."""
     numbers = torch.arange(first, first + length + (not terminated), dtype=torch.float32)
     features = Features(
-        numbers[:, None, None].expand(-1, tokens, 4), torch.ones(len(numbers), tokens, dtype=torch.bool)
+        numbers[:, None, None].expand(-1, tokens, 4),
+        torch.ones(len(numbers), tokens, dtype=torch.bool),
     )
     actions = torch.stack([numbers[:length], -numbers[:length]], 1)
     rewards = torch.zeros(length)
@@ -48,7 +58,9 @@ def test_every_decision_comes_back_with_what_was_seen_before_and_after(tmp_path:
     before, after = numbers(batch.features), numbers(batch.next_features)
     assert set(before.tolist()) == {10, 11, 12, 20, 21, 30}
     assert torch.equal(batch.actions, torch.stack([before, -before], 1))
-    assert torch.equal(batch.terminated, before == 21) and torch.equal(batch.rewards, (before == 21).float())
+    assert torch.equal(batch.terminated, before == 21) and torch.equal(
+        batch.rewards, (before == 21).float()
+    )
     assert torch.equal(after[~batch.terminated], before[~batch.terminated] + 1)
     assert batch.features.mask.all() and batch.features.tokens.dtype == torch.float32
 
@@ -87,7 +99,8 @@ def test_what_is_there_is_there_again(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "value"), [("weights", "b" * 64), ("suite", "other"), ("tokens", 4), ("width", 8), ("action_dim", 3)]
+    ("name", "value"),
+    [("weights", "b" * 64), ("suite", "other"), ("tokens", 4), ("width", 8), ("action_dim", 3)],
 )
 def test_latents_of_others_are_refused(tmp_path: Path, name: str, value: Any) -> None:
     LatentReplay(tmp_path, SPEC).append(episode(0, 5, terminated=False))
@@ -145,7 +158,9 @@ def test_another_format_and_another_folder_are_refused(tmp_path: Path) -> None:
         LatentReplay(tmp_path, SPEC)
 
 
-def test_a_full_disk_costs_one_episode_and_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_full_disk_costs_one_episode_and_says_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     buffer = LatentReplay(tmp_path, SPEC)
     buffer.append(episode(0, 5, terminated=False))
 

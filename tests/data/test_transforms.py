@@ -52,8 +52,12 @@ def test_colour_mix_is_one_matrix_per_picture_around_grey(width: int) -> None:
     for x, y in zip(images.view(6, -1, 3), mixed.view(6, -1, 3), strict=True):
         inside = ((y > 0) & (y < 255)).all(1)
         matrix = torch.linalg.lstsq(x[inside] - 127.5, y[inside] - 127.5).solution
-        torch.testing.assert_close(y[inside], (x[inside] - 127.5) @ matrix + 127.5, atol=1e-2, rtol=0)
-        torch.testing.assert_close(y, ((x - 127.5) @ matrix + 127.5).clamp(0, 255), atol=1e-2, rtol=0)
+        torch.testing.assert_close(
+            y[inside], (x[inside] - 127.5) @ matrix + 127.5, atol=1e-2, rtol=0
+        )
+        torch.testing.assert_close(
+            y, ((x - 127.5) @ matrix + 127.5).clamp(0, 255), atol=1e-2, rtol=0
+        )
         matrices.append(matrix)
     spread = (torch.stack(matrices) - torch.eye(3)).std().item()
     assert 0.2 < spread < 0.55
@@ -63,7 +67,9 @@ def test_colour_mix_is_one_matrix_per_picture_around_grey(width: int) -> None:
 
 def test_colour_mix_leaves_its_share_alone() -> None:
     images = pictures(batch=400, height=4, width=4)
-    untouched = (colour_mix(images, strengths(0.35, 400), 0.8, generator()) == images).flatten(1).all(1)
+    untouched = (
+        (colour_mix(images, strengths(0.35, 400), 0.8, generator()) == images).flatten(1).all(1)
+    )
     assert 50 <= int(untouched.sum()) <= 110
 
 
@@ -79,7 +85,12 @@ def test_each_picture_has_a_strength_of_its_own() -> None:
 
 
 def test_which_instructions_name_a_colour() -> None:
-    texts = ["pick up the Red block", "pick up the pear", "put the bored cat into the tray", "open the yellow drawer"]
+    texts = [
+        "pick up the Red block",
+        "pick up the pear",
+        "put the bored cat into the tray",
+        "open the yellow drawer",
+    ]
     assert name_colours(texts).tolist() == [True, False, False, True]
 
 
@@ -92,13 +103,21 @@ def test_words_are_swapped_but_for_colours() -> None:
     for words in changed:
         assert sum(word in ("wug", "dax") for word in words) == 1
         assert len(words) == 3 or words[3] == "red"
-    assert {words.index(new) for words in changed for new in ("wug", "dax") if new in words} == {0, 1, 2, 4}
+    assert {words.index(new) for words in changed for new in ("wug", "dax") if new in words} == {
+        0,
+        1,
+        2,
+        4,
+    }
     assert swap_words(texts, ("wug",), 0.0, generator()) == texts
 
 
 def test_the_generator_alone_decides() -> None:
     images = pictures()
-    for transform in (lambda g: random_shift(images, 3, g), lambda g: colour_mix(images, strengths(0.35), 0.8, g)):
+    for transform in (
+        lambda g: random_shift(images, 3, g),
+        lambda g: colour_mix(images, strengths(0.35), 0.8, g),
+    ):
         first = transform(generator(1))
         torch.rand(5)
         assert torch.equal(transform(generator(1)), first)

@@ -12,7 +12,9 @@ from irevla.envs.worker import Disturbance, Job
 SUITES = ("kitchen", "panda-sim")
 TASKS = [(name, task.name) for name in SUITES for task in load_suite(name).tasks]
 CONFIG = EnvConfig(horizon=80)
-PATIENT = EnvConfig(horizon=140)  # for disturbed experts: as long as the preset's demonstrations may take
+PATIENT = EnvConfig(
+    horizon=140
+)  # for disturbed experts: as long as the preset's demonstrations may take
 STILL = np.zeros(7, np.float32)
 
 

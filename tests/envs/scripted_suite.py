@@ -1,4 +1,5 @@
-"""A suite whose environments do exactly what a test needs: end when told, hang, raise or die. Importable by workers."""
+"""A suite whose environments do exactly what a test needs: end when told, hang, raise or die.
+Importable by workers."""
 
 import os
 import time
@@ -14,18 +15,33 @@ from irevla.envs.base import Task, find_task
 from irevla.errors import UserError
 
 FLAG = "IREVLA_TEST_FLAG"  # names a file: present once an environment has misbehaved
-NAMES = ("win", "timeout", "mixed", "hang", "hang-once", "raise", "user-error", "reset-dies", "taken-over")
+NAMES = (
+    "win",
+    "timeout",
+    "mixed",
+    "hang",
+    "hang-once",
+    "raise",
+    "user-error",
+    "reset-dies",
+    "taken-over",
+)
 
 
 class ScriptedEnv(gym.Env[Any, Any]):
-    """Pixel (0, 0) is the seed, (0, 1) the decisions taken; (1, 0) the executed action x 100 + 100."""
+    """Pixel (0, 0) is the seed, (0, 1) the decisions taken; (1, 0) the executed action x 100 +
+    100."""
 
     def __init__(self, task: Task, config: EnvConfig) -> None:
         self.task, self.draw, self.config = task, True, config
-        self.observation_space = gym.spaces.Box(0, 255, (config.image_size, config.image_size, 3), np.uint8)
+        self.observation_space = gym.spaces.Box(
+            0, 255, (config.image_size, config.image_size, 3), np.uint8
+        )
         self.action_space = gym.spaces.Box(-1, 1, (2,), np.float32)
 
-    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[np.ndarray, dict]:
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[np.ndarray, dict]:
         super().reset(seed=seed)
         if self.task.name == "reset-dies":
             os._exit(7)
@@ -36,7 +52,9 @@ class ScriptedEnv(gym.Env[Any, Any]):
     def step(self, action: np.ndarray) -> tuple[np.ndarray, float, bool, bool, dict]:
         self.steps, self.action = self.steps + 1, action
         self.misbehave()
-        wins = self.task.name in ("win", "taken-over") or (self.task.name == "mixed" and self.seed % 2 == 0)
+        wins = self.task.name in ("win", "taken-over") or (
+            self.task.name == "mixed" and self.seed % 2 == 0
+        )
         success = self.steps == 2 and wins
         truncated = not success and self.steps == self.config.horizon
         info: dict[str, Any] = {"success": success}
@@ -52,7 +70,9 @@ class ScriptedEnv(gym.Env[Any, Any]):
         if self.task.name == "raise":
             raise ArithmeticError("the arm went through the table")
         flag = Path(os.environ.get(FLAG, "/"))
-        if self.task.name == "hang" or (self.task.name == "hang-once" and self.seed == 1 and not flag.exists()):
+        if self.task.name == "hang" or (
+            self.task.name == "hang-once" and self.seed == 1 and not flag.exists()
+        ):
             flag.touch()
             time.sleep(1000)
 
@@ -62,7 +82,11 @@ class ScriptedEnv(gym.Env[Any, Any]):
     def picture(self, size: int) -> np.ndarray:
         image = np.zeros((size, size, 3), np.uint8)
         if self.draw:
-            image[0, 0], image[0, 1], image[1, 0, :2] = self.seed, self.steps, np.round(self.action * 100 + 100)
+            image[0, 0], image[0, 1], image[1, 0, :2] = (
+                self.seed,
+                self.steps,
+                np.round(self.action * 100 + 100),
+            )
         return image
 
 

@@ -1,5 +1,6 @@
-"""What both suites with a Panda must do: episodes and pictures settled by their seed, a hand that goes where it is told
-and does not sink, experts that solve every task, and tasks that nobody solves blind."""
+"""What both suites with a Panda must do: episodes and pictures settled by their seed, a hand that
+goes where it is told and does not sink, experts that solve every task, and tasks that nobody solves
+blind."""
 
 import hashlib
 import subprocess
@@ -16,7 +17,10 @@ from irevla.config import EnvConfig
 from irevla.envs.base import load_suite
 
 DEMONSTRATIONS = 3  # that are replayed blindly, so that one lucky one does not decide
-PLAIN = [("kitchen", "knob-on"), ("panda-sim", "button-press")]  # where nothing is in the way of the hand
+PLAIN = [
+    ("kitchen", "knob-on"),
+    ("panda-sim", "button-press"),
+]  # where nothing is in the way of the hand
 DISTURBED = {"panda-sim": 45}  # successes of 50 in spite of bursts of noise
 
 
@@ -34,16 +38,21 @@ def test_the_seed_settles_the_episode(suite: str, task: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("suite", "task", "before"), [("kitchen", "knob-on", "left-door-open"), ("panda-sim", "place-block", "drawer-open")]
+    ("suite", "task", "before"),
+    [("kitchen", "knob-on", "left-door-open"), ("panda-sim", "place-block", "drawer-open")],
 )
-def test_the_seed_settles_the_picture_in_another_process(suite: str, task: str, before: str) -> None:
+def test_the_seed_settles_the_picture_in_another_process(
+    suite: str, task: str, before: str
+) -> None:
     code = (
         "import hashlib, sys; from irevla.envs.base import load_suite; from irevla.config import EnvConfig; "
         f"o, _ = load_suite({suite!r}).make({task!r}, EnvConfig()).reset(seed=5); "
         "print(hashlib.sha256(o.tobytes()).hexdigest()); "
         "assert not {'torch', 'gymnasium_robotics'} & sys.modules.keys()"  # a worker has neither
     )
-    answer = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip()
+    answer = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True
+    ).stdout.strip()
     other, env = (load_suite(suite).make(name, EnvConfig()) for name in (before, task))
     other.reset(seed=1)  # shares the process's GL context, and must leave no trace
     play(env, 1, steps=5)
@@ -87,10 +96,16 @@ def test_the_gripper_shuts_and_opens(suite: str, task: str) -> None:
 
 
 @pytest.mark.parametrize(("suite", "task"), PLAIN)
-def test_an_episode_is_truncated_at_the_horizon_and_never_also_terminated(suite: str, task: str) -> None:
+def test_an_episode_is_truncated_at_the_horizon_and_never_also_terminated(
+    suite: str, task: str
+) -> None:
     env = blind(suite, task, EnvConfig(horizon=3))
     env.reset(seed=0)
-    assert [env.step(STILL)[2:4] for _ in range(3)] == [(False, False), (False, False), (False, True)]
+    assert [env.step(STILL)[2:4] for _ in range(3)] == [
+        (False, False),
+        (False, False),
+        (False, True),
+    ]
 
 
 @pytest.mark.parametrize(("suite", "task"), [("kitchen", "knob-on"), ("panda-sim", "drawer-open")])
@@ -98,13 +113,18 @@ def test_one_environment_does_not_change_the_model_of_another(suite: str, task: 
     untouched, env = blind(suite, task), blind(suite, task)
     before = untouched.model.body_pos.copy()
     env.reset(seed=9)
-    assert np.array_equal(untouched.model.body_pos, before) and not np.array_equal(env.model.body_pos, before)
+    assert np.array_equal(untouched.model.body_pos, before) and not np.array_equal(
+        env.model.body_pos, before
+    )
 
 
 @pytest.mark.parametrize("suite", SUITES)
 def test_settings_that_change_the_picture_or_the_dynamics_are_recorded(suite: str) -> None:
     settings = load_suite(suite).render_settings(EnvConfig(action_repeat=3))
-    assert settings["action_repeat"] == 3 and {"camera_pos", "image_size", "drawing", "dynamics"} <= settings.keys()
+    assert (
+        settings["action_repeat"] == 3
+        and {"camera_pos", "image_size", "drawing", "dynamics"} <= settings.keys()
+    )
 
 
 @pytest.mark.parametrize(("suite", "task"), TASKS)
@@ -116,16 +136,26 @@ def test_the_expert_solves_every_task(suite: str, task: str) -> None:
 @pytest.mark.slow
 @pytest.mark.timeout(900)
 @pytest.mark.parametrize(("suite", "task"), TASKS)
-def test_the_expert_solves_nearly_all_episodes_and_a_blind_one_does_not(suite: str, task: str) -> None:
+def test_the_expert_solves_nearly_all_episodes_and_a_blind_one_does_not(
+    suite: str, task: str
+) -> None:
     """Prints the tables of docs/kitchen.md and docs/panda-sim.md (-s)."""
     env, lengths = blind(suite, task), []
     for seed in range(50):
         states, success = play(env, seed)
         lengths += [len(states)] if success else []
-    row = [task, env.task.category.value, env.task.instruction, f"{len(lengths)}/50", f"{np.mean(lengths):.0f}"]
+    row = [
+        task,
+        env.task.category.value,
+        env.task.instruction,
+        f"{len(lengths)}/50",
+        f"{np.mean(lengths):.0f}",
+    ]
     patient, disturbed = blind(suite, task, PATIENT), 0
     if suite in DISTURBED:
-        disturbed = sum(play(patient, seed, steps=PATIENT.horizon, noise=0.5)[1] for seed in range(50))
+        disturbed = sum(
+            play(patient, seed, steps=PATIENT.horizon, noise=0.5)[1] for seed in range(50)
+        )
     row += [f"{disturbed}/50"] if suite in DISTURBED else []
     shown = [demonstration(env, seed) for seed in range(1000, 1000 + DEMONSTRATIONS)]
     rates = [np.mean([replay(env, seed, actions) for seed in range(50)]) for actions in shown]

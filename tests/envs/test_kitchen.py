@@ -1,4 +1,5 @@
-"""The Franka Kitchen suite: two controls, one-sided success, experts that come back, variants that really differ."""
+"""The Franka Kitchen suite: two controls, one-sided success, experts that come back, variants that
+really differ."""
 
 import importlib.util
 from collections.abc import Callable
@@ -41,11 +42,24 @@ def test_it_is_a_gymnasium_environment(control: str) -> None:
 
 def test_the_tasks_are_the_papers() -> None:
     assert load_suite("kitchen") is KITCHEN
-    of = {category: [task.name for task in KITCHEN.tasks if task.category is category] for category in Category}
-    assert of[Category.EXPERT] == ["knob-on", "light-on", "microwave-open", "slide-door-open", "left-door-open"]
-    assert "slide-door-open-red" in of[Category.RL] and "slide-door-open-yellow" in of[Category.UNSEEN]
+    of = {
+        category: [task.name for task in KITCHEN.tasks if task.category is category]
+        for category in Category
+    }
+    assert of[Category.EXPERT] == [
+        "knob-on",
+        "light-on",
+        "microwave-open",
+        "slide-door-open",
+        "left-door-open",
+    ]
+    assert (
+        "slide-door-open-red" in of[Category.RL] and "slide-door-open-yellow" in of[Category.UNSEEN]
+    )
     assert len(of[Category.UNSEEN]) >= 5 and set(SCRIPTS) == set(SKILLS)
-    assert {SPECS[name].script for name in of[Category.UNSEEN]} == set(SKILLS), "each object has an unseen version"
+    assert {SPECS[name].script for name in of[Category.UNSEEN]} == set(SKILLS), (
+        "each object has an unseen version"
+    )
 
 
 @pytest.mark.parametrize(
@@ -58,7 +72,11 @@ def test_a_wrong_name_gets_the_nearest(make: Callable[[], object]) -> None:
 
 def test_without_the_models_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     real = importlib.util.find_spec
-    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "gymnasium_robotics" else real(name))
+    monkeypatch.setattr(
+        importlib.util,
+        "find_spec",
+        lambda name: None if name == "gymnasium_robotics" else real(name),
+    )
     with pytest.raises(UserError, match=r"pip install 'irevla\[kitchen\]'"):
         KITCHEN.check()
 
@@ -104,7 +122,9 @@ def test_success_is_one_sided_and_ends_the_episode(task: str) -> None:
     for share, expected in ((0.0, False), (0.9, False), (1.05, True), (1.3, True), (-0.5, False)):
         env.reset(seed=0)
         env.data.qpos[env._joint] = share * goal
-        _, reward, terminated, truncated, info = env.step(np.zeros(env.action_space.shape, np.float32))
+        _, reward, terminated, truncated, info = env.step(
+            np.zeros(env.action_space.shape, np.float32)
+        )
         assert (reward == 1.0) is terminated is info["success"] is expected and not truncated
 
 

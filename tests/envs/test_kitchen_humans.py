@@ -1,4 +1,5 @@
-"""Human demonstrations of the kitchen: files as Minari and R3M write them, made here from the scripted experts."""
+"""Human demonstrations of the kitchen: files as Minari and R3M write them, made here from the
+scripted experts."""
 
 import os
 import pickle
@@ -80,11 +81,16 @@ def r3m(path: Path, *recordings: np.ndarray) -> Path:
 
 
 @pytest.mark.parametrize("write", [minari, r3m])
-def test_what_people_did_can_be_done_again(write: object, tmp_path: Path, light: np.ndarray, slide: np.ndarray) -> None:
+def test_what_people_did_can_be_done_again(
+    write: object, tmp_path: Path, light: np.ndarray, slide: np.ndarray
+) -> None:
     """The labels, played open loop from the same state, lead the hand the same way."""
     path = write(tmp_path / ("main_data.hdf5" if write is minari else "demos.pickle"), light, slide)  # type: ignore[operator]
     for episode in KITCHEN.demonstrations(path, ["light-on", "slide-door-open"], CONFIG, most=5):
-        task, states = episode.provenance.task, light if episode.provenance.task == "light-on" else slide
+        task, states = (
+            episode.provenance.task,
+            light if episode.provenance.task == "light-on" else slide,
+        )
         assert episode.success and episode.rewards.sum() == episode.rewards[-1] == 1
         assert len(episode) == len(states) - 1 and episode.instruction == SKILLS[task].instruction
         assert episode.provenance.source == "human" and np.abs(episode.actions).max() <= 1
@@ -95,11 +101,17 @@ def test_what_people_did_can_be_done_again(write: object, tmp_path: Path, light:
             before = hand.arm.position
             hand.show(there)
             way += np.linalg.norm(hand.arm.position - before)
-            assert np.linalg.norm(env.arm.position - hand.arm.position) < 0.02 + 0.15 * way  # errors add up
+            assert (
+                np.linalg.norm(env.arm.position - hand.arm.position) < 0.02 + 0.15 * way
+            )  # errors add up
 
 
 def test_pictures_are_those_of_the_recorded_states(tmp_path: Path, light: np.ndarray) -> None:
-    episode = next(iter(KITCHEN.demonstrations(minari(tmp_path / "a.hdf5", light), ["light-on"], CONFIG, most=1)))
+    episode = next(
+        iter(
+            KITCHEN.demonstrations(minari(tmp_path / "a.hdf5", light), ["light-on"], CONFIG, most=1)
+        )
+    )
     env = at_rest("light-on")
     for t in (0, len(light) // 2):
         env.show(light[t])
@@ -107,11 +119,15 @@ def test_pictures_are_those_of_the_recorded_states(tmp_path: Path, light: np.nda
     assert not np.array_equal(episode.images[0], episode.images[-1])
 
 
-def test_what_was_done_before_is_cut_off(tmp_path: Path, light: np.ndarray, slide: np.ndarray) -> None:
+def test_what_was_done_before_is_cut_off(
+    tmp_path: Path, light: np.ndarray, slide: np.ndarray
+) -> None:
     after = slide.copy()
     after[:, 17] = light[-1, 17]  # the light stays on
     piece = humans.cut(np.concatenate([light, after]), SKILLS["slide-door-open"], 80)
-    assert piece is not None and len(piece) == 1 + len(slide)  # from the moment at which the light stood still
+    assert piece is not None and len(piece) == 1 + len(
+        slide
+    )  # from the moment at which the light stood still
     assert np.array_equal(piece[0], light[-1]) and np.array_equal(piece[1:], after)
     short = humans.cut(slide, SKILLS["slide-door-open"], 20)
     assert short is not None and len(short) == 21 and np.array_equal(short[-1], slide[-1])
@@ -145,7 +161,9 @@ class Trap:
 
 
 def test_a_pickle_never_runs_code(tmp_path: Path) -> None:
-    (tmp_path / "demos.pickle").write_bytes(pickle.dumps([{"observations": Trap(tmp_path / "harm")}]))
+    (tmp_path / "demos.pickle").write_bytes(
+        pickle.dumps([{"observations": Trap(tmp_path / "harm")}])
+    )
     with pytest.raises(UserError, match=r"is refused: it holds more than arrays \(posix.mkdir\)"):
         KITCHEN.demonstrations(tmp_path / "demos.pickle", ["light-on"], CONFIG, most=1)
     assert not (tmp_path / "harm").exists()
@@ -173,17 +191,35 @@ def test_an_empty_folder_holds_nothing(tmp_path: Path) -> None:
         KITCHEN.demonstrations(tmp_path, ["light-on"], CONFIG, most=1)
 
 
-def test_the_command_imports_once(tmp_path: Path, capsys: pytest.CaptureFixture[str], light: np.ndarray) -> None:
+def test_the_command_imports_once(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], light: np.ndarray
+) -> None:
     shown, out = tmp_path / "shown", tmp_path / "demos"
     shown.mkdir()
     r3m(shown / "kitchen_light_on-v3.pickle", light, light)
-    argv = ["collect", "kitchen", "--demonstrations", str(shown), "--out", str(out), "--env.image-size", "32"]
+    argv = [
+        "collect",
+        "kitchen",
+        "--demonstrations",
+        str(shown),
+        "--out",
+        str(out),
+        "--env.image-size",
+        "32",
+    ]
     for most, expected in ((1, 1), (5, 2), (5, 2)):
         assert main([*argv, "--tasks", "light-on", "--expert.episodes", str(most)]) == 0
         assert f"{expected} episodes of 1 tasks" in capsys.readouterr().out
     assert [info.provenance.source for info in EpisodeStore(out).episodes] == ["human", "human"]
     assert main([*argv, "--tasks", "microwave-open"]) == 2
     assert "shows no microwave-open" in capsys.readouterr().err
-    other = ["collect", "pointmass", "--demonstrations", str(shown), "--out", str(tmp_path / "other")]
+    other = [
+        "collect",
+        "pointmass",
+        "--demonstrations",
+        str(shown),
+        "--out",
+        str(tmp_path / "other"),
+    ]
     assert main(other) == 2 and not (tmp_path / "other").exists()
     assert "no recordings of people are known for pointmass" in capsys.readouterr().err

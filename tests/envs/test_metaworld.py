@@ -1,4 +1,5 @@
-"""The Meta-World suite: physics as stock, episodes settled by their seed, variants that really differ."""
+"""The Meta-World suite: physics as stock, episodes settled by their seed, variants that really
+differ."""
 
 import hashlib
 import math
@@ -21,18 +22,25 @@ from irevla.types import Category
 
 
 def play(env: MetaWorldEnv, seed: int, steps: int = 12) -> np.ndarray:
-    """The states (qpos, qvel, places of all bodies and of the goal) of an episode of noisy expert actions."""
+    """The states (qpos, qvel, places of all bodies and of the goal) of an episode of noisy expert
+    actions."""
     env.reset(seed=seed)
     noise = np.random.default_rng(0)
     states = []
     for _ in range(steps):
         env.step((env.expert_action() + 0.3 * noise.standard_normal(4)).astype(np.float32))
         inner = env._inner
-        states.append(np.concatenate([inner.data.qpos, inner.data.qvel, inner.data.xpos.ravel(), inner._target_pos]))
+        states.append(
+            np.concatenate(
+                [inner.data.qpos, inner.data.qvel, inner.data.xpos.ravel(), inner._target_pos]
+            )
+        )
     return np.array(states)
 
 
-@pytest.mark.parametrize("task", ["window-close", "door-lock", "plate-slide-back", "drawer-open-new"])
+@pytest.mark.parametrize(
+    "task", ["window-close", "door-lock", "plate-slide-back", "drawer-open-new"]
+)
 def test_dynamics_are_the_stock_environments_bit_by_bit(task: str) -> None:
     env, reference = MetaWorldEnv(task), stock(task)
     play(env, seed=4)  # what it did before must not matter
@@ -66,7 +74,9 @@ def test_the_seed_settles_the_picture_in_another_process() -> None:
         "import hashlib; from irevla.envs.metaworld import MetaWorldEnv as E; "
         "o, _ = E('faucet-open').reset(seed=5); print(hashlib.sha256(o.tobytes()).hexdigest())"
     )
-    answer = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip()
+    answer = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True
+    ).stdout.strip()
     env = MetaWorldEnv("faucet-open")
     play(env, seed=1)
     picture, _ = env.reset(seed=5)
@@ -148,7 +158,9 @@ def test_blank_pictures_when_nobody_looks_and_videos_all_the_same() -> None:
 
 def test_the_suite_holds_the_papers_three_categories() -> None:
     suite = load_suite("metaworld")
-    names = {category: [t.name for t in suite.tasks if t.category == category] for category in Category}
+    names = {
+        category: [t.name for t in suite.tasks if t.category == category] for category in Category
+    }
     assert [len(names[c]) for c in (Category.EXPERT, Category.RL, Category.UNSEEN)] == [25, 5, 10]
     assert len({t.name for t in suite.tasks}) == 40
     skills = {name.removesuffix("-new") for name in names[Category.RL]}
@@ -170,13 +182,22 @@ def test_variants_differ_in_colour_shape_and_place(name: str) -> None:
     assert handle is not None
     collides = [e.model.geom_contype | e.model.geom_conaffinity for e in (varied, plain)]
     sizes = [
-        sorted(map(tuple, e.model.geom_size[(e.model.geom_bodyid == e.model.body(handle.body).id) & (c > 0)].tolist()))
+        sorted(
+            map(
+                tuple,
+                e.model.geom_size[
+                    (e.model.geom_bodyid == e.model.body(handle.body).id) & (c > 0)
+                ].tolist(),
+            )
+        )
         for e, c in zip((varied, plain), collides, strict=True)
     ]
     assert sizes[0] != sizes[1]  # physics, not the picture alone
     new, old = varied._random_reset_space, plain._random_reset_space
     shared = np.maximum(np.minimum(new.high, old.high) - np.maximum(new.low, old.low), 0)[:3]
-    share = math.prod(s / w for s, w in zip(shared, (new.high - new.low)[:3], strict=True) if w > 0.01)
+    share = math.prod(
+        s / w for s, w in zip(shared, (new.high - new.low)[:3], strict=True) if w > 0.01
+    )
     assert share < 0.2 or np.any(np.minimum(new.high, old.high) < np.maximum(new.low, old.low))
 
 
@@ -185,12 +206,22 @@ def test_variants_are_drawn_as_they_collide() -> None:
     handle = SPECS["window-close-new"].variant.handle
     assert handle is not None
     of_body = model.geom_bodyid == model.body(handle.body).id
-    drawn = np.flatnonzero(of_body & np.all(np.isclose(model.geom_rgba, [*handle.colour, 1.0]), axis=1))
+    drawn = np.flatnonzero(
+        of_body & np.all(np.isclose(model.geom_rgba, [*handle.colour, 1.0]), axis=1)
+    )
     solid = np.flatnonzero(of_body & (model.geom_contype > 0))
-    poses = {tuple(np.concatenate([model.geom_size[g], model.geom_pos[g], model.geom_quat[g]]).round(6)) for g in solid}
+    poses = {
+        tuple(np.concatenate([model.geom_size[g], model.geom_pos[g], model.geom_quat[g]]).round(6))
+        for g in solid
+    }
     assert len(drawn) == 5
     for g in drawn:
-        assert tuple(np.concatenate([model.geom_size[g], model.geom_pos[g], model.geom_quat[g]]).round(6)) in poses
+        assert (
+            tuple(
+                np.concatenate([model.geom_size[g], model.geom_pos[g], model.geom_quat[g]]).round(6)
+            )
+            in poses
+        )
 
 
 def test_bad_input_is_told_with_the_remedy() -> None:
@@ -201,8 +232,12 @@ def test_bad_input_is_told_with_the_remedy() -> None:
 
 
 def test_render_settings_tell_pictures_apart() -> None:
-    assert METAWORLD.render_settings(EnvConfig()) != METAWORLD.render_settings(EnvConfig(image_size=96))
-    assert METAWORLD.render_settings(EnvConfig()) != METAWORLD.render_settings(EnvConfig(action_repeat=1))
+    assert METAWORLD.render_settings(EnvConfig()) != METAWORLD.render_settings(
+        EnvConfig(image_size=96)
+    )
+    assert METAWORLD.render_settings(EnvConfig()) != METAWORLD.render_settings(
+        EnvConfig(action_repeat=1)
+    )
     assert METAWORLD.render_settings(EnvConfig()) == METAWORLD.render_settings(EnvConfig(workers=1))
 
 
@@ -222,6 +257,12 @@ def test_the_scripted_expert_solves_every_task() -> None:
                     lengths.append(t + 1)
                     break
         rates[name] = len(lengths) / 50
-        row = [name, spec.task.category.value, spec.task.instruction, f"{len(lengths)}/50", f"{np.mean(lengths):.0f}"]
+        row = [
+            name,
+            spec.task.category.value,
+            spec.task.instruction,
+            f"{len(lengths)}/50",
+            f"{np.mean(lengths):.0f}",
+        ]
         print("|", " | ".join(row), "|", flush=True)
     assert {name: rate for name, rate in rates.items() if rate < 0.9} == {}

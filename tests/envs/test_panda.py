@@ -1,5 +1,5 @@
-"""The Panda on a table: both views in one picture, things that look like what they are called, success that is earned,
-experts that come back."""
+"""The Panda on a table: both views in one picture, things that look like what they are called,
+success that is earned, experts that come back."""
 
 import importlib.util
 
@@ -24,7 +24,13 @@ from irevla.envs.panda.tasks import BLOCKS, PRODUCE, SPECS
 from irevla.errors import UserError
 from irevla.types import Category
 
-SKILLS = ("pick-red-block", "place-block", "button-press", "drawer-open", "cable-route")  # one task of each
+SKILLS = (
+    "pick-red-block",
+    "place-block",
+    "button-press",
+    "drawer-open",
+    "cable-route",
+)  # one task of each
 
 
 def blind(task: str) -> PandaEnv:
@@ -46,8 +52,16 @@ def test_it_is_a_gymnasium_environment() -> None:
 
 def test_the_tasks_are_the_papers() -> None:
     assert load_suite("panda-sim") is PANDA_SIM
-    of = {category: {task.name for task in PANDA_SIM.tasks if task.category is category} for category in Category}
-    assert of[Category.EXPERT] == {*SKILLS, "pick-blue-block", "pick-green-block", "pick-yellow-block"}
+    of = {
+        category: {task.name for task in PANDA_SIM.tasks if task.category is category}
+        for category in Category
+    }
+    assert of[Category.EXPERT] == {
+        *SKILLS,
+        "pick-blue-block",
+        "pick-green-block",
+        "pick-yellow-block",
+    }
     assert of[Category.RL] == {"pick-eggplant", "pick-carrot"}
     assert len(of[Category.UNSEEN]) >= 4 and not of[Category.UNSEEN] & of[Category.EXPERT]
 
@@ -59,7 +73,11 @@ def test_a_wrong_name_gets_the_nearest() -> None:
 
 def test_without_the_model_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     real = importlib.util.find_spec
-    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "gymnasium_robotics" else real(name))
+    monkeypatch.setattr(
+        importlib.util,
+        "find_spec",
+        lambda name: None if name == "gymnasium_robotics" else real(name),
+    )
     with pytest.raises(UserError, match=r"pip install 'irevla\[panda\]'"):
         PANDA_SIM.check()
 
@@ -71,11 +89,18 @@ def test_without_the_model_it_says_what_to_install(monkeypatch: pytest.MonkeyPat
 def test_things_are_spread_over_the_table_and_never_in_each_other(task: str) -> None:
     props = SPECS[task].props
     drawn = np.array([places(props, np.random.default_rng(seed)) for seed in range(100)])
-    for prop, (low, high) in zip(props, zip(drawn.min(axis=0), drawn.max(axis=0), strict=True), strict=True):
-        assert ((high - low)[:2] > 0.7 * (np.array(prop.high) - prop.low)).all() and high[2] - low[2] > prop.turn
+    for prop, (low, high) in zip(
+        props, zip(drawn.min(axis=0), drawn.max(axis=0), strict=True), strict=True
+    ):
+        assert ((high - low)[:2] > 0.7 * (np.array(prop.high) - prop.low)).all() and high[2] - low[
+            2
+        ] > prop.turn
     for i, one in enumerate(props):
         for j, other in enumerate(props[:i]):
-            assert np.linalg.norm(drawn[:, i, :2] - drawn[:, j, :2], axis=1).min() >= one.room + other.room
+            assert (
+                np.linalg.norm(drawn[:, i, :2] - drawn[:, j, :2], axis=1).min()
+                >= one.room + other.room
+            )
 
 
 @pytest.mark.parametrize("task", SPECS)
@@ -94,7 +119,8 @@ def test_nothing_is_done_at_the_start_and_things_lie_still(task: str) -> None:
 
 
 def test_both_views_are_in_the_picture() -> None:
-    """What moves before the wrist changes the corner; what moves before the front camera alone changes the rest."""
+    """What moves before the wrist changes the corner; what moves before the front camera alone
+    changes the rest."""
     env = PandaEnv("pick-red-block", CONFIG)
     before = env.reset(seed=0)[0].astype(int)
     env.data.joint("red block").qpos[:2] = env.arm.position[:2] + np.array([0.05, 0.0])
@@ -123,12 +149,18 @@ def test_things_of_other_shapes_look_unlike() -> None:
         env.reset(seed=0)
         for other in ("blue block", "yellow block"):
             env.data.joint(other).qpos[:3] = [-0.5, 0.0, -1.0]
-        env.data.joint(name).qpos[:2], env.data.joint(name).qpos[3:] = [0.5, 0.1], [1.0, 0.0, 0.0, 0.0]
+        env.data.joint(name).qpos[:2], env.data.joint(name).qpos[3:] = (
+            [0.5, 0.1],
+            [1.0, 0.0, 0.0, 0.0],
+        )
         seen[name] = env.picture(64).astype(int)[28:, :]
     for one, first in seen.items():
         assert (np.abs(first - np.median(first, axis=(0, 1))).sum(axis=2) > 40).sum() >= 15, one
         for other, second in seen.items():
-            assert one == other or (np.abs(first - second).sum(axis=2) > 40).sum() >= 8, (one, other)
+            assert one == other or (np.abs(first - second).sum(axis=2) > 40).sum() >= 8, (
+                one,
+                other,
+            )
 
 
 @pytest.mark.parametrize("name", PRODUCE)

@@ -22,7 +22,10 @@ def play_expert(env: PointMassEnv, *, seed: int) -> tuple[bool, int]:
 
 def test_suite_is_registered_with_the_three_categories() -> None:
     assert load_suite("pointmass") is POINTMASS
-    counts = {category: sum(task.category is category for task in POINTMASS.tasks) for category in Category}
+    counts = {
+        category: sum(task.category is category for task in POINTMASS.tasks)
+        for category in Category
+    }
     assert counts == {Category.EXPERT: 4, Category.RL: 2, Category.UNSEEN: 2}
 
 
@@ -50,7 +53,10 @@ def test_doing_nothing_is_truncated_at_the_horizon_without_reward() -> None:
 
 def test_success_terminates_with_reward_one_even_at_the_horizon() -> None:
     env = POINTMASS.make(
-        "left-disc", EnvConfig(image_size=32, horizon=play_expert(POINTMASS.make("left-disc", CONFIG), seed=3)[1])
+        "left-disc",
+        EnvConfig(
+            image_size=32, horizon=play_expert(POINTMASS.make("left-disc", CONFIG), seed=3)[1]
+        ),
     )
     env.reset(seed=3)
     steps = [env.step(env.expert_action()) for _ in range(env.config.horizon)]
@@ -68,7 +74,10 @@ def test_only_language_tells_left_from_right() -> None:
 def test_variants_share_the_instruction_and_change_the_picture() -> None:
     expert, new = POINTMASS.make("left-disc", CONFIG), POINTMASS.make("left-disc-new", CONFIG)
     assert expert.task.instruction == new.task.instruction
-    colours = [{tuple(colour) for colour in env.reset(seed=0)[0].reshape(-1, 3).tolist()} for env in (expert, new)]
+    colours = [
+        {tuple(colour) for colour in env.reset(seed=0)[0].reshape(-1, 3).tolist()}
+        for env in (expert, new)
+    ]
     assert len(colours[0] ^ colours[1]) == 2
 
 
@@ -82,7 +91,11 @@ def test_draw_off_gives_blank_pictures_and_the_same_dynamics() -> None:
 def test_objects_at_the_edge_are_drawn_in_place() -> None:
     env = POINTMASS.make("left-disc", CONFIG)
     env.reset(seed=0)
-    env._other, env._dot, env._target = np.array([0.9, 0.9]), np.array([0.0, 0.0]), np.array([-1.0, -1.0])
+    env._other, env._dot, env._target = (
+        np.array([0.9, 0.9]),
+        np.array([0.0, 0.0]),
+        np.array([-1.0, -1.0]),
+    )
     image = env.picture(64)
     assert tuple(image[63, 0]) == (220, 50, 40)  # the target's centre: bottom left
     assert tuple(image[32, 32]) == (255, 255, 255)

@@ -1,4 +1,5 @@
-"""Pictures: the same whatever else this process draws, with their colours and shapes; meshes and their cache."""
+"""Pictures: the same whatever else this process draws, with their colours and shapes; meshes and
+their cache."""
 
 import os
 import subprocess
@@ -45,7 +46,12 @@ def test_what_is_drawn_is_where_it_is_in_its_colour() -> None:
     model, data = scene(x=-0.4)
     data.qpos[0] = 0.5  # moved: the picture follows the state, not the model
     picture = renderer(model).draw(model, data, size=64)
-    red, ground, goal, ghost = at(picture, 0.5, 0), at(picture, -0.5, 0), at(picture, 0, 0.7), at(picture, 0, -0.7)
+    red, ground, goal, ghost = (
+        at(picture, 0.5, 0),
+        at(picture, -0.5, 0),
+        at(picture, 0, 0.7),
+        at(picture, 0, -0.7),
+    )
     assert red[0] > 4 * red[1] and red[0] > 150
     assert goal[1] > 4 * goal[0] and goal[1] > 150
     assert max(ground) - min(ground) < 5 and ghost == ground  # group 4 is not drawn
@@ -60,14 +66,18 @@ def test_sites_can_be_shown_elsewhere() -> None:
 
 def test_an_inset_moves_with_its_body_and_leaves_the_rest_alone() -> None:
     model, data = scene(x=-0.4)
-    above = render.Camera((0.0, 0.0, 1.0), (1.0, 0.0, 0.0, 0.0), 60.0)  # looks down on the block that carries it
+    above = render.Camera(
+        (0.0, 0.0, 1.0), (1.0, 0.0, 0.0, 0.0), 60.0
+    )  # looks down on the block that carries it
     front = render.camera_of(model, "top")
     both = render.Renderer(model, camera=front, inset=render.Inset("block", above, 0.375))
     seen = []
     for x in (-0.4, 0.3):
         data.qpos[0] = x
         drawn, alone = both.draw(model, data, size=64), renderer(model).draw(model, data, size=64)
-        assert drawn[12, 12, 0] > 150 and drawn[12, 12, 1] < 60  # the block stays in the middle of the inset
+        assert (
+            drawn[12, 12, 0] > 150 and drawn[12, 12, 1] < 60
+        )  # the block stays in the middle of the inset
         seen.append(drawn[:24, :24].copy())
         drawn[:24, :24] = alone[:24, :24]
         assert np.array_equal(drawn, alone)
@@ -77,9 +87,14 @@ def test_an_inset_moves_with_its_body_and_leaves_the_rest_alone() -> None:
 def test_drawing_leaves_physics_alone() -> None:
     model, data = scene()
     mujoco.mj_step(model, data, nstep=5)
-    before = [getattr(data, name).copy() for name in ("qpos", "qvel", "xpos", "site_xpos", "qacc_warmstart")]
+    before = [
+        getattr(data, name).copy()
+        for name in ("qpos", "qvel", "xpos", "site_xpos", "qacc_warmstart")
+    ]
     renderer(model).draw(model, data, size=64)
-    after = [getattr(data, name) for name in ("qpos", "qvel", "xpos", "site_xpos", "qacc_warmstart")]
+    after = [
+        getattr(data, name) for name in ("qpos", "qvel", "xpos", "site_xpos", "qacc_warmstart")
+    ]
     assert all(np.array_equal(a, b) for a, b in zip(before, after, strict=True))
 
 
@@ -96,7 +111,11 @@ def test_models_drawn_in_turn_look_as_each_does_alone(tmp_path: Path) -> None:
     alone = []
     for i, (x, rgb) in enumerate(looks):
         file = tmp_path / f"{i}.npy"
-        subprocess.run([sys.executable, "-c", FRESH, str(x), rgb, str(file)], check=True, cwd=Path(__file__).parents[2])
+        subprocess.run(
+            [sys.executable, "-c", FRESH, str(x), rgb, str(file)],
+            check=True,
+            cwd=Path(__file__).parents[2],
+        )
         alone.append(np.load(file))
     assert not np.array_equal(alone[0], alone[1])
     scenes = [scene(x, rgb) for x, rgb in looks]
@@ -104,7 +123,9 @@ def test_models_drawn_in_turn_look_as_each_does_alone(tmp_path: Path) -> None:
     for size in (64, 32, 64, 200, 64):
         for r, (model, data), picture in zip(renderers, scenes, alone, strict=True):
             drawn = r.draw(model, data, size=size)
-            assert drawn.shape == (size, size, 3) and len(np.unique(drawn.reshape(-1, 3), axis=0)) > 3
+            assert (
+                drawn.shape == (size, size, 3) and len(np.unique(drawn.reshape(-1, 3), axis=0)) > 3
+            )
             assert size != 64 or np.array_equal(drawn, picture)
             assert at(drawn, 0, 0.7)[1] > 150  # the goal: the whole picture at any size
     del renderers[0], r  # freeing one must not harm the other
@@ -125,8 +146,12 @@ render.check_gl()
 
 
 def test_a_missing_gl_library_is_told_with_the_remedy() -> None:
-    env = {key: value for key, value in os.environ.items() if key != "PYOPENGL_PLATFORM"} | {"MUJOCO_GL": "osmesa"}
-    done = subprocess.run([sys.executable, "-c", NO_OSMESA], capture_output=True, text=True, env=env)
+    env = {key: value for key, value in os.environ.items() if key != "PYOPENGL_PLATFORM"} | {
+        "MUJOCO_GL": "osmesa"
+    }
+    done = subprocess.run(
+        [sys.executable, "-c", NO_OSMESA], capture_output=True, text=True, env=env
+    )
     assert done.stderr.splitlines()[-1].startswith("irevla.errors.UserError: MuJoCo cannot draw")
     assert "apt-get install libosmesa6" in done.stderr.splitlines()[-1]
 
@@ -151,9 +176,12 @@ def test_primitives_are_closed_and_face_outwards(shape: object) -> None:
     vertices, faces = shape(size)  # type: ignore[operator]
     a, b, c = (vertices[faces[:, i]].astype(np.float64) for i in range(3))
     volume = np.einsum("ij,ij->i", a, np.cross(b, c)).sum() / 6
-    exact = {"box": 1.0, "cylinder": np.pi / 4, "capsule": np.pi / 4 + np.pi / 6, "ellipsoid": np.pi / 6}[
-        shape.__name__
-    ]  # type: ignore[attr-defined]
+    exact = {
+        "box": 1.0,
+        "cylinder": np.pi / 4,
+        "capsule": np.pi / 4 + np.pi / 6,
+        "ellipsoid": np.pi / 6,
+    }[shape.__name__]  # type: ignore[attr-defined]
     assert 0.8 * exact < volume < 1.01 * exact  # inward faces would make it smaller, or negative
 
 
@@ -161,7 +189,10 @@ def test_decimation_keeps_the_shape() -> None:
     fine = ball()
     vertices, faces = meshes.decimate(fine, 150)
     assert len(fine[1]) > 3000 and 50 < len(faces) <= 200
-    assert np.linalg.norm(vertices, axis=1).min() > 0.85 and np.linalg.norm(vertices, axis=1).max() < 1.1
+    assert (
+        np.linalg.norm(vertices, axis=1).min() > 0.85
+        and np.linalg.norm(vertices, axis=1).max() < 1.1
+    )
 
 
 def test_small_meshes_keep_every_face_and_their_edges() -> None:
@@ -169,7 +200,9 @@ def test_small_meshes_keep_every_face_and_their_edges() -> None:
     assert len(faces) == 12 and len(vertices) == 24  # 8 corners, each with one vertex for each side
 
 
-def test_the_cache_is_used_and_survives_damage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_cache_is_used_and_survives_damage(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("IREVLA_CACHE", str(tmp_path))
     first = meshes.cached(ball(), 150)
     (file,) = (tmp_path / "meshes").glob("*.npz")
@@ -183,7 +216,9 @@ def test_the_cache_is_used_and_survives_damage(tmp_path: Path, monkeypatch: pyte
         assert np.array_equal(again[0], first[0]) and np.array_equal(again[1], first[1])
         assert file.read_bytes() == good  # put right on disk too
     meshes.cached(ball(), 100)
-    assert len(list((tmp_path / "meshes").iterdir())) == 2  # another setting is another file; nothing is left aside
+    assert (
+        len(list((tmp_path / "meshes").iterdir())) == 2
+    )  # another setting is another file; nothing is left aside
 
 
 WRITE = """

@@ -48,7 +48,9 @@ def gone_within(pids: list[int], *, seconds: float) -> bool:
 
 
 def test_jobs_in_order_with_auto_reset_and_idle_slots() -> None:
-    jobs = [Job("mixed", seed) for seed in (0, 1, 2)]  # even: success at decision 2; odd: truncated at 3
+    jobs = [
+        Job("mixed", seed) for seed in (0, 1, 2)
+    ]  # even: success at decision 2; odd: truncated at 3
     with VectorEnv(SCRIPTED, CONFIG, iter(jobs)) as vec:
         first, *later = walk(vec)
     assert first.jobs == (jobs[0], jobs[1]) and first.previous == (None, None)
@@ -60,12 +62,19 @@ def test_jobs_in_order_with_auto_reset_and_idle_slots() -> None:
         (None, None),
     ]
     assert [slots.step.tolist() for slots in later] == [[1, 1], [0, 2], [1, 0], [0, 0]]
-    assert [slots.ended.tolist() for slots in later] == [[False, False], [True, False], [False, True], [True, False]]
+    assert [slots.ended.tolist() for slots in later] == [
+        [False, False],
+        [True, False],
+        [False, True],
+        [True, False],
+    ]
     assert [slots.previous for slots in later][1:3] == [(jobs[0], jobs[1]), (jobs[2], jobs[1])]
 
 
 def test_terminated_truncated_and_success_stay_three_fields() -> None:
-    with VectorEnv(SCRIPTED, CONFIG, iter([Job("mixed", 0), Job("mixed", 1), Job("mixed", 4)])) as vec:
+    with VectorEnv(
+        SCRIPTED, CONFIG, iter([Job("mixed", 0), Job("mixed", 1), Job("mixed", 4)])
+    ) as vec:
         slots = list(walk(vec))
     assert [s.terminated.tolist() for s in slots[2:4]] == [[True, False], [False, False]]
     assert [s.success.tolist() for s in slots[2:4]] == [[True, False], [False, False]]
@@ -104,7 +113,9 @@ def test_expert_labels_are_clean_and_noise_is_seeded_by_the_job() -> None:
 
 
 def test_a_policys_labels_are_clean_of_the_jobs_noise() -> None:
-    with VectorEnv(SCRIPTED, CONFIG, iter([Job("timeout", 1, noise=0.3), Job("timeout", 2)])) as vec:
+    with VectorEnv(
+        SCRIPTED, CONFIG, iter([Job("timeout", 1, noise=0.3), Job("timeout", 2)])
+    ) as vec:
         vec.recv(0)
         vec.send(0, np.array([[0.5, -0.25], [0.5, -0.25]], np.float32))
         slots = vec.recv(0)
@@ -141,7 +152,11 @@ def test_where_somebody_takes_over_labels_are_theirs_and_the_success_too(noise: 
         assert np.allclose(slots.labels, [[-0.5, 0.5], [1, 1]])
         vec.send(0, np.array([[1, 1], [1, 1]], np.float32))
         slots = vec.recv(0)
-    assert slots.terminated.all() and slots.rewards.tolist() == [1, 1] and slots.success.tolist() == [False, True]
+    assert (
+        slots.terminated.all()
+        and slots.rewards.tolist() == [1, 1]
+        and slots.success.tolist() == [False, True]
+    )
 
 
 def test_a_person_who_is_the_expert_succeeds() -> None:
@@ -161,7 +176,9 @@ def test_not_a_number_is_never_sent() -> None:
 
 def test_draw_off_reaches_the_environment_and_comes_back_on() -> None:
     jobs = [Job("win", 9, draw=False), Job("win", 9)]
-    with VectorEnv(SCRIPTED, EnvConfig(image_size=16, horizon=3, workers=1, envs_per_worker=1), iter(jobs)) as vec:
+    with VectorEnv(
+        SCRIPTED, EnvConfig(image_size=16, horizon=3, workers=1, envs_per_worker=1), iter(jobs)
+    ) as vec:
         pictures = [slots.images.any() for slots in walk(vec)]
     assert pictures == [False, False, True, True, False]
 
@@ -171,10 +188,14 @@ def test_killed_workers_are_replaced_again_and_again() -> None:
     finished, kills = [], 0
     with VectorEnv(SCRIPTED, CONFIG, iter(jobs), max_retries=1) as vec:
         for slots in walk(vec):
-            finished += [job for job, ended in zip(slots.previous, slots.ended, strict=True) if ended]
+            finished += [
+                job for job, ended in zip(slots.previous, slots.ended, strict=True) if ended
+            ]
             if slots.lost.any():
                 assert slots.lost.all() and slots.jobs == slots.previous  # the same episodes ...
-                assert not slots.step.any() and not slots.images[:, 0, 1].any()  # ... from their beginning
+                assert (
+                    not slots.step.any() and not slots.images[:, 0, 1].any()
+                )  # ... from their beginning
             if kills < 3 and slots.step[0] == 1 and len(finished) == 2 * kills:
                 os.kill(vec.pids[0], signal.SIGKILL)
                 kills += 1
@@ -182,7 +203,9 @@ def test_killed_workers_are_replaced_again_and_again() -> None:
     assert finished == jobs
 
 
-def test_a_hung_worker_is_replaced_and_the_others_go_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_hung_worker_is_replaced_and_the_others_go_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("IREVLA_TEST_FLAG", str(tmp_path / "hung"))
     config = EnvConfig(image_size=16, horizon=3, workers=2, envs_per_worker=1, timeout=0.5)
     with VectorEnv(SCRIPTED, config, iter([Job("timeout", 0), Job("hang-once", 1)])) as vec:
@@ -211,7 +234,9 @@ def test_an_exception_is_retried_then_told_with_its_traceback() -> None:
         vec.send(0, zeros(vec))
         assert vec.recv(0).lost.tolist() == [True, False]
         vec.send(0, zeros(vec))
-        with pytest.raises(RuntimeError, match=r"(?s)seed=0.*lost 2 times.*ArithmeticError: the arm went through"):
+        with pytest.raises(
+            RuntimeError, match=r"(?s)seed=0.*lost 2 times.*ArithmeticError: the arm went through"
+        ):
             vec.recv(0)
 
 
@@ -226,7 +251,9 @@ def test_a_users_error_is_told_at_once() -> None:
 def test_a_worker_that_dies_in_reset_gives_up_after_the_retries() -> None:
     with (
         VectorEnv(SCRIPTED, CONFIG, iter([Job("reset-dies", 0)]), max_retries=1) as vec,
-        pytest.raises(RuntimeError, match=r"lost 2 times in a row; the last worker died \(exit status 7\)"),
+        pytest.raises(
+            RuntimeError, match=r"lost 2 times in a row; the last worker died \(exit status 7\)"
+        ),
     ):
         vec.recv(0)
 

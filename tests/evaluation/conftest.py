@@ -20,7 +20,13 @@ from irevla.runs.metrics import Metrics
 EXPERT = ("reach", "push", "door-open", "window-close")
 RL = ("window-close-new", "button-press-new")
 UNSEEN = ("drawer-open-blue", "door-open-shifted")
-STAGES = ("sft", "rl:window-close-new", "sl:window-close-new", "rl:button-press-new", "sl:button-press-new")
+STAGES = (
+    "sft",
+    "rl:window-close-new",
+    "sl:window-close-new",
+    "rl:button-press-new",
+    "sl:button-press-new",
+)
 RATES = {  # after each of STAGES
     "reach": (0.94, 0.90, 0.96, 0.86, 0.94),
     "push": (0.80, 0.72, 0.84, 0.70, 0.82),
@@ -57,7 +63,13 @@ def write_results(directory: Path, measured: list[Row]) -> None:
     content: dict[str, Any] = {
         "config": to_dict(Config()),
         "git": "3f2a91c04b7d",
-        "machine": {"cpu": "A processor, 2.4 GHz", "cores": 2, "gpu": None, "python": "3.11.9", "torch": "2.13.0"},
+        "machine": {
+            "cpu": "A processor, 2.4 GHz",
+            "cores": 2,
+            "gpu": None,
+            "python": "3.11.9",
+            "torch": "2.13.0",
+        },
         "command": "irevla run quickstart --out 'runs/my run'",
         "rows": [each.to_json() for each in measured],
     }
@@ -72,7 +84,11 @@ def write_metrics(path: Path) -> None:
                 for update in range(1, 51):
                     rate = 0.25 + 0.55 / (1 + math.exp(-(update - 22) / 5)) + rng.normal(0, 0.07)
                     metrics.log(
-                        stage, update * 1024, success=min(1.0, max(0.0, rate)), kl=0.01, decisions=update * 1024
+                        stage,
+                        update * 1024,
+                        success=min(1.0, max(0.0, rate)),
+                        kl=0.01,
+                        decisions=update * 1024,
                     )
             else:
                 steps = 3000 if stage == "sft" else 800
@@ -89,9 +105,12 @@ def write_videos(directory: Path) -> None:
     for number, task in enumerate(RATES):
         centres = [(24 + 2 * t, 30 + 6 * number) for t in range(12)]
         frames = [
-            ((at[0] - y) ** 2 + (at[1] - x) ** 2 < 120)[..., None] * np.array([230, 159, 0]) + 20 for y, x in centres
+            ((at[0] - y) ** 2 + (at[1] - x) ** 2 < 120)[..., None] * np.array([230, 159, 0]) + 20
+            for y, x in centres
         ]
-        write_video(directory / f"{task}.mp4", np.stack(frames).clip(0, 255).astype(np.uint8), fps=10)
+        write_video(
+            directory / f"{task}.mp4", np.stack(frames).clip(0, 255).astype(np.uint8), fps=10
+        )
         index[task] = {"success": number % 3 != 2, "seed": 1_000_000 + number, "stage": STAGES[-1]}
     (directory / "index.json").write_text(json.dumps(index))
 
@@ -107,8 +126,12 @@ def make_run(tmp_path: Path) -> Callable[..., Path]:
         if measured is None:
             write_metrics(directory / "metrics.jsonl")
             write_videos(directory / "videos")
-            (directory / "config.yaml").write_text(yaml.safe_dump(to_dict(Config()), sort_keys=False))
-            (directory / "journal.jsonl").write_text('{"event": "rl button-press-new", "dropped": 3}\n')
+            (directory / "config.yaml").write_text(
+                yaml.safe_dump(to_dict(Config()), sort_keys=False)
+            )
+            (directory / "journal.jsonl").write_text(
+                '{"event": "rl button-press-new", "dropped": 3}\n'
+            )
         return directory
 
     return make

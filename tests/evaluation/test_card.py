@@ -1,4 +1,5 @@
-"""Policies on their way out: `irevla push`, the card, and what an exported policy can do elsewhere."""
+"""Policies on their way out: `irevla push`, the card, and what an exported policy can do
+elsewhere."""
 
 import json
 from collections.abc import Callable
@@ -50,8 +51,15 @@ def test_a_run_is_written_with_its_table(run: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     assert push(str(run), "me/policy", "--to", str(out)) == 0
     card = (out / "README.md").read_text()
-    assert "After SL button-press-new" in card and "Suite `metaworld`" in card and "commit `3f2a91c04b7d`" in card
-    assert "| push | expert | 0.00 [0.00, 0.07] 0/50 | 0.80 [0.67, 0.89] 40/50 | 0.82 [0.69, 0.90] 41/50 |" in card
+    assert (
+        "After SL button-press-new" in card
+        and "Suite `metaworld`" in card
+        and "commit `3f2a91c04b7d`" in card
+    )
+    assert (
+        "| push | expert | 0.00 [0.00, 0.07] 0/50 | 0.80 [0.67, 0.89] 40/50 | 0.82 [0.69, 0.90] 41/50 |"
+        in card
+    )
     assert "**Unseen tasks (2)**" in card and "Mean over tasks: expert 0.885 → 0.905" in card
     assert "Seed of the training run: 0" in card and 'from_pretrained("me/policy")' in card
     assert VLAPolicy.from_pretrained(out).hash() == VLAPolicy.from_pretrained(run).hash()
@@ -86,7 +94,9 @@ def test_an_edited_card_is_kept(run: Path, tmp_path: Path) -> None:
     assert exported_settings(again) == exported_settings(out)
 
 
-def test_a_card_in_the_way_is_kept_and_said(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_card_in_the_way_is_kept_and_said(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     out = tmp_path / "out"
     assert push(str(run / "checkpoints" / FIRST), "me/policy", "--to", str(out)) == 0
     assert "delete it" not in capsys.readouterr().out
@@ -103,18 +113,30 @@ def test_a_card_in_the_way_is_kept_and_said(run: Path, tmp_path: Path, capsys: p
 
 def test_results_end_with_the_stage(run: Path) -> None:
     results = until(read_results(run / "results.json"), "sl:window-close-new")
-    assert results.last == "sl:window-close-new" and "baseline" in {row.stage for row in results.rows}
+    assert results.last == "sl:window-close-new" and "baseline" in {
+        row.stage for row in results.rows
+    }
     assert "RL button-press-new" not in success_table(results)
 
 
-def test_an_exported_policy_says_where_it_acts(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_exported_policy_says_where_it_acts(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert push(str(run), "me/policy", "--to", str(tmp_path / "out")) == 0
     settings = exported_settings(tmp_path / "out")
     assert settings == replace(CONFIG, from_checkpoint="", model=ModelConfig())
     capsys.readouterr()
-    assert main(["eval", str(tmp_path / "out"), "--tasks", "left-disc", "--episodes", "2", "--json"]) == 0
+    assert (
+        main(["eval", str(tmp_path / "out"), "--tasks", "left-disc", "--episodes", "2", "--json"])
+        == 0
+    )
     (row,) = json.loads(capsys.readouterr().out)
-    assert (row["task"], row["episodes"], row["stage"], row["env_steps"]) == ("left-disc", 2, "out", 6)
+    assert (row["task"], row["episodes"], row["stage"], row["env_steps"]) == (
+        "left-disc",
+        2,
+        "out",
+        6,
+    )
 
 
 def evaluated(path: Path, capsys: pytest.CaptureFixture[str], *, code: int = 0) -> str:
@@ -137,7 +159,9 @@ def test_settings_around_an_exported_policy_are_not_its_own(
     assert json.loads(evaluated(Path("me/policy"), capsys))[0]["env_steps"] == 3
 
 
-def test_a_run_and_its_checkpoints_act_as_the_run_says(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_run_and_its_checkpoints_act_as_the_run_says(
+    run: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     for path in (run, run / "checkpoints" / FIRST):
         assert json.loads(evaluated(path, capsys))[0]["env_steps"] == 3
 
@@ -150,14 +174,22 @@ def test_the_current_directory_may_be_the_policy(
     assert json.loads(evaluated(Path(), capsys))[0]["stage"] == "out"
 
 
-def test_what_is_no_run_of_the_algorithm_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    (tmp_path / "config.yaml").write_text(yaml.safe_dump(to_dict(PretrainConfig()), sort_keys=False))
+def test_what_is_no_run_of_the_algorithm_is_named(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "config.yaml").write_text(
+        yaml.safe_dump(to_dict(PretrainConfig()), sort_keys=False)
+    )
     said = evaluated(tmp_path, capsys, code=2)
-    assert f"{tmp_path} is no run of Algorithm 1 that can be read here (unknown field 'width')" in said
+    assert (
+        f"{tmp_path} is no run of Algorithm 1 that can be read here (unknown field 'width')" in said
+    )
     assert "choose from" not in said and len(said.strip().splitlines()) == 1
 
 
-def test_a_policy_from_nowhere_does_not_act(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_policy_from_nowhere_does_not_act(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     policy().save_pretrained(tmp_path / "policy")
     assert main(["eval", str(tmp_path / "policy")]) == 2
     assert "does not say where it acts" in capsys.readouterr().err
@@ -173,7 +205,10 @@ def test_a_policy_from_nowhere_does_not_act(tmp_path: Path, capsys: pytest.Captu
         (["{run}", "policy", "--to", "{empty}"], "no name of a repository"),
         (["{run}", "me/policy", "--to", "{full}"], "holds other files (thesis.tex)"),
         (["{run}", "me/policy", "--to", "{full}/thesis.tex"], "thesis.tex is a file"),
-        (["{run}", "me/policy", "--to", "{full}/thesis.tex/a/b"], "make it writable, or choose another place"),
+        (
+            ["{run}", "me/policy", "--to", "{full}/thesis.tex/a/b"],
+            "make it writable, or choose another place",
+        ),
         (["{run}", "me/policy", "--privat"], "did you mean '--private'"),
     ],
 )
@@ -185,9 +220,15 @@ def test_a_mistake_gets_one_line(
     (tmp_path / "full" / "thesis.tex").write_text("years of work")
     places = {"run": run, "empty": tmp_path / "empty", "full": tmp_path / "full"}
     assert push(*(word.format(**places) for word in argv)) == 2
-    assert (tmp_path / "full" / "thesis.tex").read_text() == "years of work" and not [*places["empty"].iterdir()]
+    assert (tmp_path / "full" / "thesis.tex").read_text() == "years of work" and not [
+        *places["empty"].iterdir()
+    ]
     captured = capsys.readouterr()
-    assert captured.out == "" and len(captured.err.strip().splitlines()) == 1 and said.lower() in captured.err.lower()
+    assert (
+        captured.out == ""
+        and len(captured.err.strip().splitlines()) == 1
+        and said.lower() in captured.err.lower()
+    )
 
 
 def test_pushing_prints_the_address(
@@ -202,7 +243,11 @@ def test_pushing_prints_the_address(
     monkeypatch.setattr("irevla.models.hub.upload", upload)
     assert push(str(run), "me/policy", "--private") == 0
     assert capsys.readouterr().out == "hub://me/policy\n"
-    assert sent["repo"] == "me/policy" and sent["private"] is True and "Success rates" in str(sent["card"])
+    assert (
+        sent["repo"] == "me/policy"
+        and sent["private"] is True
+        and "Success rates" in str(sent["card"])
+    )
 
 
 def test_a_damaged_results_file_is_the_users_error(run: Path) -> None:

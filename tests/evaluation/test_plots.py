@@ -6,7 +6,16 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from irevla.evaluation.plots import LIGHT, MOST_BARS, PLOTS, categories, draw_all, learning, smooth, stage_colour
+from irevla.evaluation.plots import (
+    LIGHT,
+    MOST_BARS,
+    PLOTS,
+    categories,
+    draw_all,
+    learning,
+    smooth,
+    stage_colour,
+)
 from irevla.evaluation.stats import Results, read_results
 from irevla.runs.metrics import read_metrics
 
@@ -17,7 +26,9 @@ def test_every_plot_is_drawn_for_light_and_dark(make_run: Callable[..., Path]) -
     paths = draw_all(results, read_metrics(run / "metrics.jsonl"), run / "plots")
     assert set(paths) == set(PLOTS)
     for themes in paths.values():
-        light, dark = (np.asarray(Image.open(themes[name]).convert("RGB")) for name in ("light", "dark"))
+        light, dark = (
+            np.asarray(Image.open(themes[name]).convert("RGB")) for name in ("light", "dark")
+        )
         assert light[0, 0].min() > 240 and dark[0, 0].max() < 60
         assert len(np.unique(light[::9, ::9].reshape(-1, 3), axis=0)) > 50  # something is drawn
     colours = [stage_colour(results, stage) for stage in results.stages]
@@ -25,22 +36,40 @@ def test_every_plot_is_drawn_for_light_and_dark(make_run: Callable[..., Path]) -
 
 
 @pytest.mark.parametrize(("turns", "bars"), [(3, 7), (4, 2)])
-def test_of_many_stages_the_bars_are_before_and_after(turns: int, bars: int, make_run: Callable[..., Path]) -> None:
+def test_of_many_stages_the_bars_are_before_and_after(
+    turns: int, bars: int, make_run: Callable[..., Path]
+) -> None:
     results = read_results(make_run() / "results.json")
-    stages = ["sft", *(f"{kind}:window-close-new@{number}" for number in range(2, turns + 2) for kind in ("rl", "sl"))]
+    stages = [
+        "sft",
+        *(
+            f"{kind}:window-close-new@{number}"
+            for number in range(2, turns + 2)
+            for kind in ("rl", "sl")
+        ),
+    ]
     tested = [row for row in results.rows if row.stage == "sft"]
-    many = replace(results, rows=tuple(replace(row, stage=stage) for stage in stages for row in tested))
+    many = replace(
+        results, rows=tuple(replace(row, stage=stage) for stage in stages for row in tested)
+    )
     assert (len(many.stages) <= MOST_BARS) == (bars > 2)
     figure = categories(many, [], LIGHT)
     assert figure is not None
     labels = [text.get_text() for text in figure.legends[0].get_texts()]
-    assert len(labels) == bars and labels[0] == "SFT" and labels[-1] == f"SL window-close-new@{turns + 1}"
+    assert (
+        len(labels) == bars
+        and labels[0] == "SFT"
+        and labels[-1] == f"SL window-close-new@{turns + 1}"
+    )
 
 
 def test_no_data_no_plot_and_missing_keys_are_borne(tmp_path: Path) -> None:
     nothing = Results({"ppo": {"warmup": 3}}, "", {}, "", ())
     assert draw_all(nothing, [], tmp_path) == {}
-    bare = [{"stage": "rl:a", "step": 1024, "kl": 0.1}, {"stage": "sft", "step": 1, "lr": 1e-3, "loss": None}]
+    bare = [
+        {"stage": "rl:a", "step": 1024, "kl": 0.1},
+        {"stage": "sft", "step": 1, "lr": 1e-3, "loss": None},
+    ]
     assert draw_all(nothing, bare, tmp_path) == {}
     some = [*bare, {"stage": "rl:a", "step": 2048, "success": 0.5}]
     assert set(draw_all(nothing, some, tmp_path)) == {"learning"}
@@ -54,9 +83,13 @@ def test_smoothing_neither_lags_nor_invents() -> None:
 
 
 def test_the_evaluation_before_is_never_one_from_afterwards(make_run: Callable[..., Path]) -> None:
-    """Without tests between the stages, what is known before each turn is the first, not the last."""
+    """Without tests between the stages, what is known before each turn is the first, not the
+    last."""
     results = read_results(make_run() / "results.json")
-    few = replace(results, rows=tuple(row for row in results.rows if row.stage in ("sft", "sl:button-press-new")))
+    few = replace(
+        results,
+        rows=tuple(row for row in results.rows if row.stage in ("sft", "sl:button-press-new")),
+    )
     turns = ("window-close-new", "button-press-new")
     metrics = [
         {"stage": f"{kind}:{task}", "step": step, "success": 0.5}

@@ -24,7 +24,11 @@ class Links(HTMLParser):
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         self.tags.append(tag)
-        self.links += [value or "" for name, value in attrs if name in ("src", "srcset", "href", "poster", "action")]
+        self.links += [
+            value or ""
+            for name, value in attrs
+            if name in ("src", "srcset", "href", "poster", "action")
+        ]
         if tag not in self.VOID:
             self.open.append(tag)
 
@@ -46,7 +50,12 @@ def test_the_report_is_whole_and_needs_nothing_else(make_run: Make) -> None:
     links = parsed(page)
     assert path == run / "report.html"
     assert links.links and all(link.startswith("data:") for link in links.links)
-    assert "http://" not in page and "https://" not in page and "url(" not in page and "@import" not in page
+    assert (
+        "http://" not in page
+        and "https://" not in page
+        and "url(" not in page
+        and "@import" not in page
+    )
     results = read_results(run / "results.json")
     for task in results.tasks():
         assert page.count(task) >= 2
@@ -67,7 +76,11 @@ def test_the_headline_says_what_happened(make_run: Make) -> None:
 
 def test_blind_success_is_called_out(make_run: Make) -> None:
     run = make_run()
-    (note,) = (text for text in notes(run, read_results(run / "results.json")) if text.startswith("A blind replay"))
+    (note,) = (
+        text
+        for text in notes(run, read_results(run / "results.json"))
+        if text.startswith("A blind replay")
+    )
     assert "door-open-shifted" in note and "window-close" not in note
 
 
@@ -85,7 +98,9 @@ def test_names_cannot_break_the_page(make_run: Make) -> None:
     assert "<script>" not in write_report(run).read_text()
 
 
-@pytest.mark.parametrize(("name", "text"), [("results.json", "{"), ("videos/index.json", '{"push": ')])
+@pytest.mark.parametrize(
+    ("name", "text"), [("results.json", "{"), ("videos/index.json", '{"push": ')]
+)
 def test_torn_files_are_told(make_run: Make, name: str, text: str) -> None:
     run = make_run()
     (run / name).write_text(text)

@@ -10,15 +10,31 @@ from hypothesis import strategies as st
 
 from irevla.category import Category
 from irevla.errors import UserError
-from irevla.evaluation.stats import Results, Row, change, hundredths, newcombe, pool, read_results, wilson
+from irevla.evaluation.stats import (
+    Results,
+    Row,
+    change,
+    hundredths,
+    newcombe,
+    pool,
+    read_results,
+    wilson,
+)
 from irevla.turn import Turn
 
 
 @pytest.mark.parametrize(  # Newcombe (1998), Statistics in Medicine 17:857-872, table I
     ("successes", "episodes", "low", "high"),
-    [(81, 263, 0.2553, 0.3662), (15, 148, 0.0624, 0.1605), (0, 20, 0.0, 0.1611), (1, 29, 0.0061, 0.1718)],
+    [
+        (81, 263, 0.2553, 0.3662),
+        (15, 148, 0.0624, 0.1605),
+        (0, 20, 0.0, 0.1611),
+        (1, 29, 0.0061, 0.1718),
+    ],
 )
-def test_wilson_against_published_values(successes: int, episodes: int, low: float, high: float) -> None:
+def test_wilson_against_published_values(
+    successes: int, episodes: int, low: float, high: float
+) -> None:
     assert wilson(successes, episodes) == pytest.approx((low, high), abs=5e-5)
     mirrored = wilson(episodes - successes, episodes)
     assert mirrored == pytest.approx((1 - high, 1 - low), abs=5e-5)
@@ -51,7 +67,14 @@ def test_nothing_counted_says_nothing() -> None:
 
 
 def test_rounding_is_what_people_do() -> None:
-    assert [hundredths(value) for value in (0.885, 0.125, 0.29, -0.005, -0.114, 1.0)] == [89, 13, 29, -1, -11, 100]
+    assert [hundredths(value) for value in (0.885, 0.125, 0.29, -0.005, -0.114, 1.0)] == [
+        89,
+        13,
+        29,
+        -1,
+        -11,
+        100,
+    ]
 
 
 def row(task: str, successes: int, episodes: int, *, stage: str = "sft", seed: int = 0) -> Row:
@@ -85,7 +108,9 @@ def test_a_change_is_noise_only_if_its_interval_holds_zero() -> None:
     assert down and not down.noise and down.difference == pytest.approx(-0.5)
     assert little and little.noise
     assert change(before, None) is None
-    assert change(pool([row("a", 1, 5), row("b", 1, 5)]), before) is None  # half a stage is not compared
+    assert (
+        change(pool([row("a", 1, 5), row("b", 1, 5)]), before) is None
+    )  # half a stage is not compared
 
 
 def test_a_turn_finds_its_task() -> None:
@@ -97,13 +122,25 @@ def test_a_turn_finds_its_task() -> None:
 
 def test_forgetting_counts_from_the_newest_of_its_own_stages() -> None:
     stages = ("sft", "rl:a", "sl:a", "rl:a@2", "sl:a@2", "rl:b@2")
-    results = Results({}, "", {}, "", tuple(replace(row("a", 1, 2), stage=stage) for stage in stages))
-    assert [results.reference("a", stage) for stage in stages[1:]] == ["sft", "rl:a", "sl:a", "rl:a@2", "sl:a@2"]
+    results = Results(
+        {}, "", {}, "", tuple(replace(row("a", 1, 2), stage=stage) for stage in stages)
+    )
+    assert [results.reference("a", stage) for stage in stages[1:]] == [
+        "sft",
+        "rl:a",
+        "sl:a",
+        "rl:a@2",
+        "sl:a@2",
+    ]
 
 
 def test_results_answer(make_run: Callable[..., Path]) -> None:
     results = read_results(make_run() / "results.json")
-    assert results.stages[0] == "sft" and results.last == "sl:button-press-new" and len(results.stages) == 5
+    assert (
+        results.stages[0] == "sft"
+        and results.last == "sl:button-press-new"
+        and len(results.stages) == 5
+    )
     assert results.categories == tuple(Category) and results.seeds == (0,)
     line = results.line(Category.RL)
     assert line.tasks == 2 and line.before and line.after and line.blind

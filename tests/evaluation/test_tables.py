@@ -62,7 +62,13 @@ def test_a_drop_is_shown(make_run: Make) -> None:
 def test_the_matrix_marks_own_training_and_drops(make_run: Make) -> None:
     results = results_of(make_run())
     text = printed(forgetting(results))
-    assert line_of(text, "window-close-new").split()[1:] == ["0.34", "[0.85]", "[0.80]", "0.80", "0.84"]
+    assert line_of(text, "window-close-new").split()[1:] == [
+        "0.34",
+        "[0.85]",
+        "[0.80]",
+        "0.80",
+        "0.84",
+    ]
     assert line_of(text, "door-open-shifted").count("▼") == 3
     assert not dropped(results, "push", "sl:button-press-new")
 
@@ -71,9 +77,14 @@ def test_the_drop_of_an_rl_task_is_measured_from_its_own_training(make_run: Make
     run = make_run()
     path = run / "results.json"
     text = path.read_text()
-    assert '"successes": 42' in text  # window-close-new at the end: 0.84; make it 0.30, no lower than after SFT
+    assert (
+        '"successes": 42' in text
+    )  # window-close-new at the end: 0.84; make it 0.30, no lower than after SFT
     path.write_text(
-        text.replace('"successes": 42, "episodes": 50, "rate": 0.84', '"successes": 15, "episodes": 50, "rate": 0.3')
+        text.replace(
+            '"successes": 42, "episodes": 50, "rate": 0.84',
+            '"successes": 15, "episodes": 50, "rate": 0.3',
+        )
     )
     assert dropped(results_of(run), "window-close-new", "sl:button-press-new")
 
@@ -84,14 +95,18 @@ def test_an_unfinished_run_has_tables_too(make_run: Make) -> None:
     text = printed(summary(half))
     assert "17/50" in text and "–" in line_of(text, "window-close-new")
     assert half.last is None
-    assert printed(summary(Results({}, "", {}, "", ()))) and printed(forgetting(Results({}, "", {}, "", ())))
+    assert printed(summary(Results({}, "", {}, "", ()))) and printed(
+        forgetting(Results({}, "", {}, "", ()))
+    )
 
 
 def test_markdown_is_two_whole_tables(make_run: Make) -> None:
     text = markdown(results_of(make_run()))
     rows = [line for line in text.splitlines() if line.startswith("|")]
     assert len(rows) == (2 + 11) + (2 + 8)
-    assert {line.count("|") for line in rows[:13]} == {7} and {line.count("|") for line in rows[13:]} == {7}
+    assert {line.count("|") for line in rows[:13]} == {7} and {
+        line.count("|") for line in rows[13:]
+    } == {7}
 
 
 def test_the_rows_of_one_evaluation(make_run: Make) -> None:

@@ -25,14 +25,18 @@ def test_a_video_that_browsers_play(tmp_path: Path) -> None:
         stream = container.streams.video[0]
         assert (stream.codec_context.name, stream.codec_context.pix_fmt) == ("h264", "yuv420p")
         assert stream.average_rate == 10
-        pictures = [frame.to_ndarray(format="rgb24").astype(int) for frame in container.decode(stream)]
+        pictures = [
+            frame.to_ndarray(format="rgb24").astype(int) for frame in container.decode(stream)
+        ]
     assert len(pictures) == 10 + 5  # half a second longer
     assert abs(pictures[0][32, 10] - [0, 40, 200]).max() < 12
     assert abs(pictures[-1][32, 10] - [180, 40, 200]).max() < 12
 
 
 def test_odd_sides_gain_a_pixel(tmp_path: Path) -> None:
-    with av.open(io.BytesIO(write_video(tmp_path / "x.mp4", frames(side=33, count=2), fps=5))) as container:
+    with av.open(
+        io.BytesIO(write_video(tmp_path / "x.mp4", frames(side=33, count=2), fps=5))
+    ) as container:
         assert (container.streams.video[0].width, container.streams.video[0].height) == (34, 34)
 
 

@@ -1,4 +1,5 @@
-"""A toy arm in latents alone: glide to a point, close the gripper there. Its demonstrator aims beside the point."""
+"""A toy arm in latents alone: glide to a point, close the gripper there. Its demonstrator aims
+beside the point."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -24,7 +25,9 @@ CONFIG = SACConfig(batch=64, utd=2, critics=5, lr=1e-3, critic_lr=1e-3, gamma=0.
 def latents(offset: Tensor) -> Features:
     """Two tokens that show where the point is, seen from the hand."""
     waves = torch.cat([wave(k * offset) for k in (1, 2, 4) for wave in (torch.sin, torch.cos)], 1)
-    tokens = torch.stack([F.pad(waves, (0, WIDTH - waves.shape[1])), torch.zeros(len(offset), WIDTH)], 1)
+    tokens = torch.stack(
+        [F.pad(waves, (0, WIDTH - waves.shape[1])), torch.zeros(len(offset), WIDTH)], 1
+    )
     return Features(tokens, torch.ones(tokens.shape[:2], dtype=torch.bool))
 
 
@@ -33,7 +36,8 @@ def somewhere(count: int, generator: torch.Generator) -> Tensor:
 
 
 def move(offset: Tensor, actions: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Where the point is then, whether the gripper closed, which ends the episode, and whether on the point."""
+    """Where the point is then, whether the gripper closed, which ends the episode, and whether on
+    the point."""
     closed = actions[:, 2] > 0
     return offset - SPEED * actions[:, :2], closed, closed & (offset.norm(dim=1) < NEAR)
 
@@ -45,7 +49,9 @@ def demonstrator_head(generator: torch.Generator) -> ActionHead:
     for _ in range(400):
         offset = somewhere(256, generator) * 1.2
         way = offset + ASIDE
-        labels = torch.cat([(way / SPEED).clamp(-1, 1), (way.norm(dim=1, keepdim=True) < EARLY) * 2.0 - 1], 1)
+        labels = torch.cat(
+            [(way / SPEED).clamp(-1, 1), (way.norm(dim=1, keepdim=True) < EARLY) * 2.0 - 1], 1
+        )
         optimizer.zero_grad()
         F.mse_loss(head(latents(offset)), labels).backward()
         optimizer.step()
@@ -86,7 +92,9 @@ class Arm:
             return None
         rewards = torch.zeros(len(self.actions))
         rewards[-1] = hit.float().item()
-        episode = LatentEpisode(Features.cat(self.seen), torch.cat(self.actions), rewards, bool(closed))
+        episode = LatentEpisode(
+            Features.cat(self.seen), torch.cat(self.actions), rewards, bool(closed)
+        )
         self._begin()
         return episode
 
@@ -95,7 +103,9 @@ def replay(root: Path) -> LatentReplay:
     return LatentReplay(root, LatentSpec("0" * 64, "toy", 2, WIDTH, 3))
 
 
-def demonstrations(actor: SoftActor, root: Path, generator: torch.Generator, count: int = 20) -> LatentReplay:
+def demonstrations(
+    actor: SoftActor, root: Path, generator: torch.Generator, count: int = 20
+) -> LatentReplay:
     """Successes of the imperfect policy itself (section V-D)."""
     buffer, arm = replay(root), Arm(generator)
     while count > 0:
@@ -107,12 +117,16 @@ def demonstrations(actor: SoftActor, root: Path, generator: torch.Generator, cou
 
 
 def practise(root: Path, config: SACConfig = CONFIG, *, seed: int) -> Iterator[SAC]:
-    """Imitate, demonstrate, warm the critics up; then decide and learn in turn. Yields at first and after each."""
+    """Imitate, demonstrate, warm the critics up; then decide and learn in turn. Yields at first and
+    after each."""
     torch.manual_seed(seed)
     generator = torch.Generator().manual_seed(seed)
     sac = SAC(demonstrator_head(generator), config, generator=generator)
     yield sac
-    demonstrated, online = demonstrations(sac.actor, root / "demonstrations", generator), replay(root / "online")
+    demonstrated, online = (
+        demonstrations(sac.actor, root / "demonstrations", generator),
+        replay(root / "online"),
+    )
     for _ in range(config.warmup):
         sac.update(demonstrated, online, warmup=True)
     arm = Arm(generator)

@@ -35,15 +35,22 @@ ALL = flags(1, 1, 1)
 
 
 def estimate(**changed: object) -> tuple[list[float], list[float]]:
-    """Of three steps with rewards 0 0 1, values .5 .25 .5, next values .25 .5 2, gamma = lambda = .5."""
+    """Of three steps with rewards 0 0 1, values .5 .25 .5, next values .25 .5 2, gamma = lambda =
+    .5."""
     given: dict[str, object] = {"terminated": NONE, "truncated": NONE, "valid": ALL} | changed
     advantages, returns = losses.gae(
-        column(0, 0, 1), column(0.5, 0.25, 0.5), next_values=column(0.25, 0.5, 2), gamma=0.5, lam=0.5, **given
+        column(0, 0, 1),
+        column(0.5, 0.25, 0.5),
+        next_values=column(0.25, 0.5, 2),
+        gamma=0.5,
+        lam=0.5,
+        **given,
     )
     return advantages.squeeze(1).tolist(), returns.squeeze(1).tolist()
 
 
-# deltas: 0 + .5 * .25 - .5 = -.375;  0 + .5 * .5 - .25 = 0;  1 + .5 * 2 - .5 = 1.5, or 1 - .5 = .5 where terminated
+# deltas: 0 + .5 * .25 - .5 = -.375;  0 + .5 * .5 - .25 = 0;  1 + .5 * 2 - .5 = 1.5, or 1 - .5 = .5
+# where terminated
 
 
 def test_gae_by_hand_where_the_episode_goes_on() -> None:
@@ -57,7 +64,8 @@ def test_gae_by_hand_where_it_terminates() -> None:
 
 
 def test_gae_by_hand_where_it_is_truncated_on_the_way() -> None:
-    # The truncated step bootstraps with its own next value, and nothing of the next episode flows back.
+    # The truncated step bootstraps with its own next value, and nothing of the next episode flows
+    # back.
     assert estimate(truncated=flags(0, 1, 0))[0] == [-0.375, 0.0, 1.5]
 
 
@@ -75,7 +83,14 @@ def test_invalid_steps_may_hold_anything() -> None:
     rewards = torch.full((2, 1), math.nan)
     ok = flags(0, 0)
     advantages, returns = losses.gae(
-        rewards, rewards, next_values=rewards, terminated=ok, truncated=ok, valid=ok, gamma=0.9, lam=0.9
+        rewards,
+        rewards,
+        next_values=rewards,
+        terminated=ok,
+        truncated=ok,
+        valid=ok,
+        gamma=0.9,
+        lam=0.9,
     )
     assert (advantages == 0).all() and (returns == 0).all()
 
@@ -113,11 +128,15 @@ def test_advantages_that_are_the_critics_noise_stay_small() -> None:
 
 
 def test_surrogate_by_hand() -> None:
-    ratios, advantages = torch.tensor([1.5, 1.5, 0.5, 0.5, 1.0]), torch.tensor([1.0, -1.0, 1.0, -1.0, 2.0])
+    ratios, advantages = (
+        torch.tensor([1.5, 1.5, 0.5, 0.5, 1.0]),
+        torch.tensor([1.0, -1.0, 1.0, -1.0, 2.0]),
+    )
     loss, metrics = losses.clipped_surrogate(
         ratios.log(), old_log_probs=torch.zeros(5), advantages=advantages, clip=0.2
     )
-    # A gain is clipped, a harm is not: min(1.5, 1.2), min(-1.5, -1.2), min(.5, .8), min(-.5, -.8), 2
+    # A gain is clipped, a harm is not: min(1.5, 1.2), min(-1.5, -1.2), min(.5, .8), min(-.5, -.8),
+    # 2
     torch.testing.assert_close(loss, torch.tensor(-(1.2 - 1.5 + 0.5 - 0.8 + 2.0) / 5))
     torch.testing.assert_close(metrics["clip_fraction"], torch.tensor(0.8))
     k3 = 2 * (0.5 - math.log(1.5)) + 2 * (-0.5 - math.log(0.5))
@@ -146,13 +165,17 @@ def test_ppo_losses_against_torchrl() -> None:
     net = torch.nn.Linear(3, 4)
     actor = ProbabilisticActor(
         TensorDictModule(
-            torch.nn.Sequential(net, NormalParamExtractor()), in_keys=["observation"], out_keys=["loc", "scale"]
+            torch.nn.Sequential(net, NormalParamExtractor()),
+            in_keys=["observation"],
+            out_keys=["loc", "scale"],
         ),
         in_keys=["loc", "scale"],
         distribution_class=IndependentNormal,
     )
     critic = torch.nn.Linear(3, 1)
-    oracle = ClipPPOLoss(actor, ValueOperator(critic), clip_epsilon=0.2, entropy_bonus=False, loss_critic_type="l2")
+    oracle = ClipPPOLoss(
+        actor, ValueOperator(critic), clip_epsilon=0.2, entropy_bonus=False, loss_critic_type="l2"
+    )
     n = 64
     observation, action, old = torch.randn(n, 3), torch.randn(n, 2), torch.randn(n) - 2
     advantages, returns = torch.randn(n), torch.randn(n)
@@ -161,9 +184,14 @@ def test_ppo_losses_against_torchrl() -> None:
     theirs = oracle(TensorDict(data, [n]))
     mean, scale = NormalParamExtractor()(net(observation))
     log_probs = torch.stack(
-        [losses.gaussian_log_prob(a, mean=m, log_std=s.log()) for a, m, s in zip(action, mean, scale, strict=True)]
+        [
+            losses.gaussian_log_prob(a, mean=m, log_std=s.log())
+            for a, m, s in zip(action, mean, scale, strict=True)
+        ]
     )
-    loss, metrics = losses.clipped_surrogate(log_probs, old_log_probs=old, advantages=advantages, clip=0.2)
+    loss, metrics = losses.clipped_surrogate(
+        log_probs, old_log_probs=old, advantages=advantages, clip=0.2
+    )
     torch.testing.assert_close(loss, theirs["loss_objective"])
     torch.testing.assert_close(metrics["clip_fraction"], theirs["clip_fraction"])
     critic_loss = losses.value_loss(critic(observation).squeeze(-1), returns=returns)

@@ -46,7 +46,9 @@ class HeadOnly(nn.Module):
 def latents(context: Tensor) -> Features:
     """Two tokens of width 8 that show a number in [-1, 1] for each sample."""
     waves = torch.cat(
-        [torch.cos(k * context[:, None]) for k in range(4)] + [torch.sin(k * context[:, None]) for k in range(1, 5)], 1
+        [torch.cos(k * context[:, None]) for k in range(4)]
+        + [torch.sin(k * context[:, None]) for k in range(1, 5)],
+        1,
     )
     tokens = torch.stack([waves, torch.zeros_like(waves)], 1)
     return Features(tokens, torch.ones(tokens.shape[:2], dtype=torch.bool))
@@ -65,7 +67,8 @@ def sample(policy: Any, features: Features) -> tuple[Tensor, Tensor]:
 
 
 def one_step(ppo: PPO, count: int = 512) -> RolloutBatch:
-    """A contextual bandit: the action should equal the number shown, within 0.2; every episode is one step."""
+    """A contextual bandit: the action should equal the number shown, within 0.2; every episode is
+    one step."""
     context = 2 * torch.rand(count) - 1
     features = latents(context)
     actions, log_probs = sample(ppo.policy, features)
@@ -85,8 +88,11 @@ def one_step(ppo: PPO, count: int = 512) -> RolloutBatch:
     )
 
 
-def chain(ppo: PPO, *, steps: int = 64, envs: int = 8, horizon: int = 12) -> tuple[RolloutBatch, float]:
-    """Walk from [-0.1, 0.5] past 0.5 in `horizon` steps of at most 0.2: reward 1 there, and the end."""
+def chain(
+    ppo: PPO, *, steps: int = 64, envs: int = 8, horizon: int = 12
+) -> tuple[RolloutBatch, float]:
+    """Walk from [-0.1, 0.5] past 0.5 in `horizon` steps of at most 0.2: reward 1 there, and the
+    end."""
     place, age = 0.6 * torch.rand(envs) - 0.1, torch.zeros(envs)
     columns: dict[str, list[Tensor]] = {}
     for _ in range(steps):
@@ -109,13 +115,18 @@ def chain(ppo: PPO, *, steps: int = 64, envs: int = 8, horizon: int = 12) -> tup
         for name, value in row.items():
             columns.setdefault(name, []).append(value)
         ends = terminated | truncated
-        place, age = torch.where(ends, 0.6 * torch.rand(envs) - 0.1, place), torch.where(ends, 0, age)
+        place, age = (
+            torch.where(ends, 0.6 * torch.rand(envs) - 0.1, place),
+            torch.where(ends, 0, age),
+        )
     stacked = {name: torch.stack(values) for name, values in columns.items()}
     tokens = stacked.pop("tokens").flatten(0, 1)
     features = Features(tokens, torch.ones(tokens.shape[:2], dtype=torch.bool))
     valid = torch.ones(steps, envs, dtype=torch.bool)
     finished = (stacked["terminated"] | stacked["truncated"]).sum()
-    return RolloutBatch(features=features, valid=valid, **stacked), float(stacked["terminated"].sum() / finished)
+    return RolloutBatch(features=features, valid=valid, **stacked), float(
+        stacked["terminated"].sum() / finished
+    )
 
 
 def test_ppo_solves_a_bandit_that_shows_its_answer() -> None:
@@ -159,7 +170,9 @@ def test_the_first_step_has_ratio_one() -> None:
     ppo = ppo_for(HeadOnly(), replace(CONFIG, epochs=1, minibatch=512))
     metrics = ppo.update(one_step(ppo), warmup=False)
     assert metrics["kl"] == pytest.approx(0, abs=1e-6) and metrics["clip_fraction"] == 0
-    assert metrics["actor_loss"] == pytest.approx(0, abs=1e-6)  # normalised advantages have mean zero
+    assert metrics["actor_loss"] == pytest.approx(
+        0, abs=1e-6
+    )  # normalised advantages have mean zero
 
 
 def test_it_stops_when_the_policy_has_moved_too_far() -> None:
@@ -227,7 +240,9 @@ def test_learning_goes_on_bit_for_bit_from_its_state(tmp_path: Any) -> None:
 
 def vla() -> VLAPolicy:
     return build_policy(
-        ModelConfig(vlm="tiny-random", width=32, layers=1, head_groups=4, head_hidden=16), action_dim=2, image_size=32
+        ModelConfig(vlm="tiny-random", width=32, layers=1, head_groups=4, head_hidden=16),
+        action_dim=2,
+        image_size=32,
     )
 
 

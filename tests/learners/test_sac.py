@@ -32,12 +32,17 @@ def random_episode(length: int, *, terminated: bool, fill: float | None = None) 
     seen = toy.latents(2 * torch.rand(length + (not terminated), 2) - 1)
     rewards = torch.zeros(length)
     rewards[-1] = float(terminated)
-    return LatentEpisode(seen, 2 * torch.rand(length, 3) - 1, rewards if fill is None else rewards + fill, terminated)
+    return LatentEpisode(
+        seen, 2 * torch.rand(length, 3) - 1, rewards if fill is None else rewards + fill, terminated
+    )
 
 
 @pytest.fixture
 def buffers(tmp_path: Path) -> tuple[LatentReplay, LatentReplay]:
-    demonstrations, online = toy.replay(tmp_path / "demonstrations"), toy.replay(tmp_path / "online")
+    demonstrations, online = (
+        toy.replay(tmp_path / "demonstrations"),
+        toy.replay(tmp_path / "online"),
+    )
     for _ in range(3):
         demonstrations.append(random_episode(8, terminated=True))
         online.append(random_episode(8, terminated=False))
@@ -84,7 +89,9 @@ def test_the_warm_up_teaches_the_critics_and_leaves_the_actor_bit_for_bit(buffer
 
 def test_the_first_targets_are_rewards(buffers: Any) -> None:
     metrics = sac_for(replace(CONFIG, utd=1)).update(*buffers, warmup=True)
-    assert metrics["critic_loss"] == pytest.approx(metrics["target"] / 2)  # Q = 0, and rewards are 0 or 1
+    assert metrics["critic_loss"] == pytest.approx(
+        metrics["target"] / 2
+    )  # Q = 0, and rewards are 0 or 1
 
 
 def test_a_truncated_step_bootstraps_and_a_terminated_one_never_does() -> None:
@@ -118,8 +125,12 @@ def test_entropy_counts_in_the_targets_only_where_asked() -> None:
     torch.testing.assert_close(soft._targets(batch), 1 + CONFIG.gamma * 0.5 * entropy)
 
 
-@pytest.mark.parametrize(("entropy", "gripper_entropy", "rises"), [(2.0, 1.0, True), (-9.0, 0.0, False)])
-def test_temperatures_are_tuned(buffers: Any, entropy: float, gripper_entropy: float, rises: bool) -> None:
+@pytest.mark.parametrize(
+    ("entropy", "gripper_entropy", "rises"), [(2.0, 1.0, True), (-9.0, 0.0, False)]
+)
+def test_temperatures_are_tuned(
+    buffers: Any, entropy: float, gripper_entropy: float, rises: bool
+) -> None:
     sac = sac_for(replace(CONFIG, entropy=entropy, gripper_entropy=gripper_entropy))
     for _ in range(5):
         metrics = sac.update(*buffers, warmup=False)
@@ -131,7 +142,9 @@ def test_without_a_gripper_it_is_plain_sac(buffers: Any) -> None:
     sac = sac_for(replace(CONFIG, gripper=False))
     for _ in range(3):
         metrics = sac.update(*buffers, warmup=False)
-    assert metrics["gripper_entropy"] == 0 and metrics["gripper_alpha"] == pytest.approx(CONFIG.alpha)
+    assert metrics["gripper_entropy"] == 0 and metrics["gripper_alpha"] == pytest.approx(
+        CONFIG.alpha
+    )
     assert metrics["alpha"] != pytest.approx(CONFIG.alpha)
     assert sac.critic.weights[-1].shape[-1] == 1
 
@@ -151,7 +164,9 @@ def test_the_slow_copy_follows_by_tau(buffers: Any) -> None:
     sac.update(*buffers, warmup=True)
     before = copy.deepcopy(sac.target)
     sac.update(*buffers, warmup=True)
-    for slow, was, fast in zip(sac.target.parameters(), before.parameters(), sac.critic.parameters(), strict=True):
+    for slow, was, fast in zip(
+        sac.target.parameters(), before.parameters(), sac.critic.parameters(), strict=True
+    ):
         assert not torch.equal(slow, was)
         torch.testing.assert_close(slow, 0.75 * was + 0.25 * fast)
 
@@ -178,7 +193,9 @@ def test_latents_of_nothing_but_nan_change_nothing(buffers: Any) -> None:
     sac = sac_for()
     before = everything(sac)
     whole = random_episode(400, terminated=False)
-    buffers[1].append(replace(whole, features=Features(whole.features.tokens * math.nan, whole.features.mask)))
+    buffers[1].append(
+        replace(whole, features=Features(whole.features.tokens * math.nan, whole.features.mask))
+    )
     assert sac.update(*buffers, warmup=False)["skipped"] == CONFIG.utd + 1
     assert everything(sac) == before and sac.log_alpha.isfinite().all()
 
@@ -187,7 +204,9 @@ def test_learning_goes_on_bit_for_bit_from_its_state(buffers: Any, tmp_path: Pat
     sac = sac_for()
     for warmup in (True, False):
         sac.update(*buffers, warmup=warmup)
-    checkpoint.save(tmp_path / "rl", {**sac.state(), "policy.safetensors": sac.actor.head.state_dict()})
+    checkpoint.save(
+        tmp_path / "rl", {**sac.state(), "policy.safetensors": sac.actor.head.state_dict()}
+    )
     metrics = [sac.update(*buffers, warmup=False) for _ in range(2)]
 
     files = checkpoint.load(tmp_path / "rl")

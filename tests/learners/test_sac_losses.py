@@ -11,7 +11,13 @@ with warnings.catch_warnings():
     warnings.simplefilter("ignore")
     from tensordict import TensorDict
     from tensordict.nn import NormalParamExtractor, TensorDictModule
-    from torchrl.modules import OneHotCategorical, ProbabilisticActor, QValueActor, TanhNormal, ValueOperator
+    from torchrl.modules import (
+        OneHotCategorical,
+        ProbabilisticActor,
+        QValueActor,
+        TanhNormal,
+        ValueOperator,
+    )
     from torchrl.objectives import DiscreteSACLoss, SACLoss
 
 pytestmark = [
@@ -50,13 +56,18 @@ def test_squashed_log_density_is_finite_where_tanh_is_one() -> None:
     _, log_prob = losses.squashed(mean, log_std=torch.zeros(1, 2), noise=torch.zeros(1, 2))
     log_prob.sum().backward()
     # log p = -log(2 pi) - 2 * 2 (log 2 - 60)
-    assert log_prob.item() == pytest.approx(-math.log(2 * math.pi) + 4 * (60 - math.log(2)), rel=1e-5)
+    assert log_prob.item() == pytest.approx(
+        -math.log(2 * math.pi) + 4 * (60 - math.log(2)), rel=1e-5
+    )
     assert mean.grad is not None and mean.grad.isfinite().all()
 
 
 def test_soft_value_by_hand() -> None:
     value = losses.soft_value(
-        torch.tensor([[1.0, 3.0]]), gripper=HALVES, log_prob=torch.tensor([-2.0]), alpha=torch.tensor([0.1, 0.5])
+        torch.tensor([[1.0, 3.0]]),
+        gripper=HALVES,
+        log_prob=torch.tensor([-2.0]),
+        alpha=torch.tensor([0.1, 0.5]),
     )
     assert value.item() == pytest.approx(2 + 0.5 * math.log(2) + 0.1 * 2)
 
@@ -75,13 +86,22 @@ def test_soft_value_is_the_sum_over_all_choices() -> None:
 
 
 def test_the_best_gripper_is_the_softmax_of_q_over_the_temperature() -> None:
-    """V's maximum over all soft policies is alpha logsumexp(Q / alpha), and gradients lead there."""
-    q, alpha, logits = torch.tensor([[0.3, 0.1]]), torch.tensor([0.0, 0.2]), torch.zeros(1, 2, requires_grad=True)
+    """V's maximum over all soft policies is alpha logsumexp(Q / alpha), and gradients lead
+    there."""
+    q, alpha, logits = (
+        torch.tensor([[0.3, 0.1]]),
+        torch.tensor([0.0, 0.2]),
+        torch.zeros(1, 2, requires_grad=True),
+    )
     for _ in range(500):
-        value = losses.soft_value(q, gripper=logits.log_softmax(-1), log_prob=torch.zeros(1), alpha=alpha)
+        value = losses.soft_value(
+            q, gripper=logits.log_softmax(-1), log_prob=torch.zeros(1), alpha=alpha
+        )
         (gradient,) = torch.autograd.grad(value.sum(), logits)
         logits.data += 20 * gradient
-    torch.testing.assert_close(logits.softmax(-1).detach(), (q / 0.2).softmax(-1), atol=1e-3, rtol=1e-3)
+    torch.testing.assert_close(
+        logits.softmax(-1).detach(), (q / 0.2).softmax(-1), atol=1e-3, rtol=1e-3
+    )
     torch.testing.assert_close(value.detach(), 0.2 * (q / 0.2).logsumexp(-1))
 
 
@@ -96,7 +116,9 @@ def test_targets_by_hand() -> None:
 
 
 def test_critic_loss_by_hand() -> None:
-    q = torch.tensor([[[1.0, 9.0], [9.0, 2.0]], [[3.0, 9.0], [9.0, 4.0]]])  # two critics, two samples, two choices
+    q = torch.tensor(
+        [[[1.0, 9.0], [9.0, 2.0]], [[3.0, 9.0], [9.0, 4.0]]]
+    )  # two critics, two samples, two choices
     loss = losses.critic_loss(q, gripper=torch.tensor([0, 1]), targets=torch.tensor([1.0, 1.0]))
     assert loss.item() == pytest.approx((0 + 1 + 4 + 9) / 4 / 2)
 
@@ -110,14 +132,20 @@ def test_entropies_by_hand() -> None:
 def test_a_temperature_rises_where_entropy_is_short_and_falls_where_it_abounds() -> None:
     log_alpha = torch.zeros(2, requires_grad=True)
     entropies = torch.tensor([-3.0, 0.6], requires_grad=True)
-    loss = losses.temperature_loss(log_alpha, entropies=entropies, targets=torch.tensor([-2.0, 0.1]))
+    loss = losses.temperature_loss(
+        log_alpha, entropies=entropies, targets=torch.tensor([-2.0, 0.1])
+    )
     loss.backward()
-    torch.testing.assert_close(log_alpha.grad, torch.tensor([-1.0, 0.5]))  # descent: the first up, the second down
+    torch.testing.assert_close(
+        log_alpha.grad, torch.tensor([-1.0, 0.5])
+    )  # descent: the first up, the second down
     assert entropies.grad is None
 
 
 def test_anchor_by_hand() -> None:
-    penalty = losses.anchor_penalty(torch.tensor([[0.5, 1.0]]), reference=torch.tensor([[0.0, -1.0]]))
+    penalty = losses.anchor_penalty(
+        torch.tensor([[0.5, 1.0]]), reference=torch.tensor([[0.0, -1.0]])
+    )
     assert penalty.item() == pytest.approx((0.25 + 4) / 2)
 
 
@@ -138,7 +166,10 @@ def step_data(n: int, action: Tensor) -> TensorDict:
     terminated = torch.rand(n, 1) < 0.3
     following = {"observation": torch.randn(n, 3), "reward": torch.randn(n, 1), "done": terminated,
                  "terminated": terminated}  # fmt: skip
-    return TensorDict({"observation": torch.randn(n, 3), "action": action, "next": TensorDict(following, [n])}, [n])
+    return TensorDict(
+        {"observation": torch.randn(n, 3), "action": action, "next": TensorDict(following, [n])},
+        [n],
+    )
 
 
 def same_noise(n: int) -> Tensor:
@@ -151,7 +182,9 @@ def test_losses_of_the_motion_against_torchrl() -> None:
     net = nn.Linear(3, 4)
     actor = ProbabilisticActor(
         TensorDictModule(
-            nn.Sequential(net, NormalParamExtractor()), in_keys=["observation"], out_keys=["loc", "scale"]
+            nn.Sequential(net, NormalParamExtractor()),
+            in_keys=["observation"],
+            out_keys=["loc", "scale"],
         ),
         in_keys=["loc", "scale"],
         distribution_class=TanhNormal,
@@ -169,7 +202,11 @@ def test_losses_of_the_motion_against_torchrl() -> None:
     def draw(observation: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         mean, std = NormalParamExtractor()(net(observation))
         motion, log_prob = losses.squashed(mean, log_std=std.log(), noise=same_noise(n))
-        return torch.stack([critic(observation, motion) for critic in critics]).amin(0), log_prob, motion
+        return (
+            torch.stack([critic(observation, motion) for critic in critics]).amin(0),
+            log_prob,
+            motion,
+        )
 
     torch.manual_seed(5)
     theirs, _ = oracle.actor_loss(data)
@@ -187,7 +224,9 @@ def test_losses_of_the_motion_against_torchrl() -> None:
         gamma=gamma,
     )
     said = torch.stack([critic(data["observation"], data["action"]) for critic in critics])
-    ours = losses.critic_loss(said, gripper=torch.zeros(n, dtype=torch.long), targets=targets.detach())
+    ours = losses.critic_loss(
+        said, gripper=torch.zeros(n, dtype=torch.long), targets=targets.detach()
+    )
     torch.testing.assert_close(2 * len(critics) * ours, theirs, atol=1e-4, rtol=1e-4)
 
     entropy = losses.entropies(gripper=none, log_prob=log_prob.detach())
@@ -216,7 +255,9 @@ def test_losses_of_the_gripper_against_torchrl() -> None:
     no_motion = torch.zeros(n)
 
     def values(observation: Tensor) -> Tensor:
-        return torch.einsum("nd,ekd->enk", observation, weights["weight"]) + weights["bias"][:, None]
+        return (
+            torch.einsum("nd,ekd->enk", observation, weights["weight"]) + weights["bias"][:, None]
+        )
 
     theirs, _ = oracle.actor_loss(data)
     gripper = net(data["observation"]).log_softmax(-1)
@@ -227,7 +268,10 @@ def test_losses_of_the_gripper_against_torchrl() -> None:
     theirs, _ = oracle.qvalue_loss(data)
     following = data["next", "observation"]
     next_values = losses.soft_value(
-        values(following).amin(0), gripper=net(following).log_softmax(-1), log_prob=no_motion, alpha=alpha
+        values(following).amin(0),
+        gripper=net(following).log_softmax(-1),
+        log_prob=no_motion,
+        alpha=alpha,
     )
     targets = losses.td_target(
         data["next", "reward"].squeeze(-1),

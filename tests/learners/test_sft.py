@@ -16,7 +16,9 @@ from irevla.errors import UserError
 from irevla.learners.sft import Imitator, SFTResult, clip_gradients, fit, learning_rate
 from irevla.runs.checkpoint import Checkpoints
 
-CONFIG = SFTConfig(steps=60, batch=32, lr=3e-3, warmup=5, validate_every=20, shift=1, colour=0.1, validation=0.2)
+CONFIG = SFTConfig(
+    steps=60, batch=32, lr=3e-3, warmup=5, validate_every=20, shift=1, colour=0.1, validation=0.2
+)
 
 
 class ToyPolicy(nn.Module):
@@ -46,7 +48,8 @@ class ToyPolicy(nn.Module):
 
 
 def data(episodes: int = 40, *, length: int = 6, seed: int = 0) -> Frames:
-    """The action is how red and how green the picture is; where the text says left, the first sign turns."""
+    """The action is how red and how green the picture is; where the text says left, the first sign
+    turns."""
     rng = np.random.default_rng(seed)
     count = episodes * length
     colour = rng.integers(0, 256, (count, 1, 1, 3))
@@ -58,7 +61,9 @@ def data(episodes: int = 40, *, length: int = 6, seed: int = 0) -> Frames:
     return Frames(images, actions, left, left, episode, ("go right", "go left"), ("right", "left"))
 
 
-def train(config: SFTConfig = CONFIG, *, mixture: Mixture | None = None, **options: Any) -> tuple[ToyPolicy, SFTResult]:
+def train(
+    config: SFTConfig = CONFIG, *, mixture: Mixture | None = None, **options: Any
+) -> tuple[ToyPolicy, SFTResult]:
     torch.manual_seed(1)
     policy = ToyPolicy()
     mixture = mixture or Mixture(data(), data(10, seed=1), 0.25, validation=config.validation)
@@ -66,14 +71,19 @@ def train(config: SFTConfig = CONFIG, *, mixture: Mixture | None = None, **optio
 
 
 def same(a: nn.Module, b: nn.Module) -> bool:
-    return all(torch.equal(x, y) for x, y in zip(a.state_dict().values(), b.state_dict().values(), strict=True))
+    return all(
+        torch.equal(x, y)
+        for x, y in zip(a.state_dict().values(), b.state_dict().values(), strict=True)
+    )
 
 
 def mse(policy: ToyPolicy, frames: Frames) -> float:
     texts = [frames.instructions[i] for i in frames.instruction]
     with torch.no_grad():
         return float(
-            (policy(torch.from_numpy(frames.images), texts) - torch.from_numpy(frames.actions)).square().mean()
+            (policy(torch.from_numpy(frames.images), texts) - torch.from_numpy(frames.actions))
+            .square()
+            .mean()
         )
 
 
@@ -110,14 +120,22 @@ def test_resumed_it_ends_with_the_same_bits(tmp_path: Path, crash: int) -> None:
     assert same(policy, reference)
     newest = [Checkpoints(tmp_path / run).newest("sft") for run in "ab"]
     assert newest[0] is not None and newest[1] is not None
-    for name in ("model.safetensors", "best-model.safetensors", "optimizer.safetensors", "sft.json", "MANIFEST.json"):
+    for name in (
+        "model.safetensors",
+        "best-model.safetensors",
+        "optimizer.safetensors",
+        "sft.json",
+        "MANIFEST.json",
+    ):
         assert (newest[0][0] / name).read_bytes() == (newest[1][0] / name).read_bytes(), name
 
 
 def test_a_finished_stage_is_not_repeated(tmp_path: Path) -> None:
     checkpoints = Checkpoints(tmp_path)
     policy, first = train(checkpoints=checkpoints)
-    again, second = train(checkpoints=checkpoints, on_step=lambda done, steps: pytest.fail("a step was made"))
+    again, second = train(
+        checkpoints=checkpoints, on_step=lambda done, steps: pytest.fail("a step was made")
+    )
     assert second == replace(first, resumed=60)
     assert same(policy, again)
 
@@ -164,7 +182,8 @@ def test_only_such_gradients_are_an_error() -> None:
 
 
 def test_validation_is_the_weighted_mse_of_held_out_episodes() -> None:
-    """On held-out frames with actions that nothing could have taught: a large loss, of exactly these frames."""
+    """On held-out frames with actions that nothing could have taught: a large loss, of exactly
+    these frames."""
     share = 0.2
     parts = {"expert": data(), "online": data(10, seed=1)}
     for name, frames in parts.items():
@@ -177,13 +196,16 @@ def test_validation_is_the_weighted_mse_of_held_out_episodes() -> None:
     last = [values for _, values in points if "validation" in values][-1]
     assert last["validation_expert"] == pytest.approx(100, rel=0.25)
     assert last["validation_online"] == pytest.approx(400, rel=0.25)
-    assert last["validation"] == pytest.approx(0.75 * last["validation_expert"] + 0.25 * last["validation_online"])
+    assert last["validation"] == pytest.approx(
+        0.75 * last["validation_expert"] + 0.25 * last["validation_online"]
+    )
     assert last["loss"] < 1  # the training batches had none of them
     assert [step for step, _ in points] == [20, 40, 50, 60]
 
 
 def test_the_best_weights_are_kept() -> None:
-    """Held-out actions are the opposite of what is trained: the longer it trains, the worse it validates."""
+    """Held-out actions are the opposite of what is trained: the longer it trains, the worse it
+    validates."""
     frames = data(60)
     held = held_out(frames.episode, 0.2, store="expert")
     frames.actions[held] *= -1
@@ -202,7 +224,10 @@ def test_the_best_weights_are_kept() -> None:
     assert list(losses) == list(range(20, 201, 20))
     assert result.best_loss == min(losses.values()) == losses[result.best_step]
     assert result.best_step < 200
-    assert all(torch.equal(value, weights[result.best_step][name]) for name, value in policy.state_dict().items())
+    assert all(
+        torch.equal(value, weights[result.best_step][name])
+        for name, value in policy.state_dict().items()
+    )
 
 
 class Listener(ToyPolicy):
@@ -222,12 +247,19 @@ class Listener(ToyPolicy):
 
 def listen(config: SFTConfig, *, texts: tuple[str, str]) -> Listener:
     policy, frames = Listener(), replace(data(), instructions=texts)
-    fit(policy, Mixture(frames), replace(config, steps=4, validate_every=4), seed=0, words=("wug", "dax"))
+    fit(
+        policy,
+        Mixture(frames),
+        replace(config, steps=4, validate_every=4),
+        seed=0,
+        words=("wug", "dax"),
+    )
     return policy
 
 
 def test_a_colour_that_is_named_is_kept() -> None:
-    """The same pictures, with and without a colour's name; one colour a picture, so that shifts change nothing."""
+    """The same pictures, with and without a colour's name; one colour a picture, so that shifts
+    change nothing."""
     config = replace(CONFIG, shift=0, colour=0.6, colour_named=0.0, colour_share=1.0)
     texts = ("take the red one", "take the pear")
     plain, mixed = listen(replace(config, colour=0.0), texts=texts), listen(config, texts=texts)
@@ -261,14 +293,20 @@ def test_only_the_head_is_trained_where_asked() -> None:
 
 def test_the_learning_rate_warms_up_and_falls() -> None:
     config = SFTConfig(steps=110, warmup=10, lr=1.0)
-    assert [learning_rate(config, step) for step in (0, 4, 9, 10)] == pytest.approx([0.1, 0.5, 1.0, 1.0])
+    assert [learning_rate(config, step) for step in (0, 4, 9, 10)] == pytest.approx(
+        [0.1, 0.5, 1.0, 1.0]
+    )
     assert learning_rate(config, 60) == pytest.approx(0.5)
     assert learning_rate(config, 109) == pytest.approx(0, abs=1e-3)
     assert learning_rate(SFTConfig(steps=5, warmup=10, lr=1.0), 4) == pytest.approx(0.5)
 
 
 def test_gradients_are_clipped_by_their_common_norm() -> None:
-    parameters = [nn.Parameter(torch.zeros(1)), nn.Parameter(torch.zeros(1)), nn.Parameter(torch.zeros(1))]
+    parameters = [
+        nn.Parameter(torch.zeros(1)),
+        nn.Parameter(torch.zeros(1)),
+        nn.Parameter(torch.zeros(1)),
+    ]
     parameters[0].grad, parameters[1].grad = torch.tensor([3.0]), torch.tensor([4.0])
     assert clip_gradients(parameters, 10.0) == pytest.approx(5)
     assert parameters[0].grad.item() == pytest.approx(3)

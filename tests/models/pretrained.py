@@ -21,14 +21,27 @@ def pretrained(*, base: str = NAME, revision: str = REVISION) -> TinyVLM:
     return vlm
 
 
-def register(monkeypatch: pytest.MonkeyPatch, *, base: str = NAME, revision: str = REVISION) -> None:
+def register(
+    monkeypatch: pytest.MonkeyPatch, *, base: str = NAME, revision: str = REVISION
+) -> None:
     """Let "pretrained" be the name of that VLM."""
-    monkeypatch.setitem(build.VLMS, "pretrained", lambda config, size: pretrained(base=base, revision=revision))
+    monkeypatch.setitem(
+        build.VLMS, "pretrained", lambda config, size: pretrained(base=base, revision=revision)
+    )
 
 
-def adapted(*, vlm: str = "pretrained", rank: int = 2, trained: bool = True, **lora: object) -> VLAPolicy:
+def adapted(
+    *, vlm: str = "pretrained", rank: int = 2, trained: bool = True, **lora: object
+) -> VLAPolicy:
     """A policy on that VLM with LoRA; `trained`: every trainable weight has been moved."""
-    config = ModelConfig(vlm=vlm, width=32, layers=1, head_groups=4, head_hidden=16, lora=LoRAConfig(rank=rank, **lora))
+    config = ModelConfig(
+        vlm=vlm,
+        width=32,
+        layers=1,
+        head_groups=4,
+        head_hidden=16,
+        lora=LoRAConfig(rank=rank, **lora),
+    )
     policy = build.build_policy(config, action_dim=3, image_size=32)
     return moved(policy) if trained else policy.eval()
 

@@ -50,18 +50,29 @@ def changed(files: dict[str, object], name: str, **values: object) -> dict[str, 
 def test_files_hold_adapter_and_heads_alone() -> None:
     files = adapted().files()
     assert set(files) == FILES
-    assert {name.partition(".")[0] for name in files["model.safetensors"]} == {"action_head", "noise"}
+    assert {name.partition(".")[0] for name in files["model.safetensors"]} == {
+        "action_head",
+        "noise",
+    }
     assert all(".lora_" in name for name in files["adapter_model.safetensors"])
     assert files["config.json"]["base"] == {"name": NAME, "revision": REVISION}
     described = files["adapter_config.json"]
     assert (described["base_model_name_or_path"], described["revision"]) == (NAME, REVISION)
-    assert described["target_modules"] == ["tower.0.down", "tower.0.out", "tower.0.qkv", "tower.0.up"]
+    assert described["target_modules"] == [
+        "tower.0.down",
+        "tower.0.out",
+        "tower.0.qkv",
+        "tower.0.up",
+    ]
 
 
 def test_an_adapted_policy_comes_back_equal(tmp_path: Path) -> None:
     policy = adapted()
     policy.save_pretrained(tmp_path / "policy")
-    assert {path.name for path in (tmp_path / "policy").iterdir()} == FILES | {"MANIFEST.json", "README.md"}
+    assert {path.name for path in (tmp_path / "policy").iterdir()} == FILES | {
+        "MANIFEST.json",
+        "README.md",
+    }
     loaded = VLAPolicy.from_pretrained(tmp_path / "policy")
     assert loaded.hash() == policy.hash()
     assert np.array_equal(loaded.act(pictures(), "open"), policy.act(pictures(), "open"))
@@ -101,7 +112,9 @@ def test_the_hash_follows_base_revision_and_scale_but_not_frozen_weights() -> No
     before = policy.hash()
     policy.trainable("none")
     with torch.no_grad():
-        next(parameter for name, parameter in policy.vlm.named_parameters() if "lora_" not in name).add_(1)
+        next(
+            parameter for name, parameter in policy.vlm.named_parameters() if "lora_" not in name
+        ).add_(1)
     assert policy.hash() == before  # 3 billion frozen numbers are not read
     policy.vlm.revision = "f" * 40
     assert policy.hash() != before
@@ -114,7 +127,9 @@ def test_the_hash_follows_base_revision_and_scale_but_not_frozen_weights() -> No
     assert again.hash() != plain.hash()
 
 
-def test_a_base_that_is_a_folder_counts_by_its_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_base_that_is_a_folder_counts_by_its_files(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     base = tmp_path / "base"
     base.mkdir()
     (base / "model.safetensors").write_bytes(b"weights")
@@ -129,7 +144,10 @@ def test_a_base_that_is_a_folder_counts_by_its_files(tmp_path: Path, monkeypatch
     assert VLAPolicy.from_pretrained(tmp_path / "policy").hash() == before
     (tmp_path / "moved" / "model.safetensors").write_bytes(b"strength")
     assert folder_hash(tmp_path / "moved") != first
-    with pytest.raises(UserError, match=r"its adapter is for the base model .*base at sha256:.* but the one here is"):
+    with pytest.raises(
+        UserError,
+        match=r"its adapter is for the base model .*base at sha256:.* but the one here is",
+    ):
         VLAPolicy.from_pretrained(tmp_path / "policy")
 
 
@@ -151,7 +169,11 @@ def test_same_size_but_other_bytes_is_another_hash(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("base", "revision", "said"),
     [
-        ("other/model", REVISION, f"{NAME} at 0123456789ab, but the one here is other/model at 0123456789ab"),
+        (
+            "other/model",
+            REVISION,
+            f"{NAME} at 0123456789ab, but the one here is other/model at 0123456789ab",
+        ),
         (NAME, "f" * 40, f"{NAME} at 0123456789ab, but the one here is {NAME} at ffffffffffff"),
     ],
 )
@@ -170,7 +192,10 @@ def test_another_lora_is_refused() -> None:
     for other, said in (
         (adapted(rank=4), "r 4, but the model here 2"),
         (adapted(alpha=8.0), "lora_alpha 8.0, but the model here 16.0"),
-        (adapted(targets=r"tower\.0\.up"), r"changes 1 layers and the model here 4 \(tower.0.down is not in both\)"),
+        (
+            adapted(targets=r"tower\.0\.up"),
+            r"changes 1 layers and the model here 4 \(tower.0.down is not in both\)",
+        ),
     ):
         with pytest.raises(UserError, match=said):
             policy.load_files(other.files())
@@ -209,7 +234,9 @@ def test_a_wrong_adapter_changes_nothing() -> None:
 
 def test_a_folder_that_is_no_policy_is_named(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text(json.dumps({"model_type": "bert"}))
-    with pytest.raises(UserError, match=r"not a policy that irevla wrote: it has no MANIFEST\.json"):
+    with pytest.raises(
+        UserError, match=r"not a policy that irevla wrote: it has no MANIFEST\.json"
+    ):
         VLAPolicy.from_pretrained(tmp_path)
     with pytest.raises(UserError, match="holds other files"):
         adapted().save_pretrained(tmp_path)  # a config.json alone does not make it ours
@@ -223,7 +250,10 @@ def test_a_policy_with_other_files_beside_it_is_left_alone(stranger: str, tmp_pa
     path.write_text("years of work")
     with pytest.raises(UserError, match=rf"holds other files \({Path(stranger).parts[0]}\)"):
         adapted(rank=0).save_pretrained(tmp_path / "policy")
-    assert path.read_text() == "years of work" and (tmp_path / "policy" / "adapter_config.json").exists()
+    assert (
+        path.read_text() == "years of work"
+        and (tmp_path / "policy" / "adapter_config.json").exists()
+    )
 
 
 def test_an_edited_card_outlives_its_policy(tmp_path: Path) -> None:
@@ -231,13 +261,18 @@ def test_an_edited_card_outlives_its_policy(tmp_path: Path) -> None:
     adapted().save_pretrained(tmp_path / "policy")
     card.write_text("my own words")
     whole.save_pretrained(tmp_path / "policy")
-    assert card.read_text() == "my own words" and VLAPolicy.from_pretrained(tmp_path / "policy").hash() == whole.hash()
+    assert (
+        card.read_text() == "my own words"
+        and VLAPolicy.from_pretrained(tmp_path / "policy").hash() == whole.hash()
+    )
     whole.save_pretrained(tmp_path / "policy", card="a new one, on purpose")
     assert card.read_text() == "a new one, on purpose"
     assert [path.name for path in tmp_path.iterdir()] == ["policy"]
 
 
-def test_a_card_comes_back_after_a_full_disk_and_a_kill(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_card_comes_back_after_a_full_disk_and_a_kill(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def full(*_: object) -> None:
         raise OSError(errno.ENOSPC, "No space left")
 
@@ -256,7 +291,9 @@ def test_a_card_comes_back_after_a_full_disk_and_a_kill(tmp_path: Path, monkeypa
         policy.save_pretrained(tmp_path / "new")
 
 
-def test_links_stay_and_we_are_not_swapped_away(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_links_stay_and_we_are_not_swapped_away(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     (tmp_path / "here").mkdir()
     (tmp_path / "link").symlink_to("here")
     adapted().save_pretrained(tmp_path / "link")
@@ -286,11 +323,15 @@ def frames(episodes: int = 6, length: int = 3) -> Frames:
     images = rng.integers(0, 256, (count, 32, 32, 3), dtype=np.uint8)
     actions = rng.uniform(-1, 1, (count, 3)).astype(np.float32)
     same = np.zeros(count, np.int64)
-    return Frames(images, actions, same, same, np.repeat(np.arange(episodes), length), ("open",), ("door",))
+    return Frames(
+        images, actions, same, same, np.repeat(np.arange(episodes), length), ("open",), ("door",)
+    )
 
 
 def test_supervised_learning_goes_on_with_the_adapter(tmp_path: Path) -> None:
-    config = SFTConfig(steps=4, batch=4, lr=1e-2, warmup=1, validate_every=2, shift=0, colour=0.0, validation=0.3)
+    config = SFTConfig(
+        steps=4, batch=4, lr=1e-2, warmup=1, validate_every=2, shift=0, colour=0.0, validation=0.3
+    )
 
     def train(checkpoints: Checkpoints, *, stop: int = 0) -> VLAPolicy:
         def on_step(done: int, total: int) -> None:
@@ -299,14 +340,25 @@ def test_supervised_learning_goes_on_with_the_adapter(tmp_path: Path) -> None:
 
         torch.manual_seed(3)
         policy = adapted(trained=False)
-        fit(policy, Mixture(frames(), validation=0.3), config, seed=0, checkpoints=checkpoints, on_step=on_step)
+        fit(
+            policy,
+            Mixture(frames(), validation=0.3),
+            config,
+            seed=0,
+            checkpoints=checkpoints,
+            on_step=on_step,
+        )
         return policy
 
     whole = train(Checkpoints(tmp_path / "whole"))
     with pytest.raises(Interrupted):
         train(Checkpoints(tmp_path / "cut"), stop=3)
     names = {path.name for path in (tmp_path / "cut" / "sft-000002").iterdir()}
-    assert names == FILES | {f"best-{name}" for name in FILES} | {"MANIFEST.json", "optimizer.safetensors", "sft.json"}
+    assert names == FILES | {f"best-{name}" for name in FILES} | {
+        "MANIFEST.json",
+        "optimizer.safetensors",
+        "sft.json",
+    }
     resumed = train(Checkpoints(tmp_path / "cut"))
     assert resumed.hash() == whole.hash() != adapted(trained=False).hash()
 
@@ -331,7 +383,9 @@ class Wrapped(VLM):
         return Features(hidden, torch.ones(tokens.shape, dtype=torch.bool))
 
 
-@pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing:FutureWarning")  # peft asks transformers for it
+@pytest.mark.filterwarnings(
+    "ignore:.*is_gradient_checkpointing:FutureWarning"
+)  # peft asks transformers for it
 def test_peft_loads_the_adapter(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     tiny = LlamaConfig(
         vocab_size=50, hidden_size=16, intermediate_size=32, num_hidden_layers=2, num_attention_heads=2,
@@ -350,8 +404,12 @@ def test_peft_loads_the_adapter(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     theirs = peft_model(tokens, output_hidden_states=True).hidden_states[-1]
     ours = policy.encode(pictures(1), ["open"]).tokens
     assert torch.equal(ours, theirs) and not torch.allclose(ours, plain, atol=1e-3)
-    saved = {f"vlm.{name}": value for name, value in peft_model.get_base_model().state_dict().items()}
-    kept = {name.replace("vlm.model.", "vlm.", 1): value for name, value in policy.state_dict().items()}
+    saved = {
+        f"vlm.{name}": value for name, value in peft_model.get_base_model().state_dict().items()
+    }
+    kept = {
+        name.replace("vlm.model.", "vlm.", 1): value for name, value in policy.state_dict().items()
+    }
     assert tensors_hash({name: kept[name] for name in saved}) == tensors_hash(saved)
 
 
@@ -366,15 +424,25 @@ def test_a_model_of_transformers_is_kept_and_shared(family: str, tmp_path: Path)
     assert loaded.hash() == policy.hash()
     assert np.array_equal(loaded.act(pictures(), "open"), policy.act(pictures(), "open"))
 
-    model = getattr(transformers, type(vlm_families.MODELS[family]()).__name__).from_pretrained(base)
-    theirs = peft.PeftModel.from_pretrained(model, tmp_path / "policy").get_base_model().state_dict()
+    model = getattr(transformers, type(vlm_families.MODELS[family]()).__name__).from_pretrained(
+        base
+    )
+    theirs = (
+        peft.PeftModel.from_pretrained(model, tmp_path / "policy").get_base_model().state_dict()
+    )
     lora = {name: value for name, value in theirs.items() if ".lora_" in name}
-    ours = {name.removeprefix("vlm.model."): value for name, value in policy.state_dict().items() if ".lora_" in name}
+    ours = {
+        name.removeprefix("vlm.model."): value
+        for name, value in policy.state_dict().items()
+        if ".lora_" in name
+    }
     assert tensors_hash(lora) == tensors_hash(ours)
 
 
 def test_a_model_of_transformers_trained_in_full_is_kept_whole(tmp_path: Path) -> None:
-    config = ModelConfig(vlm=str(vlm_families.save("smolvlm", tmp_path / "base")), head_groups=4, head_hidden=16)
+    config = ModelConfig(
+        vlm=str(vlm_families.save("smolvlm", tmp_path / "base")), head_groups=4, head_hidden=16
+    )
     policy = moved(build.build_policy(config, action_dim=3, image_size=32))
     policy.save_pretrained(tmp_path / "policy")
     loaded = VLAPolicy.from_pretrained(tmp_path / "policy")

@@ -16,14 +16,18 @@ def by_hand(learner: TokenLearner, h: Tensor) -> Tensor:
     """One row, group by group."""
     scores: Tensor = learner.score(h)
     width = h.shape[1] // learner.groups
-    return torch.cat([scores[:, g].softmax(0) @ h[:, g * width : (g + 1) * width] for g in range(learner.groups)])
+    return torch.cat(
+        [scores[:, g].softmax(0) @ h[:, g * width : (g + 1) * width] for g in range(learner.groups)]
+    )
 
 
 def test_each_group_of_channels_is_its_own_weighted_mean_over_real_tokens() -> None:
     learner, features = TokenLearner(width=8, groups=4), latents()
     mixed = learner(features)
     for row in range(3):
-        torch.testing.assert_close(mixed[row], by_hand(learner, features.tokens[row][features.mask[row]]))
+        torch.testing.assert_close(
+            mixed[row], by_hand(learner, features.tokens[row][features.mask[row]])
+        )
 
 
 def test_attention_is_a_distribution_over_real_tokens() -> None:

@@ -50,11 +50,15 @@ class FakeHub:
     ) -> None:
         new = {path.name for path in folder_path.iterdir()}
         for path in (self.root / repo_id).iterdir():
-            if path.name not in new and any(fnmatch(path.name, pattern) for pattern in delete_patterns):
+            if path.name not in new and any(
+                fnmatch(path.name, pattern) for pattern in delete_patterns
+            ):
                 path.unlink()
         shutil.copytree(folder_path, self.root / repo_id, dirs_exist_ok=True)
 
-    def snapshot_download(self, repo: str, *, revision: str | None, allow_patterns: list[str]) -> str:
+    def snapshot_download(
+        self, repo: str, *, revision: str | None, allow_patterns: list[str]
+    ) -> str:
         assert revision in (None, "main", COMMIT)
         here = self.root / "cache" / repo / COMMIT
         here.mkdir(parents=True, exist_ok=True)
@@ -77,7 +81,9 @@ def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> FakeHub:
 
 def small() -> VLAPolicy:
     return build_policy(
-        ModelConfig(vlm="tiny-random", width=32, layers=1, head_groups=4, head_hidden=16), action_dim=3, image_size=32
+        ModelConfig(vlm="tiny-random", width=32, layers=1, head_groups=4, head_hidden=16),
+        action_dim=3,
+        image_size=32,
     )
 
 
@@ -151,7 +157,9 @@ def test_a_folder_of_that_name_comes_first(hub: FakeHub) -> None:
         locate(REPO, revision="main")
 
 
-@pytest.mark.parametrize("path", ["/nowhere/policy", "./me/policy", "../me/policy", "policy", "a/b/c", "~/policy"])
+@pytest.mark.parametrize(
+    "path", ["/nowhere/policy", "./me/policy", "../me/policy", "policy", "a/b/c", "~/policy"]
+)
 def test_paths_are_not_looked_up_on_the_hub(path: str, hub: FakeHub) -> None:
     with pytest.raises(UserError, match="there is no folder"):
         locate(path)
@@ -169,7 +177,9 @@ def test_a_base_that_no_one_else_has_is_not_pushed(
 ) -> None:
     (tmp_path / "base").mkdir()
     register(monkeypatch, base=str(tmp_path / "base"), revision="")
-    with pytest.raises(UserError, match=r"the base model is the folder .*base, which no one else has"):
+    with pytest.raises(
+        UserError, match=r"the base model is the folder .*base, which no one else has"
+    ):
         adapted().push_to_hub(REPO)
 
 
@@ -194,7 +204,10 @@ def answer(kind: type[errors.HfHubHTTPError], status: int) -> Exception:
         (errors.LocalEntryNotFoundError("offline\nat all"), "cannot be reached"),
         (errors.OfflineModeIsEnabled("offline"), "cannot be reached"),
         (errors.LocalTokenNotFoundError("no token"), "does not know you: log in"),
-        (errors.HFValidationError("Cannot have -- or ..\nin repo_id"), "Cannot have -- or .. in repo_id"),
+        (
+            errors.HFValidationError("Cannot have -- or ..\nin repo_id"),
+            "Cannot have -- or .. in repo_id",
+        ),
         (errors.HTTPError("no answer"), "cannot be reached"),
     ],
 )
@@ -217,7 +230,9 @@ def test_the_library_itself_says_what_is_wrong_without_a_network(
 ) -> None:
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path))
-    with pytest.raises(UserError, match=r"there is no folder me/policy, and .* the Hub cannot be reached"):
+    with pytest.raises(
+        UserError, match=r"there is no folder me/policy, and .* the Hub cannot be reached"
+    ):
         VLAPolicy.from_pretrained(REPO)
     with pytest.raises(UserError, match="cannot push to me/policy: the Hub cannot be reached"):
         small().push_to_hub(REPO)
@@ -225,7 +240,9 @@ def test_the_library_itself_says_what_is_wrong_without_a_network(
 
 def test_without_the_library_the_error_says_how_to_get_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "huggingface_hub", None)
-    with pytest.raises(UserError, match=r"there is no folder me/policy; .*pip install 'irevla\[hub\]'"):
+    with pytest.raises(
+        UserError, match=r"there is no folder me/policy; .*pip install 'irevla\[hub\]'"
+    ):
         VLAPolicy.from_pretrained(REPO)
 
 
@@ -240,25 +257,39 @@ def front_matter(card: str) -> dict[str, object]:
 
 def test_the_card_of_an_adapter_names_its_base(monkeypatch: pytest.MonkeyPatch) -> None:
     register(monkeypatch)
-    card = model_card(adapted().files()["config.json"], name=REPO, results="## Success rates\n\n| Task |")
+    card = model_card(
+        adapted().files()["config.json"], name=REPO, results="## Success rates\n\n| Task |"
+    )
     front = front_matter(card)
     assert front["library_name"] == "irevla" and front["base_model"] == NAME
     assert front["base_model_relation"] == "adapter" and "license" not in front
     assert REVISION in card and "LoRA of rank 2" in card and f'from_pretrained("{REPO}")' in card
     assert card.endswith("| Task |\n")
     assert (
-        front_matter(model_card(adapted(rank=0).files()["config.json"], name=REPO))["base_model_relation"] == "finetune"
+        front_matter(model_card(adapted(rank=0).files()["config.json"], name=REPO))[
+            "base_model_relation"
+        ]
+        == "finetune"
     )
 
 
 def test_the_card_says_what_else_must_be_fetched(monkeypatch: pytest.MonkeyPatch) -> None:
     register(monkeypatch)
     whole = model_card(adapted(rank=0).files()["config.json"], name=REPO)
-    assert "all weights are here, but loading them reads that model too" in whole and "all of it" not in whole
-    assert "the rest is loaded from there" in model_card(adapted().files()["config.json"], name=REPO)
+    assert (
+        "all weights are here, but loading them reads that model too" in whole
+        and "all of it" not in whole
+    )
+    assert "the rest is loaded from there" in model_card(
+        adapted().files()["config.json"], name=REPO
+    )
     assert "all of it is here" in model_card(small().files()["config.json"], name=REPO)
 
 
 def test_the_card_of_a_small_policy_has_no_base() -> None:
     card = model_card(small().files()["config.json"], name=REPO)
-    assert "base_model" not in front_matter(card) and "uint8[32, 32, 3]" in card and "float32[3]" in card
+    assert (
+        "base_model" not in front_matter(card)
+        and "uint8[32, 32, 3]" in card
+        and "float32[3]" in card
+    )

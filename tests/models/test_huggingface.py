@@ -20,7 +20,12 @@ from irevla.models.vlm.huggingface import HuggingFaceVLM
 from irevla.models.vlm.pictures import sample
 from irevla.types import Features
 
-SIDE = {"qwen2.5-vl": 56, "gemma3": 56, "florence2": 64, "llava": 32}  # of pictures that are not resized; else 28
+SIDE = {
+    "qwen2.5-vl": 56,
+    "gemma3": 56,
+    "florence2": 64,
+    "llava": 32,
+}  # of pictures that are not resized; else 28
 every_family = pytest.mark.parametrize("family", MODELS)
 
 
@@ -42,11 +47,18 @@ def real(features: Features, row: int) -> torch.Tensor:
 # --- what goes in and what comes out
 
 
-def librarys_latents(vlm: HuggingFaceVLM, whole: Any, image: np.ndarray, instruction: str) -> torch.Tensor:
-    """The hidden states of one picture, prepared by the library's own image processor, in the library's whole model."""
+def librarys_latents(
+    vlm: HuggingFaceVLM, whole: Any, image: np.ndarray, instruction: str
+) -> torch.Tensor:
+    """The hidden states of one picture, prepared by the library's own image processor, in the
+    library's whole model."""
     vlm.blank = Image.fromarray(image)
     asked = vlm._ask(question(instruction))
-    inputs = {name: torch.as_tensor(np.asarray(value)) for name, value in asked.items() if name != "labels"}
+    inputs = {
+        name: torch.as_tensor(np.asarray(value))
+        for name, value in asked.items()
+        if name != "labels"
+    }
     if not whole.config.is_encoder_decoder:
         outputs = whole(**inputs, output_hidden_states=True)
         return getattr(outputs, "language_model_outputs", outputs).hidden_states[-1][0]
@@ -60,12 +72,16 @@ def test_latents_are_the_librarys_own(family: str, folders: Folders) -> None:
     policy, images = policy_of(folders(family), image_size=side), coarse_pictures(side)
     ours = policy.encode(images, TEXTS)
     whole = transformers.AutoModelForImageTextToText.from_pretrained(folders(family)).eval()
-    # Idefics3's processor always enlarges before it reduces: see test_pictures.py for how near ours come.
+    # Idefics3's processor always enlarges before it reduces: see test_pictures.py for how near ours
+    # come.
     close = 0.02 if family in ("idefics3", "smolvlm") else 1e-5
     with torch.no_grad():
         for row, text in enumerate(TEXTS):
             theirs = librarys_latents(policy.vlm, whole, images[row], text)
-            assert real(ours, row).shape == theirs.shape and (real(ours, row) - theirs).abs().mean() < close
+            assert (
+                real(ours, row).shape == theirs.shape
+                and (real(ours, row) - theirs).abs().mean() < close
+            )
 
 
 @every_family
@@ -113,10 +129,16 @@ def test_bfloat16_weights_run_and_learn(family: str, folders: Folders, policies:
 @pytest.mark.parametrize("family", ["blip2-t5", "llava"])
 def test_the_output_layer_and_an_unused_decoder_are_gone(family: str, folders: Folders) -> None:
     policy = policy_of(folders(family), lora=LoRAConfig())
-    names = {name.removeprefix("vlm.model.") for name, _ in policy.named_parameters() if name.startswith("vlm.")}
+    names = {
+        name.removeprefix("vlm.model.")
+        for name, _ in policy.named_parameters()
+        if name.startswith("vlm.")
+    }
     gone = {name for name, _ in MODELS[family]().named_parameters()} - names
     decoder = {name for name in gone if name.startswith("language_model.decoder.")}
-    assert bool(decoder) == (family == "blip2-t5") and all("lm_head" in name for name in gone - decoder)
+    assert bool(decoder) == (family == "blip2-t5") and all(
+        "lm_head" in name for name in gone - decoder
+    )
     assert not any("lm_head" in name or ".decoder." in name for name in names)
 
 
@@ -128,14 +150,21 @@ def test_questions_are_asked_as_the_family_was_trained(policies: Policies) -> No
     assert asked("blip2-opt") == (
         "<image> <image> <image> <s> Question : What action should the robot take to <unk> the door ? Answer :"
     )
-    assert asked("paligemma").startswith("<image> <image> <image> <image> <s> answer en What action")
+    assert asked("paligemma").startswith(
+        "<image> <image> <image> <image> <s> answer en What action"
+    )
     assert asked("gemma3").count("<s>") == 1, "its chat template brings a BOS of its own"
-    assert asked("qwen2.5-vl").count("<|image_pad|>") == 4, "one for every 2 x 2 patches of 56 x 56 pixels"
+    assert asked("qwen2.5-vl").count("<|image_pad|>") == 4, (
+        "one for every 2 x 2 patches of 56 x 56 pixels"
+    )
     assert asked("smolvlm") == asked("idefics3")
 
 
 @pytest.mark.parametrize(
-    ("family", "prompt"),  # the tests' tokenizer knows no "User", "USER" and "ASSISTANT", and not all families' marks
+    (
+        "family",
+        "prompt",
+    ),  # the tests' tokenizer knows no "User", "USER" and "ASSISTANT", and not all families' marks
     [
         ("gemma3", "<s> <start_of_image> IMAGE <end_of_image> {}"),
         (
@@ -143,7 +172,10 @@ def test_questions_are_asked_as_the_family_was_trained(policies: Policies) -> No
             "<s> <unk> : <fake_token_around_image> <global-img> IMAGE <fake_token_around_image> {} END <unk> :",
         ),
         ("llava", "<s> <unk> : IMAGE {} <unk> :"),
-        ("qwen2.5-vl", "<s> START user <|vision_start|> IMAGE <|vision_end|> {} <|im_end|> START assistant"),
+        (
+            "qwen2.5-vl",
+            "<s> START user <|vision_start|> IMAGE <|vision_end|> {} <|im_end|> START assistant",
+        ),
         (
             "smolvlm",
             "<s> START <unk> : <fake_token_around_image> <global-img> IMAGE <fake_token_around_image> {} END <unk> :",
@@ -176,15 +208,21 @@ def adapted(policy: VLAPolicy) -> set[str]:
 @every_family
 def test_lora_trains_the_language_tower_alone(family: str, policies: Policies) -> None:
     policy = policies(family)
-    assert adapted(policy) and all("language_model" in name or "text_model" in name for name in adapted(policy))
+    assert adapted(policy) and all(
+        "language_model" in name or "text_model" in name for name in adapted(policy)
+    )
     before = {name: value.clone() for name, value in policy.named_parameters()}
     optimizer = torch.optim.AdamW(policy.train().trainable("all"), lr=0.1)
     for _ in range(2):  # B starts at zero, so A moves in the second step only
         policy(pictures(), TEXTS).square().mean().backward()
         optimizer.step()
         optimizer.zero_grad()
-    changed = {name for name, value in policy.named_parameters() if not torch.equal(value, before[name])}
-    assert {name for name in changed if name.startswith("vlm.")} == {name for name in before if ".lora_" in name}
+    changed = {
+        name for name, value in policy.named_parameters() if not torch.equal(value, before[name])
+    }
+    assert {name for name in changed if name.startswith("vlm.")} == {
+        name for name in before if ".lora_" in name
+    }
 
 
 @every_family
@@ -192,7 +230,9 @@ def test_lora_on_the_vision_tower(family: str, folders: Folders, policies: Polic
     policy = policy_of(folders(family), lora=replace(LORA, towers=("vision",)))
     assert adapted(policy) and all("vision" in name or "visual" in name for name in adapted(policy))
     shake([p for name, p in policy.named_parameters() if ".lora_" in name])
-    moved = policy.encode(pictures(), TEXTS).tokens - policies(family).encode(pictures(), TEXTS).tokens
+    moved = (
+        policy.encode(pictures(), TEXTS).tokens - policies(family).encode(pictures(), TEXTS).tokens
+    )
     assert moved.abs().max() > 1e-3
 
 
@@ -212,12 +252,16 @@ def test_wrong_lora_targets_are_the_users_error(folders: Folders) -> None:
 
 
 @every_family
-def test_a_saved_policy_has_the_same_latents(family: str, policies: Policies, tmp_path: Path) -> None:
+def test_a_saved_policy_has_the_same_latents(
+    family: str, policies: Policies, tmp_path: Path
+) -> None:
     policy = policies(family)
     shake(policy.trainable("all"))
     policy.save_pretrained(tmp_path / "policy")
     loaded = VLAPolicy.from_pretrained(tmp_path / "policy")
-    assert torch.equal(loaded.encode(pictures(), TEXTS).tokens, policy.encode(pictures(), TEXTS).tokens)
+    assert torch.equal(
+        loaded.encode(pictures(), TEXTS).tokens, policy.encode(pictures(), TEXTS).tokens
+    )
     assert np.array_equal(loaded.act(pictures(), TEXTS), policy.act(pictures(), TEXTS))
 
 
@@ -241,7 +285,9 @@ def test_a_policy_on_blip2_acts_and_learns(folders: Folders) -> None:
 
 
 @every_family
-def test_gradient_checkpointing_changes_no_gradient(family: str, folders: Folders, policies: Policies) -> None:
+def test_gradient_checkpointing_changes_no_gradient(
+    family: str, folders: Folders, policies: Policies
+) -> None:
     plain, checkpointed = policies(family), policy_of(folders(family), gradient_checkpointing=True)
     checkpointed.load_state_dict(plain.state_dict())
     gradients, forwards = [], []
@@ -251,7 +297,9 @@ def test_gradient_checkpointing_changes_no_gradient(family: str, folders: Folder
         layer.register_forward_pre_hook(lambda *_, count=count: count.append(1))
         policy.train().trainable("all")
         policy(pictures(), TEXTS).square().mean().backward()
-        gradients.append({name: p.grad for name, p in policy.named_parameters() if p.grad is not None})
+        gradients.append(
+            {name: p.grad for name, p in policy.named_parameters() if p.grad is not None}
+        )
         forwards.append(len(count))
     assert forwards == [1, 2], "once more in the backward pass"
     assert gradients[0].keys() == gradients[1].keys() and len(gradients[0]) > 10
@@ -269,4 +317,6 @@ def test_without_lora_all_of_it_trains(folders: Folders) -> None:
 def test_compiled_latents_are_the_same(folders: Folders) -> None:
     plain, compiled = (policy_of(folders("blip2-opt"), compile=each) for each in (False, True))
     expected = plain.encode(pictures(), TEXTS)
-    torch.testing.assert_close(compiled.encode(pictures(), TEXTS).tokens, expected.tokens, atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(
+        compiled.encode(pictures(), TEXTS).tokens, expected.tokens, atol=1e-4, rtol=1e-4
+    )

@@ -26,7 +26,10 @@ from irevla.runs.journal import Journal
 from irevla.runs.run import open_run
 
 CPU = torch.device("cpu")
-COMMIT, LATER = "0123456789abcdef0123456789abcdef01234567", "fedcba9876543210fedcba9876543210fedcba98"
+COMMIT, LATER = (
+    "0123456789abcdef0123456789abcdef01234567",
+    "fedcba9876543210fedcba9876543210fedcba98",
+)
 NAME, REPOSITORY = "someone/tiny-llava", "models--someone--tiny-llava"
 
 
@@ -67,9 +70,13 @@ def test_without_a_revision_it_is_what_main_is_now(folders: Folders, cache: Path
     assert policy.config.revision == LATER and policy.vlm.model.config.model_type == "idefics3"
 
 
-def test_a_run_keeps_the_commit_and_the_type_that_it_began_with(folders: Folders, cache: Path, tmp_path: Path) -> None:
+def test_a_run_keeps_the_commit_and_the_type_that_it_began_with(
+    folders: Folders, cache: Path, tmp_path: Path
+) -> None:
     model = ModelConfig(vlm=NAME, lora=LORA, head_hidden=16)
-    config = Config(suite="pointmass", method="scratch", env=EnvConfig(image_size=32), device="cpu", model=model)
+    config = Config(
+        suite="pointmass", method="scratch", env=EnvConfig(image_size=32), device="cpu", model=model
+    )
     expert = EpisodeStore(tmp_path / "expert", StoreSpec("pointmass", (32, 32, 3), 2, fps=10))
 
     def begin() -> VLAPolicy:
@@ -82,12 +89,16 @@ def test_a_run_keeps_the_commit_and_the_type_that_it_began_with(folders: Folders
     (cache / REPOSITORY / "refs" / "main").write_text(COMMIT)
     again = begin()
     assert again.config == first.config and again.hash() == first.hash()
-    Journal(tmp_path / "run" / "journal.jsonl").append("vlm", revision=LATER, dtype="bfloat16")  # as if on CUDA
+    Journal(tmp_path / "run" / "journal.jsonl").append(
+        "vlm", revision=LATER, dtype="bfloat16"
+    )  # as if on CUDA
     assert begin().vlm.model.dtype == torch.bfloat16
 
 
 def test_no_network_and_an_empty_cache_are_the_users_error(folders: Folders, cache: Path) -> None:
-    with pytest.raises(UserError, match="tiny-llava is not in the cache and the Hub cannot be reached"):
+    with pytest.raises(
+        UserError, match="tiny-llava is not in the cache and the Hub cannot be reached"
+    ):
         policy_of(Path(NAME))
     download(cache, folders("llava"), later=folders("llava"))
     with pytest.raises(UserError, match="is not in the cache and the Hub cannot be reached"):
@@ -103,7 +114,9 @@ def test_no_network_and_an_empty_cache_are_the_users_error(folders: Folders, cac
         ("LocalEntryNotFoundError", "the Hub cannot be reached"),
     ],
 )
-def test_what_the_hub_refuses_is_the_users_error(error: str, message: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_the_hub_refuses_is_the_users_error(
+    error: str, message: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     kind = getattr(huggingface_hub.errors, error)
 
     def refuse(*_: Any, **__: Any) -> str:
@@ -132,7 +145,9 @@ def test_a_folder_that_is_not_there() -> None:
         ("tokenizer*", r"it has no tokenizer\* \(its tokenizer"),
     ],
 )
-def test_a_folder_that_lacks_a_part(pattern: str, message: str, folders: Folders, tmp_path: Path) -> None:
+def test_a_folder_that_lacks_a_part(
+    pattern: str, message: str, folders: Folders, tmp_path: Path
+) -> None:
     folder = shutil.copytree(folders("llava"), tmp_path / "llava")
     for path in folder.glob(pattern):
         path.unlink()
@@ -150,7 +165,9 @@ def test_a_folder_whose_files_are_damaged(fault: str, folders: Folders, tmp_path
     elif fault == "not JSON":
         config.write_text(config.read_text()[:-100])
     else:
-        settings["text_config"] |= {"intermediate_size": 40} if fault == "other sizes" else {"num_hidden_layers": 3}
+        settings["text_config"] |= (
+            {"intermediate_size": 40} if fault == "other sizes" else {"num_hidden_layers": 3}
+        )
         config.write_text(json.dumps(settings))
     with pytest.raises(UserError, match="are missing" if fault == "fewer" else "cannot load"):
         policy_of(folder)
@@ -168,10 +185,15 @@ def rewritten(folder: Path, to: Path, **changes: Any) -> Path:
     [
         ({"model_type": "llama"}, "is a llama, which is no generative vision-language model"),
         ({"model_type": "no-such-model"}, "cannot load"),
-        ({"model_type": "new", "auto_map": {"AutoConfig": "code.Config"}}, "brings code of its own"),
+        (
+            {"model_type": "new", "auto_map": {"AutoConfig": "code.Config"}},
+            "brings code of its own",
+        ),
     ],
 )
-def test_a_folder_of_another_kind(changes: dict[str, Any], message: str, folders: Folders, tmp_path: Path) -> None:
+def test_a_folder_of_another_kind(
+    changes: dict[str, Any], message: str, folders: Folders, tmp_path: Path
+) -> None:
     with pytest.raises(UserError, match=message):
         policy_of(rewritten(folders("llava"), tmp_path / "other", **changes))
 
@@ -185,16 +207,22 @@ def test_a_saved_policy_is_no_vlm(folders: Folders, tmp_path: Path) -> None:
 def test_a_processor_that_shows_no_picture(folders: Folders, tmp_path: Path) -> None:
     folder = shutil.copytree(folders("llava"), tmp_path / "llava")
     (folder / "chat_template.jinja").write_text("{{ messages[0]['content'][1]['text'] }}")
-    with pytest.raises(UserError, match=r"llava is not supported: its processor fails \(The total number"):
+    with pytest.raises(
+        UserError, match=r"llava is not supported: its processor fails \(The total number"
+    ):
         policy_of(folder)
 
 
 def test_a_family_without_a_known_prompt(folders: Folders, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delitem(FAMILIES, "paligemma")
-    with pytest.raises(UserError, match="paligemma is not supported: its processor has no chat template"):
+    with pytest.raises(
+        UserError, match="paligemma is not supported: its processor has no chat template"
+    ):
         policy_of(folders("paligemma"))
     monkeypatch.delitem(FAMILIES, "llava")
-    assert policy_of(folders("llava")).act(pictures(), TEXTS).shape == (3, 4), "the library says all that is needed"
+    assert policy_of(folders("llava")).act(pictures(), TEXTS).shape == (3, 4), (
+        "the library says all that is needed"
+    )
 
 
 @pytest.mark.parametrize("family", STRANGERS)
@@ -207,7 +235,9 @@ def test_other_families_are_refused(family: str, tmp_path: Path) -> None:
 def test_a_chat_template_that_fails(template: str, folders: Folders, tmp_path: Path) -> None:
     folder = shutil.copytree(folders("llava"), tmp_path / "llava")
     (folder / "chat_template.jinja").write_text(template)
-    with pytest.raises(UserError, match=r"llava is not supported: its processor fails \((roles must|Expected an)"):
+    with pytest.raises(
+        UserError, match=r"llava is not supported: its processor fails \((roles must|Expected an)"
+    ):
         policy_of(folder)
 
 
@@ -242,12 +272,16 @@ def unread(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_width_that_the_heads_cannot_share_out(folders: Folders, unread: None) -> None:
-    with pytest.raises(UserError, match=r"width of .* is 16: set a model.head_groups that divides it"):
+    with pytest.raises(
+        UserError, match=r"width of .* is 16: set a model.head_groups that divides it"
+    ):
         check_model(ModelConfig(vlm=str(folders("llava")), head_groups=5), CPU)
 
 
 def test_of_the_hub_the_settings_are_enough(folders: Folders, cache: Path) -> None:
-    with pytest.raises(UserError, match="tiny-llava is not in the cache and the Hub cannot be reached"):
+    with pytest.raises(
+        UserError, match="tiny-llava is not in the cache and the Hub cannot be reached"
+    ):
         check_model(ModelConfig(vlm=NAME), CPU)
     download(cache, folders("llava"), later=folders("llava"))
     for path in (cache / REPOSITORY / "snapshots").rglob("[!c]*.*"):
@@ -259,7 +293,9 @@ def test_of_the_hub_the_settings_are_enough(folders: Folders, cache: Path) -> No
 
 def test_settings_without_a_width(folders: Folders, tmp_path: Path) -> None:
     folder = rewritten(folders("llava"), tmp_path / "pi0", model_type="pi0")
-    with pytest.raises(UserError, match="pi0 is not supported: it does not say how wide its latents are"):
+    with pytest.raises(
+        UserError, match="pi0 is not supported: it does not say how wide its latents are"
+    ):
         check_model(ModelConfig(vlm=str(folder)), CPU)
 
 
@@ -278,14 +314,20 @@ def test_missing_packages_and_cards(folders: Folders, monkeypatch: pytest.Monkey
     [
         ("tiny-random", {"revision": "main"}, "model.revision is for OWNER/NAME on the Hub"),
         ("tiny-random", {"dtype": "bfloat16"}, "model.dtype is for OWNER/NAME"),
-        ("tiny-random", {"lora": replace(LORA, towers=("vision",))}, "model.lora.towers is for OWNER/NAME"),
+        (
+            "tiny-random",
+            {"lora": replace(LORA, towers=("vision",))},
+            "model.lora.towers is for OWNER/NAME",
+        ),
         (NAME, {"quantize": "4bit"}, "set model.lora.rank"),
         (NAME, {"quantize": "8bit"}, "model.quantize must be one of"),
         (NAME, {"dtype": "float16"}, "model.dtype must be one of"),
         (NAME, {"dtype": "bfloat16"}, "steps are lost in bfloat16 weights: set model.lora.rank"),
     ],
 )
-def test_settings_that_would_be_ignored_are_refused(vlm: str, settings: dict[str, Any], message: str) -> None:
+def test_settings_that_would_be_ignored_are_refused(
+    vlm: str, settings: dict[str, Any], message: str
+) -> None:
     with pytest.raises(UserError, match=message):
         ModelConfig(vlm=vlm, **settings)
 
@@ -306,9 +348,12 @@ def test_towers_are_checked(settings: dict[str, Any], message: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("rank", "device", "dtype"), [(0, "cuda", "float32"), (2, "cuda", "bfloat16"), (2, "cpu", "float32")]
+    ("rank", "device", "dtype"),
+    [(0, "cuda", "float32"), (2, "cuda", "bfloat16"), (2, "cpu", "float32")],
 )
-def test_what_is_trained_in_full_is_float32(rank: int, device: str, dtype: str, folders: Folders) -> None:
+def test_what_is_trained_in_full_is_float32(
+    rank: int, device: str, dtype: str, folders: Folders
+) -> None:
     config = ModelConfig(vlm=str(folders("llava")), lora=LoRAConfig(rank=rank))
     vlm = load(config, image_size=64, device=torch.device(device))  # it puts nothing on the device
     assert vlm.dtype == dtype and vlm.model.dtype == getattr(torch, dtype)

@@ -17,7 +17,9 @@ from irevla.models.policy import VLAPolicy
 
 def adapted(**lora: object) -> VLAPolicy:
     lora_config = LoRAConfig(**{"rank": 2, **lora})
-    config = ModelConfig(vlm="tiny-random", width=32, layers=1, head_groups=4, head_hidden=16, lora=lora_config)
+    config = ModelConfig(
+        vlm="tiny-random", width=32, layers=1, head_groups=4, head_hidden=16, lora=lora_config
+    )
     return build_policy(config, action_dim=3, image_size=32)
 
 
@@ -42,8 +44,12 @@ def test_training_everything_leaves_the_vlms_own_weights_bit_for_bit() -> None:
         policy(pictures(), ["open"] * 4).square().mean().backward()
         optimizer.step()
         optimizer.zero_grad()
-    changed = {name for name, value in policy.named_parameters() if not torch.equal(value, before[name])}
-    assert {name for name in changed if name.startswith("vlm.")} == {name for name in before if "lora_" in name}
+    changed = {
+        name for name, value in policy.named_parameters() if not torch.equal(value, before[name])
+    }
+    assert {name for name in changed if name.startswith("vlm.")} == {
+        name for name in before if "lora_" in name
+    }
 
 
 def test_a_new_lora_changes_nothing() -> None:
@@ -86,7 +92,9 @@ def test_without_peft_the_error_says_how_to_get_it(monkeypatch: pytest.MonkeyPat
         check_model(ModelConfig(lora=LoRAConfig(rank=2)), torch.device("cpu"))
 
 
-def test_peft_hears_that_the_weights_are_in_4_bits(folders: Folders, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_peft_hears_that_the_weights_are_in_4_bits(
+    folders: Folders, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Its layers for 4 bits need CUDA; whether it would choose them does not."""
     vlm = policy_of(folders("llava"), lora=LoRAConfig()).vlm
     vlm.model.is_loaded_in_4bit = True  # as the library marks it
@@ -99,4 +107,8 @@ def test_peft_hears_that_the_weights_are_in_4_bits(folders: Folders, monkeypatch
     monkeypatch.setattr(LoraModel, "_create_new_module", staticmethod(listen))
     add_lora(vlm, LoRAConfig(rank=2))
     assert len(heard) > 2 and all(heard)
-    assert all(name.startswith("model.model.language_model.") for name, _ in vlm.named_parameters() if "lora_" in name)
+    assert all(
+        name.startswith("model.model.language_model.")
+        for name, _ in vlm.named_parameters()
+        if "lora_" in name
+    )

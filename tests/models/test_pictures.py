@@ -17,7 +17,9 @@ def processor(name: str, **settings: Any) -> Any:
     return getattr(transformers, f"{name}ImageProcessorPil")(**settings)
 
 
-def both(library: Any, images: np.ndarray) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]:
+def both(
+    library: Any, images: np.ndarray
+) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]:
     """What we make of pictures on the device, and what the library makes of them one by one."""
     ours = Pixels(library, images.shape[1])(torch.from_numpy(images), torch.float32)
     rows = [library(images=[Image.fromarray(image)], return_tensors="pt") for image in images]
@@ -58,7 +60,9 @@ def test_pictures_that_need_no_resizing_are_the_librarys_own(library: Any, side:
     ids=lambda library: type(library).__name__,
 )
 def test_resized_pictures_are_within_a_step_of_the_librarys(library: Any, side: int) -> None:
-    picture = sample(side)  # not noise: a picture that goes through two Lanczos filters is clipped between them
+    picture = sample(
+        side
+    )  # not noise: a picture that goes through two Lanczos filters is clipped between them
     ours, theirs = both(library, np.stack([picture, picture[::-1], 255 - picture]))
     step = 1 / 255 / np.mean(library.image_std)
     difference = (ours["pixel_values"] - theirs["pixel_values"]).abs() / step
@@ -68,7 +72,9 @@ def test_resized_pictures_are_within_a_step_of_the_librarys(library: Any, side: 
 
 def test_tiling_is_switched_off() -> None:
     library = processor("Idefics3", **TILES)
-    assert Pixels(library, 64)(torch.from_numpy(noise(64)), torch.float32)["pixel_values"].shape == (3, 1, 3, 28, 28)
+    assert Pixels(library, 64)(torch.from_numpy(noise(64)), torch.float32)[
+        "pixel_values"
+    ].shape == (3, 1, 3, 28, 28)
 
 
 def test_buffers_belong_to_no_checkpoint() -> None:

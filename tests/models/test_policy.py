@@ -30,7 +30,11 @@ def test_act_gives_one_action_for_one_picture() -> None:
 
 
 def test_a_batch_of_one_equals_its_row_in_a_batch_of_many() -> None:
-    policy, images, texts = small(), pictures(3), ["open", "close the door", "push the red puck to the left"]
+    policy, images, texts = (
+        small(),
+        pictures(3),
+        ["open", "close the door", "push the red puck to the left"],
+    )
     batch = policy.act(images, texts)
     for row in range(3):
         np.testing.assert_allclose(policy.act(images[row], texts[row]), batch[row], atol=1e-6)
@@ -143,7 +147,9 @@ def test_missing_and_foreign_folders_are_the_users_error(tmp_path: Path) -> None
         VLAPolicy.from_pretrained(tmp_path / "nowhere")
     with pytest.raises(UserError, match="holds no policy"):
         VLAPolicy.from_pretrained(tmp_path)
-    checkpoint.save(tmp_path / "bert", {"config.json": {"model_type": "bert"}, "model.safetensors": {}})
+    checkpoint.save(
+        tmp_path / "bert", {"config.json": {"model_type": "bert"}, "model.safetensors": {}}
+    )
     with pytest.raises(UserError, match="not one that irevla wrote"):
         VLAPolicy.from_pretrained(tmp_path / "bert")
 
@@ -167,9 +173,13 @@ def test_a_flipped_bit_is_noticed(tmp_path: Path) -> None:
         ({"image_size": None}, "damaged"),
     ],
 )
-def test_a_config_that_does_not_fit_is_the_users_error(tmp_path: Path, change: dict[str, object], message: str) -> None:
+def test_a_config_that_does_not_fit_is_the_users_error(
+    tmp_path: Path, change: dict[str, object], message: str
+) -> None:
     files = small().files()
-    checkpoint.save(tmp_path / "policy", {**files, "config.json": {**files["config.json"], **change}})
+    checkpoint.save(
+        tmp_path / "policy", {**files, "config.json": {**files["config.json"], **change}}
+    )
     with pytest.raises(UserError, match=message):
         VLAPolicy.from_pretrained(tmp_path / "policy")
 

@@ -24,17 +24,24 @@ def weights(tmp_path: Path) -> Path:
 
 
 def test_saved_and_loaded_it_answers_the_same(tmp_path: Path) -> None:
-    model, images = TinyVLM(width=32, layers=3, image_size=32), torch.randint(0, 256, (2, 32, 32, 3), dtype=torch.uint8)
+    model, images = (
+        TinyVLM(width=32, layers=3, image_size=32),
+        torch.randint(0, 256, (2, 32, 32, 3), dtype=torch.uint8),
+    )
     save_tiny(tmp_path / "a.safetensors", model, layers=3, image_size=32)
     loaded, size = load_tiny(tmp_path / "a.safetensors")
     assert size == 32 and weights_hash(loaded) == weights_hash(model)
-    assert loaded.generate(images, ["what?"] * 2, max_tokens=5) == model.generate(images, ["what?"] * 2, max_tokens=5)
+    assert loaded.generate(images, ["what?"] * 2, max_tokens=5) == model.generate(
+        images, ["what?"] * 2, max_tokens=5
+    )
 
 
 def test_the_shipped_weights_are_small_and_speak() -> None:
     model, size = load_tiny()
     assert size == 64 and SHIPPED.stat().st_size < 20e6
-    answer = model.generate(torch.zeros(1, 64, 64, 3, dtype=torch.uint8), ["how high is the gripper?"])[0]
+    answer = model.generate(
+        torch.zeros(1, 64, 64, 3, dtype=torch.uint8), ["how high is the gripper?"]
+    )[0]
     assert answer.endswith("cm")  # it knows at least what is asked for
 
 
@@ -44,18 +51,28 @@ def test_tiny_starts_from_the_shipped_weights_and_tiny_random_does_not() -> None
     policy = build_policy(ModelConfig(vlm="tiny"), action_dim=4, image_size=64)
     other = build_policy(ModelConfig(vlm="tiny-random"), action_dim=4, image_size=64)
     assert weights_hash(policy.vlm) == weights_hash(shipped) != weights_hash(other.vlm)
-    names = [{name: value.shape for name, value in vla.state_dict().items()} for vla in (policy, other)]
+    names = [
+        {name: value.shape for name, value in vla.state_dict().items()} for vla in (policy, other)
+    ]
     assert names[0] == names[1]
 
 
 def test_lora_on_tiny_trains_the_tower_alone_and_changes_nothing_at_first() -> None:
     plain = build_policy(ModelConfig(vlm="tiny"), action_dim=4, image_size=64)
-    adapted = build_policy(ModelConfig(vlm="tiny", lora=LoRAConfig(rank=4)), action_dim=4, image_size=64)
+    adapted = build_policy(
+        ModelConfig(vlm="tiny", lora=LoRAConfig(rank=4)), action_dim=4, image_size=64
+    )
     images = np.random.default_rng(0).integers(0, 256, (2, 64, 64, 3), dtype=np.uint8)
     texts = ["open the drawer", "close the door"]
-    torch.testing.assert_close(adapted.encode(images, texts).tokens, plain.encode(images, texts).tokens)
+    torch.testing.assert_close(
+        adapted.encode(images, texts).tokens, plain.encode(images, texts).tokens
+    )
     adapted.trainable("all")
-    trained = {name.split(".")[1] for name, p in adapted.vlm.named_parameters(prefix="vlm") if p.requires_grad}
+    trained = {
+        name.split(".")[1]
+        for name, p in adapted.vlm.named_parameters(prefix="vlm")
+        if p.requires_grad
+    }
     assert trained == {"tower"}
 
 
@@ -67,7 +84,9 @@ def test_lora_on_tiny_trains_the_tower_alone_and_changes_nothing_at_first() -> N
         (ModelConfig(vlm="tiny", layers=3), 64, "leave model.width and model.layers"),
     ],
 )
-def test_sizes_that_the_weights_do_not_have_are_the_users_error(config: ModelConfig, size: int, message: str) -> None:
+def test_sizes_that_the_weights_do_not_have_are_the_users_error(
+    config: ModelConfig, size: int, message: str
+) -> None:
     with pytest.raises(UserError, match=message):
         build_policy(config, action_dim=4, image_size=size)
 
@@ -92,7 +111,9 @@ def test_ask(tmp_path: Path, weights: Path, capsys: pytest.CaptureFixture[str]) 
     assert capsys.readouterr().out == model.generate(red, ["what color is it?"])[0] + "\n"
 
 
-def test_ask_says_what_is_wrong(tmp_path: Path, weights: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_ask_says_what_is_wrong(
+    tmp_path: Path, weights: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     broken, good = tmp_path / "notes.txt", tmp_path / "good.png"
     broken.write_text("not a picture")
     Image.new("RGB", (8, 8)).save(good)

@@ -11,7 +11,9 @@ def features(count: int = 7) -> Features:
 
 
 def actor(*, gripper: bool = True, std: float = 0.2) -> SoftActor:
-    return SoftActor(ActionHead(width=8, groups=2, hidden=16, action_dim=3), gripper=gripper, std=std)
+    return SoftActor(
+        ActionHead(width=8, groups=2, hidden=16, action_dim=3), gripper=gripper, std=std
+    )
 
 
 def test_it_starts_as_the_head_gripper_included() -> None:
@@ -37,7 +39,9 @@ def test_drawn_actions_have_the_policys_spread_and_odds() -> None:
     actions = soft.act(many, generator=torch.Generator().manual_seed(0))
     u, _ = soft(one)
     torch.testing.assert_close(torch.atanh(actions[:, :2]).mean(0), u[0, :2], atol=0.01, rtol=0)
-    torch.testing.assert_close(torch.atanh(actions[:, :2]).std(0), torch.full((2,), 0.1), atol=0.01, rtol=0)
+    torch.testing.assert_close(
+        torch.atanh(actions[:, :2]).std(0), torch.full((2,), 0.1), atol=0.01, rtol=0
+    )
     closed = (actions[:, 2] == 1).float().mean().item()
     assert closed == pytest.approx(soft.grip(u)[0, 1].exp().item(), abs=0.03)
     assert (actions[:, 2].abs() == 1).all()

@@ -25,7 +25,9 @@ def test_the_default_is_small_and_reads_sixteen_image_tokens() -> None:
     assert h.tokens.shape == (2, 16 + 1 + 3, 128) and h.mask.all()
 
 
-@pytest.mark.parametrize(("size", "grid", "tokens"), [(32, 4, 16), (64, 8, 64), (96, 4, 36), (50, 4, 49), (16, 4, 16)])
+@pytest.mark.parametrize(
+    ("size", "grid", "tokens"), [(32, 4, 16), (64, 8, 64), (96, 4, 36), (50, 4, 49), (16, 4, 16)]
+)
 def test_other_pictures_give_about_grid_by_grid_tokens(size: int, grid: int, tokens: int) -> None:
     h = TinyVLM(width=32, image_size=size, grid=grid).encode(pictures(1, size), [""])
     assert h.tokens.shape == (1, tokens + 1, 32)
@@ -46,7 +48,9 @@ def test_picture_and_prompt_see_each_other(vlm: TinyVLM) -> None:
     one = vlm.encode(images[:1], ["red door"]).tokens[0]
     other_word = vlm.encode(images[:1], ["red window"]).tokens[0]
     other_picture = vlm.encode(images[1:], ["red door"]).tokens[0]
-    assert ((one - other_word).abs().amax(-1) > 1e-6).all()  # every token, the picture's first one too
+    assert (
+        (one - other_word).abs().amax(-1) > 1e-6
+    ).all()  # every token, the picture's first one too
     assert ((one - other_picture).abs().amax(-1) > 1e-6).all()
 
 
@@ -54,7 +58,11 @@ def test_logits_have_a_row_for_each_answer_token_and_its_end(vlm: TinyVLM) -> No
     logits = vlm.logits(pictures(2), ["what is it?", "where"], ["a red door", "left"])
     targets = vlm.targets(["a red door", "left"])
     assert logits.shape == (2, 4, tokenizer.vocabulary_size())
-    assert targets.shape == (2, 4) and targets[0, -1] == tokenizer.EOS and (targets[1, 2:] == -100).all()
+    assert (
+        targets.shape == (2, 4)
+        and targets[0, -1] == tokenizer.EOS
+        and (targets[1, 2:] == -100).all()
+    )
 
 
 def test_answers_are_causal(vlm: TinyVLM) -> None:
@@ -72,12 +80,16 @@ def test_picture_and_prompt_read_the_same_whether_an_answer_follows_or_not(vlm: 
     latents = vlm.encode(images, prompts)
     vlm.logits(images, prompts, ["a red door", "left"])
     real = latents.mask
-    torch.testing.assert_close(hidden[1][:, : real.shape[1]][real], latents.tokens[real], atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(
+        hidden[1][:, : real.shape[1]][real], latents.tokens[real], atol=1e-5, rtol=1e-5
+    )
 
 
 def test_logits_do_not_depend_on_the_padding_of_prompts_and_answers(vlm: TinyVLM) -> None:
     images = pictures(2)
-    both = vlm.logits(images, ["what", "what is on the table?"], ["red", "a blue and a green block"])
+    both = vlm.logits(
+        images, ["what", "what is on the table?"], ["red", "a blue and a green block"]
+    )
     alone = vlm.logits(images[:1], ["what"], ["red"])
     torch.testing.assert_close(both[:1, :2], alone, atol=1e-5, rtol=1e-5)
 

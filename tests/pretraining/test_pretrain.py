@@ -18,16 +18,27 @@ from irevla.runs.metrics import Metrics
 from irevla.types import weights_hash
 
 SMALL = PretrainConfig(
-    width=32, layers=1, image_size=32, steps=12, batch=8, warmup=2, validate_every=4, device="cpu", threads=1
+    width=32,
+    layers=1,
+    image_size=32,
+    steps=12,
+    batch=8,
+    warmup=2,
+    validate_every=4,
+    device="cpu",
+    threads=1,
 )
 
 
 def toy_corpus() -> Corpus:
     """Pictures of one colour each; the question is which."""
     colours = {"red": (200, 0, 0), "green": (0, 200, 0), "blue": (0, 0, 200)}
-    images = torch.stack([torch.tensor(rgb, dtype=torch.uint8).expand(32, 32, 3) for rgb in colours.values()] * 5)
+    images = torch.stack(
+        [torch.tensor(rgb, dtype=torch.uint8).expand(32, 32, 3) for rgb in colours.values()] * 5
+    )
     asked = [
-        [Question(family, "what color is it?", name) for family in ("colour", "caption", "motion")] for name in colours
+        [Question(family, "what color is it?", name) for family in ("colour", "caption", "motion")]
+        for name in colours
     ]
     return Corpus(images, asked * 5)
 
@@ -50,12 +61,16 @@ def test_it_learns_what_it_is_asked(tmp_path: Path) -> None:
     model = run(tmp_path, config, data)
     grades = examine(model, data, limit=45)  # type: ignore[arg-type]
     blind = examine(model, data, limit=45, blind=True)  # type: ignore[arg-type]
-    assert grades["colour"].right == 1.0 and grades["all"].count == 45 and blind["colour"].right == 0.0
+    assert (
+        grades["colour"].right == 1.0 and grades["all"].count == 45 and blind["colour"].right == 0.0
+    )
     last = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()][-1]
     assert last["stage"] == "exam" and last["colour_right"] == 1.0
 
 
-def test_killed_and_resumed_it_ends_with_the_same_bits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_killed_and_resumed_it_ends_with_the_same_bits(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     data = toy_corpus()
     whole = weights_hash(run(tmp_path / "whole", SMALL, data))
     update, calls = module._update, []
@@ -81,7 +96,11 @@ def test_the_corpus_is_drawn_once_and_its_splits_differ(tmp_path: Path) -> None:
     [path] = tmp_path.glob("train-*")
     before = path.stat().st_mtime_ns
     again = corpus(tmp_path, DRAWING, split=TRAIN, pictures=10)
-    assert len(train) == 2 * POSES and torch.equal(train.images, again.images) and train.questions == again.questions
+    assert (
+        len(train) == 2 * POSES
+        and torch.equal(train.images, again.images)
+        and train.questions == again.questions
+    )
     assert path.stat().st_mtime_ns == before and len(train.questions[0]) > 5
     assert not torch.equal(train.images, exam.images)
     path.write_bytes(path.read_bytes()[:1000])
@@ -97,7 +116,9 @@ def test_a_shard_is_a_function_of_seed_split_and_number(tmp_path: Path) -> None:
     assert one == two != other
 
 
-def test_everything_from_the_scenes_to_the_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_everything_from_the_scenes_to_the_weights(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A corpus of one shard each, a few steps, the exam, and a file that speaks."""
     monkeypatch.setattr(module, "FULL", 40)
     monkeypatch.setattr(module, "GLANCE", 40)
@@ -105,8 +126,13 @@ def test_everything_from_the_scenes_to_the_weights(tmp_path: Path, monkeypatch: 
     results = pretrain(tmp_path / "out", config, appearances=2)
     assert {"all", "motion", "place"} <= results["exam"].keys() <= results["exam_blind"].keys()
     model, size = load_tiny(tmp_path / "out" / "tiny.safetensors")
-    assert size == 16 and isinstance(model.generate(torch.zeros(1, 16, 16, 3, dtype=torch.uint8), ["what?"])[0], str)
-    assert json.loads((tmp_path / "out" / "results.json").read_text())["parameters"] == results["parameters"]
+    assert size == 16 and isinstance(
+        model.generate(torch.zeros(1, 16, 16, 3, dtype=torch.uint8), ["what?"])[0], str
+    )
+    assert (
+        json.loads((tmp_path / "out" / "results.json").read_text())["parameters"]
+        == results["parameters"]
+    )
     with pytest.raises(UserError, match="other settings"):
         pretrain(tmp_path / "out", replace(config, steps=5))
 
@@ -135,7 +161,9 @@ def test_the_exam_asks_every_question_of_a_family() -> None:
     assert [question.text for _, question in asked] == ["one?", "two?"] * 2
 
 
-def test_gradients_that_are_not_finite_end_it_with_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_gradients_that_are_not_finite_end_it_with_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(module, "_update", lambda *_: float("nan"))
     with pytest.raises(UserError, match="no loss was finite"):
         run(tmp_path, SMALL, toy_corpus())

@@ -26,7 +26,9 @@ def played_in(skill: str) -> str:
 
 
 def painted_here(scene: SceneFile) -> set[str]:
-    return {material for materials in stage(scene.name).materials.values() for material in materials}
+    return {
+        material for materials in stage(scene.name).materials.values() for material in materials
+    }
 
 
 def relatives(name: str) -> list[SceneFile]:
@@ -41,7 +43,8 @@ def unpainted(name: str) -> mujoco.MjModel:
 
 @pytest.mark.parametrize("name", VARIED)
 def test_a_held_out_object_is_known_by_its_materials(name: str) -> None:
-    """Nothing that is called the same escapes for having other materials, and each has the stock task's own colours."""
+    """Nothing that is called the same escapes for having other materials, and each has the stock
+    task's own colours."""
     spec, own = VARIED[name], played_in(VARIED[name].skill)
     assert [scene.name for scene in SCENES if spec.skill in scene.skills] == [own]
     assert own in {scene.name for scene in relatives(name)} and spec.variant.handle is not None
@@ -50,17 +53,24 @@ def test_a_held_out_object_is_known_by_its_materials(name: str) -> None:
     assert namesakes <= {scene.name for scene in relatives(name)}
     for scene in relatives(name):
         for material in painted_here(scene) & painted_here(stage(own).scene):
-            np.testing.assert_allclose(unpainted(scene.name).mat(material).rgba, unpainted(own).mat(material).rgba)
+            np.testing.assert_allclose(
+                unpainted(scene.name).mat(material).rgba, unpainted(own).mat(material).rgba
+            )
 
 
 @pytest.mark.parametrize("name", VARIED)
 def test_no_object_is_painted_like_a_held_out_variant_of_it(name: str) -> None:
-    """In any scene: the button that is pressed from above is not green either, nor the door that is locked."""
+    """In any scene: the button that is pressed from above is not green either, nor the door that is
+    locked."""
     variant, painted = VARIED[name].variant, 0
     assert variant.handle is not None
     for scene in relatives(name):
         built, random = stage(scene.name), rng()
-        object_ = next(materials for materials in built.materials.values() if set(materials) & set(variant.recolour))
+        object_ = next(
+            materials
+            for materials in built.materials.values()
+            if set(materials) & set(variant.recolour)
+        )
         for _ in range(10):
             built.dress(random)
             for material in set(object_) & built.appearance.paint.keys():  # type: ignore[union-attr]
@@ -102,7 +112,11 @@ def test_things_are_where_the_facts_say(table: Stage) -> None:
         for toy in facts.seen:
             if toy.visible and toy.size == "big" and toy.colour in ("red", "blue", "green"):
                 column, row = (int(size * share) for share in toy.pixel)
-                r, g, b = picture[max(0, row - 1) : row + 2, max(0, column - 1) : column + 2].reshape(-1, 3).mean(0)
+                r, g, b = (
+                    picture[max(0, row - 1) : row + 2, max(0, column - 1) : column + 2]
+                    .reshape(-1, 3)
+                    .mean(0)
+                )
                 channel = {"red": (r, g, b), "green": (g, r, b), "blue": (b, r, g)}[toy.colour]
                 hits.append(channel[0] > 1.2 * max(channel[1:]))
     assert len(hits) > 9 and np.mean(hits) > 0.8 and flipped == {True, False}
@@ -117,7 +131,9 @@ def test_a_scene_is_a_function_of_its_generator_alone() -> None:
         drawer.dress(random)
         facts = drawer.pose(random)
         pictures.append((drawer.picture(64), [thing.pixel for thing in (*facts.seen, facts.hand)]))
-    assert np.array_equal(pictures[0][0], pictures[1][0]) and np.allclose(pictures[0][1], pictures[1][1])
+    assert np.array_equal(pictures[0][0], pictures[1][0]) and np.allclose(
+        pictures[0][1], pictures[1][1]
+    )
 
 
 @pytest.mark.parametrize("scene", SCENES, ids=lambda scene: scene.name)
@@ -138,7 +154,9 @@ def test_the_arm_reaches_with_the_hand_pointing_down(table: Stage) -> None:
         assert table.arm.reach(table.model, table.data, np.array(target))
         np.testing.assert_allclose(table.data.body("hand").xpos, target, atol=0.01)
         tip = table.arm.tip(table.data)
-        np.testing.assert_allclose(tip, [target[0], target[1], target[2] - PALM], atol=0.015)  # straight below it
+        np.testing.assert_allclose(
+            tip, [target[0], target[1], target[2] - PALM], atol=0.015
+        )  # straight below it
     assert not table.arm.reach(table.model, table.data, np.array([2.0, 2.0, 2.0]))
 
 

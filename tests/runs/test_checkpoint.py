@@ -20,14 +20,26 @@ from irevla.runs.checkpoint import (
     split_name,
 )
 
-FILES = {"weights.safetensors": {"b": torch.arange(6.0).reshape(2, 3), "a": torch.ones(2)}, "state.json": {"step": 7}}
+FILES = {
+    "weights.safetensors": {"b": torch.arange(6.0).reshape(2, 3), "a": torch.ones(2)},
+    "state.json": {"step": 7},
+}
 
 
 def test_tensors_and_json_come_back_as_they_were(tmp_path: Path) -> None:
     transposed = torch.randn(3, 2).t()
     tied = torch.randn(4)
-    tensors = {"t": transposed, "x": tied, "y": tied, "scalar": torch.tensor(3), "half": torch.ones(2).bfloat16()}
-    save(tmp_path / "sft", {"weights.safetensors": tensors, "state.json": {"lr": 1e-3, "names": ["a", None]}})
+    tensors = {
+        "t": transposed,
+        "x": tied,
+        "y": tied,
+        "scalar": torch.tensor(3),
+        "half": torch.ones(2).bfloat16(),
+    }
+    save(
+        tmp_path / "sft",
+        {"weights.safetensors": tensors, "state.json": {"lr": 1e-3, "names": ["a", None]}},
+    )
     back = load(tmp_path / "sft")
     assert back["state.json"] == {"lr": 1e-3, "names": ["a", None]}
     for name, tensor in tensors.items():
@@ -151,7 +163,12 @@ assert len(list(root.glob("sft-*"))) == 2, "what the killed ones did not tidy up
 
 
 def test_kill_at_any_moment_leaves_a_whole_newest_one(tmp_path: Path) -> None:
-    done = subprocess.run([sys.executable, "-c", KILL_LOOP, str(tmp_path)], capture_output=True, text=True, timeout=100)
+    done = subprocess.run(
+        [sys.executable, "-c", KILL_LOOP, str(tmp_path)],
+        capture_output=True,
+        text=True,
+        timeout=100,
+    )
     assert done.returncode == 0, done.stderr
 
 
@@ -223,14 +240,19 @@ def fit(model: torch.nn.Module, opt: torch.optim.Optimizer, steps: range) -> Non
         lambda p: torch.optim.Adam([{"params": [each], "lr": 1e-2} for each in p], amsgrad=True),
     ],
 )
-def test_an_optimizer_goes_on_bit_for_bit(tmp_path: Path, make: Callable[..., torch.optim.Optimizer]) -> None:
+def test_an_optimizer_goes_on_bit_for_bit(
+    tmp_path: Path, make: Callable[..., torch.optim.Optimizer]
+) -> None:
     whole, half = torch.nn.Linear(3, 2), torch.nn.Linear(3, 2)
     half.load_state_dict(whole.state_dict())
     opt = make(list(whole.parameters()))
     fit(whole, opt, range(6))
     opt = make(list(half.parameters()))
     fit(half, opt, range(3))
-    save(tmp_path / "x", {"o.safetensors": optimizer_tensors(opt), "m.safetensors": half.state_dict()})
+    save(
+        tmp_path / "x",
+        {"o.safetensors": optimizer_tensors(opt), "m.safetensors": half.state_dict()},
+    )
 
     resumed, back = torch.nn.Linear(3, 2), load(tmp_path / "x")
     resumed.load_state_dict(back["m.safetensors"])
@@ -242,13 +264,16 @@ def test_an_optimizer_goes_on_bit_for_bit(tmp_path: Path, make: Callable[..., to
 
 
 def test_optimizer_state_lies_in_memory_as_its_parameter_does() -> None:
-    """Fused Adam walks over both without looking at strides: another layout would mix up the weights."""
+    """Fused Adam walks over both without looking at strides: another layout would mix up the
+    weights."""
     conv = torch.nn.Conv2d(3, 4, 3)
     conv.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     opt = torch.optim.AdamW(conv.parameters(), fused=True)
     conv(torch.randn(2, 3, 8, 8)).square().mean().backward()
     opt.step()
-    saved = {name: value.contiguous() for name, value in optimizer_tensors(opt).items()}  # as safetensors has them
+    saved = {
+        name: value.contiguous() for name, value in optimizer_tensors(opt).items()
+    }  # as safetensors has them
     load_optimizer(opt, saved)
     assert opt.state[conv.weight]["exp_avg"].stride() == conv.weight.stride()
     assert torch.equal(opt.state[conv.weight]["exp_avg"], saved["0.exp_avg"])

@@ -30,7 +30,9 @@ def test_what_a_resumed_stage_made_again_counts_once(tmp_path: Path) -> None:
         for step in (10, 20, 30, 40):
             metrics.log("sft", step, loss=float(step))
         metrics.log("rl:door", 5, success=0.0)
-    with Metrics(path) as metrics:  # resumed from the checkpoint of step 10, with other steps than before
+    with Metrics(
+        path
+    ) as metrics:  # resumed from the checkpoint of step 10, with other steps than before
         for step in (20, 35):
             metrics.log("sft", step, loss=-float(step))
     assert curve(path, "sft", "loss") == [(10, 10.0), (20, -20.0), (35, -35.0)]
@@ -57,7 +59,10 @@ def test_a_torn_line_and_not_a_number(tmp_path: Path) -> None:
     with Metrics(path) as metrics:
         metrics.log("sft", 20, loss=1.0)
     assert curve(path, "sft", "loss") == [(10, None), (20, 1.0)]
-    assert "NaN" not in path.read_text() and len([json.loads(line) for line in path.read_text().splitlines()]) == 2
+    assert (
+        "NaN" not in path.read_text()
+        and len([json.loads(line) for line in path.read_text().splitlines()]) == 2
+    )
 
 
 def test_tensorboard_missing_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,4 +1,5 @@
-"""Stage 1 by SAC, on the toy suite: all of it, interrupted and resumed, and what the policy then executes."""
+"""Stage 1 by SAC, on the toy suite: all of it, interrupted and resumed, and what the policy then
+executes."""
 
 import json
 import mmap
@@ -109,11 +110,18 @@ def test_all_of_it(config: Config, tmp_path: Path) -> None:
         latents(tmp_path, "demonstrations"),
         latents(tmp_path, "online"),
     )
-    assert len(demonstrations.episodes) == 3 and all(episode["success"] for episode in demonstrations.episodes)
+    assert len(demonstrations.episodes) == 3 and all(
+        episode["success"] for episode in demonstrations.episodes
+    )
     seeds = [episode["seed"] for episode in online.episodes]
-    assert len(set(seeds)) == len(seeds) and not set(seeds) & {e["seed"] for e in demonstrations.episodes}
+    assert len(set(seeds)) == len(seeds) and not set(seeds) & {
+        e["seed"] for e in demonstrations.episodes
+    }
     assert 200 <= len(online) < 200 + 4 * 12
-    assert done[f"rl:{TASK}"]["decisions"] == len(online) and done[f"rl:{TASK}"]["updates"] == len(online) // 2
+    assert (
+        done[f"rl:{TASK}"]["decisions"] == len(online)
+        and done[f"rl:{TASK}"]["updates"] == len(online) // 2
+    )
     assert demonstrations.spec.weights == online.spec.weights == before.vlm_hash()
 
     after = VLAPolicy.from_pretrained(tmp_path / "checkpoints" / f"rl-{TASK}")
@@ -121,14 +129,24 @@ def test_all_of_it(config: Config, tmp_path: Path) -> None:
     assert weights_hash(after.action_head) != weights_hash(before.action_head)
     curves = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
     points = [row for row in curves if row["stage"] == f"rl:{TASK}"]
-    assert points[-1]["updates"] == len(online) // 2 and {"critic_loss", "success", "length"} <= points[-1].keys()
+    assert (
+        points[-1]["updates"] == len(online) // 2
+        and {"critic_loss", "success", "length"} <= points[-1].keys()
+    )
     assert sum(row["episodes"] for row in points) == len(seeds)
     assert TASK in write_report(tmp_path).read_text()
 
 
-def test_what_succeeds_while_it_learns_is_kept_as_it_was_done(config: Config, tmp_path: Path) -> None:
-    """Interrupted once: everything that stage 1 solved is in D_RL, once, and nothing that it did not; in time."""
-    config = replace(config, env=replace(config.env, rl_horizon=10), harvest=replace(config.harvest, practice=True))
+def test_what_succeeds_while_it_learns_is_kept_as_it_was_done(
+    config: Config, tmp_path: Path
+) -> None:
+    """Interrupted once: everything that stage 1 solved is in D_RL, once, and nothing that it did
+    not; in time."""
+    config = replace(
+        config,
+        env=replace(config.env, rl_horizon=10),
+        harvest=replace(config.harvest, practice=True),
+    )
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Metrics, "log", stop_at(rows=4))
         with pytest.raises(KeyboardInterrupt):
@@ -149,7 +167,9 @@ def test_what_succeeds_while_it_learns_is_kept_as_it_was_done(config: Config, tm
     assert len(solved) > 3 + 2 and len(practised) == len(solved), "each once"
     assert len(store) == len(solved) + events(tmp_path)[f"harvest:{TASK}"]["kept"]
     buffers = (demonstrations, online)
-    done = np.concatenate([b._map["action"][: sum(e["observations"] for e in b.episodes)] for b in buffers])
+    done = np.concatenate(
+        [b._map["action"][: sum(e["observations"] for e in b.episodes)] for b in buffers]
+    )
     for episode in practised:
         assert episode.success and len(episode) == solved[episode.provenance.seed]
         assert (done == episode.actions[0]).all(1).any(), "the label is what was done"
@@ -200,12 +220,17 @@ def test_interrupted_it_goes_on_and_encodes_nothing_twice(
     assert len(set(seeds)) == len(seeds)
     assert events(tmp_path)[f"rl:{TASK}"]["updates"] == len(whole) // 2
     new = sum(episode["observations"] for episode in whole.episodes[len(online.episodes) :])
-    assert new <= encoded[0] < new + 4 * 12  # those of the episodes under way when the budget was spent
+    assert (
+        new <= encoded[0] < new + 4 * 12
+    )  # those of the episodes under way when the budget was spent
 
 
-@pytest.mark.timeout(400)  # several processes start, the learner's at low priority: 20 s on an idle machine
+@pytest.mark.timeout(
+    400
+)  # several processes start, the learner's at low priority: 20 s on an idle machine
 def test_actor_and_learner_apart(config: Config, tmp_path: Path) -> None:
-    """The learner in a process of its own: interrupted, it saves; in the end it has done all that was owed."""
+    """The learner in a process of its own: interrupted, it saves; in the end it has done all that
+    was owed."""
     config = replace(config, sac=replace(config.sac, apart=True))
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Metrics, "log", stop_at(rows=3))
@@ -219,7 +244,8 @@ def test_actor_and_learner_apart(config: Config, tmp_path: Path) -> None:
     done, online = events(tmp_path)[f"rl:{TASK}"], latents(tmp_path, "online")
     assert done["updates"] == len(online) // 2 and len(online.episodes) > begun
     before, after = (
-        VLAPolicy.from_pretrained(path) for path in (config.from_checkpoint, tmp_path / "checkpoints" / f"rl-{TASK}")
+        VLAPolicy.from_pretrained(path)
+        for path in (config.from_checkpoint, tmp_path / "checkpoints" / f"rl-{TASK}")
     )
     assert weights_hash(after.vlm) == weights_hash(before.vlm)
     assert weights_hash(after.action_head) != weights_hash(before.action_head)
@@ -245,12 +271,18 @@ def test_a_simulator_is_held_back_to_the_rate(config: Config, tmp_path: Path) ->
     play(tmp_path, config)
     assert time.monotonic() - start > 200 / 50  # its decisions alone
     curves = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
-    assert max(row["updates"] for row in curves if row["stage"].startswith("rl:")) > 20  # beside them, not after them
+    assert (
+        max(row["updates"] for row in curves if row["stage"].startswith("rl:")) > 20
+    )  # beside them, not after them
 
 
 def test_the_actor_takes_only_whole_weights() -> None:
     given, taken = (
-        SoftActor(build_policy(CONFIG.model, action_dim=3, image_size=32).action_head, gripper=True, std=0.2)
+        SoftActor(
+            build_policy(CONFIG.model, action_dim=3, image_size=32).action_head,
+            gripper=True,
+            std=0.2,
+        )
         for _ in range(2)
     )
     memory = mmap.mmap(-1, Handover.nbytes(given))
@@ -272,7 +304,9 @@ def test_the_actor_takes_only_whole_weights() -> None:
 def test_without_any_success_it_says_what_to_do(config: Config, tmp_path: Path) -> None:
     policy = starting_policy(config, load_suite("pointmass"))
     torch.nn.init.zeros_(policy.action_head.mlp[-1].weight)
-    torch.nn.init.constant_(policy.action_head.mlp[-1].bias, 5.0)  # up and to the right, away from the target
+    torch.nn.init.constant_(
+        policy.action_head.mlp[-1].bias, 5.0
+    )  # up and to the right, away from the target
     few = replace(config, sac=replace(config.sac, attempts=5))
     with (
         open_run(tmp_path / "run", few) as run,
@@ -311,11 +345,17 @@ def test_the_policy_executes_what_sacs_actor_does(tmp_path: Path) -> None:
     for step in range(100):
         seen = replace(slots, jobs=tuple(_job(seed) for seed in range(40)), step=np.full(40, step))
         done = Actor(again).act(seen, texts)
-        np.testing.assert_allclose(done[:, :2], executed[:, :2], atol=1e-6)  # evaluation and harvest
-        np.testing.assert_array_equal(done, Actor(again).act(seen, texts))  # the same chance, whenever it is asked
+        np.testing.assert_allclose(
+            done[:, :2], executed[:, :2], atol=1e-6
+        )  # evaluation and harvest
+        np.testing.assert_array_equal(
+            done, Actor(again).act(seen, texts)
+        )  # the same chance, whenever it is asked
         closed += done[:, 2] > 0
     wanted = ((1 + mean[:, 2]) / 2).numpy()
-    assert np.abs(closed / 100 - wanted).max() < 0.2 and np.abs((closed / 100 - wanted).mean()) < 0.03
+    assert (
+        np.abs(closed / 100 - wanted).max() < 0.2 and np.abs((closed / 100 - wanted).mean()) < 0.03
+    )
 
 
 def _job(seed: int) -> Any:
@@ -324,11 +364,16 @@ def _job(seed: int) -> Any:
     return Job(TASK, seed)
 
 
-@pytest.mark.parametrize(("rl", "gripper", "grips"), [("ppo", True, False), ("sac", True, True), ("sac", False, False)])
+@pytest.mark.parametrize(
+    ("rl", "gripper", "grips"), [("ppo", True, False), ("sac", True, True), ("sac", False, False)]
+)
 def test_all_stages_of_a_run_execute_the_gripper_alike(
     config: Config, tmp_path: Path, rl: str, gripper: bool, grips: bool
 ) -> None:
-    config, suite = replace(config, rl=rl, sac=replace(config.sac, gripper=gripper)), load_suite("pointmass")
+    config, suite = (
+        replace(config, rl=rl, sac=replace(config.sac, gripper=gripper)),
+        load_suite("pointmass"),
+    )
     assert starting_policy(config, suite).gripper is grips
     with open_run(tmp_path / "run", config) as run:
         assert new_policy(run, suite).gripper is grips
@@ -342,9 +387,15 @@ def test_a_run_older_than_sac_goes_on(tmp_path: Path) -> None:
     (tmp_path / "config.yaml").write_text(yaml.safe_dump(old))
     with open_run(tmp_path, preset):
         pass
-    with pytest.raises(UserError, match="rl: 'ppo' -> 'sac'"), open_run(tmp_path, replace(preset, rl="sac")):
+    with (
+        pytest.raises(UserError, match="rl: 'ppo' -> 'sac'"),
+        open_run(tmp_path, replace(preset, rl="sac")),
+    ):
         pass
-    with pytest.raises(UserError, match=r"ppo\.steps"), open_run(tmp_path, replace(preset, ppo=PPOConfig(steps=7))):
+    with (
+        pytest.raises(UserError, match=r"ppo\.steps"),
+        open_run(tmp_path, replace(preset, ppo=PPOConfig(steps=7))),
+    ):
         pass
 
 
@@ -373,6 +424,8 @@ def test_what_cannot_be_is_told(change: dict[str, Any], message: str) -> None:
         ({"rate": 10.0}, r"sac\.apart"),
     ],
 )
-def test_settings_of_the_stage_that_cannot_be_are_told(change: dict[str, Any], message: str) -> None:
+def test_settings_of_the_stage_that_cannot_be_are_told(
+    change: dict[str, Any], message: str
+) -> None:
     with pytest.raises(UserError, match=message):
         SACConfig(**change)

@@ -8,18 +8,37 @@ from irevla.errors import UserError, unknown
 from irevla.runs.run import git_commit, machine
 
 BENCHMARKS = {
-    "render": ("one 64 px frame of a suite, ours against render_mode='rgb_array'", "irevla.bench.render"),
-    "rollout": ("decisions/s of data collection for PPO, ours against the stock environment", "irevla.bench.rollout"),
-    "ppo-update": ("one PPO update on cached latents, against re-encoding every minibatch", "irevla.bench.ppo_update"),
+    "render": (
+        "one 64 px frame of a suite, ours against render_mode='rgb_array'",
+        "irevla.bench.render",
+    ),
+    "rollout": (
+        "decisions/s of data collection for PPO, ours against the stock environment",
+        "irevla.bench.rollout",
+    ),
+    "ppo-update": (
+        "one PPO update on cached latents, against re-encoding every minibatch",
+        "irevla.bench.ppo_update",
+    ),
     "latency": ("decisions at 10 Hz while SAC learns, against SAC idle", "irevla.bench.latency"),
-    "encode": ("a VLM's forward pass, against the rate of a matrix product (MFU)", "irevla.bench.encode"),
-    "sft": ("a supervised step of a VLM, against the rate of a matrix product (MFU)", "irevla.bench.sft"),
-    "memory": ("what each stage keeps in memory, computed from the architecture", "irevla.bench.memory"),
+    "encode": (
+        "a VLM's forward pass, against the rate of a matrix product (MFU)",
+        "irevla.bench.encode",
+    ),
+    "sft": (
+        "a supervised step of a VLM, against the rate of a matrix product (MFU)",
+        "irevla.bench.sft",
+    ),
+    "memory": (
+        "what each stage keeps in memory, computed from the architecture",
+        "irevla.bench.memory",
+    ),
 }
 
 
 def run_benchmark(name: str, **options: Any) -> dict[str, Any]:
-    """Run one benchmark; its result with the machine and the commit. "ratio" is the headline figure.
+    """Run one benchmark; its result with the machine and the commit. "ratio" is the headline
+    figure.
 
     Raises `UserError` for an unknown one and for an option that it does not have.
     """

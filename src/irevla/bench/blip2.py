@@ -1,8 +1,9 @@
-"""BLIP-2 with random weights, made on the device from nothing: no files, no network, no copy in float32.
+"""BLIP-2 with random weights, made on the device from nothing: no files, no network, no copy in
+float32.
 
-The sizes are those published for BLIP-2 2.7B (OPT): the library's own defaults for the vision tower and the Q-Former,
-and OPT 2.7B for the language tower; 3.74 billion parameters. The tokenizer is a stand-in with one token for each word,
-as nearly all words of a prompt have in the real one.
+The sizes are those published for BLIP-2 2.7B (OPT): the library's own defaults for the vision tower
+and the Q-Former, and OPT 2.7B for the language tower; 3.74 billion parameters. The tokenizer is a
+stand-in with one token for each word, as nearly all words of a prompt have in the real one.
 """
 
 import re
@@ -48,7 +49,8 @@ SMALL: Sizes = {
 def vlm(sizes: Sizes, *, image_size: int, device: torch.device) -> HuggingFaceVLM:
     """The adapter around a random BLIP-2: bfloat16, but for the CPU, as the adapter itself chooses.
 
-    It has a base model by name, so that a policy's files hold LoRA and the head alone, as with a real one.
+    It has a base model by name, so that a policy's files hold LoRA and the head alone, as with a
+    real one.
     """
     if find_spec("transformers") is None:
         raise UserError("--vlm blip2 needs the package transformers: pip install 'irevla[hub]'")
@@ -61,8 +63,8 @@ def vlm(sizes: Sizes, *, image_size: int, device: torch.device) -> HuggingFaceVL
 def model(sizes: Sizes, device: torch.device, dtype: torch.dtype) -> Any:
     """A `Blip2ForConditionalGeneration` whose weights are drawn from N(0, 0.02) on the device.
 
-    Not zeros, which the library gives the vision tower: a GPU multiplies them faster. On the device "meta" it has no
-    weights.
+    Not zeros, which the library gives the vision tower: a GPU multiplies them faster. On the device
+    "meta" it has no weights.
     """
     from transformers import Blip2ForConditionalGeneration
 
@@ -93,14 +95,19 @@ def processor(image_size: int) -> Any:
     from transformers import Blip2Processor, BlipImageProcessorPil, PreTrainedTokenizerFast
 
     words = PreTrainedTokenizerFast(
-        tokenizer_object=_tokenizer(), pad_token=PAD, bos_token=BOS, eos_token=BOS, unk_token=UNKNOWN
+        tokenizer_object=_tokenizer(),
+        pad_token=PAD,
+        bos_token=BOS,
+        eos_token=BOS,
+        unk_token=UNKNOWN,
     )
     pictures = BlipImageProcessorPil(size={"height": image_size, "width": image_size})
     return Blip2Processor(pictures, words, num_query_tokens=32)
 
 
 def _tokenizer() -> Any:
-    """One token for each word or mark of the prompt, BOS before them. Other words are all the same unknown one."""
+    """One token for each word or mark of the prompt, BOS before them. Other words are all the same
+    unknown one."""
     from tokenizers import AddedToken, Tokenizer, models, pre_tokenizers, processors
 
     prompt = FAMILIES["blip-2"].prompt.format(question=question("close the window"))
@@ -108,7 +115,11 @@ def _tokenizer() -> Any:
     for word in re.findall(r"\w+|[^\w\s]", prompt):
         vocabulary.setdefault(word, len(vocabulary) - 1)
     tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token=UNKNOWN))
-    tokenizer.add_special_tokens([AddedToken(token, special=True) for token in (PAD, BOS, UNKNOWN, IMAGE)])
+    tokenizer.add_special_tokens(
+        [AddedToken(token, special=True) for token in (PAD, BOS, UNKNOWN, IMAGE)]
+    )
     tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
-    tokenizer.post_processor = processors.TemplateProcessing(single=f"{BOS} $A", special_tokens=[(BOS, 2)])
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single=f"{BOS} $A", special_tokens=[(BOS, 2)]
+    )
     return tokenizer

@@ -1,4 +1,5 @@
-"""How fast pictures become latents: the VLM's forward pass, as a rollout and the harvest make it."""
+"""How fast pictures become latents: the VLM's forward pass, as a rollout and the harvest make
+it."""
 
 from typing import Any
 
@@ -19,10 +20,14 @@ from irevla.models.policy import VLAPolicy
 WARM_UP = 3  # passes before the clock starts
 
 
-def run(*, vlm: str = "tiny", batch: int = 0, repeats: int = 20, compile: bool = False) -> dict[str, Any]:
-    """Encode `batch` pictures (0: as many as suit the VLM) `repeats` times, from uint8 in the CPU's memory.
+def run(
+    *, vlm: str = "tiny", batch: int = 0, repeats: int = 20, compile: bool = False
+) -> dict[str, Any]:
+    """Encode `batch` pictures (0: as many as suit the VLM) `repeats` times, from uint8 in the CPU's
+    memory.
 
-    `compile`: with torch.compile, whose parts are not told apart. "ratio" is the model FLOP utilisation.
+    `compile`: with torch.compile, whose parts are not told apart. "ratio" is the model FLOP
+    utilisation.
     """
     spec, device = find_vlm(vlm), default_device()
     policy = spec.make(device, lora=False).eval()
@@ -33,7 +38,9 @@ def run(*, vlm: str = "tiny", batch: int = 0, repeats: int = 20, compile: bool =
         transformer(policy, "--compile").compile()
 
     def measure() -> list[float]:
-        return seconds(lambda: policy.encode(images, texts), device, repeats=repeats, warmup=WARM_UP)
+        return seconds(
+            lambda: policy.encode(images, texts), device, repeats=repeats, warmup=WARM_UP
+        )
 
     result = utilisation(measure, device, images=len(images), flop_per_image=per_image)
     return {
@@ -57,8 +64,8 @@ def pictures(spec: BenchVLM, count: int) -> UInt8[np.ndarray, "B H W 3"]:
 def where(
     policy: VLAPolicy, spec: BenchVLM, images: UInt8[np.ndarray, "B H W 3"], device: torch.device
 ) -> dict[str, float]:
-    """Each part's share of the time of a pass; "rest" is everything between the parts, the preparation of pictures and
-    prompts above all."""
+    """Each part's share of the time of a pass; "rest" is everything between the parts, the
+    preparation of pictures and prompts above all."""
     with Stopwatch(device, spec.modules(policy)) as watch:
         for _ in range(WARM_UP):
             watch.restart()

@@ -1,7 +1,9 @@
-"""Does learning delay acting? Decisions at a fixed rate, with SAC idle, in a process of its own, and in a thread.
+"""Does learning delay acting? Decisions at a fixed rate, with SAC idle, in a process of its own,
+and in a thread.
 
-The toy suite stands for the arm: its worker shows a picture when it has done what it was told. A decision begins at its
-beat, with that picture, and is missed where the action is not sent before the next beat.
+The toy suite stands for the arm: its worker shows a picture when it has done what it was told. A
+decision begins at its beat, with that picture, and is missed where the action is not sent before
+the next beat.
 """
 
 import tempfile
@@ -44,28 +46,47 @@ CONFIG = Config(
 
 
 def run(*, decisions: int = 300, hz: float = 10.0, config: Config = CONFIG) -> dict[str, Any]:
-    """`decisions` at `hz` in each way; "ratio" is the 99th percentile of the whole latency while SAC learns in its own
-    process, over that while it does not learn."""
+    """`decisions` at `hz` in each way; "ratio" is the 99th percentile of the whole latency while
+    SAC learns in its own process, over that while it does not learn."""
     ways = {"off": _off, "apart": _apart, "thread": _thread}
     with tempfile.TemporaryDirectory() as folder, threads(1):
         found = {}
         for name, way in ways.items():
             with open_run(Path(folder) / name, config) as opened:
                 torch.manual_seed(0)
-                policy = build_policy(config.model, action_dim=2, image_size=config.env.image_size).eval()
-                found[name] = measure(policy, _learner(opened, policy), way, opened, decisions=decisions, hz=hz)
+                policy = build_policy(
+                    config.model, action_dim=2, image_size=config.env.image_size
+                ).eval()
+                found[name] = measure(
+                    policy, _learner(opened, policy), way, opened, decisions=decisions, hz=hz
+                )
     ratio = found["apart"]["total"]["p99_ms"] / found["off"]["total"]["p99_ms"]
-    settings = {"decisions": decisions, "hz": hz, "vlm": config.model.vlm, "image_size": config.env.image_size}
-    return {"ratio": ratio, **found, "settings": {**settings, "batch": config.sac.batch, "utd": config.sac.utd}}
+    settings = {
+        "decisions": decisions,
+        "hz": hz,
+        "vlm": config.model.vlm,
+        "image_size": config.env.image_size,
+    }
+    return {
+        "ratio": ratio,
+        **found,
+        "settings": {**settings, "batch": config.sac.batch, "utd": config.sac.utd},
+    }
 
 
 Way = Callable[[Run, VLAPolicy, Learner], AbstractContextManager[Decide]]
 
 
-def measure(policy: VLAPolicy, learner: Learner, way: Way, opened: Run, *, decisions: int, hz: float) -> dict[str, Any]:
-    """Latencies of each part of a decision, how many were missed, and how many updates there were beside them."""
+def measure(
+    policy: VLAPolicy, learner: Learner, way: Way, opened: Run, *, decisions: int, hz: float
+) -> dict[str, Any]:
+    """Latencies of each part of a decision, how many were missed, and how many updates there were
+    beside them."""
     jobs = endless_jobs(TURN.task, 0)
-    with way(opened, policy, learner) as act, VectorEnv(opened.config.suite, opened.config.env, jobs) as vec:
+    with (
+        way(opened, policy, learner) as act,
+        VectorEnv(opened.config.suite, opened.config.env, jobs) as vec,
+    ):
         keep_time(vec, policy, act, decisions=WARM_UP, hz=hz)
         before, start = _updates(learner), time.perf_counter()
         seconds = keep_time(vec, policy, act, decisions=decisions, hz=hz)
@@ -82,7 +103,8 @@ def measure(policy: VLAPolicy, learner: Learner, way: Way, opened: Run, *, decis
 def keep_time(
     vec: VectorEnv, policy: VLAPolicy, act: Decide, *, decisions: int, hz: float
 ) -> Float[np.ndarray, "decisions 4"]:
-    """Decide at each beat; seconds of each of `PARTS`, the last from the beat to the action's sending."""
+    """Decide at each beat; seconds of each of `PARTS`, the last from the beat to the action's
+    sending."""
     seconds, beat = np.zeros((decisions, len(PARTS))), time.perf_counter()
     for row in seconds:
         slots = vec.recv(0)
@@ -113,9 +135,15 @@ def _learner(opened: Run, policy: VLAPolicy) -> Learner:
         features = Features(seen, torch.ones(seen.shape[:2], dtype=torch.bool))
         actions = 2 * torch.rand(length, spec.action_dim) - 1
         for seed in range(20):
-            store.append(LatentEpisode(features, actions, torch.zeros(length), False), seed=seed, success=False)
+            store.append(
+                LatentEpisode(features, actions, torch.zeros(length), False),
+                seed=seed,
+                success=False,
+            )
     sac = SAC(policy.action_head, opened.config.sac, generator=torch.Generator().manual_seed(0))
-    learner = Learner(opened, policy, TURN.stage("rl"), sac=sac, demonstrations=stores[0], online=stores[1])
+    learner = Learner(
+        opened, policy, TURN.stage("rl"), sac=sac, demonstrations=stores[0], online=stores[1]
+    )
     learner.count()
     return learner
 
@@ -130,7 +158,8 @@ def _off(opened: Run, policy: VLAPolicy, learner: Learner) -> AbstractContextMan
 
 @contextmanager
 def _apart(opened: Run, policy: VLAPolicy, learner: Learner) -> Iterator[Decide]:
-    """As a run with `sac.apart`: what the learner says is heard before each decision, which takes the newest actor."""
+    """As a run with `sac.apart`: what the learner says is heard before each decision, which takes
+    the newest actor."""
     with Beside(opened, policy, TURN, learner) as beside:
 
         def act(features: Features) -> torch.Tensor:

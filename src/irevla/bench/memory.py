@@ -1,7 +1,8 @@
 """How much memory each stage needs, computed from the architecture alone: no weights, no GPU.
 
-What is computed is what stays from step to step: weights, gradients, the optimiser's moments, cached latents. What
-comes and goes, activations above all, must be measured: `irevla bench ppo-update` and `irevla bench sft` do it.
+What is computed is what stays from step to step: weights, gradients, the optimiser's moments,
+cached latents. What comes and goes, activations above all, must be measured: `irevla bench
+ppo-update` and `irevla bench sft` do it.
 """
 
 from typing import Any
@@ -15,7 +16,11 @@ from irevla.models.policy import Stage, VLAPolicy
 
 SHOWN = ("tiny", "blip2")
 ENVS = 8  # environments whose rollout is cached in stage 1
-STAGE_1, ADAPTED, EVERYTHING = "stage 1: head", "stages 0, 2: LoRA and head", "stages 0, 2: everything"
+STAGE_1, ADAPTED, EVERYTHING = (
+    "stage 1: head",
+    "stages 0, 2: LoRA and head",
+    "stages 0, 2: everything",
+)
 
 
 def run() -> dict[str, Any]:
@@ -37,14 +42,17 @@ def rows_of(name: str, spec: BenchVLM) -> list[dict[str, Any]]:
     usual, plain = (spec.make(torch.device("meta"), lora=lora) for lora in (True, False))
     rows = [_row(usual, spec, "head"), _row(usual, spec, "all"), _row(plain, spec, "all")]
     labels = (STAGE_1, ADAPTED, EVERYTHING)
-    labelled = [{"vlm": name, "stage": label, **row} for label, row in zip(labels, rows, strict=True)]
+    labelled = [
+        {"vlm": name, "stage": label, **row} for label, row in zip(labels, rows, strict=True)
+    ]
     return labelled if spec.adapts else [labelled[0], labelled[2]]
 
 
 def _row(policy: VLAPolicy, spec: BenchVLM, stage: Stage) -> dict[str, Any]:
     """What one stage keeps in memory.
 
-    Gradients take as much as the parameters that they belong to, and so does each of Adam's two moments.
+    Gradients take as much as the parameters that they belong to, and so does each of Adam's two
+    moments.
     """
     trainable = policy.trainable(stage)
     parts = {

@@ -1,4 +1,5 @@
-"""Model FLOP utilisation: what a model computes in a second, over what a plain matrix product does in the same run."""
+"""Model FLOP utilisation: what a model computes in a second, over what a plain matrix product does
+in the same run."""
 
 import time
 from collections.abc import Callable, Sequence
@@ -11,7 +12,10 @@ import numpy as np
 import torch
 from torch import nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
-from torch.optim.optimizer import register_optimizer_step_post_hook, register_optimizer_step_pre_hook
+from torch.optim.optimizer import (
+    register_optimizer_step_post_hook,
+    register_optimizer_step_pre_hook,
+)
 from torch.utils.flop_counter import FlopCounterMode
 from torch.utils.hooks import RemovableHandle
 
@@ -42,28 +46,34 @@ class MatrixProduct:
 def matrix_product(device: torch.device, *, size: int = 0, repeats: int = 12) -> MatrixProduct:
     """The best of `repeats`: bfloat16 on CUDA, where the models compute in it, float32 on the CPU.
 
-    The numbers are random: a GPU multiplies zeros faster, because they take less power. `size` 0: large enough for the
-    device to be busy, small enough to take a second or two.
+    The numbers are random: a GPU multiplies zeros faster, because they take less power. `size` 0:
+    large enough for the device to be busy, small enough to take a second or two.
     """
     on_cuda = device.type == "cuda"
     size, dtype = size or (8192 if on_cuda else 1024), torch.bfloat16 if on_cuda else torch.float32
     a, b = (torch.randn(size, size, device=device, dtype=dtype) for _ in range(2))
     times = seconds(lambda: a @ b, device, repeats=repeats, warmup=2)
-    return MatrixProduct(2 * size**3 / min(times), size, str(dtype).removeprefix("torch."), torch.get_num_threads())
+    return MatrixProduct(
+        2 * size**3 / min(times), size, str(dtype).removeprefix("torch."), torch.get_num_threads()
+    )
 
 
 def flop(work: Callable[[], object]) -> int:
-    """The floating point operations of the matrix products and convolutions in `work`, backward passes included.
+    """The floating point operations of the matrix products and convolutions in `work`, backward
+    passes included.
 
-    Attention is counted as the products that it consists of, and so alike on every device: the counter knows no formula
-    for the fused kernel of the CPU, and adds to the fused backward pass of CUDA what that computes twice.
+    Attention is counted as the products that it consists of, and so alike on every device: the
+    counter knows no formula for the fused kernel of the CPU, and adds to the fused backward pass of
+    CUDA what that computes twice.
     """
     with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
         work()
     return int(counter.get_total_flops())
 
 
-def seconds(work: Callable[[], object], device: torch.device, *, repeats: int, warmup: int) -> list[float]:
+def seconds(
+    work: Callable[[], object], device: torch.device, *, repeats: int, warmup: int
+) -> list[float]:
     """How long each of `repeats` calls takes, until the device is done."""
     times = []
     for repeat in range(warmup + repeats):
@@ -78,10 +88,11 @@ def seconds(work: Callable[[], object], device: torch.device, *, repeats: int, w
 def utilisation(
     measure: Callable[[], list[float]], device: torch.device, *, images: int, flop_per_image: int
 ) -> dict[str, Any]:
-    """What the times that `measure` returns amount to, each for a forward or a training step of `images` pictures.
+    """What the times that `measure` returns amount to, each for a forward or a training step of
+    `images` pictures.
 
-    "ratio" is the model FLOP utilisation: the operations of the median time per second, over those of the best matrix
-    product before and after. "memory" is the peak within `measure`.
+    "ratio" is the model FLOP utilisation: the operations of the median time per second, over those
+    of the best matrix product before and after. "memory" is the peak within `measure`.
     """
     before = matrix_product(device)
     reset_peak(device)
@@ -104,17 +115,21 @@ def utilisation(
 
 
 def reset_peak(device: torch.device) -> None:
-    """Forget the peak of CUDA's memory so far, and what is held of it. That of a process on the CPU is its whole
-    life's."""
+    """Forget the peak of CUDA's memory so far, and what is held of it. That of a process on the CPU
+    is its whole life's."""
     if device.type == "cuda":
         torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats(device)
 
 
 def peak_memory(device: torch.device) -> dict[str, float]:
-    """GiB: what tensors took on CUDA at most, and what was held for them; on the CPU the process (VmHWM)."""
+    """GiB: what tensors took on CUDA at most, and what was held for them; on the CPU the process
+    (VmHWM)."""
     if device.type == "cuda":
-        allocated, reserved = torch.cuda.max_memory_allocated(device), torch.cuda.max_memory_reserved(device)
+        allocated, reserved = (
+            torch.cuda.max_memory_allocated(device),
+            torch.cuda.max_memory_reserved(device),
+        )
         return {"allocated_gib": allocated / GIB, "reserved_gib": reserved / GIB}
     lines = Path("/proc/self/status").read_text().splitlines()
     kib = next(int(line.split()[1]) for line in lines if line.startswith("VmHWM"))
@@ -124,9 +139,10 @@ def peak_memory(device: torch.device) -> dict[str, float]:
 class Stopwatch(AbstractContextManager["Stopwatch"]):
     """Where the time of a step goes, part by part, in seconds.
 
-    It waits for the device at every border, so the steps that it watches are slower than others: time those without it.
-    Modules named in `parts` are timed from call to return; `between` names what passes from one border to the next
-    outside of them: before a forward pass, after it, in the optimiser, after it.
+    It waits for the device at every border, so the steps that it watches are slower than others:
+    time those without it. Modules named in `parts` are timed from call to return; `between` names
+    what passes from one border to the next outside of them: before a forward pass, after it, in the
+    optimiser, after it.
     """
 
     def __init__(self, device: torch.device, parts: Sequence[tuple[str, nn.Module]]) -> None:
@@ -163,7 +179,10 @@ class Stopwatch(AbstractContextManager["Stopwatch"]):
     def shares(self) -> dict[str, float]:
         """Each part's share of all the time, the largest first."""
         total = sum(self.spent.values())
-        return {name: value / total for name, value in sorted(self.spent.items(), key=lambda item: -item[1])}
+        return {
+            name: value / total
+            for name, value in sorted(self.spent.items(), key=lambda item: -item[1])
+        }
 
 
 def median(times: Sequence[float]) -> float:

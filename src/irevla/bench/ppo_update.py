@@ -1,4 +1,5 @@
-"""What the frozen VLM saves: one PPO update on cached latents against one that encodes every minibatch again."""
+"""What the frozen VLM saves: one PPO update on cached latents against one that encodes every
+minibatch again."""
 
 import copy
 import time
@@ -37,11 +38,13 @@ def run(*, vlm: str = "tiny", samples: int = 1024, repeats: int = 3) -> dict[str
 
 
 def measure(vlm: str, *, samples: int, repeats: int) -> dict[str, Any]:
-    """Make both updates from the same start on the same rollout, in turn; median times and their ratio.
+    """Make both updates from the same start on the same rollout, in turn; median times and their
+    ratio.
 
-    The rollout's own encoding, the first VLM forward of every sample, is outside both times. "loss_difference" is the
-    largest difference of any loss; "forwards_*" are VLM forwards per sample, the rollout's included. "stage_1_memory"
-    is the peak of the rollout's encoding and the cached updates.
+    The rollout's own encoding, the first VLM forward of every sample, is outside both times.
+    "loss_difference" is the largest difference of any loss; "forwards_*" are VLM forwards per
+    sample, the rollout's included. "stage_1_memory" is the peak of the rollout's encoding and the
+    cached updates.
     """
     config = PPOConfig(target_kl=1e9)  # no early stop: both make all epochs
     spec, device = find_vlm(vlm), default_device()
@@ -49,7 +52,9 @@ def measure(vlm: str, *, samples: int, repeats: int) -> dict[str, Any]:
     policy.vlm = counter = _Counted(policy.vlm)
     reset_peak(device)
     batch = _rollout(policy, spec, samples)
-    memory = _largest(peak_memory(device), _peak_of(lambda: _update(policy, batch, config, live=False), device))
+    memory = _largest(
+        peak_memory(device), _peak_of(lambda: _update(policy, batch, config, live=False), device)
+    )
     encoded = counter.images
     seconds: dict[bool, list[float]] = {False: [], True: []}
     metrics: dict[bool, dict[str, float]] = {}
@@ -101,11 +106,14 @@ def _largest(*peaks: dict[str, float]) -> dict[str, float]:
 
 
 def _rollout(policy: VLAPolicy, spec: BenchVLM, samples: int) -> RolloutBatch:
-    """Random pictures, encoded as a rollout does it, those of one step at a time; one reward in ten."""
+    """Random pictures, encoded as a rollout does it, those of one step at a time; one reward in
+    ten."""
     steps, device = samples // ENVS, policy.device
     assert steps * ENVS == samples, f"samples must be a multiple of {ENVS}"
     images, texts = pictures(spec, samples), [INSTRUCTION] * ENVS
-    features = Features.cat([policy.encode(images[t : t + ENVS], texts) for t in range(0, samples, ENVS)])
+    features = Features.cat(
+        [policy.encode(images[t : t + ENVS], texts) for t in range(0, samples, ENVS)]
+    )
     with torch.no_grad():
         mean = policy.mean(features).view(steps, ENVS, ACTIONS)
         actions = mean + torch.randn_like(mean) * policy.log_std.exp()
@@ -125,13 +133,20 @@ def _rollout(policy: VLAPolicy, spec: BenchVLM, samples: int) -> RolloutBatch:
     )
 
 
-def _update(policy: VLAPolicy, batch: RolloutBatch, config: PPOConfig, *, live: bool) -> tuple[float, dict[str, float]]:
-    """Seconds and metrics of one update of a copy of the policy's head; the frozen VLM is shared."""
+def _update(
+    policy: VLAPolicy, batch: RolloutBatch, config: PPOConfig, *, live: bool
+) -> tuple[float, dict[str, float]]:
+    """Seconds and metrics of one update of a copy of the policy's head; the frozen VLM is
+    shared."""
     learner = copy.deepcopy(policy, {id(policy.vlm): policy.vlm})
     torch.manual_seed(1)
     critic = CriticHead.mirror(learner.action_head)
-    ppo = PPO(learner, critic, config, part="head", generator=torch.Generator().manual_seed(0), live=live)
+    ppo = PPO(
+        learner, critic, config, part="head", generator=torch.Generator().manual_seed(0), live=live
+    )
     synchronise(policy.device)
     start = time.perf_counter()
-    metrics = ppo.update(batch, warmup=False)  # ends with reading its metrics, and so waits for the device
+    metrics = ppo.update(
+        batch, warmup=False
+    )  # ends with reading its metrics, and so waits for the device
     return time.perf_counter() - start, metrics

@@ -1,5 +1,5 @@
-"""`irevla bench render`: one picture of a suite, ours against the stock `render_mode="rgb_array"`, in the same process
-on one core.
+"""`irevla bench render`: one picture of a suite, ours against the stock `render_mode="rgb_array"`,
+in the same process on one core.
 """
 
 import time
@@ -15,13 +15,16 @@ from irevla.envs.base import TaskEnv, find_task, load_suite
 from irevla.errors import UserError, unknown
 
 SIZE = 64  # pixels, for both
-STOCK_SHARE = 20  # the stock environment is timed on one frame in so many: it is that much slower, and more
+STOCK_SHARE = (
+    20  # the stock environment is timed on one frame in so many: it is that much slower, and more
+)
 WARM_UP = 3  # frames before the clock starts
 
 
 @dataclass(frozen=True)
 class Stock:
-    """How a suite is drawn without us: gymnasium's own off-screen renderer, at our size, with the model's settings."""
+    """How a suite is drawn without us: gymnasium's own off-screen renderer, at our size, with the
+    model's settings."""
 
     task: str  # that is played, unless another is named
     renderer: Callable[[Any], Any]  # of an environment
@@ -34,7 +37,9 @@ def _metaworld(env: Any) -> Any:
 
     inner = env._inner
     inner.model.cam_pos[inner.model.camera(metaworld.CAMERA).id] = metaworld.CAMERA_POS
-    return MujocoRenderer(inner.model, inner.data, width=SIZE, height=SIZE, camera_name=metaworld.CAMERA)
+    return MujocoRenderer(
+        inner.model, inner.data, width=SIZE, height=SIZE, camera_name=metaworld.CAMERA
+    )
 
 
 def _kitchen(env: Any) -> Any:
@@ -86,10 +91,11 @@ STOCKS = {
 
 
 def run(*, suite: str = "metaworld", task: str = "", frames: int = 300) -> dict[str, object]:
-    """Median time of one frame, drawn after every decision, so that no two are alike. `ratio` is stock time over ours.
+    """Median time of one frame, drawn after every decision, so that no two are alike. `ratio` is
+    stock time over ours.
 
-    Only drawing is timed, not physics. Raises `UserError` for an unknown suite or task, and where the simulator or GL
-    is missing.
+    Only drawing is timed, not physics. Raises `UserError` for an unknown suite or task, and where
+    the simulator or GL is missing.
     """
     if suite not in STOCKS:
         raise unknown("suite with a stock renderer", suite, STOCKS)
@@ -129,5 +135,7 @@ def _median_ms(env: Any, draw: Callable[[], np.ndarray], frames: int, horizon: i
         start = time.perf_counter()
         picture = draw()
         times.append(1e3 * (time.perf_counter() - start))
-        assert picture.shape == (SIZE, SIZE, 3) and picture.std() > 1, "an empty picture would be no benchmark"
+        assert picture.shape == (SIZE, SIZE, 3) and picture.std() > 1, (
+            "an empty picture would be no benchmark"
+        )
     return float(np.median(times[WARM_UP:]))

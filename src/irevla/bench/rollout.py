@@ -1,7 +1,9 @@
-"""What drawing and stepping cost: decisions/s of collecting PPO's data, ours against the stock Meta-World environment.
+"""What drawing and stepping cost: decisions/s of collecting PPO's data, ours against the stock
+Meta-World environment.
 
-Both sides are the same loop: the same workers, policy, task and physics. Only the picture differs: ours is drawn by the
-light model, theirs by Meta-World's own `render_mode="rgb_array"` with its stock camera and scene settings.
+Both sides are the same loop: the same workers, policy, task and physics. Only the picture differs:
+ours is drawn by the light model, theirs by Meta-World's own `render_mode="rgb_array"` with its
+stock camera and scene settings.
 """
 
 import time
@@ -32,7 +34,9 @@ class StockEnv(MetaWorldEnv):
         from gymnasium.envs.mujoco.mujoco_rendering import MujocoRenderer
 
         size, inner = config.image_size, self._inner
-        self._stock = MujocoRenderer(inner.model, inner.data, width=size, height=size, camera_name="corner2")
+        self._stock = MujocoRenderer(
+            inner.model, inner.data, width=size, height=size, camera_name="corner2"
+        )
 
     def picture(self, size: int) -> UInt8[np.ndarray, "size size 3"]:
         """What `render_mode="rgb_array"` gives."""
@@ -68,13 +72,24 @@ STOCK = Stock()
 
 
 def run(*, seconds: float = 20.0) -> dict[str, Any]:
-    """Collect for `seconds` on each side, after a short warm-up; "ratio" is ours over theirs, in decisions/s."""
+    """Collect for `seconds` on each side, after a short warm-up; "ratio" is ours over theirs, in
+    decisions/s."""
     torch.set_num_threads(1)  # the other cores are the workers'
     config = EnvConfig()
     ours = _measure("metaworld", config, seconds=seconds, steps=32)
-    theirs = _measure(STOCK_SUITE, config, seconds=seconds, steps=2)  # slow: short rollouts, so as to stop in time
-    settings = {"task": TASK, "workers": config.workers, "environments": config.workers * config.envs_per_worker}
-    settings |= {"image_size": config.image_size, "action_repeat": config.action_repeat, "seconds": seconds}
+    theirs = _measure(
+        STOCK_SUITE, config, seconds=seconds, steps=2
+    )  # slow: short rollouts, so as to stop in time
+    settings = {
+        "task": TASK,
+        "workers": config.workers,
+        "environments": config.workers * config.envs_per_worker,
+    }
+    settings |= {
+        "image_size": config.image_size,
+        "action_repeat": config.action_repeat,
+        "seconds": seconds,
+    }
     return {
         "ratio": ours["decisions_per_s"] / theirs["decisions_per_s"],
         "ours": ours,
@@ -85,8 +100,12 @@ def run(*, seconds: float = 20.0) -> dict[str, Any]:
 
 def _measure(suite: str, config: EnvConfig, *, seconds: float, steps: int) -> dict[str, float]:
     torch.manual_seed(0)
-    policy = build_policy(ModelConfig(), action_dim=METAWORLD.action_dim, image_size=config.image_size).eval()
-    critic = CriticHead(width=policy.vlm.width, groups=policy.config.head_groups, hidden=policy.config.head_hidden)
+    policy = build_policy(
+        ModelConfig(), action_dim=METAWORLD.action_dim, image_size=config.image_size
+    ).eval()
+    critic = CriticHead(
+        width=policy.vlm.width, groups=policy.config.head_groups, hidden=policy.config.head_hidden
+    )
     decisions, env_seconds, encode_seconds = 0, 0.0, 0.0
     with VectorEnv(suite, config, endless_jobs(TASK, 0)) as vec:
         collector = Collector(vec, generator=torch.Generator().manual_seed(0))

@@ -1,4 +1,5 @@
-"""How fast the supervised stages learn: whole steps of `learners.sft.fit`, from drawing the batch to the optimiser."""
+"""How fast the supervised stages learn: whole steps of `learners.sft.fit`, from drawing the batch
+to the optimiser."""
 
 import time
 from typing import Any
@@ -26,20 +27,28 @@ EPISODE = 32  # frames
 
 
 def run(
-    *, vlm: str = "tiny", batch: int = 0, repeats: int = 20, gradient_checkpointing: bool = False, compile: bool = False
+    *,
+    vlm: str = "tiny",
+    batch: int = 0,
+    repeats: int = 20,
+    gradient_checkpointing: bool = False,
+    compile: bool = False,
 ) -> dict[str, Any]:
-    """Make `repeats` supervised steps of `batch` samples (0: as many as suit the VLM), with augmentation and AdamW.
+    """Make `repeats` supervised steps of `batch` samples (0: as many as suit the VLM), with
+    augmentation and AdamW.
 
-    LoRA of rank 16 and the head learn in a large VLM, everything in a small one. "ratio" is the model FLOP utilisation
-    of the whole step; what `gradient_checkpointing` computes again does not count as work done. `compile`: with
-    torch.compile, whose parts are not told apart.
+    LoRA of rank 16 and the head learn in a large VLM, everything in a small one. "ratio" is the
+    model FLOP utilisation of the whole step; what `gradient_checkpointing` computes again does not
+    count as work done. `compile`: with torch.compile, whose parts are not told apart.
     """
     spec, device = find_vlm(vlm), default_device()
     batch = batch or spec.samples
     policy = spec.make(device, lora=True)
     per_sample = _flop(policy, spec)
     if gradient_checkpointing:
-        transformer(policy, "--gradient-checkpointing").activation_checkpointing_enable({"use_reentrant": False})
+        transformer(policy, "--gradient-checkpointing").activation_checkpointing_enable(
+            {"use_reentrant": False}
+        )
     if compile:
         transformer(policy, "--compile").compile()
     mixture = Mixture(frames(spec, 2 * batch))
@@ -67,7 +76,15 @@ def frames(spec: BenchVLM, count: int) -> Frames:
     """A dataset of random pictures and actions, of one task."""
     actions = np.random.default_rng(1).uniform(-1, 1, (count, ACTIONS)).astype(np.float32)
     zeros = np.zeros(count, np.int64)
-    return Frames(pictures(spec, count), actions, zeros, zeros, np.arange(count) // EPISODE, (INSTRUCTION,), ("task",))
+    return Frames(
+        pictures(spec, count),
+        actions,
+        zeros,
+        zeros,
+        np.arange(count) // EPISODE,
+        (INSTRUCTION,),
+        ("task",),
+    )
 
 
 def _flop(policy: VLAPolicy, spec: BenchVLM) -> int:
@@ -76,7 +93,9 @@ def _flop(policy: VLAPolicy, spec: BenchVLM) -> int:
     images = pictures(spec, 1)
 
     def passes() -> None:
-        loss = nn.functional.mse_loss(policy(images, [INSTRUCTION]), torch.zeros(1, ACTIONS, device=policy.device))
+        loss = nn.functional.mse_loss(
+            policy(images, [INSTRUCTION]), torch.zeros(1, ACTIONS, device=policy.device)
+        )
         loss.backward()  # type: ignore[no-untyped-call]
 
     count = flop(passes)
@@ -85,12 +104,18 @@ def _flop(policy: VLAPolicy, spec: BenchVLM) -> int:
 
 
 def _steps(policy: VLAPolicy, mixture: Mixture, *, batch: int, repeats: int) -> list[float]:
-    """Seconds of each step after the warm-up. Each one ends with its loss read, and so waits for the device."""
+    """Seconds of each step after the warm-up. Each one ends with its loss read, and so waits for
+    the device."""
     ticks: list[float] = []
-    steps = WARM_UP + repeats + 1  # the last also keeps the best weights, which is not a step's work
+    steps = (
+        WARM_UP + repeats + 1
+    )  # the last also keeps the best weights, which is not a step's work
     config = SFTConfig(steps=steps, batch=batch, validate_every=steps, validation=0.0)
     fit(policy, mixture, config, seed=0, on_step=lambda *_: ticks.append(time.perf_counter()))
-    return [after - before for before, after in zip(ticks[WARM_UP - 1 : -2], ticks[WARM_UP:-1], strict=True)]
+    return [
+        after - before
+        for before, after in zip(ticks[WARM_UP - 1 : -2], ticks[WARM_UP:-1], strict=True)
+    ]
 
 
 def _where(
@@ -98,8 +123,8 @@ def _where(
 ) -> dict[str, float]:
     """Each part's share of the time of a step.
 
-    "data" is drawing the batch and augmenting it, "backward" also holds the loss and the clipping of the gradients,
-    "rest" what lies between the parts of the forward pass.
+    "data" is drawing the batch and augmenting it, "backward" also holds the loss and the clipping
+    of the gradients, "rest" what lies between the parts of the forward pass.
     """
     config = SFTConfig(steps=2 * WARM_UP, batch=batch, validate_every=2 * WARM_UP, validation=0.0)
     with Stopwatch(device, spec.modules(policy)) as watch:

@@ -39,12 +39,15 @@ class BenchVLM:
     on_cpu: bool = True  # whether a CPU gets anywhere with it
 
     def make(self, device: torch.device, *, lora: bool) -> VLAPolicy:
-        """A policy with random weights on the device; `lora`: with new LoRA, where supervised learning trains that.
+        """A policy with random weights on the device; `lora`: with new LoRA, where supervised
+        learning trains that.
 
         Raises `UserError` for a large VLM on a CPU.
         """
         if device.type == "cpu" and not self.on_cpu:
-            raise UserError("this VLM is measured on a CUDA device, and there is none: try --vlm tiny or blip2-small")
+            raise UserError(
+                "this VLM is measured on a CUDA device, and there is none: try --vlm tiny or blip2-small"
+            )
         torch.manual_seed(0)
         return self.build(device, LORA if lora and self.adapts else LoRAConfig())
 
@@ -72,7 +75,12 @@ def _blip2(sizes: blip2.Sizes, image_size: int) -> Callable[[torch.device, LoRAC
         vlm = blip2.vlm(sizes, image_size=image_size, device=device)
         if lora.rank:
             add_lora(vlm, lora)
-        head = ActionHead(width=vlm.width, groups=config.head_groups, hidden=config.head_hidden, action_dim=ACTIONS)
+        head = ActionHead(
+            width=vlm.width,
+            groups=config.head_groups,
+            hidden=config.head_hidden,
+            action_dim=ACTIONS,
+        )
         return VLAPolicy(vlm, head, config=config, image_size=image_size).to(device)
 
     return build
@@ -112,5 +120,7 @@ def transformer(policy: VLAPolicy, option: str) -> Any:
     Raises `UserError`, naming the option that needs it, where there is none.
     """
     if not isinstance(policy.vlm, HuggingFaceVLM):
-        raise UserError(f"{option} is for a VLM of transformers: leave it out, or choose --vlm blip2")
+        raise UserError(
+            f"{option} is for a VLM of transformers: leave it out, or choose --vlm blip2"
+        )
     return policy.vlm.model

@@ -1,4 +1,5 @@
-"""How the files of a dataset change: one writer at a time, and never a half-written file under its own name."""
+"""How the files of a dataset change: one writer at a time, and never a half-written file under its
+own name."""
 
 import fcntl
 import os
@@ -15,7 +16,8 @@ STAGING = ".staging"  # files being written; whatever a kill left there means no
 
 
 def replace(root: Path, files: Sequence[tuple[str, bytes]]) -> None:
-    """Write `files` (path under `root`, content) aside, then give them their names one by one, in order.
+    """Write `files` (path under `root`, content) aside, then give them their names one by one, in
+    order.
 
     Raises `UserError` where the disk is full or not writable; no name has changed then.
     """
@@ -29,7 +31,9 @@ def replace(root: Path, files: Sequence[tuple[str, bytes]]) -> None:
             _make_folder((root / name).parent)
     except OSError as error:
         shutil.rmtree(staging, ignore_errors=True)
-        raise UserError(f"cannot write to dataset {root}: {error.strerror}; {remedy(error)}") from error
+        raise UserError(
+            f"cannot write to dataset {root}: {error.strerror}; {remedy(error)}"
+        ) from error
     for number, (name, _) in enumerate(files):
         (staging / str(number)).rename(root / name)
         sync_directory((root / name).parent)
@@ -37,7 +41,8 @@ def replace(root: Path, files: Sequence[tuple[str, bytes]]) -> None:
 
 
 def extend(path: Path, size: int, content: bytes) -> None:
-    """Let `content` follow the first `size` bytes of a file, on disk when this returns; what followed them is lost."""
+    """Let `content` follow the first `size` bytes of a file, on disk when this returns; what
+    followed them is lost."""
     with path.open("r+b") as file:
         file.truncate(size)
         file.seek(size)

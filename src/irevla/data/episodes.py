@@ -1,9 +1,10 @@
-"""The append-only store of episodes: D_e and D_RL on disk, each a LeRobotDataset v3 that official readers can open.
+"""The append-only store of episodes: D_e and D_RL on disk, each a LeRobotDataset v3 that official
+readers can open.
 
-Every `extend` adds one data file and one file of meta/episodes, both complete before they get their names. The second
-is the commit: an episode whose row is there is there for good, one whose row is missing never was. So a kill at any
-moment, or a full disk, costs the episodes of the running call at most. info.json and stats.json follow the commit and
-are repaired on opening.
+Every `extend` adds one data file and one file of meta/episodes, both complete before they get their
+names. The second is the commit: an episode whose row is there is there for good, one whose row is
+missing never was. So a kill at any moment, or a full disk, costs the episodes of the running call
+at most. info.json and stats.json follow the commit and are repaired on opening.
 """
 
 import hashlib
@@ -30,19 +31,25 @@ SCHEMA = 1  # of our own facts in info.json; another number is refused
 
 @dataclass(frozen=True)
 class StoreSpec:
-    """What all episodes of a store have in common. Data that differ in any of it must not be mixed."""
+    """What all episodes of a store have in common. Data that differ in any of it must not be
+    mixed."""
 
     suite: str
     image_shape: Shape  # H, W, 3
     action_dim: int
     fps: int  # decisions per second of simulated time, rounded
-    render: Mapping[str, Any] = field(default_factory=dict)  # whatever changes the picture or the dynamics; JSON-able
-    kind: Literal["expert", "online"] = "expert"  # D_e or D_RL; an online store takes successes only
+    render: Mapping[str, Any] = field(
+        default_factory=dict
+    )  # whatever changes the picture or the dynamics; JSON-able
+    kind: Literal["expert", "online"] = (
+        "expert"  # D_e or D_RL; an online store takes successes only
+    )
 
 
 @dataclass(frozen=True)
 class Frames:
-    """All frames of a store in memory. `instruction`, `task` and `episode` give, for each frame, an index."""
+    """All frames of a store in memory. `instruction`, `task` and `episode` give, for each frame, an
+    index."""
 
     images: UInt8[np.ndarray, "N H W 3"]
     actions: Float32[np.ndarray, "N A"]
@@ -57,16 +64,20 @@ class Frames:
 
 
 class EpisodeStore:
-    """The episodes under `root`. With a `spec` the store is created where there is none; without, it must be there.
+    """The episodes under `root`. With a `spec` the store is created where there is none; without,
+    it must be there.
 
-    Raises `UserError` where `root` is something else, is damaged, or differs from `spec` (the message says in what).
+    Raises `UserError` where `root` is something else, is damaged, or differs from `spec` (the
+    message says in what).
     """
 
     def __init__(self, root: Path, spec: StoreSpec | None = None) -> None:
         self.root = root
         if _is_vacant(root):
             if spec is None:
-                raise UserError(f"there is no dataset in {root}; collect one there, or name another directory")
+                raise UserError(
+                    f"there is no dataset in {root}; collect one there, or name another directory"
+                )
             _create(root, spec)
         self.spec = _read_spec(root)
         if spec is not None:
@@ -96,7 +107,8 @@ class EpisodeStore:
         return dict(Counter(info.provenance.task for info in self._episodes))
 
     def require(self, spec: StoreSpec) -> None:
-        """Raise `UserError` with the first difference unless the store was made with exactly `spec`."""
+        """Raise `UserError` with the first difference unless the store was made with exactly
+        `spec`."""
         mine, theirs = _flat(self.spec), _flat(spec)
         for key in sorted(mine.keys() | theirs.keys()):
             if mine.get(key) != theirs.get(key):
@@ -114,7 +126,8 @@ class EpisodeStore:
             yield from self._read_file(infos)
 
     def read(self) -> Frames:
-        """All frames in memory: about 12 kB each at 64 pixels. Raises `UserError` that names what is corrupt."""
+        """All frames in memory: about 12 kB each at 64 pixels. Raises `UserError` that names what
+        is corrupt."""
         total = sum(info.length for info in self._episodes)
         images = np.empty((total, *self.spec.image_shape), np.uint8)
         actions = np.empty((total, self.spec.action_dim), np.float32)
@@ -130,7 +143,9 @@ class EpisodeStore:
         return Frames(
             images=images,
             actions=actions,
-            instruction=per_frame([self._instructions.index(info.instruction) for info in self._episodes]),
+            instruction=per_frame(
+                [self._instructions.index(info.instruction) for info in self._episodes]
+            ),
             task=per_frame([tasks.index(info.provenance.task) for info in self._episodes]),
             episode=per_frame([info.index for info in self._episodes]),
             instructions=tuple(self._instructions),
@@ -151,11 +166,19 @@ class EpisodeStore:
             part = slice(info.start - first, info.start - first + info.length)
             actions, rewards = columns["action"][part].copy(), columns["next.reward"][part].copy()
             yield Episode(
-                images[part].copy(), actions, rewards, info.instruction, info.success, provenance=info.provenance
+                images[part].copy(),
+                actions,
+                rewards,
+                info.instruction,
+                info.success,
+                provenance=info.provenance,
             )
 
-    def _decode(self, infos: Sequence[EpisodeInfo], images: UInt8[np.ndarray, "N H W 3"]) -> dict[str, np.ndarray]:
-        """Decode the pictures of `infos`, neighbours in one data file, into `images`; return actions and rewards."""
+    def _decode(
+        self, infos: Sequence[EpisodeInfo], images: UInt8[np.ndarray, "N H W 3"]
+    ) -> dict[str, np.ndarray]:
+        """Decode the pictures of `infos`, neighbours in one data file, into `images`; return
+        actions and rewards."""
         path = self.root / lerobot.file_path(lerobot.DATA_PATH, infos[0].file)
         in_file = [info for info in self._episodes if info.file == infos[0].file]
         table = lerobot.read_table(
@@ -165,7 +188,9 @@ class EpisodeStore:
             where=f"{_numbers(in_file)} of {self.root} ({path.relative_to(self.root)})",
         ).combine_chunks()
         if len(table) != sum(info.length for info in in_file):
-            raise UserError(f"{_numbers(in_file)} of {self.root}: {path} has {len(table)} frames; {lerobot.RESTORE}")
+            raise UserError(
+                f"{_numbers(in_file)} of {self.root}: {path} has {len(table)} frames; {lerobot.RESTORE}"
+            )
         table = table.slice(infos[0].start - in_file[0].start, len(images))
         pngs = table[lerobot.IMAGE].combine_chunks().field("bytes").to_pylist()
         offset = 0
@@ -186,7 +211,8 @@ class EpisodeStore:
     def extend(self, episodes: Sequence[Episode]) -> None:
         """Add several episodes at once, in one pair of files: all of them or none.
 
-        Raises `UserError` where the disk is full or not writable; nothing is lost then, and the call can be repeated.
+        Raises `UserError` where the disk is full or not writable; nothing is lost then, and the
+        call can be repeated.
         """
         for episode in episodes:
             self._check(episode)
@@ -212,7 +238,8 @@ class EpisodeStore:
     def _prepare(
         self, episodes: Sequence[Episode]
     ) -> tuple[list[EpisodeInfo], dict[str, Stats], list[tuple[str, bytes]]]:
-        """What `episodes` add, and the files that say so, in the order in which they must appear."""
+        """What `episodes` add, and the files that say so, in the order in which they must
+        appear."""
         schema = lerobot.features(self.spec.image_shape, self.spec.action_dim)
         instructions = _instructions(self._instructions, episodes)
         index, start = len(self._episodes), sum(info.length for info in self._episodes)
@@ -221,11 +248,18 @@ class EpisodeStore:
             task_index = instructions.index(episode.instruction)
             columns.append(
                 lerobot.episode_columns(
-                    episode, index=index + len(columns), start=start, task_index=task_index, fps=self.spec.fps
+                    episode,
+                    index=index + len(columns),
+                    start=start,
+                    task_index=task_index,
+                    fps=self.spec.fps,
                 )
             )
             start += len(episode)
-        parts = [lerobot.episode_stats(episode, part) for episode, part in zip(episodes, columns, strict=True)]
+        parts = [
+            lerobot.episode_stats(episode, part)
+            for episode, part in zip(episodes, columns, strict=True)
+        ]
         stats = lerobot.merge_stats([self._merged_stats(), *parts] if self._episodes else parts)
         data = lerobot.to_bytes(lerobot.data_table(episodes, columns, schema))
         infos = [
@@ -241,7 +275,9 @@ class EpisodeStore:
         ]
         return infos, stats, files
 
-    def _info(self, episode: Episode, columns: Mapping[str, np.ndarray], sha256: str) -> EpisodeInfo:
+    def _info(
+        self, episode: Episode, columns: Mapping[str, np.ndarray], sha256: str
+    ) -> EpisodeInfo:
         return EpisodeInfo(
             index=int(columns["episode_index"][0]),
             length=len(episode),
@@ -257,24 +293,36 @@ class EpisodeStore:
     # ------------------------------------------------------------------ opening
 
     def _load(self) -> None:
-        """Read which episodes are there. The files must be numbered without a gap and agree with each other."""
+        """Read which episodes are there. The files must be numbered without a gap and agree with
+        each other."""
         paths = _episode_files(self.root)
-        self._episodes = [info for path in paths for info in lerobot.read_episodes(lerobot.read_table(path))]
+        self._episodes = [
+            info for path in paths for info in lerobot.read_episodes(lerobot.read_table(path))
+        ]
         self._files = len(paths)
         self._stats = None
         self._instructions = lerobot.read_tasks(lerobot.read_table(self.root / lerobot.TASKS_PATH))
         missing = {info.instruction for info in self._episodes} - set(self._instructions)
         numbered = [info.index for info in self._episodes] == list(range(len(self._episodes)))
-        if missing or not numbered or {info.file for info in self._episodes} != set(range(self._files)):
-            raise UserError(f"dataset {self.root}: the files under meta/ do not fit together; {lerobot.RESTORE}")
+        if (
+            missing
+            or not numbered
+            or {info.file for info in self._episodes} != set(range(self._files))
+        ):
+            raise UserError(
+                f"dataset {self.root}: the files under meta/ do not fit together; {lerobot.RESTORE}"
+            )
         for number in range(self._files):
             path = self.root / lerobot.file_path(lerobot.DATA_PATH, number)
             if not path.is_file():
                 lost = [info for info in self._episodes if info.file == number]
-                raise UserError(f"{_numbers(lost)} of {self.root}: {path} is missing; {lerobot.RESTORE}")
+                raise UserError(
+                    f"{_numbers(lost)} of {self.root}: {path} is missing; {lerobot.RESTORE}"
+                )
 
     def _merged_stats(self) -> dict[str, Stats]:
-        """Folded file by file in order, as `extend` does: so an interrupted store ends with the very same bits."""
+        """Folded file by file in order, as `extend` does: so an interrupted store ends with the
+        very same bits."""
         if self._stats is None:
             self._stats = {}
             for path in _episode_files(self.root):
@@ -283,9 +331,12 @@ class EpisodeStore:
         return self._stats
 
     def _repair(self, promised: int) -> None:
-        """Finish what a kill interrupted after the commit and delete what it left before; not while someone writes."""
+        """Finish what a kill interrupted after the commit and delete what it left before; not while
+        someone writes."""
         if promised > len(self):  # info.json is written last and can only be behind
-            raise UserError(f"dataset {self.root}: of {promised} episodes {len(self)} are left; {lerobot.RESTORE}")
+            raise UserError(
+                f"dataset {self.root}: of {promised} episodes {len(self)} are left; {lerobot.RESTORE}"
+            )
         orphan = self.root / lerobot.file_path(lerobot.DATA_PATH, self._files)
         leftovers = [path for path in (self.root / atomic.STAGING, orphan) if path.exists()]
         behind = promised < len(self) or not (self.root / lerobot.STATS_PATH).exists()
@@ -297,11 +348,15 @@ class EpisodeStore:
             self._load()
             (self.root / lerobot.file_path(lerobot.DATA_PATH, self._files)).unlink(missing_ok=True)
             shutil.rmtree(self.root / atomic.STAGING, ignore_errors=True)
-            atomic.replace(self.root, _summary(self.spec, self._episodes, self._instructions, self._merged_stats()))
+            atomic.replace(
+                self.root,
+                _summary(self.spec, self._episodes, self._instructions, self._merged_stats()),
+            )
 
 
 def _is_vacant(root: Path) -> bool:
-    """Whether there is nothing yet, or only what a kill during creation left. Foreign things raise."""
+    """Whether there is nothing yet, or only what a kill during creation left. Foreign things
+    raise."""
     if not root.exists():
         return True
     if not root.is_dir():
@@ -309,7 +364,10 @@ def _is_vacant(root: Path) -> bool:
     if (root / lerobot.INFO_PATH).exists():
         return False
     found = {str(path.relative_to(root)) for path in root.rglob("*") if path.is_file()}
-    if any(not name.startswith(f"{atomic.STAGING}/") for name in found - {lerobot.TASKS_PATH, lerobot.STATS_PATH}):
+    if any(
+        not name.startswith(f"{atomic.STAGING}/")
+        for name in found - {lerobot.TASKS_PATH, lerobot.STATS_PATH}
+    ):
         raise UserError(f"{root} exists and is no dataset of irevla; name another directory")
     return True
 
@@ -319,7 +377,9 @@ def _create(root: Path, spec: StoreSpec) -> None:
     try:
         root.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise UserError(f"cannot create dataset {root}: {error.strerror}; name another directory") from error
+        raise UserError(
+            f"cannot create dataset {root}: {error.strerror}; name another directory"
+        ) from error
     with atomic.locked(root):
         if not _is_vacant(root):
             return  # another process was faster
@@ -328,7 +388,10 @@ def _create(root: Path, spec: StoreSpec) -> None:
 
 
 def _summary(
-    spec: StoreSpec, infos: Sequence[EpisodeInfo], instructions: Sequence[str], stats: Mapping[str, Stats]
+    spec: StoreSpec,
+    infos: Sequence[EpisodeInfo],
+    instructions: Sequence[str],
+    stats: Mapping[str, Stats],
 ) -> list[tuple[str, bytes]]:
     """info.json and stats.json: what can be computed again from the episodes."""
     irevla = {
@@ -354,7 +417,9 @@ def _read_spec(root: Path) -> StoreSpec:
     info = _read_json(root / lerobot.INFO_PATH)
     ours = info.get("irevla") if isinstance(info, dict) else None
     if not isinstance(ours, dict) or ours.get("schema") != SCHEMA:
-        raise UserError(f"{root} is a dataset, but not one that this version of irevla made; name another directory")
+        raise UserError(
+            f"{root} is a dataset, but not one that this version of irevla made; name another directory"
+        )
     return StoreSpec(
         suite=ours["suite"],
         image_shape=tuple(info["features"][lerobot.IMAGE]["shape"]),

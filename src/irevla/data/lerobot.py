@@ -1,13 +1,14 @@
-"""The LeRobotDataset v3 format, with pyarrow and Pillow alone: what the files hold, not when they are written.
+"""The LeRobotDataset v3 format, with pyarrow and Pillow alone: what the files hold, not when they
+are written.
 
-    meta/info.json                               features, totals, frame rate; our own facts under the key "irevla"
-    meta/stats.json                              min, max, mean, std of each feature
-    meta/tasks.parquet                           task_index <-> instruction
-    meta/episodes/chunk-000/file-000.parquet     a row per episode: place, statistics, provenance ("irevla/...")
-    data/chunk-000/file-000.parquet              a row per frame
+    meta/info.json                               features, totals, frame rate; our own facts under
+    the key "irevla" meta/stats.json                              min, max, mean, std of each
+    feature meta/tasks.parquet                           task_index <-> instruction
+    meta/episodes/chunk-000/file-000.parquet     a row per episode: place, statistics, provenance
+    ("irevla/...") data/chunk-000/file-000.parquet              a row per frame
 
-Pictures are PNGs inside the data files: the pixels come back exactly, and no video decoder is needed.
-Left out: videos, several cameras.
+Pictures are PNGs inside the data files: the pixels come back exactly, and no video decoder is
+needed. Left out: videos, several cameras.
 """
 
 import hashlib
@@ -38,13 +39,19 @@ INFO_PATH, STATS_PATH, TASKS_PATH = "meta/info.json", "meta/stats.json", "meta/t
 IMAGE = "observation.images.front"
 
 Shape = tuple[int, int, int]
-Stats = dict[str, np.ndarray]  # min, max, mean, std (float64, in the feature's own shape) and count (int64[1])
+Stats = dict[
+    str, np.ndarray
+]  # min, max, mean, std (float64, in the feature's own shape) and count (int64[1])
 
 
 def features(image_shape: Shape, action_dim: int) -> dict[str, dict[str, Any]]:
     """The features of our datasets, as info.json states them. The order is that of the columns."""
     return {
-        IMAGE: {"dtype": "image", "shape": list(image_shape), "names": ["height", "width", "channels"]},
+        IMAGE: {
+            "dtype": "image",
+            "shape": list(image_shape),
+            "names": ["height", "width", "channels"],
+        },
         "action": {"dtype": "float32", "shape": [action_dim], "names": None},
         "next.reward": _scalar("float32"),
         "next.success": _scalar("bool"),
@@ -81,46 +88,69 @@ class EpisodeInfo:
     provenance: Provenance
 
 
-# ---------------------------------------------------------------------------------------------- pictures
+# ----------------------------------------------------------------------------------------------
+# pictures
 
 
 def encode_pngs(images: UInt8[np.ndarray, "T H W 3"]) -> list[bytes]:
     """Each picture as a PNG.
 
-    Pillow tries five filters on every row: twice as slow as no filter, and no smaller for drawn pictures.
+    Pillow tries five filters on every row: twice as slow as no filter, and no smaller for drawn
+    pictures.
     """
     frames, height, width, _ = images.shape
-    rows = np.zeros((frames, height, 1 + 3 * width), np.uint8)  # the byte in front of a row is its filter: 0, none
+    rows = np.zeros(
+        (frames, height, 1 + 3 * width), np.uint8
+    )  # the byte in front of a row is its filter: 0, none
     rows[:, :, 1:] = images.reshape(frames, height, -1)
-    head = b"\x89PNG\r\n\x1a\n" + _chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0))
-    return [head + _chunk(b"IDAT", zlib.compress(frame.tobytes(), 1)) + _chunk(b"IEND", b"") for frame in rows]
+    head = b"\x89PNG\r\n\x1a\n" + _chunk(
+        b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
+    )
+    return [
+        head + _chunk(b"IDAT", zlib.compress(frame.tobytes(), 1)) + _chunk(b"IEND", b"")
+        for frame in rows
+    ]
 
 
 def _chunk(kind: bytes, content: bytes) -> bytes:
-    return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
+    return (
+        struct.pack(">I", len(content))
+        + kind
+        + content
+        + struct.pack(">I", zlib.crc32(kind + content))
+    )
 
 
 def decode_pngs(pngs: Iterable[bytes], out: UInt8[np.ndarray, "T H W 3"], *, where: str) -> None:
-    """Decode into `out`. Raises `UserError`, which begins with `where`, for a picture damaged or of another shape."""
+    """Decode into `out`. Raises `UserError`, which begins with `where`, for a picture damaged or of
+    another shape."""
     for frame, (png, target) in enumerate(zip(pngs, out, strict=True)):
         try:
             pixels = np.asarray(Image.open(io.BytesIO(png)))
         except (OSError, SyntaxError, ValueError) as error:  # what Pillow raises for a broken PNG
-            raise UserError(f"{where}: the picture of frame {frame} is corrupt; {RESTORE}") from error
+            raise UserError(
+                f"{where}: the picture of frame {frame} is corrupt; {RESTORE}"
+            ) from error
         if pixels.shape != target.shape or pixels.dtype != target.dtype:
-            raise UserError(f"{where}: the picture of frame {frame} is {pixels.shape}, not {target.shape}; {RESTORE}")
+            raise UserError(
+                f"{where}: the picture of frame {frame} is {pixels.shape}, not {target.shape}; {RESTORE}"
+            )
         target[...] = pixels
 
 
 RESTORE = "restore the file from a copy, or move the dataset away and collect it again"
 
 
-# ---------------------------------------------------------------------------------------------- statistics
+# ----------------------------------------------------------------------------------------------
+# statistics
 
 
 def episode_stats(episode: Episode, columns: Mapping[str, np.ndarray]) -> dict[str, Stats]:
-    """The statistics of one episode's features; those of the pictures per channel, of pixels in 0..1."""
-    return {IMAGE: _image_stats(episode.images)} | {key: _column_stats(values) for key, values in columns.items()}
+    """The statistics of one episode's features; those of the pictures per channel, of pixels in
+    0..1."""
+    return {IMAGE: _image_stats(episode.images)} | {
+        key: _column_stats(values) for key, values in columns.items()
+    }
 
 
 def _column_stats(values: np.ndarray) -> Stats:
@@ -135,15 +165,21 @@ def _column_stats(values: np.ndarray) -> Stats:
 
 
 def _image_stats(images: UInt8[np.ndarray, "T H W 3"]) -> Stats:
-    """Exact, from a histogram of the 256 levels: ten times faster than converting all pixels to float64."""
+    """Exact, from a histogram of the 256 levels: ten times faster than converting all pixels to
+    float64."""
     levels = np.arange(256) / 255
-    counts = np.stack([np.bincount(images[..., channel].ravel(), minlength=256) for channel in range(3)])
+    counts = np.stack(
+        [np.bincount(images[..., channel].ravel(), minlength=256) for channel in range(3)]
+    )
     present = counts > 0
     share = counts / counts.sum(1, keepdims=True)
     mean = share @ levels
     std = np.sqrt((share * (levels - mean[:, None]) ** 2).sum(1))
     low, high = levels[present.argmax(1)], levels[255 - present[:, ::-1].argmax(1)]
-    stats = {key: value.reshape(3, 1, 1) for key, value in (("min", low), ("max", high), ("mean", mean), ("std", std))}
+    stats = {
+        key: value.reshape(3, 1, 1)
+        for key, value in (("min", low), ("max", high), ("mean", mean), ("std", std))
+    }
     return stats | {"count": np.array([len(images)])}
 
 
@@ -154,7 +190,9 @@ def merge_stats(parts: Sequence[Mapping[str, Stats]]) -> dict[str, Stats]:
 
 def _merge(parts: Sequence[Stats]) -> Stats:
     stacked = {key: np.stack([part[key] for part in parts]) for key in parts[0]}
-    weight = (stacked["count"] / stacked["count"].sum()).reshape(-1, *[1] * (stacked["mean"].ndim - 1))
+    weight = (stacked["count"] / stacked["count"].sum()).reshape(
+        -1, *[1] * (stacked["mean"].ndim - 1)
+    )
     mean = (weight * stacked["mean"]).sum(0)
     spread = (weight * (stacked["std"] ** 2 + (stacked["mean"] - mean) ** 2)).sum(0)
     return {
@@ -166,10 +204,13 @@ def _merge(parts: Sequence[Stats]) -> Stats:
     }
 
 
-# ---------------------------------------------------------------------------------------------- tables
+# ----------------------------------------------------------------------------------------------
+# tables
 
 
-def episode_columns(episode: Episode, *, index: int, start: int, task_index: int, fps: int) -> dict[str, np.ndarray]:
+def episode_columns(
+    episode: Episode, *, index: int, start: int, task_index: int, fps: int
+) -> dict[str, np.ndarray]:
     """Every column of an episode's frames but the picture."""
     steps = np.arange(len(episode))
     last = steps == len(episode) - 1
@@ -187,39 +228,65 @@ def episode_columns(episode: Episode, *, index: int, start: int, task_index: int
 
 
 def data_table(
-    episodes: Sequence[Episode], columns: Sequence[Mapping[str, np.ndarray]], schema: Mapping[str, dict[str, Any]]
+    episodes: Sequence[Episode],
+    columns: Sequence[Mapping[str, np.ndarray]],
+    schema: Mapping[str, dict[str, Any]],
 ) -> pa.Table:
     """The frames of `episodes` as the content of one data file."""
     pngs = [png for episode in episodes for png in encode_pngs(episode.images)]
     paths = [f"frame-{frame:06d}.png" for episode in episodes for frame in range(len(episode))]
-    arrays = [pa.StructArray.from_arrays([pa.array(pngs, pa.binary()), pa.array(paths)], names=["bytes", "path"])]
+    arrays = [
+        pa.StructArray.from_arrays(
+            [pa.array(pngs, pa.binary()), pa.array(paths)], names=["bytes", "path"]
+        )
+    ]
     for key in list(schema)[1:]:
         values = np.concatenate([part[key] for part in columns])
         flat = pa.array(values.ravel(), _VALUES[schema[key]["dtype"]])
         size = schema[key]["shape"][0]
         arrays.append(flat if size == 1 else pa.FixedSizeListArray.from_arrays(flat, size))
-    return pa.Table.from_arrays(arrays, names=list(schema)).replace_schema_metadata(_huggingface(schema))
+    return pa.Table.from_arrays(arrays, names=list(schema)).replace_schema_metadata(
+        _huggingface(schema)
+    )
 
 
 _VALUES = {"float32": pa.float32(), "int64": pa.int64(), "bool": pa.bool_()}
 
 
 def _huggingface(schema: Mapping[str, dict[str, Any]]) -> dict[str, str]:
-    """Tells `datasets` what is a picture and what a list of fixed length; without it lerobot cannot read the file."""
+    """Tells `datasets` what is a picture and what a list of fixed length; without it lerobot cannot
+    read the file."""
     types: dict[str, Any] = {}
     for key, feature in schema.items():
         value: dict[str, Any] = {"dtype": feature["dtype"], "_type": "Value"}
         fixed = {"feature": value, "length": feature["shape"][0], "_type": "List"}
-        types[key] = {"_type": "Image"} if feature["dtype"] == "image" else value if feature["shape"] == [1] else fixed
+        types[key] = (
+            {"_type": "Image"}
+            if feature["dtype"] == "image"
+            else value
+            if feature["shape"] == [1]
+            else fixed
+        )
     return {"huggingface": json.dumps({"info": {"features": types}})}
 
 
 def tasks_table(instructions: Sequence[str]) -> pa.Table:
-    """meta/tasks.parquet. lerobot reads it with pandas and takes the instruction from the index: mark it as one."""
+    """meta/tasks.parquet. lerobot reads it with pandas and takes the instruction from the index:
+    mark it as one."""
     index = "__index_level_0__"
-    names: dict[str, Any] = {"name": None, "field_name": None, "pandas_type": "unicode", "numpy_type": "object"}
+    names: dict[str, Any] = {
+        "name": None,
+        "field_name": None,
+        "pandas_type": "unicode",
+        "numpy_type": "object",
+    }
     columns: list[dict[str, Any]] = [
-        {"name": "task_index", "field_name": "task_index", "pandas_type": "int64", "numpy_type": "int64"},
+        {
+            "name": "task_index",
+            "field_name": "task_index",
+            "pandas_type": "int64",
+            "numpy_type": "int64",
+        },
         {"name": None, "field_name": index, "pandas_type": "unicode", "numpy_type": "object"},
     ]
     pandas = {
@@ -269,7 +336,11 @@ def _episode_row(info: EpisodeInfo, stats: Mapping[str, Stats]) -> dict[str, Any
         "irevla/success": info.success,
         "irevla/return": info.total_reward,
         "irevla/data_sha256": info.sha256,
-    } | {f"stats/{key}/{name}": value.tolist() for key, part in stats.items() for name, value in part.items()}
+    } | {
+        f"stats/{key}/{name}": value.tolist()
+        for key, part in stats.items()
+        for name, value in part.items()
+    }
 
 
 def _episode_type(key: str, value: Any) -> pa.DataType:
@@ -297,10 +368,15 @@ def read_episodes(table: pa.Table) -> list[EpisodeInfo]:
             success=row["irevla/success"],
             total_reward=row["irevla/return"],
             provenance=Provenance(
-                **{key: row[f"irevla/{key}"] for key in ("suite", "task", "seed", "source", "noise", "policy")}
+                **{
+                    key: row[f"irevla/{key}"]
+                    for key in ("suite", "task", "seed", "source", "noise", "policy")
+                }
             ),
         )
-        for row in table.select([key for key in table.column_names if not key.startswith("stats/")]).to_pylist()
+        for row in table.select(
+            [key for key in table.column_names if not key.startswith("stats/")]
+        ).to_pylist()
     ]
 
 
@@ -317,11 +393,18 @@ def read_stats(table: pa.Table) -> list[dict[str, Stats]]:
     return parts
 
 
-# ---------------------------------------------------------------------------------------------- files
+# ----------------------------------------------------------------------------------------------
+# files
 
 
 def info_json(
-    schema: Mapping[str, dict[str, Any]], *, fps: int, episodes: int, frames: int, tasks: int, irevla: Mapping[str, Any]
+    schema: Mapping[str, dict[str, Any]],
+    *,
+    fps: int,
+    episodes: int,
+    frames: int,
+    tasks: int,
+    irevla: Mapping[str, Any],
 ) -> dict[str, Any]:
     """The content of meta/info.json."""
     return {
@@ -344,7 +427,9 @@ def info_json(
 
 def stats_json(stats: Mapping[str, Stats]) -> dict[str, Any]:
     """The content of meta/stats.json."""
-    return {key: {name: value.tolist() for name, value in part.items()} for key, part in stats.items()}
+    return {
+        key: {name: value.tolist() for name, value in part.items()} for key, part in stats.items()
+    }
 
 
 def to_bytes(content: pa.Table | Mapping[str, Any]) -> bytes:
@@ -352,21 +437,30 @@ def to_bytes(content: pa.Table | Mapping[str, Any]) -> bytes:
     if not isinstance(content, pa.Table):
         return json.dumps(content, indent=1).encode()
     sink = io.BytesIO()
-    pq.write_table(content, sink, compression="snappy", use_dictionary=False, write_page_checksum=True)
+    pq.write_table(
+        content, sink, compression="snappy", use_dictionary=False, write_page_checksum=True
+    )
     return sink.getvalue()
 
 
-def read_table(path: Path, *, columns: list[str] | None = None, sha256: str = "", where: str = "") -> pa.Table:
+def read_table(
+    path: Path, *, columns: list[str] | None = None, sha256: str = "", where: str = ""
+) -> pa.Table:
     """The table in the parquet file `path`, once its bytes have the stated hash.
 
-    Raises `UserError` that begins with `where` (default: the path) for a file that is missing, truncated or altered.
+    Raises `UserError` that begins with `where` (default: the path) for a file that is missing,
+    truncated or altered.
     """
     name = where or str(path)
     try:
         data = path.read_bytes()
         if sha256 and hashlib.sha256(data).hexdigest() != sha256:
-            raise UserError(f"{name}: the file is corrupt, its sha256 is not what was written; {RESTORE}")
-        return pq.read_table(pa.BufferReader(data), columns=columns, page_checksum_verification=True)
+            raise UserError(
+                f"{name}: the file is corrupt, its sha256 is not what was written; {RESTORE}"
+            )
+        return pq.read_table(
+            pa.BufferReader(data), columns=columns, page_checksum_verification=True
+        )
     except FileNotFoundError as error:
         raise UserError(f"{name}: the file is missing; {RESTORE}") from error
     except (pa.ArrowException, OSError) as error:

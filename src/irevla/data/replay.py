@@ -1,8 +1,10 @@
-"""The append-only store of latents that SAC learns from: each image is encoded once, and never again.
+"""The append-only store of latents that SAC learns from: each image is encoded once, and never
+again.
 
-records.bin has one record of fixed size per observation, with the decision that followed; it is mapped, not read into
-memory. episodes.jsonl is the commit: an episode whose line is there is there for good, with its checksum; what a kill
-left in records.bin after the last of them is cut off by the next append. header.json says whose latents these are.
+records.bin has one record of fixed size per observation, with the decision that followed; it is
+mapped, not read into memory. episodes.jsonl is the commit: an episode whose line is there is there
+for good, with its checksum; what a kill left in records.bin after the last of them is cut off by
+the next append. header.json says whose latents these are.
 """
 
 import json
@@ -30,7 +32,8 @@ FORMAT = 1  # of the files; another number is refused
 
 @dataclass(frozen=True)
 class LatentSpec:
-    """What all records of a store have in common. Latents of other weights, or of another suite, must not be mixed."""
+    """What all records of a store have in common. Latents of other weights, or of another suite,
+    must not be mixed."""
 
     weights: str  # sha256 of the frozen weights that made the latents
     suite: str
@@ -39,7 +42,8 @@ class LatentSpec:
     action_dim: int
 
     def record(self) -> np.dtype[Any]:
-        """One observation and the decision that followed; aligned, so that bfloat16 can be viewed in place."""
+        """One observation and the decision that followed; aligned, so that bfloat16 can be viewed
+        in place."""
         fields = [
             ("tokens", np.uint16, (self.tokens, self.width)),  # the bits of bfloat16
             ("mask", np.bool_, (self.tokens,)),
@@ -52,7 +56,8 @@ class LatentSpec:
 
 @dataclass(frozen=True)
 class LatentEpisode:
-    """`T` decisions, and `n` observations: one before each and, unless it terminated, the true last one."""
+    """`T` decisions, and `n` observations: one before each and, unless it terminated, the true last
+    one."""
 
     features: Features  # n x m x d
     actions: Float[Tensor, "T A"]  # as executed, in [-1, 1]
@@ -61,7 +66,9 @@ class LatentEpisode:
 
     def __post_init__(self) -> None:
         assert len(self.actions) > 0
-        assert len(self.features) == len(self.actions) + (not self.terminated), "the last observation bootstraps"
+        assert len(self.features) == len(self.actions) + (not self.terminated), (
+            "the last observation bootstraps"
+        )
 
     def __len__(self) -> int:
         return len(self.actions)
@@ -70,8 +77,8 @@ class LatentEpisode:
 class LatentReplay:
     """The episodes of latents under `root`, which is made where there is nothing.
 
-    Raises `UserError` where `root` is something else, was made with another `spec` (the message says in what), or is
-    damaged: all of it is read once, to compare checksums.
+    Raises `UserError` where `root` is something else, was made with another `spec` (the message
+    says in what), or is damaged: all of it is read once, to compare checksums.
     """
 
     def __init__(self, root: Path, spec: LatentSpec) -> None:
@@ -93,9 +100,11 @@ class LatentReplay:
         return self._episodes
 
     def append(self, episode: LatentEpisode, **facts: Any) -> None:
-        """Add an episode, wholly or not at all, with `facts` about it (JSON); it is on disk when this returns.
+        """Add an episode, wholly or not at all, with `facts` about it (JSON); it is on disk when
+        this returns.
 
-        Raises `UserError` where it has more tokens than the store was made for, and where the disk is full.
+        Raises `UserError` where it has more tokens than the store was made for, and where the disk
+        is full.
         """
         content = self._records(episode).tobytes()
         with atomic.locked(self.root):
@@ -105,7 +114,9 @@ class LatentReplay:
                 sizes = {"observations": len(episode.features), "decisions": len(episode)}
                 self._journal.append("episode", **sizes, crc32=zlib.crc32(content), **facts)
             except OSError as error:
-                raise UserError(f"cannot write to {self.root}: {error.strerror}; {remedy(error)}") from error
+                raise UserError(
+                    f"cannot write to {self.root}: {error.strerror}; {remedy(error)}"
+                ) from error
             self._refresh()
 
     def refresh(self) -> None:
@@ -114,7 +125,8 @@ class LatentReplay:
             self._refresh()
 
     def sample(self, count: int, generator: torch.Generator) -> Transitions:
-        """Decisions drawn with equal chances, with replacement, on the CPU; `generator` is on the CPU too."""
+        """Decisions drawn with equal chances, with replacement, on the CPU; `generator` is on the
+        CPU too."""
         assert len(self) > 0, "nothing to sample from"
         index = self._decisions[torch.randint(len(self), (count,), generator=generator).numpy()]
         terminated = self._map["terminated"][index]
@@ -128,16 +140,22 @@ class LatentReplay:
 
     def _features(self, index: Int64[np.ndarray, " n"]) -> Features:
         bits = torch.from_numpy(self._map["tokens"][index])
-        return Features(bits.view(torch.bfloat16).float(), torch.from_numpy(self._map["mask"][index]))
+        return Features(
+            bits.view(torch.bfloat16).float(), torch.from_numpy(self._map["mask"][index])
+        )
 
     def _records(self, episode: LatentEpisode) -> np.ndarray:
         features, spec = episode.features.to("cpu"), self.spec
         observations, m, width = features.tokens.shape
         if m > spec.tokens:
-            raise UserError(f"{self.root} holds {spec.tokens} tokens, not {m}: make another with room for so many")
+            raise UserError(
+                f"{self.root} holds {spec.tokens} tokens, not {m}: make another with room for so many"
+            )
         assert (width, episode.actions.shape[1]) == (spec.width, spec.action_dim)
         records = np.zeros(observations, self._record)
-        records["tokens"][:, :m] = features.tokens.detach().to(torch.bfloat16).contiguous().view(torch.uint16).numpy()
+        records["tokens"][:, :m] = (
+            features.tokens.detach().to(torch.bfloat16).contiguous().view(torch.uint16).numpy()
+        )
         records["mask"][:, :m] = features.mask.numpy()
         records["action"][: len(episode)] = episode.actions.cpu().numpy()
         records["reward"][: len(episode)] = episode.rewards.cpu().numpy()
@@ -151,13 +169,20 @@ class LatentReplay:
         starts = np.cumsum([0, *(episode["observations"] for episode in self._episodes)])
         self._size = int(starts[-1]) * self._record.itemsize
         if (self.root / RECORDS).stat().st_size < self._size:
-            raise UserError(f"{self.root / RECORDS} is cut short: restore it, or delete {self.root} to begin anew")
+            raise UserError(
+                f"{self.root / RECORDS} is cut short: restore it, or delete {self.root} to begin anew"
+            )
         parts = [
-            start + np.arange(episode["decisions"]) for start, episode in zip(starts, self._episodes, strict=False)
+            start + np.arange(episode["decisions"])
+            for start, episode in zip(starts, self._episodes, strict=False)
         ]
-        self._decisions: Int64[np.ndarray, " N"] = np.concatenate([np.empty(0, np.int64), *parts])  # their records
+        self._decisions: Int64[np.ndarray, " N"] = np.concatenate(
+            [np.empty(0, np.int64), *parts]
+        )  # their records
         if self._size:
-            self._map = np.memmap(self.root / RECORDS, self._record, mode="r", shape=(int(starts[-1]),))
+            self._map = np.memmap(
+                self.root / RECORDS, self._record, mode="r", shape=(int(starts[-1]),)
+            )
 
     def _verify(self) -> None:
         with (self.root / RECORDS).open("rb") as file:
@@ -177,12 +202,16 @@ def sample_both(
     if not len(online):
         return demonstrations.sample(count, generator)
     half = count // 2
-    return Transitions.cat([demonstrations.sample(count - half, generator), online.sample(half, generator)])
+    return Transitions.cat(
+        [demonstrations.sample(count - half, generator), online.sample(half, generator)]
+    )
 
 
 def _create(root: Path, spec: LatentSpec) -> None:
     unfinished = {atomic.STAGING, RECORDS}  # what a kill in here leaves
-    if root.exists() and (not root.is_dir() or any(path.name not in unfinished for path in root.iterdir())):
+    if root.exists() and (
+        not root.is_dir() or any(path.name not in unfinished for path in root.iterdir())
+    ):
         raise UserError(f"{root} holds something else than latents: name another directory")
     root.mkdir(parents=True, exist_ok=True)
     header = json.dumps({"format": FORMAT, **asdict(spec)}, indent=1) + "\n"
@@ -192,14 +221,18 @@ def _create(root: Path, spec: LatentSpec) -> None:
 def reopen(root: Path) -> LatentReplay:
     """The store that is at `root`, whosever latents it holds."""
     header = json.loads((root / HEADER).read_bytes())
-    return LatentReplay(root, LatentSpec(**{field.name: header[field.name] for field in fields(LatentSpec)}))
+    return LatentReplay(
+        root, LatentSpec(**{field.name: header[field.name] for field in fields(LatentSpec)})
+    )
 
 
 def _check_header(root: Path, spec: LatentSpec) -> None:
     try:
         found = json.loads((root / HEADER).read_bytes())
     except ValueError as error:
-        raise UserError(f"{root / HEADER} is corrupt: restore it, or delete {root} to begin anew") from error
+        raise UserError(
+            f"{root / HEADER} is corrupt: restore it, or delete {root} to begin anew"
+        ) from error
     for name, wanted in {"format": FORMAT, **asdict(spec)}.items():
         if found.get(name) != wanted:
             raise UserError(

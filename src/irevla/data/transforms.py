@@ -1,4 +1,5 @@
-"""Augmentation for the supervised stages only: the latents that RL works on are always of the true picture."""
+"""Augmentation for the supervised stages only: the latents that RL works on are always of the true
+picture."""
 
 import math
 from collections.abc import Sequence
@@ -9,15 +10,43 @@ from torch import Tensor
 
 COLOURS = frozenset(
     (
-        *("red", "green", "blue", "yellow", "orange", "purple", "violet", "pink", "brown", "black", "white", "grey"),
-        *("gray", "cyan", "magenta", "teal", "turquoise", "gold", "golden", "silver", "beige", "tan", "maroon"),
+        *(
+            "red",
+            "green",
+            "blue",
+            "yellow",
+            "orange",
+            "purple",
+            "violet",
+            "pink",
+            "brown",
+            "black",
+            "white",
+            "grey",
+        ),
+        *(
+            "gray",
+            "cyan",
+            "magenta",
+            "teal",
+            "turquoise",
+            "gold",
+            "golden",
+            "silver",
+            "beige",
+            "tan",
+            "maroon",
+        ),
         *("navy", "olive", "lime", "crimson"),
     )
 )
 
 
-def random_shift(images: Num[Tensor, "B H W 3"], pad: int, generator: torch.Generator) -> Num[Tensor, "B H W 3"]:
-    """Move each picture by up to `pad` pixels in each direction; the edge is repeated into the gap."""
+def random_shift(
+    images: Num[Tensor, "B H W 3"], pad: int, generator: torch.Generator
+) -> Num[Tensor, "B H W 3"]:
+    """Move each picture by up to `pad` pixels in each direction; the edge is repeated into the
+    gap."""
     batch, height, width, _ = images.shape
     offsets = torch.randint(-pad, pad + 1, (2, batch, 1), generator=generator)
     rows = (offsets[0] + torch.arange(height)).clamp_(0, height - 1)
@@ -25,21 +54,28 @@ def random_shift(images: Num[Tensor, "B H W 3"], pad: int, generator: torch.Gene
     # One gather of whole pixels from a flat list of them: 4 times faster than indexing three axes.
     picture = torch.arange(batch)[:, None, None] * (height * width)
     index = picture + rows[:, :, None] * width + columns[:, None, :]
-    return images.reshape(-1, 3).index_select(0, index.flatten().to(images.device)).view(images.shape)
+    return (
+        images.reshape(-1, 3).index_select(0, index.flatten().to(images.device)).view(images.shape)
+    )
 
 
-BRIGHTNESS = (
-    0.57  # standard deviation of the brightness factor, as a share of the strength: 0.2 at the usual strength of 0.35
-)
+# standard deviation of the brightness factor, as a share of the strength: 0.2 at the usual strength
+# of 0.35
+BRIGHTNESS = 0.57
 
 
 def colour_mix(
-    images: Num[Tensor, "B H W 3"], strength: Float[Tensor, " B"], share: float, generator: torch.Generator
+    images: Num[Tensor, "B H W 3"],
+    strength: Float[Tensor, " B"],
+    share: float,
+    generator: torch.Generator,
 ) -> Num[Tensor, "B H W 3"]:
-    """Mix the colours of about `share` of the pictures, each with a random matrix of its own around middle grey.
+    """Mix the colours of about `share` of the pictures, each with a random matrix of its own around
+    middle grey.
 
-    x' = 127.5 + (x - 127.5) M, M = b (I + strength N(0, 1)), b = 1 + BRIGHTNESS strength N(0, 1), clamped to 0..255.
-    Keeps a policy from tying what it does to the colours of the demonstrations. The type stays: uint8 is rounded.
+    x' = 127.5 + (x - 127.5) M, M = b (I + strength N(0, 1)), b = 1 + BRIGHTNESS strength N(0, 1),
+    clamped to 0..255. Keeps a policy from tying what it does to the colours of the demonstrations.
+    The type stays: uint8 is rounded.
     """
     batch, height, width, _ = images.shape
     strength = strength[:, None, None]
@@ -48,9 +84,12 @@ def colour_mix(
     chosen = torch.rand(batch, 1, 1, generator=generator) < share
     mix = torch.where(chosen, brightness * (torch.eye(3) + strength * noise), torch.eye(3))
     rounding = 0.5 if images.dtype == torch.uint8 else 0.0
-    offset = 127.5 * (1 - mix.sum(1, keepdim=True)) + rounding  # exactly `rounding` for the identity
+    offset = (
+        127.5 * (1 - mix.sum(1, keepdim=True)) + rounding
+    )  # exactly `rounding` for the identity
 
-    # Products with 3 x 3 matrices are slow: eight pixels at a time, and a block-diagonal matrix, take a quarter.
+    # Products with 3 x 3 matrices are slow: eight pixels at a time, and a block-diagonal matrix,
+    # take a quarter.
     block = math.gcd(height * width, 8)
     matrix = torch.zeros(batch, block, 3, block, 3)
     pixel = torch.arange(block)
@@ -63,7 +102,9 @@ def colour_mix(
 
 def name_colours(instructions: Sequence[str]) -> Bool[Tensor, " B"]:
     """Which instructions name a colour, which their picture must then keep."""
-    return torch.tensor([not COLOURS.isdisjoint(text.lower().split()) for text in instructions], dtype=torch.bool)
+    return torch.tensor(
+        [not COLOURS.isdisjoint(text.lower().split()) for text in instructions], dtype=torch.bool
+    )
 
 
 def swap_words(
@@ -77,7 +118,9 @@ def swap_words(
     places, others = torch.randint(2**31, (2, len(instructions)), generator=generator).tolist()
     return [
         _swapped(text, place, words[other % len(words)]) if swap else text
-        for text, swap, place, other in zip(instructions, chosen.tolist(), places, others, strict=True)
+        for text, swap, place, other in zip(
+            instructions, chosen.tolist(), places, others, strict=True
+        )
     ]
 
 

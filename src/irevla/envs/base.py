@@ -1,4 +1,5 @@
-"""What a suite of tasks is. A new domain is one file that implements `Suite`, and one line in `SUITES`."""
+"""What a suite of tasks is. A new domain is one file that implements `Suite`, and one line in
+`SUITES`."""
 
 import importlib
 import importlib.util
@@ -32,9 +33,10 @@ class Task:
 class TaskEnv(Protocol):
     """What a suite's gymnasium environments offer beyond `gymnasium.Env`, on `env.unwrapped`.
 
-    Observations are `uint8[H, W, 3]` pictures; actions `float32[A]` in [-1, 1] (clipped); the reward is 1 at success,
-    where the episode terminates, else 0; `info["success"]` is a bool, and `info["action"]`, where it is there, what was
-    done in the place of the action; an episode that lasts `horizon` decisions is truncated.
+    Observations are `uint8[H, W, 3]` pictures; actions `float32[A]` in [-1, 1] (clipped); the
+    reward is 1 at success, where the episode terminates, else 0; `info["success"]` is a bool, and
+    `info["action"]`, where it is there, what was done in the place of the action; an episode that
+    lasts `horizon` decisions is truncated.
     """
 
     task: Task
@@ -56,18 +58,22 @@ class Suite(Protocol):
     name: str
     tasks: tuple[Task, ...]
     action_dim: int
-    fps: int  # decisions per second of simulated time, rounded: the frame rate of datasets and videos
+    # decisions per second of simulated time, rounded: the frame rate of datasets and videos
+    fps: int
 
     def make(self, task: str, config: EnvConfig) -> gym.Env[Any, Any]:
-        """A new environment; its `unwrapped` is a `TaskEnv`. Environments of one process share one GL context."""
+        """A new environment; its `unwrapped` is a `TaskEnv`. Environments of one process share one
+        GL context."""
         ...
 
     def render_settings(self, config: EnvConfig) -> Mapping[str, Any]:
-        """JSON-able settings that change the picture or the dynamics. Datasets record them; others are refused."""
+        """JSON-able settings that change the picture or the dynamics. Datasets record them; others
+        are refused."""
         ...
 
     def check(self) -> None:
-        """Raise `UserError` with the remedy where the simulator or a library it needs is missing."""
+        """Raise `UserError` with the remedy where the simulator or a library it needs is
+        missing."""
         ...
 
 
@@ -75,8 +81,11 @@ class Suite(Protocol):
 class ShownByPeople(Protocol):
     """What a suite also offers whose tasks people have demonstrated."""
 
-    def demonstrations(self, path: Path, tasks: Sequence[str], config: EnvConfig, *, most: int) -> "Iterator[Episode]":
-        """At most so many demonstrations of each task from the recordings in `path`; `provenance.seed` numbers them.
+    def demonstrations(
+        self, path: Path, tasks: Sequence[str], config: EnvConfig, *, most: int
+    ) -> "Iterator[Episode]":
+        """At most so many demonstrations of each task from the recordings in `path`;
+        `provenance.seed` numbers them.
 
         Raises `UserError` where there are none of a task, before it yields anything.
         """
@@ -85,16 +94,17 @@ class ShownByPeople(Protocol):
 
 @runtime_checkable
 class Supervised(Protocol):
-    """What a suite also offers that acts in the real world: only for policies that are known, under settings of its
-    own."""
+    """What a suite also offers that acts in the real world: only for policies that are known, under
+    settings of its own."""
 
     def pinned(self) -> str:
         """sha256, or its beginning, of the only policy that may ever act; empty: any."""
         ...
 
     def admit(self, policy_hash: str, config: EnvConfig, *, learning: bool) -> EnvConfig:
-        """Let the policy with this sha256 act in environments made from now on, by this process or its workers, and
-        with `learning` what it becomes while they are open; the settings for them."""
+        """Let the policy with this sha256 act in environments made from now on, by this process or
+        its workers, and with `learning` what it becomes while they are open; the settings for
+        them."""
         ...
 
 
@@ -117,7 +127,8 @@ SUITES = {
 
 
 def load_suite(name: str) -> Suite:
-    """The suite called `name`: one of `SUITES`, or `module:attribute` of your own. Raises `UserError` for any other."""
+    """The suite called `name`: one of `SUITES`, or `module:attribute` of your own. Raises
+    `UserError` for any other."""
     path = SUITES.get(name, name)
     module, _, attribute = path.partition(":")
     if not attribute:
@@ -132,9 +143,14 @@ def load_suite(name: str) -> Suite:
 
 
 def admitted(suite: str, policy: Hashed, config: EnvConfig, *, learning: bool = False) -> EnvConfig:
-    """The settings of environments in which this policy may act, and with `learning` what it becomes in them."""
+    """The settings of environments in which this policy may act, and with `learning` what it
+    becomes in them."""
     found = load_suite(suite)
-    return found.admit(policy.hash(), config, learning=learning) if isinstance(found, Supervised) else config
+    return (
+        found.admit(policy.hash(), config, learning=learning)
+        if isinstance(found, Supervised)
+        else config
+    )
 
 
 def check_packages(what: str, *packages: str, extra: str) -> None:

@@ -1,4 +1,5 @@
-"""What the environments of all suites have in common: spaces, the horizon, and pictures that can be left out."""
+"""What the environments of all suites have in common: spaces, the horizon, and pictures that can be
+left out."""
 
 from typing import Any
 
@@ -13,15 +14,21 @@ from irevla.envs.base import Task
 class DrawnEnv(gym.Env[np.ndarray, np.ndarray]):
     """Observation: `uint8[S, S, 3]`. Action: `float32[A]` in [-1, 1]; what lies outside is clipped.
 
-    The reward is 1 at success, where the episode terminates; else 0. After `horizon` decisions it is truncated, unless
-    it has just terminated. A subclass draws (`picture`), and ends its `reset` with `_begin` and its `step` with
-    `_outcome`.
+    The reward is 1 at success, where the episode terminates; else 0. After `horizon` decisions it
+    is truncated, unless it has just terminated. A subclass draws (`picture`), and ends its `reset`
+    with `_begin` and its `step` with `_outcome`.
     """
 
     metadata: dict[str, Any] = {"render_modes": ["rgb_array"], "render_fps": 10}  # noqa: RUF012
 
     def __init__(
-        self, task: Task, config: EnvConfig | None, *, action_dim: int, control_hz: int, render_mode: str | None = None
+        self,
+        task: Task,
+        config: EnvConfig | None,
+        *,
+        action_dim: int,
+        control_hz: int,
+        render_mode: str | None = None,
     ) -> None:
         self.task = task
         self.draw = True
@@ -30,7 +37,10 @@ class DrawnEnv(gym.Env[np.ndarray, np.ndarray]):
         size = self.config.image_size
         self.observation_space = gym.spaces.Box(0, 255, (size, size, 3), np.uint8)
         self.action_space = gym.spaces.Box(-1.0, 1.0, (action_dim,), np.float32)
-        self.metadata = {**self.metadata, "render_fps": max(1, control_hz // self.config.action_repeat)}
+        self.metadata = {
+            **self.metadata,
+            "render_fps": max(1, control_hz // self.config.action_repeat),
+        }
         self._decisions = 0
 
     def picture(self, size: int) -> UInt8[np.ndarray, "size size 3"]:

@@ -1,5 +1,5 @@
-"""The Franka Panda, in the kitchen and on the table: from an end-effector motion to joint velocities, by damped least
-squares."""
+"""The Franka Panda, in the kitchen and on the table: from an end-effector motion to joint
+velocities, by damped least squares."""
 
 import importlib.util
 from dataclasses import dataclass
@@ -13,7 +13,8 @@ from jaxtyping import Float
 JOINTS = 7
 OPEN, SHUT = 0.04, 0.0  # of each finger, m
 SPEED = 2.0  # rad/s of a full joint velocity, and m/s of the fingers
-GAIN = 2.0  # the joints are damped, and go half of the way to a target in a decision: it is set so much further
+# the joints are damped, and go half of the way to a target in a decision: it is set so much further
+GAIN = 2.0
 FINGER_STEP = 0.03  # m that the fingers' target is ahead of them
 MARGIN = 0.02  # rad kept from the ends of each joint's range
 DAMPING, TURN_WEIGHT, NULL_GAIN = 0.04, 0.2, 0.03
@@ -33,7 +34,9 @@ class Motion:
     reach: float  # m that the end effector moves along each axis of the world
     turn: float  # rad that it turns around each axis
     period: float  # s
-    posture: tuple[float, ...]  # rad, of each joint, that the arm leans to where the motion leaves it free
+    posture: tuple[
+        float, ...
+    ]  # rad, of each joint, that the arm leans to where the motion leaves it free
 
 
 class Arm:
@@ -42,7 +45,10 @@ class Arm:
     def __init__(self, model: Any, data: Any, *, motion: Motion) -> None:
         self._model, self._data, self.motion = model, data, motion
         self._site = model.site("end_effector").id
-        self.low, self.high = model.jnt_range[:JOINTS, 0] + MARGIN, model.jnt_range[:JOINTS, 1] - MARGIN
+        self.low, self.high = (
+            model.jnt_range[:JOINTS, 0] + MARGIN,
+            model.jnt_range[:JOINTS, 1] - MARGIN,
+        )
 
     @property
     def position(self) -> Float[np.ndarray, "3"]:
@@ -55,9 +61,11 @@ class Arm:
         return np.array(self._data.site_xmat[self._site]).reshape(3, 3)
 
     def velocities(self, action: Float[np.ndarray, "7"]) -> Float[np.ndarray, "9"]:
-        """Joint velocities in [-1, 1] (of `SPEED`) for an end-effector action: displacement, rotation vector, and the
-        gripper, which closes where it is positive."""
-        change = GAIN * self._inverse(action[:3] * self.motion.reach, action[3:6] * self.motion.turn)
+        """Joint velocities in [-1, 1] (of `SPEED`) for an end-effector action: displacement,
+        rotation vector, and the gripper, which closes where it is positive."""
+        change = GAIN * self._inverse(
+            action[:3] * self.motion.reach, action[3:6] * self.motion.turn
+        )
         joints = change / (SPEED * self.motion.period)
         joints /= max(1.0, np.abs(joints).max())
         fingers = (SHUT if action[6] > 0 else OPEN) - self._data.qpos[JOINTS : JOINTS + 2]
@@ -67,24 +75,34 @@ class Arm:
     def towards(
         self, to: Float[np.ndarray, "3"], facing: Float[np.ndarray, "3 3"], *, shut: bool
     ) -> Float[np.ndarray, "7"]:
-        """The end-effector action that leads to a position and an orientation, as fast as may be."""
+        """The end-effector action that leads to a position and an orientation, as fast as may
+        be."""
         shift = (to - self.position) / self.motion.reach
         turn = rotation_vector(facing @ self.rotation.T) / self.motion.turn
-        return np.concatenate([shift / max(1.0, np.abs(shift).max()), turn.clip(-1, 1), [1.0 if shut else -1.0]])
+        return np.concatenate(
+            [shift / max(1.0, np.abs(shift).max()), turn.clip(-1, 1), [1.0 if shut else -1.0]]
+        )
 
     def drive(self, velocities: Float[np.ndarray, "9"]) -> None:
-        """Set the actuators' targets where the joints would be after a decision, as FrankaKitchen-v1 does."""
+        """Set the actuators' targets where the joints would be after a decision, as
+        FrankaKitchen-v1 does."""
         target = self._data.qpos[: JOINTS + 2] + velocities * SPEED * self.motion.period
         self._data.ctrl[:JOINTS] = np.clip(target[:JOINTS], self.low, self.high)
         self._data.ctrl[JOINTS : JOINTS + 2] = np.clip(target[JOINTS:], SHUT, OPEN)
 
-    def _inverse(self, shift: Float[np.ndarray, "3"], turn: Float[np.ndarray, "3"]) -> Float[np.ndarray, "7"]:
-        """Change of the joints for a motion (m and rad); joints at an end of their range stand still."""
+    def _inverse(
+        self, shift: Float[np.ndarray, "3"], turn: Float[np.ndarray, "3"]
+    ) -> Float[np.ndarray, "7"]:
+        """Change of the joints for a motion (m and rad); joints at an end of their range stand
+        still."""
         model, data = self._model, self._data
         jacobian = np.zeros((6, model.nv))
         mujoco.mj_jacSite(model, data, jacobian[:3], jacobian[3:], self._site)
         weight = np.array([1.0, 1.0, 1.0, TURN_WEIGHT, TURN_WEIGHT, TURN_WEIGHT])
-        jacobian, motion = weight[:, None] * jacobian[:, :JOINTS], weight * np.concatenate([shift, turn])
+        jacobian, motion = (
+            weight[:, None] * jacobian[:, :JOINTS],
+            weight * np.concatenate([shift, turn]),
+        )
         now, free, change = data.qpos[:JOINTS], np.ones(JOINTS, bool), np.zeros(JOINTS)
         for _ in range(4):
             part = jacobian[:, free]
@@ -92,7 +110,10 @@ class Arm:
             lean = NULL_GAIN * (np.array(self.motion.posture) - now)[free]
             change[:] = 0.0
             change[free] = inverse @ motion + lean - inverse @ (part @ lean)
-            blocked = free & (((now + change > self.high) & (change > 0)) | ((now + change < self.low) & (change < 0)))
+            blocked = free & (
+                ((now + change > self.high) & (change > 0))
+                | ((now + change < self.low) & (change < 0))
+            )
             if not blocked.any():
                 break
             free &= ~blocked

@@ -1,8 +1,8 @@
-"""Triangles for a light picture: primitives, decimated meshes, and their cache on disk. Numpy in, numpy out; no
-simulator.
+"""Triangles for a light picture: primitives, decimated meshes, and their cache on disk. Numpy in,
+numpy out; no simulator.
 
-A `Mesh` is (vertices `V x 3` float32, faces `F x 3` int32). Vertices are shared where the surface is smooth and
-doubled at creases, because the drawing averages normals over shared vertices.
+A `Mesh` is (vertices `V x 3` float32, faces `F x 3` int32). Vertices are shared where the surface
+is smooth and doubled at creases, because the drawing averages normals over shared vertices.
 """
 
 import hashlib
@@ -15,7 +15,9 @@ import fast_simplification
 import numpy as np
 from jaxtyping import Float, Int
 
-Vertices = Float[np.ndarray, "_ 3"]  # several meshes meet in one function: their lengths have no name
+Vertices = Float[
+    np.ndarray, "_ 3"
+]  # several meshes meet in one function: their lengths have no name
 Faces = Int[np.ndarray, "_ 3"]
 Mesh = tuple[Vertices, Faces]
 
@@ -26,12 +28,14 @@ CREASE = 40.0  # edges between faces that meet at a greater angle stay sharp, de
 
 
 def cache_dir() -> Path:
-    """Where decimated meshes are kept: `IREVLA_CACHE`, else `$XDG_CACHE_HOME/irevla`, else `~/.cache/irevla`."""
+    """Where decimated meshes are kept: `IREVLA_CACHE`, else `$XDG_CACHE_HOME/irevla`, else
+    `~/.cache/irevla`."""
     base = os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
     return Path(os.environ.get("IREVLA_CACHE") or Path(base) / "irevla") / "meshes"
 
 
-# --- Primitives, in MuJoCo's conventions: `size` holds half lengths, and the axis of cylinders and capsules is z.
+# --- Primitives, in MuJoCo's conventions: `size` holds half lengths, and the axis of cylinders and
+# capsules is z.
 
 
 def box(size: Float[np.ndarray, "3"]) -> Mesh:
@@ -50,13 +54,19 @@ def box(size: Float[np.ndarray, "3"]) -> Mesh:
 
 
 def plane(size: Float[np.ndarray, "3"]) -> Mesh:
-    """A rectangle facing +z. MuJoCo's size 0 means without end: 10 m is far enough for a picture."""
+    """A rectangle facing +z. MuJoCo's size 0 means without end: 10 m is far enough for a
+    picture."""
     x, y = (float(s) if s > 0 else 10.0 for s in size[:2])
-    return _mesh(np.array([[-x, -y, 0], [x, -y, 0], [x, y, 0], [-x, y, 0]]), np.array([[0, 1, 2], [0, 2, 3]]))
+    return _mesh(
+        np.array([[-x, -y, 0], [x, -y, 0], [x, y, 0], [-x, y, 0]]), np.array([[0, 1, 2], [0, 2, 3]])
+    )
 
 
-def revolve(radii: Float[np.ndarray, " R"], heights: Float[np.ndarray, " R"], slices: int = 12) -> Mesh:
-    """A body of revolution around z through the rings (radius, height), from the bottom up; radius 0 makes a tip."""
+def revolve(
+    radii: Float[np.ndarray, " R"], heights: Float[np.ndarray, " R"], slices: int = 12
+) -> Mesh:
+    """A body of revolution around z through the rings (radius, height), from the bottom up; radius
+    0 makes a tip."""
     angle = np.arange(slices) * 2 * np.pi / slices
     ring = np.stack([np.cos(angle), np.sin(angle), np.zeros(slices)], axis=1)
     vertices = np.concatenate([ring * r + [0, 0, z] for r, z in zip(radii, heights, strict=True)])
@@ -82,10 +92,14 @@ def ellipsoid(size: Float[np.ndarray, "3"], stacks: int = 7) -> Mesh:
 
 
 def cylinder(size: Float[np.ndarray, "3"]) -> Mesh:
-    """A cylinder of radius `size[0]` and half length `size[1]`; the rims are doubled, so that the caps stay flat."""
+    """A cylinder of radius `size[0]` and half length `size[1]`; the rims are doubled, so that the
+    caps stay flat."""
     r, h = float(size[0]), float(size[1])
     sides = revolve(np.array([r, r]), np.array([-h, h]))
-    bottom, top = revolve(np.array([0.0, r]), np.array([-h, -h])), revolve(np.array([r, 0.0]), np.array([h, h]))
+    bottom, top = (
+        revolve(np.array([0.0, r]), np.array([-h, -h])),
+        revolve(np.array([r, 0.0]), np.array([h, h])),
+    )
     return join([bottom, sides, top])
 
 
@@ -93,7 +107,9 @@ def capsule(size: Float[np.ndarray, "3"]) -> Mesh:
     """A cylinder of radius `size[0]` and half length `size[1]` with a half sphere on each end."""
     r, h = float(size[0]), float(size[1])
     half = r / np.sqrt(2)
-    return revolve(np.array([0, half, r, r, half, 0]), np.array([-h - r, -h - half, -h, h, h + half, h + r]), 8)
+    return revolve(
+        np.array([0, half, r, r, half, 0]), np.array([-h - r, -h - half, -h, h, h + half, h + r]), 8
+    )
 
 
 def _mesh(vertices: np.ndarray, faces: np.ndarray) -> Mesh:
@@ -113,10 +129,11 @@ def join(meshes: list[Mesh]) -> Mesh:
 
 
 def decimate(mesh: Mesh, target: int) -> Mesh:
-    """About `target` faces that look like `mesh`, by quadric error, creases kept sharp. Slow: use `cached`.
+    """About `target` faces that look like `mesh`, by quadric error, creases kept sharp. Slow: use
+    `cached`.
 
-    Quadric collapse cannot join loose pieces (screws, inner shells) and tears holes instead: rich meshes are first put
-    on a grid.
+    Quadric collapse cannot join loose pieces (screws, inner shells) and tears holes instead: rich
+    meshes are first put on a grid.
     """
     vertices, faces = weld(mesh, 1e-6)
     if len(faces) > RICH:
@@ -127,20 +144,28 @@ def decimate(mesh: Mesh, target: int) -> Mesh:
 
 
 def weld(mesh: Mesh, grid: float) -> Mesh:
-    """Vertices in one cell of `grid` (m) made one, at their mean; faces without area or drawn twice dropped."""
-    _, index, count = np.unique(np.round(mesh[0] / grid), axis=0, return_inverse=True, return_counts=True)
+    """Vertices in one cell of `grid` (m) made one, at their mean; faces without area or drawn twice
+    dropped."""
+    _, index, count = np.unique(
+        np.round(mesh[0] / grid), axis=0, return_inverse=True, return_counts=True
+    )
     vertices = np.zeros((len(count), 3))
     np.add.at(vertices, index.reshape(-1), mesh[0])
     faces = index.reshape(-1)[mesh[1]].reshape(-1, 3)
-    faces = faces[(faces[:, 0] != faces[:, 1]) & (faces[:, 1] != faces[:, 2]) & (faces[:, 2] != faces[:, 0])]
+    faces = faces[
+        (faces[:, 0] != faces[:, 1]) & (faces[:, 1] != faces[:, 2]) & (faces[:, 2] != faces[:, 0])
+    ]
     _, once = np.unique(np.sort(faces, axis=1), axis=0, return_index=True)
     return _mesh(vertices / count[:, None], faces[np.sort(once)])
 
 
 def crease(mesh: Mesh, degrees: float = CREASE) -> Mesh:
-    """Double the vertices along sharp edges. Two faces share a vertex only if smooth edges join them around it."""
+    """Double the vertices along sharp edges. Two faces share a vertex only if smooth edges join
+    them around it."""
     vertices, faces = mesh
-    normals = np.cross(vertices[faces[:, 1]] - vertices[faces[:, 0]], vertices[faces[:, 2]] - vertices[faces[:, 0]])
+    normals = np.cross(
+        vertices[faces[:, 1]] - vertices[faces[:, 0]], vertices[faces[:, 2]] - vertices[faces[:, 0]]
+    )
     normals /= np.maximum(np.linalg.norm(normals, axis=1, keepdims=True), 1e-12)
     parent = list(range(3 * len(faces)))  # a union-find over the corners of all faces
 
@@ -169,7 +194,8 @@ def crease(mesh: Mesh, degrees: float = CREASE) -> Mesh:
 
 
 def cached(mesh: Mesh, target: int) -> Mesh:
-    """`decimate`, remembered on disk by content. Safe against other processes, and against files cut short."""
+    """`decimate`, remembered on disk by content. Safe against other processes, and against files
+    cut short."""
     digest = hashlib.sha256(f"{VERSION} {target} {CREASE}".encode())
     digest.update(np.ascontiguousarray(mesh[0], np.float32).tobytes())
     digest.update(np.ascontiguousarray(mesh[1], np.int32).tobytes())
@@ -183,7 +209,10 @@ def cached(mesh: Mesh, target: int) -> Mesh:
 
 def _read(path: Path) -> Mesh | None:
     try:
-        with path.open("rb") as raw, np.load(raw, allow_pickle=False) as file:  # numpy leaves a damaged file open
+        with (
+            path.open("rb") as raw,
+            np.load(raw, allow_pickle=False) as file,
+        ):  # numpy leaves a damaged file open
             vertices, faces = file["vertices"], file["faces"]
     except FileNotFoundError:
         return None
@@ -193,7 +222,8 @@ def _read(path: Path) -> Mesh | None:
 
 
 def _write(path: Path, mesh: Mesh) -> None:
-    """Write aside, then rename: a reader sees the whole file or none. A cache that cannot be written is only slower."""
+    """Write aside, then rename: a reader sees the whole file or none. A cache that cannot be
+    written is only slower."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         handle, aside = tempfile.mkstemp(dir=path.parent, suffix=".tmp")

@@ -1,8 +1,9 @@
-"""Meta-World behind `Suite`: pictures in, 4-d actions out, sparse reward. The one file that imports `metaworld`.
+"""Meta-World behind `Suite`: pictures in, 4-d actions out, sparse reward. The one file that imports
+`metaworld`.
 
-Physics is the stock environment's, bit by bit; only the picture is drawn by a light model (`render`). `reset(seed=s)`
-gives the same episode in any process and after any other episodes: the stock reset settles everything twice over, once
-its random start position is seeded.
+Physics is the stock environment's, bit by bit; only the picture is drawn by a light model
+(`render`). `reset(seed=s)` gives the same episode in any process and after any other episodes: the
+stock reset settles everything twice over, once its random start position is seeded.
 """
 
 import functools
@@ -34,20 +35,28 @@ FIXED = (
 )
 CONTROL_HZ = 80  # stock control steps per second of simulated time
 PATH_LENGTH = 500  # control steps after which the stock environment refuses to go on
-DRAWING = 1  # version of how pictures look; raise it when they change, so that old datasets are refused
+DRAWING = (
+    1  # version of how pictures look; raise it when they change, so that old datasets are refused
+)
 
 
 class MetaWorldEnv(DrawnEnv):
     """One task. Action: `float32[4]` in [-1, 1], the hand's displacement and the grip."""
 
-    def __init__(self, task: str, config: EnvConfig | None = None, *, render_mode: str | None = None) -> None:
+    def __init__(
+        self, task: str, config: EnvConfig | None = None, *, render_mode: str | None = None
+    ) -> None:
         if task not in SPECS:
             raise unknown("task of metaworld", task, SPECS)
         config = config or EnvConfig()
         if config.horizon * config.action_repeat > PATH_LENGTH:
             asked = f"env.horizon {config.horizon} x env.action_repeat {config.action_repeat}"
-            raise UserError(f"{asked} is over Meta-World's {PATH_LENGTH} control steps: lower one of them")
-        super().__init__(SPECS[task].task, config, action_dim=4, control_hz=CONTROL_HZ, render_mode=render_mode)
+            raise UserError(
+                f"{asked} is over Meta-World's {PATH_LENGTH} control steps: lower one of them"
+            )
+        super().__init__(
+            SPECS[task].task, config, action_dim=4, control_hz=CONTROL_HZ, render_mode=render_mode
+        )
         self._inner = stock(task)
         self._policy = _policy(SPECS[task].skill)
         self._state = np.zeros(39)
@@ -55,15 +64,19 @@ class MetaWorldEnv(DrawnEnv):
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
     ) -> tuple[np.ndarray, dict[str, Any]]:
-        """Start the episode of `seed`; without one, of a seed drawn from the generator that the last seed started."""
+        """Start the episode of `seed`; without one, of a seed drawn from the generator that the
+        last seed started."""
         super().reset(seed=seed)
         self._inner.seed(int(self.np_random.integers(2**31)) if seed is None else seed)
         self._state, _ = self._inner.reset()
         self._policy = _policy(SPECS[self.task.name].skill)
         return self._begin()
 
-    def step(self, action: Float32[np.ndarray, "4"]) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
-        """One decision: the action, clipped to [-1, 1], held for `action_repeat` control steps or until success."""
+    def step(
+        self, action: Float32[np.ndarray, "4"]
+    ) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
+        """One decision: the action, clipped to [-1, 1], held for `action_repeat` control steps or
+        until success."""
         clipped = np.clip(action, -1.0, 1.0).astype(np.float32)
         success = False
         for _ in range(self.config.action_repeat):
@@ -76,15 +89,21 @@ class MetaWorldEnv(DrawnEnv):
     def expert_action(self) -> Float32[np.ndarray, "4"]:
         """The scripted expert's clean action for the present state."""
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # every expert asks for more than 1 and is told off for it
+            warnings.simplefilter(
+                "ignore"
+            )  # every expert asks for more than 1 and is told off for it
             action: np.ndarray = self._policy.get_action(self._state)
         return action.clip(-1.0, 1.0).astype(np.float32)
 
     def picture(self, size: int) -> UInt8[np.ndarray, "size size 3"]:
         """The present scene, whether or not observations are drawn."""
         inner = self._inner
-        goals = [(inner.model.site(name).id, position) for name, position in inner._target_site_config]
-        upside_down: np.ndarray = _renderer(self.task.name).draw(inner.model, inner.data, size=size, sites=goals)
+        goals = [
+            (inner.model.site(name).id, position) for name, position in inner._target_site_config
+        ]
+        upside_down: np.ndarray = _renderer(self.task.name).draw(
+            inner.model, inner.data, size=size, sites=goals
+        )
         return upside_down[::-1].copy()  # so hangs the stock camera
 
 
@@ -92,7 +111,8 @@ class MetaWorldEnv(DrawnEnv):
 
 
 def stock(task: str) -> Any:
-    """Meta-World's own environment of `task`: the variant applied, the start position drawn from its seed."""
+    """Meta-World's own environment of `task`: the variant applied, the start position drawn from
+    its seed."""
     from irevla.envs import render  # noqa: F401  first of all: it chooses the GL library
 
     from metaworld.env_dict import ALL_V3_ENVIRONMENTS  # isort: skip
@@ -114,7 +134,10 @@ def stock(task: str) -> Any:
     if variant.low is not None and variant.high is not None:
         space: Any = env._random_reset_space
         low, high = np.array(space.low), np.array(space.high)
-        low[:3], high[:3] = variant.low, variant.high  # what follows the object's position, if anything, is the goal's
+        low[:3], high[:3] = (
+            variant.low,
+            variant.high,
+        )  # what follows the object's position, if anything, is the goal's
         env._random_reset_space = gym.spaces.Box(low, high, dtype=np.float64)
     return env
 
@@ -143,8 +166,8 @@ def _simulation(path: str, variant: Variant) -> tuple[Any, Any]:
 
 
 def _reshape(spec: Any, handle: Handle) -> None:
-    """Change the handle's collision geoms, and draw twins of them. Their group stays: Meta-World takes inertia from
-    groups 4 and 5.
+    """Change the handle's collision geoms, and draw twins of them. Their group stays: Meta-World
+    takes inertia from groups 4 and 5.
     """
     import mujoco
 
@@ -153,7 +176,12 @@ def _reshape(spec: Any, handle: Handle) -> None:
     body = spec.body(handle.body)
     for geom in list(body.geoms):
         if geom.group != 4 and (geom.type in chosen or geom.meshname in handle.hidden):
-            geom.rgba = [0.5, 0.5, 0.5, 0.0]  # hidden, not deleted: the environment asks for some by name
+            geom.rgba = [
+                0.5,
+                0.5,
+                0.5,
+                0.0,
+            ]  # hidden, not deleted: the environment asks for some by name
         if geom.group != 4 or geom.type not in chosen:
             continue
         radius, half = geom.size[0] * handle.thickness, geom.size[1]
@@ -162,7 +190,12 @@ def _reshape(spec: Any, handle: Handle) -> None:
             geom.type = mujoco.mjtGeom.mjGEOM_BOX
         geom.size = [radius, radius, half] if handle.boxy else [radius, half, 0.0]
         twin = body.add_geom(
-            type=geom.type, size=geom.size, pos=geom.pos, quat=geom.quat, rgba=[*handle.colour, 1.0], group=1
+            type=geom.type,
+            size=geom.size,
+            pos=geom.pos,
+            quat=geom.quat,
+            rgba=[*handle.colour, 1.0],
+            group=1,
         )
         twin.alt.type, twin.alt.euler = geom.alt.type, geom.alt.euler
         twin.contype, twin.conaffinity, twin.mass = 0, 0, 0.0
@@ -189,13 +222,14 @@ class MetaWorld:
     fps = CONTROL_HZ // EnvConfig().action_repeat
 
     def make(self, task: str, config: EnvConfig) -> gym.Env[Any, Any]:
-        """A new environment of `task`. Raises `UserError` for a name that does not exist, and where Meta-World cannot
-        run.
+        """A new environment of `task`. Raises `UserError` for a name that does not exist, and where
+        Meta-World cannot run.
         """
         return MetaWorldEnv(task, config)
 
     def render_settings(self, config: EnvConfig) -> Mapping[str, Any]:
-        """Camera, size, version of the drawing, and what changes the dynamics: the action repeat."""
+        """Camera, size, version of the drawing, and what changes the dynamics: the action
+        repeat."""
         return {
             "camera": CAMERA,
             "camera_pos": list(CAMERA_POS),
@@ -206,7 +240,9 @@ class MetaWorld:
 
     def check(self) -> None:
         """Raise `UserError` with the remedy where Meta-World, MuJoCo or a GL library is missing."""
-        check_packages("Meta-World", "metaworld", "mujoco", "fast_simplification", extra="metaworld")
+        check_packages(
+            "Meta-World", "metaworld", "mujoco", "fast_simplification", extra="metaworld"
+        )
         from irevla.envs import render
 
         render.check_gl()
@@ -216,5 +252,7 @@ METAWORLD = MetaWorld()
 
 for _name in SPECS:
     gym.register(
-        f"irevla/metaworld-{_name}-v0", entry_point="irevla.envs.metaworld:MetaWorldEnv", kwargs={"task": _name}
+        f"irevla/metaworld-{_name}-v0",
+        entry_point="irevla.envs.metaworld:MetaWorldEnv",
+        kwargs={"task": _name},
     )

@@ -1,9 +1,9 @@
-"""The Meta-World suite as data: 25 expert tasks, 5 RL tasks and 10 unseen ones (the paper's section V-A). Tune variants
-here alone.
+"""The Meta-World suite as data: 25 expert tasks, 5 RL tasks and 10 unseen ones (the paper's section
+V-A). Tune variants here alone.
 
-Expert tasks are those whose goal can be seen in the picture and whose scripted expert solves at least 90 % within the
-horizon. Every other task is a skill of them with other colours, another shape and other places: `docs/metaworld.md` has
-the measured rates.
+Expert tasks are those whose goal can be seen in the picture and whose scripted expert solves at
+least 90 % within the horizon. Every other task is a skill of them with other colours, another shape
+and other places: `docs/metaworld.md` has the measured rates.
 """
 
 from collections.abc import Mapping
@@ -18,7 +18,8 @@ XYZ = tuple[float, float, float]
 
 @dataclass(frozen=True)
 class Handle:
-    """A new shape for the part that the hand works on: collision geoms are changed, and these same shapes are drawn."""
+    """A new shape for the part that the hand works on: collision geoms are changed, and these same
+    shapes are drawn."""
 
     body: str  # the body whose collision capsules and cylinders change
     colour: RGB  # they are drawn in this colour
@@ -30,8 +31,8 @@ class Handle:
 
 @dataclass(frozen=True)
 class Variant:
-    """What differs from the stock task. Empty: nothing. `low` and `high` bound the object's random start, m, in place
-    of the stock.
+    """What differs from the stock task. Empty: nothing. `low` and `high` bound the object's random
+    start, m, in place of the stock.
     """
 
     recolour: Mapping[str, RGB] = field(default_factory=dict)  # material -> colour
@@ -95,7 +96,9 @@ def _faucet(colour: RGB, thickness: float, boxy: bool = False) -> Handle:
 
 
 def _press(colour: RGB, thickness: float, boxy: bool = False) -> Handle:
-    return Handle("handle_link", colour, thickness, boxy, hidden=("handle_press_grip",), kinds=("cylinder",))
+    return Handle(
+        "handle_link", colour, thickness, boxy, hidden=("handle_press_grip",), kinds=("cylinder",)
+    )
 
 
 def _window(colour: RGB, thickness: float, boxy: bool = False) -> Handle:
@@ -105,62 +108,105 @@ def _window(colour: RGB, thickness: float, boxy: bool = False) -> Handle:
 RL: dict[str, tuple[str, Variant]] = {  # name -> (skill, variant)
     "button-press-new": (
         "button-press",
-        Variant({"btn_yellow": GREEN}, _button(BLUE, 1.1), (-0.26, 0.80, 0.115), (-0.12, 0.90, 0.115)),
+        Variant(
+            {"btn_yellow": GREEN}, _button(BLUE, 1.1), (-0.26, 0.80, 0.115), (-0.12, 0.90, 0.115)
+        ),
     ),
     "drawer-open-new": (
         "drawer-open",
-        Variant({"drawer_beige": (0.5, 0.45, 0.75)}, _drawer(DARK, 1.4, True), (0.10, 0.87, 0.0), (0.15, 0.9, 0.0)),
+        Variant(
+            {"drawer_beige": (0.5, 0.45, 0.75)},
+            _drawer(DARK, 1.4, True),
+            (0.10, 0.87, 0.0),
+            (0.15, 0.9, 0.0),
+        ),
     ),
     "door-open-new": (
         "door-open",
-        Variant({"dl_metal2": (0.4, 0.3, 0.15)}, _door(YELLOW, 1.15), (0.15, 0.88, 0.15), (0.20, 0.95, 0.15)),
+        Variant(
+            {"dl_metal2": (0.4, 0.3, 0.15)},
+            _door(YELLOW, 1.15),
+            (0.15, 0.88, 0.15),
+            (0.20, 0.95, 0.15),
+        ),
     ),
     "window-open-new": (
         "window-open",
-        Variant({"window_red": GREEN}, _window(WHITE, 1.5, True), (-0.15, 0.7, 0.16), (-0.10, 0.9, 0.16)),
+        Variant(
+            {"window_red": GREEN}, _window(WHITE, 1.5, True), (-0.15, 0.7, 0.16), (-0.10, 0.9, 0.16)
+        ),
     ),
     "window-close-new": (
         "window-close",
-        Variant({"window_red": BLUE}, _window(ORANGE, 1.5, True), (-0.12, 0.72, 0.2), (-0.05, 0.9, 0.2)),
+        Variant(
+            {"window_red": BLUE}, _window(ORANGE, 1.5, True), (-0.12, 0.72, 0.2), (-0.05, 0.9, 0.2)
+        ),
     ),
 }
 
 UNSEEN: dict[str, tuple[str, Variant]] = {
     "button-press-orange": (
         "button-press",
-        Variant({"btn_yellow": DARK}, _button(ORANGE, 1.1), (0.10, 0.82, 0.115), (0.14, 0.88, 0.115)),
+        Variant(
+            {"btn_yellow": DARK}, _button(ORANGE, 1.1), (0.10, 0.82, 0.115), (0.14, 0.88, 0.115)
+        ),
     ),
     "button-press-topdown-teal": (
         "button-press-topdown",
-        Variant({"btn_yellow": TEAL}, _button(WHITE, 1.3, True), (0.09, 0.78, 0.115), (0.14, 0.86, 0.115)),
+        Variant(
+            {"btn_yellow": TEAL},
+            _button(WHITE, 1.3, True),
+            (0.09, 0.78, 0.115),
+            (0.14, 0.86, 0.115),
+        ),
     ),
     "door-open-teal": (
         "door-open",
-        Variant({"dl_metal2": (0.2, 0.4, 0.4)}, _door(ORANGE, 1.15), (0.0, 0.95, 0.15), (0.1, 0.98, 0.15)),
+        Variant(
+            {"dl_metal2": (0.2, 0.4, 0.4)},
+            _door(ORANGE, 1.15),
+            (0.0, 0.95, 0.15),
+            (0.1, 0.98, 0.15),
+        ),
     ),
     "drawer-close-pink": (
         "drawer-close",
-        Variant({"drawer_beige": PINK}, _drawer(DARK, 1.3, True), (-0.15, 0.88, 0.0), (-0.09, 0.9, 0.0)),
+        Variant(
+            {"drawer_beige": PINK}, _drawer(DARK, 1.3, True), (-0.15, 0.88, 0.0), (-0.09, 0.9, 0.0)
+        ),
     ),
     "drawer-open-orange": (
         "drawer-open",
-        Variant({"drawer_beige": ORANGE}, _drawer(BLUE, 1.3), (-0.14, 0.87, 0.0), (-0.09, 0.9, 0.0)),
+        Variant(
+            {"drawer_beige": ORANGE}, _drawer(BLUE, 1.3), (-0.14, 0.87, 0.0), (-0.09, 0.9, 0.0)
+        ),
     ),
     "faucet-close-blue": (
         "faucet-close",
-        Variant({"faucet_metal": TEAL}, _faucet(BLUE, 1.2, True), (0.09, 0.8, 0.0), (0.14, 0.86, 0.0)),
+        Variant(
+            {"faucet_metal": TEAL}, _faucet(BLUE, 1.2, True), (0.09, 0.8, 0.0), (0.14, 0.86, 0.0)
+        ),
     ),
     "faucet-open-purple": (
         "faucet-open",
-        Variant({"faucet_metal": GREEN}, _faucet(PURPLE, 1.2), (-0.1, 0.8, 0.0), (-0.05, 0.86, 0.0)),
+        Variant(
+            {"faucet_metal": GREEN}, _faucet(PURPLE, 1.2), (-0.1, 0.8, 0.0), (-0.05, 0.86, 0.0)
+        ),
     ),
     "handle-press-green": (
         "handle-press",
-        Variant({"hdlprs_metal0": BLUE}, _press(GREEN, 1.3, True), (0.1, 0.8, -0.001), (0.15, 0.9, 0.001)),
+        Variant(
+            {"hdlprs_metal0": BLUE},
+            _press(GREEN, 1.3, True),
+            (0.1, 0.8, -0.001),
+            (0.15, 0.9, 0.001),
+        ),
     ),
     "window-close-purple": (
         "window-close",
-        Variant({"window_red": PURPLE}, _window(YELLOW, 1.4), (-0.06, 0.74, 0.2), (-0.02, 0.9, 0.2)),
+        Variant(
+            {"window_red": PURPLE}, _window(YELLOW, 1.4), (-0.06, 0.74, 0.2), (-0.02, 0.9, 0.2)
+        ),
     ),
     "window-open-yellow": (
         "window-open",
@@ -179,7 +225,11 @@ class Spec:
 
 
 def _note(variant: Variant) -> str:
-    changed = ["colour", *(["handle"] if variant.handle else []), *(["position"] if variant.low else [])]
+    changed = [
+        "colour",
+        *(["handle"] if variant.handle else []),
+        *(["position"] if variant.low else []),
+    ]
     return f"other {', '.join(changed)}" if variant != Variant() else ""
 
 

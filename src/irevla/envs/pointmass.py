@@ -1,8 +1,10 @@
-"""A toy suite in numpy alone: a white dot glides over a table to the object that the instruction names.
+"""A toy suite in numpy alone: a white dot glides over a table to the object that the instruction
+names.
 
-It runs everywhere in microseconds, so tests use it, and it is the model for a suite of your own: a list of `Task`s, a
-`gymnasium.Env` that is a `TaskEnv`, and a `Suite` that makes one from the other. Every scene holds two objects that
-look alike, so the picture alone does not say where to go. Lengths are in table units: the table spans [-1, 1]^2.
+It runs everywhere in microseconds, so tests use it, and it is the model for a suite of your own: a
+list of `Task`s, a `gymnasium.Env` that is a `TaskEnv`, and a `Suite` that makes one from the other.
+Every scene holds two objects that look alike, so the picture alone does not say where to go.
+Lengths are in table units: the table spans [-1, 1]^2.
 """
 
 from collections.abc import Mapping
@@ -28,31 +30,40 @@ RED, BLUE, ORANGE, VIOLET = (220, 50, 40), (50, 90, 230), (235, 130, 45), (110, 
 
 @dataclass(frozen=True)
 class Scene:
-    """What lies on the table, and where: the data behind a task's name. Two like objects, one left and one right."""
+    """What lies on the table, and where: the data behind a task's name. Two like objects, one left
+    and one right."""
 
     side: Literal["left", "right"]  # of the target
     shape: Literal["disc", "square"]
     colour: tuple[int, int, int]
-    low: tuple[float, float] = (0.35, 0.0)  # |x| and y of each object are uniform between these corners
+    low: tuple[float, float] = (
+        0.35,
+        0.0,
+    )  # |x| and y of each object are uniform between these corners
     high: tuple[float, float] = (0.75, 0.6)
 
 
-OUTER: dict[str, tuple[float, float]] = {"low": (0.6, -0.3), "high": (0.85, 0.0)}  # mostly outside the expert range
+OUTER: dict[str, tuple[float, float]] = {
+    "low": (0.6, -0.3),
+    "high": (0.85, 0.0),
+}  # mostly outside the expert range
 SCENES: dict[Task, Scene] = {
     Task("left-disc", Category.EXPERT, "reach the left disc"): Scene("left", "disc", RED),
     Task("right-disc", Category.EXPERT, "reach the right disc"): Scene("right", "disc", RED),
     Task("left-square", Category.EXPERT, "reach the left square"): Scene("left", "square", BLUE),
     Task("right-square", Category.EXPERT, "reach the right square"): Scene("right", "square", BLUE),
-    Task("left-disc-new", Category.RL, "reach the left disc", "orange, lower and further out"): Scene(
-        "left", "disc", ORANGE, **OUTER
+    Task(
+        "left-disc-new", Category.RL, "reach the left disc", "orange, lower and further out"
+    ): Scene("left", "disc", ORANGE, **OUTER),
+    Task(
+        "right-square-new", Category.RL, "reach the right square", "violet, lower and further out"
+    ): Scene("right", "square", VIOLET, **OUTER),
+    Task(
+        "right-disc-outer", Category.UNSEEN, "reach the right disc", "lower and further out"
+    ): Scene("right", "disc", RED, **OUTER),
+    Task("left-square-orange", Category.UNSEEN, "reach the left square", "orange"): Scene(
+        "left", "square", ORANGE
     ),
-    Task("right-square-new", Category.RL, "reach the right square", "violet, lower and further out"): Scene(
-        "right", "square", VIOLET, **OUTER
-    ),
-    Task("right-disc-outer", Category.UNSEEN, "reach the right disc", "lower and further out"): Scene(
-        "right", "disc", RED, **OUTER
-    ),
-    Task("left-square-orange", Category.UNSEEN, "reach the left square", "orange"): Scene("left", "square", ORANGE),
 }
 
 
@@ -68,13 +79,17 @@ class PointMassEnv(DrawnEnv):
     ) -> tuple[np.ndarray, dict[str, Any]]:
         """A new scene, wholly decided by `seed`."""
         super().reset(seed=seed)
-        places = self.np_random.uniform(self._scene.low, self._scene.high, (2, 2)) * [(-1, 1), (1, 1)]
+        places = self.np_random.uniform(self._scene.low, self._scene.high, (2, 2)) * [
+            (-1, 1),
+            (1, 1),
+        ]
         self._target, self._other = places if self._scene.side == "left" else places[::-1]
         self._dot = self.np_random.uniform((-0.6, -0.8), (0.6, -0.5))
         return self._begin()
 
     def step(self, action: np.ndarray) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
-        """One decision. Solved ends the episode (`terminated`); out of time cuts it off (`truncated`); never both."""
+        """One decision. Solved ends the episode (`terminated`); out of time cuts it off
+        (`truncated`); never both."""
         self._dot = np.clip(self._dot + self._stride * np.clip(action, -1, 1), -1, 1)
         return self._outcome(bool(np.linalg.norm(self._target - self._dot) < SUCCESS))
 
@@ -96,10 +111,14 @@ class PointMassEnv(DrawnEnv):
         return SPEED * self.config.action_repeat
 
 
-def _stamp(image: np.ndarray, centre: np.ndarray, shape: str, radius: float, colour: tuple[int, int, int]) -> None:
+def _stamp(
+    image: np.ndarray, centre: np.ndarray, shape: str, radius: float, colour: tuple[int, int, int]
+) -> None:
     size = len(image)
     mask = _mask(shape, round(radius * size))
-    column, row = (np.array([centre[0] + 1, 1 - centre[1]]) * size / 2 - len(mask) / 2).round().astype(int)
+    column, row = (
+        (np.array([centre[0] + 1, 1 - centre[1]]) * size / 2 - len(mask) / 2).round().astype(int)
+    )
     top, left = max(row, 0), max(column, 0)
     window = image[top : max(row + len(mask), 0), left : max(column + len(mask), 0)]
     window[mask[top - row :, left - column :][: len(window), : window.shape[1]]] = colour
@@ -109,7 +128,9 @@ def _stamp(image: np.ndarray, centre: np.ndarray, shape: str, radius: float, col
 def _mask(shape: str, pixels: int) -> Bool[np.ndarray, "pixels pixels"]:
     """A filled disc or square, `pixels` wide."""
     axis = (np.arange(pixels) + 0.5) / pixels * 2 - 1
-    return (axis**2 + axis[:, None] ** 2 <= 1) if shape == "disc" else np.ones((pixels, pixels), bool)
+    return (
+        (axis**2 + axis[:, None] ** 2 <= 1) if shape == "disc" else np.ones((pixels, pixels), bool)
+    )
 
 
 class PointMass:
@@ -126,7 +147,11 @@ class PointMass:
 
     def render_settings(self, config: EnvConfig) -> Mapping[str, Any]:
         """What changes the picture or the dynamics."""
-        return {"suite": self.name, "image_size": config.image_size, "action_repeat": config.action_repeat}
+        return {
+            "suite": self.name,
+            "image_size": config.image_size,
+            "action_repeat": config.action_repeat,
+        }
 
     def check(self) -> None:
         """Nothing can be missing."""

@@ -1,14 +1,15 @@
-"""Fast MuJoCo pictures without a GPU: the whole scene drawn as one skin, in one draw call, by one GL context per
-process.
+"""Fast MuJoCo pictures without a GPU: the whole scene drawn as one skin, in one draw call, by one
+GL context per process.
 
-On a CPU the time of a frame goes into shadow maps, multisampling and reflections (off here), into triangles (decimated
-here), and then into draw calls: about 45 microseconds for each geom. So every visible geom and site of a model becomes
-triangles in the frame of its body, coloured through a palette texture, and all of them together one MuJoCo skin whose
-bones are the bodies: MuJoCo moves the vertices, and the GL library sees a single mesh. The picture lives in a model of
-its own; physics is only read.
+On a CPU the time of a frame goes into shadow maps, multisampling and reflections (off here), into
+triangles (decimated here), and then into draw calls: about 45 microseconds for each geom. So every
+visible geom and site of a model becomes triangles in the frame of its body, coloured through a
+palette texture, and all of them together one MuJoCo skin whose bones are the bodies: MuJoCo moves
+the vertices, and the GL library sees a single mesh. The picture lives in a model of its own;
+physics is only read.
 
-Left out, on purpose: shadows, reflections, textures (each material shows its mean colour), and what is nearly
-transparent.
+Left out, on purpose: shadows, reflections, textures (each material shows its mean colour), and what
+is nearly transparent.
 """
 
 import atexit
@@ -20,8 +21,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-os.environ.setdefault("MUJOCO_GL", "egl" if Path("/dev/nvidia0").exists() else "osmesa")  # before mujoco is imported
-os.environ.setdefault("LP_NUM_THREADS", "0")  # llvmpipe's own threads cost more than they bring at these sizes
+os.environ.setdefault(
+    "MUJOCO_GL", "egl" if Path("/dev/nvidia0").exists() else "osmesa"
+)  # before mujoco is imported
+os.environ.setdefault(
+    "LP_NUM_THREADS", "0"
+)  # llvmpipe's own threads cost more than they bring at these sizes
 
 import numpy as np
 from jaxtyping import Float, UInt8
@@ -32,8 +37,13 @@ from irevla.errors import UserError
 
 def _no_gl(error: Exception) -> UserError:
     name = os.environ["MUJOCO_GL"]
-    remedy = {"osmesa": "apt-get install libosmesa6", "egl": "apt-get install libegl1, or set MUJOCO_GL=osmesa"}
-    return UserError(f"MuJoCo cannot draw with MUJOCO_GL={name} ({error}): {remedy.get(name, 'set MUJOCO_GL=osmesa')}")
+    remedy = {
+        "osmesa": "apt-get install libosmesa6",
+        "egl": "apt-get install libegl1, or set MUJOCO_GL=osmesa",
+    }
+    return UserError(
+        f"MuJoCo cannot draw with MUJOCO_GL={name} ({error}): {remedy.get(name, 'set MUJOCO_GL=osmesa')}"
+    )
 
 
 try:
@@ -48,13 +58,14 @@ OPAQUE = 0.3  # geoms and sites of a lower alpha are left out
 GROUPS = 3  # geom and site groups below this are drawn, as in MuJoCo's own default
 MAX_SIZE = 1024  # side of the largest picture, pixels
 SKY_SHADE = 1.0  # the backdrop is lit like everything else: here, by just as much as it absorbs
-CELL = 8  # side of one colour in the palette, texels: wide enough for linear filtering not to mix neighbours
+# side of one colour in the palette, texels: wide enough for linear filtering not to mix neighbours
+CELL = 8
 
 
 @dataclass(frozen=True)
 class Camera:
-    """A fixed camera of the world, or of a body that carries it: position (m), orientation (quaternion w x y z),
-    vertical field of view (degrees)."""
+    """A fixed camera of the world, or of a body that carries it: position (m), orientation
+    (quaternion w x y z), vertical field of view (degrees)."""
 
     pos: tuple[float, float, float]
     quat: tuple[float, float, float, float]
@@ -73,11 +84,16 @@ class Inset:
 def camera_of(model: Any, name: str, pos: tuple[float, float, float] | None = None) -> Camera:
     """The camera `name` of `model`, optionally moved to `pos`."""
     i = model.camera(name).id
-    return Camera(pos or tuple(model.cam_pos[i].tolist()), tuple(model.cam_quat[i].tolist()), float(model.cam_fovy[i]))
+    return Camera(
+        pos or tuple(model.cam_pos[i].tolist()),
+        tuple(model.cam_quat[i].tolist()),
+        float(model.cam_fovy[i]),
+    )
 
 
 def looking(pos: Float[np.ndarray, "3"], at: Float[np.ndarray, "3"]) -> Float[np.ndarray, "4"]:
-    """The orientation (quaternion w x y z) of an upright camera at `pos` that looks at `at`: along its -z."""
+    """The orientation (quaternion w x y z) of an upright camera at `pos` that looks at `at`: along
+    its -z."""
     back = (pos - at) / np.linalg.norm(pos - at)
     right = np.cross([0.0, 0.0, 1.0], back)
     right /= np.linalg.norm(right)
@@ -96,9 +112,13 @@ def check_gl() -> None:
 
 @functools.cache
 def _context() -> Any:
-    """The one GL context of this process. Two live OSMesa contexts give garbage frames without any error."""
-    # not mujoco.GLContext, which is settled when mujoco is first imported: perhaps before this module
-    context = importlib.import_module(f"mujoco.{os.environ['MUJOCO_GL'].lower()}").GLContext(MAX_SIZE, MAX_SIZE)
+    """The one GL context of this process. Two live OSMesa contexts give garbage frames without any
+    error."""
+    # not mujoco.GLContext, which is settled when mujoco is first imported: perhaps before this
+    # module
+    context = importlib.import_module(f"mujoco.{os.environ['MUJOCO_GL'].lower()}").GLContext(
+        MAX_SIZE, MAX_SIZE
+    )
     context.make_current()
     atexit.register(_context.cache_clear)  # else it is freed after the module that frees it
     mujoco.MjrContext(
@@ -112,7 +132,8 @@ def _context() -> Any:
 
 @dataclass(frozen=True)
 class _Part:
-    """Triangles that move with one frame (a body of the physics model, or a site), in one colour."""
+    """Triangles that move with one frame (a body of the physics model, or a site), in one
+    colour."""
 
     frame: int
     mesh: meshes.Mesh
@@ -120,7 +141,8 @@ class _Part:
 
 
 def _colour(model: Any, material: int, rgba: np.ndarray) -> np.ndarray:
-    """What MuJoCo would show: the object's own colour unless it is the default, times the mean of its texture."""
+    """What MuJoCo would show: the object's own colour unless it is the default, times the mean of
+    its texture."""
     grey = np.array([0.5, 0.5, 0.5, 1.0], np.float32)
     if material < 0:
         return rgba.astype(np.float64)
@@ -147,7 +169,9 @@ def _shape(kind: int, size: np.ndarray) -> meshes.Mesh | None:
 
 def _mesh_of(model: Any, mesh: int) -> meshes.Mesh:
     v, f = model.mesh_vertadr[mesh], model.mesh_faceadr[mesh]
-    return model.mesh_vert[v : v + model.mesh_vertnum[mesh]], model.mesh_face[f : f + model.mesh_facenum[mesh]]
+    return model.mesh_vert[v : v + model.mesh_vertnum[mesh]], model.mesh_face[
+        f : f + model.mesh_facenum[mesh]
+    ]
 
 
 def _placed(mesh: meshes.Mesh, pos: np.ndarray, quat: np.ndarray) -> meshes.Mesh:
@@ -157,7 +181,8 @@ def _placed(mesh: meshes.Mesh, pos: np.ndarray, quat: np.ndarray) -> meshes.Mesh
 
 
 def _parts(model: Any, faces: int) -> list[_Part]:
-    """All that is drawn of `model`: geoms in the frames of their bodies, then sites, each a frame of its own."""
+    """All that is drawn of `model`: geoms in the frames of their bodies, then sites, each a frame
+    of its own."""
     found = []
     for g in range(model.ngeom):
         rgba = _colour(model, int(model.geom_matid[g]), model.geom_rgba[g])
@@ -171,7 +196,11 @@ def _parts(model: Any, faces: int) -> list[_Part]:
         )
         if mesh is not None:
             found.append(
-                _Part(int(model.geom_bodyid[g]), _placed(mesh, model.geom_pos[g], model.geom_quat[g]), tuple(rgba[:3]))
+                _Part(
+                    int(model.geom_bodyid[g]),
+                    _placed(mesh, model.geom_pos[g], model.geom_quat[g]),
+                    tuple(rgba[:3]),
+                )
             )
     for s in range(model.nsite):
         rgba = _colour(model, int(model.site_matid[s]), model.site_rgba[s])
@@ -182,7 +211,8 @@ def _parts(model: Any, faces: int) -> list[_Part]:
 
 
 def _backdrop(model: Any, camera: Camera) -> list[_Part]:
-    """The sky as one rectangle behind everything: MuJoCo's sky box would cost as much as the rest of the scene."""
+    """The sky as one rectangle behind everything: MuJoCo's sky box would cost as much as the rest
+    of the scene."""
     sky = [i for i in range(model.ntex) if model.tex_type[i] == mujoco.mjtTexture.mjTEXTURE_SKYBOX]
     if not sky:
         return []
@@ -194,7 +224,9 @@ def _backdrop(model: Any, camera: Camera) -> list[_Part]:
         _Part(
             0,
             _placed(
-                (mesh[0] - np.array([0, 0, depth], np.float32), mesh[1]), np.array(camera.pos), np.array(camera.quat)
+                (mesh[0] - np.array([0, 0, depth], np.float32), mesh[1]),
+                np.array(camera.pos),
+                np.array(camera.quat),
             ),
             tuple(rgb),
         )
@@ -204,16 +236,28 @@ def _backdrop(model: Any, camera: Camera) -> list[_Part]:
 def _texture_mean(model: Any, texture: int) -> np.ndarray:
     start, channels = model.tex_adr[texture], model.tex_nchannel[texture]
     count = model.tex_height[texture] * model.tex_width[texture] * channels
-    return np.asarray(model.tex_data[start : start + count].reshape(-1, channels)[:, :3].mean(axis=0) / 255)
+    return np.asarray(
+        model.tex_data[start : start + count].reshape(-1, channels)[:, :3].mean(axis=0) / 255
+    )
 
 
 def _visible(part: _Part, camera: Camera) -> _Part | None:
-    """A part of the world without what `camera` can never see: faces turned away, and faces beside the picture."""
+    """A part of the world without what `camera` can never see: faces turned away, and faces beside
+    the picture."""
     vertices, faces = part.mesh
-    local, _ = _placed((vertices - np.array(camera.pos), faces), np.zeros(3), np.array(camera.quat) * [1, -1, -1, -1])
+    local, _ = _placed(
+        (vertices - np.array(camera.pos), faces),
+        np.zeros(3),
+        np.array(camera.quat) * [1, -1, -1, -1],
+    )
     corners = local[faces].astype(np.float64)  # F x 3 x 3, the camera looks along -z
     facing = (
-        np.einsum("fi,fi->f", np.cross(corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0]), corners[:, 0]) < 0
+        np.einsum(
+            "fi,fi->f",
+            np.cross(corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0]),
+            corners[:, 0],
+        )
+        < 0
     )
     edge = np.tan(np.radians(camera.fovy) / 2) * 1.05  # a square picture
     x, y, depth = corners[..., 0], corners[..., 1], -corners[..., 2]
@@ -232,7 +276,8 @@ def _palette(parts: Sequence[_Part]) -> tuple[list[tuple[float, float, float]], 
 
 
 def _drawing_model(model: Any, cameras: Sequence[Camera], parts: Sequence[_Part]) -> Any:
-    """A model with one body for each frame, one skin over all of them, the lights of `model` and the cameras."""
+    """A model with one body for each frame, one skin over all of them, the lights of `model` and
+    the cameras."""
     spec = mujoco.MjSpec()
     spec.visual.quality.shadowsize, spec.visual.quality.offsamples = 0, 0
     spec.visual.global_.offwidth = spec.visual.global_.offheight = 16
@@ -242,8 +287,20 @@ def _drawing_model(model: Any, cameras: Sequence[Camera], parts: Sequence[_Part]
     spec.stat.extent, spec.stat.center = model.stat.extent, model.stat.center
     for i in range(model.nlight):
         if model.light_active[i]:
-            keys = ("pos", "dir", "ambient", "diffuse", "specular", "attenuation", "cutoff", "exponent", "directional")
-            spec.worldbody.add_light(castshadow=False, **{key: getattr(model, f"light_{key}")[i] for key in keys})
+            keys = (
+                "pos",
+                "dir",
+                "ambient",
+                "diffuse",
+                "specular",
+                "attenuation",
+                "cutoff",
+                "exponent",
+                "directional",
+            )
+            spec.worldbody.add_light(
+                castshadow=False, **{key: getattr(model, f"light_{key}")[i] for key in keys}
+            )
     for camera in cameras:
         spec.worldbody.add_camera(pos=camera.pos, quat=camera.quat, fovy=camera.fovy)
     for i in range(1, model.nbody + model.nsite):
@@ -255,13 +312,20 @@ def _drawing_model(model: Any, cameras: Sequence[Camera], parts: Sequence[_Part]
 def _add_skin(spec: Any, parts: Sequence[_Part]) -> None:
     colours, palette = _palette(parts)
     kind = mujoco.mjtTexture.mjTEXTURE_2D
-    texture = spec.add_texture(name="palette", type=kind, width=palette.shape[1], height=CELL, nchannel=3)
+    texture = spec.add_texture(
+        name="palette", type=kind, width=palette.shape[1], height=CELL, nchannel=3
+    )
     texture.data = palette.tobytes()
     material = spec.add_material(name="palette", specular=0.3, shininess=0.5)
     material.textures[mujoco.mjtTextureRole.mjTEXROLE_RGB] = "palette"
     vertices, faces = meshes.join([part.mesh for part in parts])
     frame_of = np.concatenate([np.full(len(part.mesh[0]), part.frame) for part in parts])
-    u = np.concatenate([np.full(len(part.mesh[0]), (colours.index(part.rgb) + 0.5) / len(colours)) for part in parts])
+    u = np.concatenate(
+        [
+            np.full(len(part.mesh[0]), (colours.index(part.rgb) + 0.5) / len(colours))
+            for part in parts
+        ]
+    )
     skin = spec.add_skin(name="scene", material="palette")
     skin.vert, skin.face = vertices.reshape(-1).tolist(), faces.reshape(-1).tolist()
     skin.texcoord = np.stack([u, np.full_like(u, 0.5)], axis=1).reshape(-1).tolist()
@@ -282,10 +346,11 @@ def _fixed_camera(index: int) -> Any:
 
 
 class Renderer:
-    """Draws the states of one physics model, seen by one fixed camera, and by a moving one where there is an `inset`.
-    Frames are as those of a fresh process, whatever else is drawn.
+    """Draws the states of one physics model, seen by one fixed camera, and by a moving one where
+    there is an `inset`. Frames are as those of a fresh process, whatever else is drawn.
 
-    `fixed`: names of bodies that never move, besides the world; what a fixed camera alone cannot see is dropped.
+    `fixed`: names of bodies that never move, besides the world; what a fixed camera alone cannot
+    see is dropped.
     """
 
     def __init__(
@@ -315,7 +380,9 @@ class Renderer:
         mujoco.mj_forward(self._model, self._data)
         self._scene = mujoco.MjvScene(self._model, maxgeom=16)
         self._scene.flags[:] = 0  # no shadows, reflections, haze or sky box ...
-        self._scene.flags[mujoco.mjtRndFlag.mjRND_CULL_FACE] = 1  # ... and nothing of what faces away: half the time
+        self._scene.flags[mujoco.mjtRndFlag.mjRND_CULL_FACE] = (
+            1  # ... and nothing of what faces away: half the time
+        )
         self._option = mujoco.MjvOption()
         self._camera, self._inset_camera = _fixed_camera(0), _fixed_camera(1)
         self._pose = pose
@@ -323,19 +390,32 @@ class Renderer:
         self._gl: Any = None
 
     def draw(
-        self, model: Any, data: Any, *, size: int, sites: Sequence[tuple[int, Float[np.ndarray, "3"]]] = ()
+        self,
+        model: Any,
+        data: Any,
+        *,
+        size: int,
+        sites: Sequence[tuple[int, Float[np.ndarray, "3"]]] = (),
     ) -> UInt8[np.ndarray, "size size 3"]:
         """The state (`model`, `data`) as a picture, its first row at the top. Neither is changed.
 
-        `model` must have the bodies and sites of the one this renderer was made from, moved or not. `sites`: those
-        to show elsewhere than the model says, as (index, world position in m).
+        `model` must have the bodies and sites of the one this renderer was made from, moved or not.
+        `sites`: those to show elsewhere than the model says, as (index, world position in m).
         """
         if not 0 < size <= MAX_SIZE:
-            raise UserError(f"a picture of {size} pixels cannot be drawn; the largest is {MAX_SIZE}")
+            raise UserError(
+                f"a picture of {size} pixels cannot be drawn; the largest is {MAX_SIZE}"
+            )
         self._follow(model, data, sites)
         gl = self._buffer(size)
         mujoco.mjv_updateScene(
-            self._model, self._data, self._option, None, self._camera, mujoco.mjtCatBit.mjCAT_ALL, self._scene
+            self._model,
+            self._data,
+            self._option,
+            None,
+            self._camera,
+            mujoco.mjtCatBit.mjCAT_ALL,
+            self._scene,
         )
         rect, picture = mujoco.MjrRect(0, 0, size, size), np.empty((size, size, 3), np.uint8)
         mujoco.mjr_render(rect, self._scene, gl)
@@ -347,9 +427,14 @@ class Renderer:
         return np.ascontiguousarray(picture[::-1])  # GL counts rows from the bottom
 
     def _follow(self, model: Any, data: Any, sites: Sequence[tuple[int, np.ndarray]]) -> None:
-        """Put every frame where its body or site is; kinematics run on a copy, and physics keeps its state."""
+        """Put every frame where its body or site is; kinematics run on a copy, and physics keeps
+        its state."""
         pose, view, n = self._pose, self._data, model.nbody
-        pose.qpos[:], pose.mocap_pos[:], pose.mocap_quat[:] = data.qpos, data.mocap_pos, data.mocap_quat
+        pose.qpos[:], pose.mocap_pos[:], pose.mocap_quat[:] = (
+            data.qpos,
+            data.mocap_pos,
+            data.mocap_quat,
+        )
         mujoco.mj_kinematics(model, pose)
         view.xpos[:n], view.xquat[:n] = pose.xpos, pose.xquat
         view.xpos[n:] = pose.site_xpos
@@ -360,14 +445,19 @@ class Renderer:
         if self._inset:
             self._carry(pose.xpos[self._carrier], pose.xquat[self._carrier], self._inset.camera)
 
-    def _carry(self, pos: Float[np.ndarray, "3"], quat: Float[np.ndarray, "4"], seat: Camera) -> None:
+    def _carry(
+        self, pos: Float[np.ndarray, "3"], quat: Float[np.ndarray, "4"], seat: Camera
+    ) -> None:
         """Put the inset's camera on its body, which is at (`pos`, `quat`)."""
         turned = np.zeros(4)
-        mujoco.mju_mulPose(self._data.cam_xpos[1], turned, pos, quat, np.array(seat.pos), np.array(seat.quat))
+        mujoco.mju_mulPose(
+            self._data.cam_xpos[1], turned, pos, quat, np.array(seat.pos), np.array(seat.quat)
+        )
         mujoco.mju_quat2Mat(self._data.cam_xmat[1], turned)
 
     def _buffer(self, size: int) -> Any:
-        """This model's GL objects, with an off-screen buffer of just `size`: clearing a larger one takes long."""
+        """This model's GL objects, with an off-screen buffer of just `size`: clearing a larger one
+        takes long."""
         _context().make_current()
         if self._gl is None:
             self._gl = mujoco.MjrContext(self._model, mujoco.mjtFontScale.mjFONTSCALE_50)

@@ -1,8 +1,9 @@
-"""Many environments at once, in worker processes that may die: a lost worker is replaced and its episodes start again.
+"""Many environments at once, in worker processes that may die: a lost worker is replaced and its
+episodes start again.
 
-Each worker has one thread and one GL context and steps several environments, its slots. The driver (this module) hands
-out `Job`s, one episode each. Serve the workers in turn (`recv`, decide, `send`): while one steps, the pictures of
-another are encoded.
+Each worker has one thread and one GL context and steps several environments, its slots. The driver
+(this module) hands out `Job`s, one episode each. Serve the workers in turn (`recv`, decide,
+`send`): while one steps, the pictures of another are encoded.
 """
 
 import json
@@ -32,7 +33,12 @@ from irevla.errors import UserError
 
 START_TIMEOUT = 120.0  # seconds for a worker to import its simulator: longer than a step may take
 CLOSE_TIMEOUT = 2.0  # seconds for all workers to leave by themselves
-ONE_THREAD = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "LP_NUM_THREADS": "0"}
+ONE_THREAD = {
+    "OMP_NUM_THREADS": "1",
+    "MKL_NUM_THREADS": "1",
+    "OPENBLAS_NUM_THREADS": "1",
+    "LP_NUM_THREADS": "0",
+}
 
 _log = logging.getLogger(__name__)
 
@@ -41,8 +47,9 @@ _log = logging.getLogger(__name__)
 class Slots:
     """What one worker's `n` slots look like after the last step. The arrays are copies.
 
-    `images`, `jobs` and `step` are about the episode that each slot is in now: already the next one where an episode
-    just ended. All the rest is about the step just taken, and zero after the first reset.
+    `images`, `jobs` and `step` are about the episode that each slot is in now: already the next one
+    where an episode just ended. All the rest is about the step just taken, and zero after the first
+    reset.
     """
 
     worker: int
@@ -50,13 +57,19 @@ class Slots:
     jobs: tuple[Job | None, ...]  # None: idle, no jobs are left
     step: Int[np.ndarray, " n"]  # decisions taken so far in this episode
     previous: tuple[Job | None, ...]  # the job that the step belonged to; None: there was no step
-    labels: Float32[np.ndarray, "n A"]  # what was meant: clean of noise; a person's where one took over
+    labels: Float32[
+        np.ndarray, "n A"
+    ]  # what was meant: clean of noise; a person's where one took over
     rewards: Float32[np.ndarray, " n"]
     terminated: Bool[np.ndarray, " n"]  # the episode ended in itself: no value beyond
     truncated: Bool[np.ndarray, " n"]  # the horizon ended it
-    success: Bool[np.ndarray, " n"]  # by the policy, or the expert, alone: with a person's help it is none
+    success: Bool[
+        np.ndarray, " n"
+    ]  # by the policy, or the expert, alone: with a person's help it is none
     final_images: UInt8[np.ndarray, "n H W 3"]  # the true last observation, where an episode ended
-    lost: Bool[np.ndarray, " n"]  # the worker died or hung: the episode was dropped and starts again
+    lost: Bool[
+        np.ndarray, " n"
+    ]  # the worker died or hung: the episode was dropped and starts again
 
     @property
     def playing(self) -> Bool[np.ndarray, " n"]:
@@ -70,7 +83,8 @@ class Slots:
 
     @property
     def cut_off(self) -> Bool[np.ndarray, " n"]:
-        """Where the horizon alone ended the episode: `final_images` shows an observation that still has a value."""
+        """Where the horizon alone ended the episode: `final_images` shows an observation that still
+        has a value."""
         return np.asarray(self.truncated & ~self.terminated)
 
 
@@ -84,8 +98,14 @@ class _Process:
     def __init__(self, suite: str, config: EnvConfig, action_dim: int) -> None:
         self._started = False
         self._timeout = config.timeout
-        size = {"n": config.envs_per_worker, "image_size": config.image_size, "action_dim": action_dim}
-        with tempfile.TemporaryFile(dir=memory_folder()) as file:  # has no name: nothing is left, whatever happens
+        size = {
+            "n": config.envs_per_worker,
+            "image_size": config.image_size,
+            "action_dim": action_dim,
+        }
+        with tempfile.TemporaryFile(
+            dir=memory_folder()
+        ) as file:  # has no name: nothing is left, whatever happens
             file.truncate(Board.nbytes(**size))
             self.board = Board.on(mmap.mmap(file.fileno(), 0), **size)
             self._pipe, theirs = Pipe()
@@ -99,7 +119,8 @@ class _Process:
             self._pipe.send_bytes(json.dumps(message).encode())
 
     def wait(self) -> None:
-        """Until the last command is done. Raises `_Lost`, or the `UserError` that an environment raised."""
+        """Until the last command is done. Raises `_Lost`, or the `UserError` that an environment
+        raised."""
         if not self._started:
             self._answer(START_TIMEOUT)
             self._started = True
@@ -143,8 +164,9 @@ def memory_folder() -> str | None:
 
 
 def spawn(module: str, pipe: int, memory: int, *arguments: str) -> subprocess.Popen[bytes]:
-    """A fresh interpreter that runs `module` with our process id, two file descriptors and `arguments`. Not
-    multiprocessing's spawn: that unpickles, and runs the caller's script a second time."""
+    """A fresh interpreter that runs `module` with our process id, two file descriptors and
+    `arguments`. Not multiprocessing's spawn: that unpickles, and runs the caller's script a second
+    time."""
     path = os.pathsep.join(
         entry or str(Path.cwd()) for entry in sys.path
     )  # a suite may lie anywhere that we can import
@@ -193,16 +215,24 @@ class _Crew:
 
 
 class VectorEnv:
-    """`config.workers` processes with `config.envs_per_worker` slots each, playing `jobs` until there are no more.
+    """`config.workers` processes with `config.envs_per_worker` slots each, playing `jobs` until
+    there are no more.
 
-    A slot whose episode ends starts its next job in the same step; the job of a lost episode starts again in the same
-    slot. Raises `UserError` for an unknown suite or task, and whatever `UserError` an environment raises.
+    A slot whose episode ends starts its next job in the same step; the job of a lost episode starts
+    again in the same slot. Raises `UserError` for an unknown suite or task, and whatever
+    `UserError` an environment raises.
     """
 
-    def __init__(self, suite: str, config: EnvConfig, jobs: Iterator[Job], *, max_retries: int = 3) -> None:
+    def __init__(
+        self, suite: str, config: EnvConfig, jobs: Iterator[Job], *, max_retries: int = 3
+    ) -> None:
         self.suite = load_suite(suite)
         self.suite.check()
-        self.workers, self.n, self.action_dim = config.workers, config.envs_per_worker, self.suite.action_dim
+        self.workers, self.n, self.action_dim = (
+            config.workers,
+            config.envs_per_worker,
+            self.suite.action_dim,
+        )
         self.dropped = 0  # partial episodes lost with their worker, so far
         self._name, self._config, self._max_retries = suite, config, max_retries
         self._source = jobs
@@ -222,10 +252,13 @@ class VectorEnv:
 
     def instructions(self, jobs: Sequence[Job | None]) -> tuple[str, ...]:
         """What the policy is told to do in each; empty where there is no job."""
-        return tuple("" if job is None else find_task(self.suite, job.task).instruction for job in jobs)
+        return tuple(
+            "" if job is None else find_task(self.suite, job.task).instruction for job in jobs
+        )
 
     def send(self, worker: int, actions: Float32[np.ndarray, "n A"] | None) -> None:
-        """Let a worker step; `actions` (clipped to [-1, 1]; ignored where idle) or, if None, the scripted expert's."""
+        """Let a worker step; `actions` (clipped to [-1, 1]; ignored where idle) or, if None, the
+        scripted expert's."""
         crew = self._crews[worker]
         assert not crew.waiting, f"worker {worker} is still at its last step: recv first"
         crew.waiting = crew.stepping = True
@@ -238,8 +271,8 @@ class VectorEnv:
     def recv(self, worker: int) -> Slots:
         """Wait for a worker's step. A dead or hung worker is killed and replaced first.
 
-        Raises `UserError` if an environment did, and `RuntimeError` with the last failure's text when one job has been
-        lost more than `max_retries` times.
+        Raises `UserError` if an environment did, and `RuntimeError` with the last failure's text
+        when one job has been lost more than `max_retries` times.
         """
         crew = self._crews[worker]
         assert crew.waiting, f"worker {worker} has nothing to do: send first"
@@ -259,7 +292,8 @@ class VectorEnv:
         return self._slots(worker, previous, lost)
 
     def close(self) -> None:
-        """End all workers; those that do not leave within seconds are killed. Safe to call again."""
+        """End all workers; those that do not leave within seconds are killed. Safe to call
+        again."""
         processes = [crew.process for crew in self._crews if crew.process is not None]
         for process in processes:
             process.hang_up()
@@ -271,7 +305,10 @@ class VectorEnv:
         return self
 
     def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
     ) -> None:
         self.close()
 
@@ -290,16 +327,31 @@ class VectorEnv:
         crew.losses += playing
         if crew.losses.max() > self._max_retries:
             job = crew.jobs[int(crew.losses.argmax())]
-            raise RuntimeError(f"{job} was lost {crew.losses.max()} times in a row; the last worker {reason}")
-        _log.warning("worker %d %s; replaced, %d partial episodes start again", worker, reason, playing.sum())
+            raise RuntimeError(
+                f"{job} was lost {crew.losses.max()} times in a row; the last worker {reason}"
+            )
+        _log.warning(
+            "worker %d %s; replaced, %d partial episodes start again", worker, reason, playing.sum()
+        )
         crew.start(_Process(self._name, self._config, self.action_dim))
 
-    def _slots(self, worker: int, previous: tuple[Job | None, ...], lost: Bool[np.ndarray, " n"]) -> Slots:
+    def _slots(
+        self, worker: int, previous: tuple[Job | None, ...], lost: Bool[np.ndarray, " n"]
+    ) -> Slots:
         crew = self._crews[worker]
         board = {
-            field.name: getattr(crew.board, field.name).copy() for field in fields(Board) if field.name != "actions"
+            field.name: getattr(crew.board, field.name).copy()
+            for field in fields(Board)
+            if field.name != "actions"
         }
-        return Slots(worker=worker, jobs=tuple(crew.jobs), step=crew.step.copy(), previous=previous, lost=lost, **board)
+        return Slots(
+            worker=worker,
+            jobs=tuple(crew.jobs),
+            step=crew.step.copy(),
+            previous=previous,
+            lost=lost,
+            **board,
+        )
 
 
 def _as_json(jobs: list[Job | None]) -> list[dict[str, Any] | None]:

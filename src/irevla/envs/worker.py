@@ -1,14 +1,17 @@
-"""What runs in a worker process: some environments, stepped on command. Started by `vector`; without torch.
+"""What runs in a worker process: some environments, stepped on command. Started by `vector`;
+without torch.
 
-The protocol. Pictures, actions and flags lie in a `Board`, a piece of anonymous memory that both sides see; JSON over a
-pipe says when. The driver sends a greeting (suite, sizes), then commands one at a time:
+The protocol. Pictures, actions and flags lie in a `Board`, a piece of anonymous memory that both
+sides see; JSON over a pipe says when. The driver sends a greeting (suite, sizes), then commands one
+at a time:
 
 - `{"begin": [job or null, ...]}`: each slot starts its job;
-- `{"step": [deck, ...], "expert": bool}`: each playing slot takes a step with its action on the board (or the scripted
-  expert's); a slot whose episode ends starts the job "on deck" at once, or falls idle where that is null.
+- `{"step": [deck, ...], "expert": bool}`: each playing slot takes a step with its action on the
+  board (or the scripted expert's); a slot whose episode ends starts the job "on deck" at once, or
+  falls idle where that is null.
 
-Each is answered with `{}` once the board is up to date, or with `{"error": text, "user": bool}`, after which the worker
-exits.
+Each is answered with `{}` once the board is up to date, or with `{"error": text, "user": bool}`,
+after which the worker exits.
 """
 
 import json
@@ -42,7 +45,8 @@ class Job:
     task: str
     seed: int
     noise: float = 0.0  # standard deviation of the noise on what is executed; labels stay clean
-    burst: int = 0  # 0: fresh noise in every decision; else it comes in bursts of so many, the same throughout each
+    # 0: fresh noise in every decision; else it comes in bursts of so many, the same throughout each
+    burst: int = 0
     draw: bool = True  # False: pictures are blank and cost nothing
 
 
@@ -51,13 +55,19 @@ class Board:
     """The arrays that driver and worker share, for `n` slots."""
 
     images: UInt8[np.ndarray, "n H W 3"]  # what each slot sees now
-    final_images: UInt8[np.ndarray, "n H W 3"]  # the true last observation, where the step ended an episode
+    final_images: UInt8[
+        np.ndarray, "n H W 3"
+    ]  # the true last observation, where the step ended an episode
     actions: Float32[np.ndarray, "n A"]  # from the driver
-    labels: Float32[np.ndarray, "n A"]  # what was meant: clean of noise; a person's where one took over
+    labels: Float32[
+        np.ndarray, "n A"
+    ]  # what was meant: clean of noise; a person's where one took over
     rewards: Float32[np.ndarray, " n"]
     terminated: Bool[np.ndarray, " n"]
     truncated: Bool[np.ndarray, " n"]
-    success: Bool[np.ndarray, " n"]  # by the policy, or the expert, alone: with a person's help it is none
+    success: Bool[
+        np.ndarray, " n"
+    ]  # by the policy, or the expert, alone: with a person's help it is none
 
     @staticmethod
     def on(memory: mmap.mmap, *, n: int, image_size: int, action_dim: int) -> "Board":
@@ -72,7 +82,10 @@ class Board:
     @staticmethod
     def nbytes(*, n: int, image_size: int, action_dim: int) -> int:
         """The memory that such a board takes."""
-        return sum(_aligned(math.prod(shape) * dtype.itemsize) for shape, dtype in _layout(n, image_size, action_dim))
+        return sum(
+            _aligned(math.prod(shape) * dtype.itemsize)
+            for shape, dtype in _layout(n, image_size, action_dim)
+        )
 
     def clear_flags(self) -> None:
         """Forget the last step; the present pictures stay."""
@@ -81,8 +94,18 @@ class Board:
 
 
 def _layout(n: int, size: int, action_dim: int) -> list[tuple[tuple[int, ...], np.dtype[Any]]]:
-    picture, action = ((n, size, size, 3), np.dtype(np.uint8)), ((n, action_dim), np.dtype(np.float32))
-    return [picture, picture, action, action, ((n,), np.dtype(np.float32)), *[((n,), np.dtype(np.bool_))] * 3]
+    picture, action = (
+        ((n, size, size, 3), np.dtype(np.uint8)),
+        ((n, action_dim), np.dtype(np.float32)),
+    )
+    return [
+        picture,
+        picture,
+        action,
+        action,
+        ((n,), np.dtype(np.float32)),
+        *[((n,), np.dtype(np.bool_))] * 3,
+    ]
 
 
 def _aligned(nbytes: int) -> int:
@@ -99,7 +122,9 @@ class _Stage:
         self._envs: list[gym.Env[Any, Any] | None] = [None] * n
         self._noise = [Disturbance(Job("", 0))] * n
         self._helped = [False] * n  # a person took over from the policy in this episode
-        self._idle: list[gym.Env[Any, Any]] = []  # environments of tasks that no slot plays now, the oldest first
+        self._idle: list[
+            gym.Env[Any, Any]
+        ] = []  # environments of tasks that no slot plays now, the oldest first
 
     def obey(self, command: dict[str, Any]) -> None:
         """Do what one message says (see the module's head)."""
@@ -126,7 +151,8 @@ class _Stage:
         self._board.images[slot], _ = env.reset(seed=job.seed)
 
     def _cast(self, slot: int, task: str) -> gym.Env[Any, Any]:
-        """An environment of that task: the slot's own, an idle one, or a new one. At most `n` idle ones are kept."""
+        """An environment of that task: the slot's own, an idle one, or a new one. At most `n` idle
+        ones are kept."""
         mine = self._envs[slot]
         if mine is not None:
             self._idle.append(mine)
@@ -150,7 +176,10 @@ class _Stage:
         self._helped[slot] |= person
         disturbed = job.noise > 0 and not person
         board.labels[slot] = clean if expert or disturbed else info.get("action", clean)
-        board.rewards[slot], board.success[slot] = reward, info["success"] and not self._helped[slot]
+        board.rewards[slot], board.success[slot] = (
+            reward,
+            info["success"] and not self._helped[slot],
+        )
         board.terminated[slot], board.truncated[slot] = terminated, truncated
         ended = terminated or truncated
         (board.final_images if ended else board.images)[slot] = image
@@ -180,7 +209,9 @@ def _serve(connection: Connection, memory: int) -> None:
     try:
         hello = json.loads(connection.recv_bytes())
         config = EnvConfig(**hello["config"])
-        stage = _Stage(load_suite(hello["suite"]), config, Board.on(mmap.mmap(memory, 0), **hello["board"]))
+        stage = _Stage(
+            load_suite(hello["suite"]), config, Board.on(mmap.mmap(memory, 0), **hello["board"])
+        )
         while True:
             connection.send_bytes(b"{}")
             stage.obey(json.loads(connection.recv_bytes()))
@@ -200,7 +231,8 @@ def _report(connection: Connection, text: str, *, user: bool) -> None:
 
 
 def outlive_nobody(parent: int) -> None:
-    """Exit with the driver, even when it was killed while an environment hangs and nobody reads the pipe."""
+    """Exit with the driver, even when it was killed while an environment hangs and nobody reads the
+    pipe."""
     while os.getppid() == parent:
         time.sleep(1)
     os._exit(1)

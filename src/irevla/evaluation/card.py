@@ -1,4 +1,5 @@
-"""A policy on its way out: its files, the settings of its run, and a model card with its success table."""
+"""A policy on its way out: its files, the settings of its run, and a model card with its success
+table."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -15,20 +16,24 @@ from irevla.runs.run import read_config
 from irevla.runs.stage import folder
 
 SETTINGS = ("suite", "expert_tasks", "rl_tasks", "unseen_tasks", "method", "seed", "env")
-"""What of a run's settings goes with its policy: enough to evaluate it elsewhere, and nothing that names files."""
+"""What of a run's settings goes with its policy: enough to evaluate it elsewhere, and nothing that
+names files."""
 
 
 def export(path: Path | str, *, name: str) -> tuple[dict[str, Any], str]:
-    """The files of the policy in `path` (a run, a checkpoint, a saved policy) and its model card, under `name`.
+    """The files of the policy in `path` (a run, a checkpoint, a saved policy) and its model card,
+    under `name`.
 
-    A run's success table is that of the stage that made this policy. What was exported before keeps its card, which a
-    person may have edited. Raises `UserError` where there is no policy.
+    A run's success table is that of the stage that made this policy. What was exported before keeps
+    its card, which a person may have edited. Raises `UserError` where there is no policy.
     """
     place = locate(path)
     files, run = read_policy(place), run_of(place)
     if run is None:
         written = place / CARD
-        return files, written.read_text() if written.exists() else model_card(files[CONFIG], name=name)
+        return files, written.read_text() if written.exists() else model_card(
+            files[CONFIG], name=name
+        )
     settings = to_dict(read_config(run))
     files[CONFIG] |= {"run": {key: settings[key] for key in SETTINGS}}
     return files, model_card(files[CONFIG], name=name, results=_results(run, place.name))
@@ -37,7 +42,11 @@ def export(path: Path | str, *, name: str) -> tuple[dict[str, Any], str]:
 def run_of(place: Path) -> Path | None:
     """The run whose checkpoint `place` is; None for a policy that stands alone."""
     run = place.absolute().parent.parent
-    return run if place.absolute().parent.name == "checkpoints" and (run / "config.yaml").is_file() else None
+    return (
+        run
+        if place.absolute().parent.name == "checkpoints" and (run / "config.yaml").is_file()
+        else None
+    )
 
 
 def exported_settings(place: Path) -> Config | None:
@@ -48,7 +57,8 @@ def exported_settings(place: Path) -> Config | None:
 
 
 def _results(run: Path, checkpoint: str) -> str:
-    """The success table of the stage that ended with `checkpoint`, in Markdown; empty where that was not evaluated."""
+    """The success table of the stage that ended with `checkpoint`, in Markdown; empty where that
+    was not evaluated."""
     if not (run / "results.json").exists():
         return ""
     results = read_results(run / "results.json")
@@ -63,7 +73,8 @@ def until(results: Results, stage: str) -> Results:
 
 
 def success_table(results: Results) -> str:
-    """The model card's section on what the policy of the last stage in `results` can do (Markdown)."""
+    """The model card's section on what the policy of the last stage in `results` can do
+    (Markdown)."""
     config = results.config
     env, method = config["env"], config["method"]
     said = [
@@ -76,4 +87,6 @@ def success_table(results: Results) -> str:
         "success says nothing about seeing.",
         f"Code: irevla, commit `{results.git}`." if results.git else "Code: an installed irevla.",
     ]
-    return "\n\n".join(["## Success rates", "\n".join(f"- {text}" for text in said), markdown(results)])
+    return "\n\n".join(
+        ["## Success rates", "\n".join(f"- {text}" for text in said), markdown(results)]
+    )

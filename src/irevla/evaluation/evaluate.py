@@ -1,4 +1,5 @@
-"""Success rates on fixed seeds that training never uses: no exploration noise, counts, Wilson intervals."""
+"""Success rates on fixed seeds that training never uses: no exploration noise, counts, Wilson
+intervals."""
 
 import time
 from collections.abc import Mapping, Sequence
@@ -26,15 +27,18 @@ def evaluate(
     stage: str,
     run_seed: int = 0,
 ) -> list[Row]:
-    """`episodes` of each task on evaluation seeds `seed`; without a policy the scripted expert acts. One row per
-    task."""
+    """`episodes` of each task on evaluation seeds `seed`; without a policy the scripted expert
+    acts. One row per task."""
     first = first_seed(Purpose.EVALUATION, seed)
     draw = policy is not None and not isinstance(policy, BlindReplay)
     jobs = (Job(task, first + index, draw=draw) for task in tasks for index in range(episodes))
     successes = dict.fromkeys(tasks, 0)
     steps = dict.fromkeys(tasks, 0)
     start, total = time.monotonic(), len(tasks) * episodes
-    with bar(f"Evaluation of {method}, {stage}", total) as advance, VectorEnv(suite, env, jobs) as vec:
+    with (
+        bar(f"Evaluation of {method}, {stage}", total) as advance,
+        VectorEnv(suite, env, jobs) as vec,
+    ):
         for played, outcome in enumerate(play(vec, policy), start=1):
             successes[outcome.job.task] += outcome.success
             steps[outcome.job.task] += outcome.length
@@ -59,7 +63,8 @@ def blind_replay(
     seed: int,
     run_seed: int = 0,
 ) -> list[Row]:
-    """The baseline that sees nothing: demonstrations of each task, replayed in turn on the evaluation seeds."""
+    """The baseline that sees nothing: demonstrations of each task, replayed in turn on the
+    evaluation seeds."""
     blind = BlindReplay(demonstrations)
     return evaluate(
         blind, suite, tuple(demonstrations), env=env, episodes=episodes, seed=seed,

@@ -1,6 +1,8 @@
-"""The plots of a run, from results.json and metrics.jsonl alone. Each is drawn for a light and for a dark page.
+"""The plots of a run, from results.json and metrics.jsonl alone. Each is drawn for a light and for
+a dark page.
 
-Colours are Okabe and Ito's, which colour-blind people can tell apart; what matters is never said by colour alone.
+Colours are Okabe and Ito's, which colour-blind people can tell apart; what matters is never said by
+colour alone.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -63,7 +65,8 @@ Draw = Callable[[Results, MetricRows, Theme], Figure | None]
 
 
 def draw_all(results: Results, metrics: MetricRows, directory: Path) -> dict[str, dict[str, Path]]:
-    """Draw what there is data for into `directory`: {plot: {theme: path of the PNG}}; what lacks data is left out."""
+    """Draw what there is data for into `directory`: {plot: {theme: path of the PNG}}; what lacks
+    data is left out."""
     directory.mkdir(parents=True, exist_ok=True)
     paths: dict[str, dict[str, Path]] = {}
     for name, draw in PLOTS.items():
@@ -80,9 +83,13 @@ def draw_all(results: Results, metrics: MetricRows, directory: Path) -> dict[str
 
 
 def categories(results: Results, metrics: MetricRows, theme: Theme) -> Figure | None:
-    """Success rate of each category after each stage, with Wilson intervals; blind replay as a line across. Of many
-    stages, the first and the last: before and after, as the paper's Figure 6."""
-    stages = results.stages if len(results.stages) <= MOST_BARS else (results.stages[0], results.stages[-1])
+    """Success rate of each category after each stage, with Wilson intervals; blind replay as a line
+    across. Of many stages, the first and the last: before and after, as the paper's Figure 6."""
+    stages = (
+        results.stages
+        if len(results.stages) <= MOST_BARS
+        else (results.stages[0], results.stages[-1])
+    )
     if not stages:
         return None
     figure, axes = _panels(1, height=3.4, width=WIDTH)
@@ -91,15 +98,31 @@ def categories(results: Results, metrics: MetricRows, theme: Theme) -> Figure | 
         counts = [results.count(stage, category=category) for category in results.categories]
         at = [group + (index - (len(stages) - 1) / 2) * width for group in range(len(counts))]
         _bars(
-            axes[0], at, counts, width=width, colour=stage_colour(results, stage), label=stage_title(stage), theme=theme
+            axes[0],
+            at,
+            counts,
+            width=width,
+            colour=stage_colour(results, stage),
+            label=stage_title(stage),
+            theme=theme,
         )
     for group, category in enumerate(results.categories):
         if blind := results.count("baseline", category=category, method="blind-replay"):
-            label = "Blind replay" if group == 0 else "_"  # matplotlib leaves out labels that begin with _
+            label = (
+                "Blind replay" if group == 0 else "_"
+            )  # matplotlib leaves out labels that begin with _
             axes[0].hlines(
-                blind.rate, group - 0.43, group + 0.43, colors=theme.ink, linestyles=(0, (2, 2)), lw=1.2, label=label
+                blind.rate,
+                group - 0.43,
+                group + 0.43,
+                colors=theme.ink,
+                linestyles=(0, (2, 2)),
+                lw=1.2,
+                label=label,
             )
-    titles = [f"{TITLES[category]} ({len(results.tasks(category))})" for category in results.categories]
+    titles = [
+        f"{TITLES[category]} ({len(results.tasks(category))})" for category in results.categories
+    ]
     axes[0].set_xticks(range(len(titles)), titles)
     _rate_axis(axes[0])
     # column by column: SFT and the blind, then stages 1 and 2 of each task
@@ -107,24 +130,44 @@ def categories(results: Results, metrics: MetricRows, theme: Theme) -> Figure | 
     first = [label for label in (stage_title("sft"), "Blind replay") if label in named]
     order = [*first, *(label for label in map(stage_title, stages) if label not in first)]
     columns = min(-(-len(order) // 2), 4)
-    figure.legend([named[label] for label in order], order, loc="outside lower center", ncols=columns, fontsize=8)
+    figure.legend(
+        [named[label] for label in order],
+        order,
+        loc="outside lower center",
+        ncols=columns,
+        fontsize=8,
+    )
     return figure
 
 
 def learning(results: Results, metrics: MetricRows, theme: Theme) -> Figure | None:
-    """Success of the training episodes of each RL task against decisions, and the evaluations before and after."""
-    stages = [stage for stage in _stages(metrics, "rl:") if _series(metrics, stage, "success")[0].size]
+    """Success of the training episodes of each RL task against decisions, and the evaluations
+    before and after."""
+    stages = [
+        stage for stage in _stages(metrics, "rl:") if _series(metrics, stage, "success")[0].size
+    ]
     if not stages:
         return None
     figure, axes = _panels(len(stages), height=2.7)
     for axis, stage in zip(axes, stages, strict=False):
         steps, success = _series(metrics, stage, "success")
-        axis.plot(steps, success, "o", color=ORANGE, alpha=0.28, ms=3.2, mew=0, label="Training, each update")
+        axis.plot(
+            steps,
+            success,
+            "o",
+            color=ORANGE,
+            alpha=0.28,
+            ms=3.2,
+            mew=0,
+            label="Training, each update",
+        )
         radius = max(3, len(success) // 30)  # SAC logs each episode, PPO a rollout of many
         axis.plot(steps, smooth(success, radius=radius), color=ORANGE, label="Training, smoothed")
         if warm := _warm(results, metrics, stage):
             axis.axvspan(0, warm, color=theme.faint, lw=0, alpha=0.8, label="Critic warm-up")
-        _evaluations(axis, results, metrics, stage, end=float(_steps(metrics, stage)[-1]), theme=theme)
+        _evaluations(
+            axis, results, metrics, stage, end=float(_steps(metrics, stage)[-1]), theme=theme
+        )
         axis.set_title(stage.removeprefix("rl:"))
         axis.set_xlabel("Decisions")
         axis.set_xlim(left=0)
@@ -136,7 +179,9 @@ def learning(results: Results, metrics: MetricRows, theme: Theme) -> Figure | No
 
 def losses(results: Results, metrics: MetricRows, theme: Theme) -> Figure | None:
     """Training and validation loss of each supervised stage, on a logarithmic axis."""
-    stages = [stage for stage in _stages(metrics, "sft", "sl:") if _series(metrics, stage, "loss")[0].size]
+    stages = [
+        stage for stage in _stages(metrics, "sft", "sl:") if _series(metrics, stage, "loss")[0].size
+    ]
     if not stages:
         return None
     figure, axes = _panels(len(stages), height=2.6)
@@ -157,19 +202,28 @@ def losses(results: Results, metrics: MetricRows, theme: Theme) -> Figure | None
 
 
 def forgetting(results: Results, metrics: MetricRows, theme: Theme) -> Figure | None:
-    """Task x stage, success rates as numbers on colour; a frame marks a task's own training, a sign a drop."""
+    """Task x stage, success rates as numbers on colour; a frame marks a task's own training, a sign
+    a drop."""
     stages, tasks = results.stages, results.tasks()
     if not stages:
         return None
     many = len(stages) > 7
-    figure, axes = _panels(1, height=1.1 + 0.34 * len(tasks), width=min(WIDTH, 2.4 + 1.15 * len(stages)))
+    figure, axes = _panels(
+        1, height=1.1 + 0.34 * len(tasks), width=min(WIDTH, 2.4 + 1.15 * len(stages))
+    )
     axis, blues = axes[0], LinearSegmentedColormap.from_list("rates", theme.blues)
     for y, task in enumerate(tasks):
         for x, stage in enumerate(stages):
             _cell(axis, results, (x, y), task, stage, blues=blues, theme=theme)
     axis.set(xlim=(-0.5, len(stages) - 0.5), ylim=(len(tasks) - 0.5, -0.5))
     names = [stage_title(stage) if many else _wrap(stage_title(stage)) for stage in stages]
-    axis.set_xticks(range(len(stages)), names, fontsize=8, rotation=40 if many else 0, ha="left" if many else "center")
+    axis.set_xticks(
+        range(len(stages)),
+        names,
+        fontsize=8,
+        rotation=40 if many else 0,
+        ha="left" if many else "center",
+    )
     axis.set_yticks(range(len(tasks)), tasks, fontsize=8)
     axis.xaxis.tick_top()
     axis.grid(False)
@@ -191,7 +245,8 @@ PLOTS: Mapping[str, Draw] = {
 
 
 def smooth(values: Float[np.ndarray, " n"], *, radius: int = 3) -> Float[np.ndarray, " n"]:
-    """A centred mean over 2 * radius + 1 points, over those there are at the ends: no lag, no invented points."""
+    """A centred mean over 2 * radius + 1 points, over those there are at the ends: no lag, no
+    invented points."""
     total = np.concatenate([[0.0], np.cumsum(values)])
     at = np.arange(len(values))
     low, high = np.maximum(at - radius, 0), np.minimum(at + radius + 1, len(values))
@@ -200,7 +255,8 @@ def smooth(values: Float[np.ndarray, " n"], *, radius: int = 3) -> Float[np.ndar
 
 
 def stage_colour(results: Results, stage: str) -> str:
-    """Grey before, shades of orange after each stage 1, of blue after each stage 2; darker the later."""
+    """Grey before, shades of orange after each stage 1, of blue after each stage 2; darker the
+    later."""
     kind = stage.partition(":")[0]
     peers = [name for name in results.stages if name.partition(":")[0] == kind]
     base = {"rl": ORANGE, "sl": BLUE}.get(kind, GREY)
@@ -213,7 +269,9 @@ def _panels(count: int, *, height: float, width: float = 0.0) -> tuple[Figure, l
     """`count` panels in rows of up to three, sizes in inches; empty places are hidden."""
     columns = min(count, 3)
     rows = -(-count // columns)
-    figure = Figure(figsize=(width or (6.4 if count == 1 else WIDTH), height * rows + 0.4), layout="constrained")
+    figure = Figure(
+        figsize=(width or (6.4 if count == 1 else WIDTH), height * rows + 0.4), layout="constrained"
+    )
     axes = list(figure.subplots(rows, columns, squeeze=False).flat)
     for axis in axes[count:]:
         axis.set_visible(False)
@@ -221,26 +279,47 @@ def _panels(count: int, *, height: float, width: float = 0.0) -> tuple[Figure, l
 
 
 def _bars(
-    axis: Axes, at: list[float], counts: list[Count | None], *, width: float, colour: str, label: str, theme: Theme
+    axis: Axes,
+    at: list[float],
+    counts: list[Count | None],
+    *,
+    width: float,
+    colour: str,
+    label: str,
+    theme: Theme,
 ) -> None:
     shown = [(x, count) for x, count in zip(at, counts, strict=True) if count]
     rates = [count.rate for _, count in shown]
     axis.bar([x for x, _ in shown], rates, width * 0.88, color=colour, label=label)
-    spread = [[count.rate - count.ci95[0] for _, count in shown], [count.ci95[1] - count.rate for _, count in shown]]
+    spread = [
+        [count.rate - count.ci95[0] for _, count in shown],
+        [count.ci95[1] - count.rate for _, count in shown],
+    ]
     axis.errorbar(
-        [x for x, _ in shown], rates, np.maximum(spread, 0), fmt="none", ecolor=theme.ink, elinewidth=0.9, alpha=0.75
+        [x for x, _ in shown],
+        rates,
+        np.maximum(spread, 0),
+        fmt="none",
+        ecolor=theme.ink,
+        elinewidth=0.9,
+        alpha=0.75,
     )
     for x, count in shown:
         axis.text(x, count.ci95[1] + 0.015, f"{hundredths(count.rate)}", ha="center", fontsize=7)
 
 
-def _evaluations(axis: Axes, results: Results, metrics: MetricRows, stage: str, *, end: float, theme: Theme) -> None:
-    """The policy without noise before (the last tested stage before this one) and after, as points with intervals."""
+def _evaluations(
+    axis: Axes, results: Results, metrics: MetricRows, stage: str, *, end: float, theme: Theme
+) -> None:
+    """The policy without noise before (the last tested stage before this one) and after, as points
+    with intervals."""
     turn = Turn.of(stage)
     task = turn.task if turn else None
     later = _stages(metrics, "")  # in the order in which they were trained, from this one on
     later = later[later.index(stage) :]
-    measured = [name for name in results.stages if name not in later and results.count(name, task=task)][-1:]
+    measured = [
+        name for name in results.stages if name not in later and results.count(name, task=task)
+    ][-1:]
     for x, name, colour in [*((0.0, name, GREY) for name in measured), (end, stage, BLUE)]:
         if count := results.count(name, task=task):
             spread = np.maximum([[count.rate - count.ci95[0]], [count.ci95[1] - count.rate]], 0)
@@ -272,12 +351,20 @@ def _cell(
     x, y = at
     count = results.count(stage, task=task)
     colour = blues(count.rate) if count else mpl.colors.to_rgba(theme.page)
-    axis.add_patch(Rectangle((x - 0.5, y - 0.5), 1, 1, facecolor=colour, edgecolor=theme.page, lw=1.5))
+    axis.add_patch(
+        Rectangle((x - 0.5, y - 0.5), 1, 1, facecolor=colour, edgecolor=theme.page, lw=1.5)
+    )
     if (turn := Turn.of(stage)) and turn.task == task:
-        axis.add_patch(Rectangle((x - 0.45, y - 0.42), 0.9, 0.84, fill=False, edgecolor=ORANGE, lw=1.8))
+        axis.add_patch(
+            Rectangle((x - 0.45, y - 0.42), 0.9, 0.84, fill=False, edgecolor=ORANGE, lw=1.8)
+        )
     luminance = float(np.dot(colour[:3], (0.299, 0.587, 0.114)))
     ink = "#10131a" if luminance > 0.52 else "#f5f7fa"
-    text = number(count.rate) + (f" {DROP}" if dropped(results, task, stage) else "") if count else NONE
+    text = (
+        number(count.rate) + (f" {DROP}" if dropped(results, task, stage) else "")
+        if count
+        else NONE
+    )
     axis.text(x, y, text, ha="center", va="center", color=ink if count else theme.ink, fontsize=8.5)
 
 
@@ -287,7 +374,8 @@ def _rate_axis(axis: Axes) -> None:
 
 
 def _few_log_ticks(axis: Axes) -> None:
-    """Plain numbers, as few as will do: powers of ten alone would leave a short axis with one label or none."""
+    """Plain numbers, as few as will do: powers of ten alone would leave a short axis with one label
+    or none."""
     low, high = axis.get_ylim()
     steps = {4: range(1, 10), 20: (1, 2, 3, 5, 7), 100: (1, 2, 5), float("inf"): (1,)}
     subs = next(subs for limit, subs in steps.items() if high <= limit * low)
@@ -304,17 +392,25 @@ def _legend_once(figure: Figure, axes: Sequence[Axes]) -> None:
         for handle, label in zip(*axis.get_legend_handles_labels(), strict=True):
             handles.setdefault(label, handle)
     figure.legend(
-        handles.values(), handles.keys(), loc="outside lower center", ncols=3 if len(axes) == 1 else 5, fontsize=8
+        handles.values(),
+        handles.keys(),
+        loc="outside lower center",
+        ncols=3 if len(axes) == 1 else 5,
+        fontsize=8,
     )
 
 
 def _stages(metrics: MetricRows, *prefixes: str) -> list[str]:
-    return [stage for stage in dict.fromkeys(row["stage"] for row in metrics) if stage.startswith(prefixes)]
+    return [
+        stage
+        for stage in dict.fromkeys(row["stage"] for row in metrics)
+        if stage.startswith(prefixes)
+    ]
 
 
 def _warm(results: Results, metrics: MetricRows, stage: str) -> int:
-    """Decisions until the critic's warm-up was over; 0 where there was none, or where it is not over. PPO's points are
-    an update each, SAC's say how many there were."""
+    """Decisions until the critic's warm-up was over; 0 where there was none, or where it is not
+    over. PPO's points are an update each, SAC's say how many there were."""
     points = [row for row in metrics if row["stage"] == stage]
     counts = [row.get("updates", number) for number, row in enumerate(points, start=1)]
     warmup = results.config["sac" if "updates" in points[0] else "ppo"]["warmup"]
@@ -326,9 +422,15 @@ def _steps(metrics: MetricRows, stage: str) -> list[int]:
     return [row["step"] for row in metrics if row["stage"] == stage]
 
 
-def _series(metrics: MetricRows, stage: str, name: str) -> tuple[Float[np.ndarray, " n"], Float[np.ndarray, " n"]]:
+def _series(
+    metrics: MetricRows, stage: str, name: str
+) -> tuple[Float[np.ndarray, " n"], Float[np.ndarray, " n"]]:
     """Steps and values of one curve, points without a value left out."""
-    points = [(row["step"], row[name]) for row in metrics if row["stage"] == stage and row.get(name) is not None]
+    points = [
+        (row["step"], row[name])
+        for row in metrics
+        if row["stage"] == stage and row.get(name) is not None
+    ]
     steps, values = np.array(points, dtype=float).reshape(-1, 2).T
     return steps, values
 
@@ -337,4 +439,6 @@ def _wrap(title: str) -> str:
     """A stage's title on two or three lines, for a narrow column."""
     kind, _, task = title.partition(" ")
     half = task.find("-", max(len(task) // 2 - 2, 8)) + 1
-    return "\n".join(part for part in (kind, task[:half] or task, task[half:] if half else "") if part)
+    return "\n".join(
+        part for part in (kind, task[:half] or task, task[half:] if half else "") if part
+    )

@@ -1,4 +1,5 @@
-"""The report of a run: one HTML page that needs nothing else, drawn from the run directory's files alone."""
+"""The report of a run: one HTML page that needs nothing else, drawn from the run directory's files
+alone."""
 
 import base64
 import json
@@ -12,7 +13,16 @@ import yaml
 from irevla.category import Category
 from irevla.config import METHODS
 from irevla.errors import UserError
-from irevla.evaluation.stats import BASELINE, FIRST, Change, Line, Results, change, hundredths, read_results
+from irevla.evaluation.stats import (
+    BASELINE,
+    FIRST,
+    Change,
+    Line,
+    Results,
+    change,
+    hundredths,
+    read_results,
+)
 from irevla.evaluation.tables import TITLES, dropped, stage_title
 from irevla.runs.journal import read_lines
 from irevla.runs.metrics import read_metrics
@@ -53,9 +63,11 @@ class Clip:
 
 
 def write_report(run_dir: Path) -> Path:
-    """Write `run_dir`/report.html and the PNGs in `run_dir`/plots from what there is so far; returns the page.
+    """Write `run_dir`/report.html and the PNGs in `run_dir`/plots from what there is so far;
+    returns the page.
 
-    Raises `UserError` where results.json is missing or damaged, or where the packages of 'irevla[report]' are.
+    Raises `UserError` where results.json is missing or damaged, or where the packages of
+    'irevla[report]' are.
     """
     results = read_results(run_dir / "results.json")
     try:
@@ -100,7 +112,8 @@ def write_report(run_dir: Path) -> Path:
 
 
 def headline(results: Results) -> str:
-    """The result in one sentence: "RL tasks rose from 24% to 71%; expert tasks went from 88% to 90%, within noise."."""
+    """The result in one sentence: "RL tasks rose from 24% to 71%; expert tasks went from 88% to
+    90%, within noise."."""
     lines = [
         results.line(category)
         for category in (Category.RL, Category.EXPERT, Category.UNSEEN)
@@ -114,12 +127,18 @@ def headline(results: Results) -> str:
 
 
 def _clause(line: Line) -> str | None:
-    name = TITLES[line.category][0].lower() + TITLES[line.category][1:] if line.category != Category.RL else "RL tasks"
+    name = (
+        TITLES[line.category][0].lower() + TITLES[line.category][1:]
+        if line.category != Category.RL
+        else "RL tasks"
+    )
     if line.before is None:
         return None
     if line.after is None or line.change is None:
         return f"{name} start at {percent(line.before.rate)}"
-    verb, tail = {"≈": ("went", ", within noise"), "▲": ("rose", ""), "▼": ("fell", "")}[verdict(line.change)]
+    verb, tail = {"≈": ("went", ", within noise"), "▲": ("rose", ""), "▼": ("fell", "")}[
+        verdict(line.change)
+    ]
     return f"{name} {verb} from {percent(line.before.rate)} to {percent(line.after.rate)}{tail}"
 
 
@@ -147,15 +166,21 @@ def signed(difference: float) -> str:
 
 
 def describe(method: str) -> str:
-    """What a method does, in words: "supervised learning on expert demonstrations, then, for each RL task, ..."."""
+    """What a method does, in words: "supervised learning on expert demonstrations, then, for each
+    RL task, ..."."""
     if method not in METHODS:
         return ""
-    what, part = METHODS[method], {"head": "the action head, with the VLM frozen", "all": "the whole model"}
+    what, part = (
+        METHODS[method],
+        {"head": "the action head, with the VLM frozen", "all": "the whole model"},
+    )
     stages = ["supervised learning on expert demonstrations"] if what.sft else []
     if what.rl != "none":
         stages.append(f"for each RL task, reinforcement learning of {part[what.rl]}")
     if what.sl != "none":
-        stages.append(f"supervised learning of {part[what.sl]} on expert data and on the successes of RL")
+        stages.append(
+            f"supervised learning of {part[what.sl]} on expert data and on the successes of RL"
+        )
     return f": {', then '.join(stages)}"
 
 
@@ -182,41 +207,63 @@ def _blind_suffices(results: Results, task: str) -> bool:
     blind = results.count(BASELINE, task=task, method="blind-replay")
     policy = results.count(results.last or FIRST, task=task)
     gain = change(blind, policy)
-    return blind is not None and blind.successes > 0 and gain is not None and (gain.difference <= 0 or gain.noise)
+    return (
+        blind is not None
+        and blind.successes > 0
+        and gain is not None
+        and (gain.difference <= 0 or gain.noise)
+    )
 
 
 def clips(run_dir: Path, results: Results) -> Iterator[Clip]:
-    """The videos that videos/index.json lists, those of RL tasks first, then expert and unseen ones."""
+    """The videos that videos/index.json lists, those of RL tasks first, then expert and unseen
+    ones."""
     index = run_dir / "videos" / "index.json"
     if not index.exists():
         return
     try:
         listed: Mapping[str, Any] = json.loads(index.read_text())
     except ValueError as error:
-        raise UserError(f"{index} is damaged; delete it to write the report without videos") from error
+        raise UserError(
+            f"{index} is damaged; delete it to write the report without videos"
+        ) from error
     order = [
         (task, category)
         for category in (Category.RL, Category.EXPERT, Category.UNSEEN)
         for task in results.tasks(category)
     ]
     known = dict(order)
-    for task in sorted(listed, key=lambda name: list(known).index(name) if name in known else len(known)):
+    for task in sorted(
+        listed, key=lambda name: list(known).index(name) if name in known else len(known)
+    ):
         path = run_dir / "videos" / f"{task}.mp4"
         if path.exists():
             clip = listed[task]
             category = TITLES[known[task]].removesuffix("s") if task in known else ""
-            yield Clip(task, category, clip["success"], clip["seed"], stage_title(clip["stage"]), _base64(path))
+            yield Clip(
+                task,
+                category,
+                clip["success"],
+                clip["seed"],
+                stage_title(clip["stage"]),
+                _base64(path),
+            )
 
 
 def _settings(run_dir: Path, results: Results) -> str:
     path = run_dir / "config.yaml"
-    return path.read_text() if path.exists() else yaml.safe_dump(dict(results.config), sort_keys=False)
+    return (
+        path.read_text() if path.exists() else yaml.safe_dump(dict(results.config), sort_keys=False)
+    )
 
 
 def _picture(themes: Mapping[str, Path], *, dpi: int) -> dict[str, str | int]:
     """Both PNGs, and the width in CSS pixels at which their letters are as large as the page's."""
     width = int.from_bytes(themes["light"].read_bytes()[16:20], "big")  # the PNG header has it
-    return {"width": round(width * 96 / dpi), **{theme: _base64(path) for theme, path in themes.items()}}
+    return {
+        "width": round(width * 96 / dpi),
+        **{theme: _base64(path) for theme, path in themes.items()},
+    }
 
 
 def _base64(path: Path) -> str:

@@ -1,4 +1,5 @@
-"""From counted episodes to rates with 95% intervals, and to the comparisons that tables and plots show."""
+"""From counted episodes to rates with 95% intervals, and to the comparisons that tables and plots
+show."""
 
 import json
 import math
@@ -12,7 +13,9 @@ from irevla.errors import UserError
 from irevla.turn import Turn
 
 Z95 = 1.959963984540054  # the 97.5% point of the normal distribution
-BASELINE = "baseline"  # the stage of rows that no trained policy made: methods "blind-replay" and "expert"
+BASELINE = (
+    "baseline"  # the stage of rows that no trained policy made: methods "blind-replay" and "expert"
+)
 FIRST = "sft"  # the stage that every later one is compared with
 
 Interval = tuple[float, float]
@@ -26,13 +29,16 @@ def wilson(successes: int, episodes: int) -> Interval:
     rate, shrink = successes / episodes, 1 + Z95**2 / episodes
     centre = (rate + Z95**2 / (2 * episodes)) / shrink
     half = Z95 / shrink * math.sqrt(rate * (1 - rate) / episodes + Z95**2 / (4 * episodes**2))
-    return (0.0 if successes == 0 else centre - half), (1.0 if successes == episodes else centre + half)
+    return (0.0 if successes == 0 else centre - half), (
+        1.0 if successes == episodes else centre + half
+    )
 
 
 def newcombe(before: tuple[int, int], after: tuple[int, int]) -> Interval:
     """95% interval of the difference of two rates, after - before, each (successes, episodes).
 
-    Newcombe's hybrid score interval (1998, method 10): distances to the Wilson limits, added as squares.
+    Newcombe's hybrid score interval (1998, method 10): distances to the Wilson limits, added as
+    squares.
     """
     rate_b, (low_b, high_b) = before[0] / before[1], wilson(*before)
     rate_a, (low_a, high_a) = after[0] / after[1], wilson(*after)
@@ -44,7 +50,8 @@ def newcombe(before: tuple[int, int], after: tuple[int, int]) -> Interval:
 
 
 def hundredths(rate: float) -> int:
-    """A rate or difference in whole percent, halves rounded away from 0: 0.885 is 89, in tables and plots alike."""
+    """A rate or difference in whole percent, halves rounded away from 0: 0.885 is 89, in tables and
+    plots alike."""
     return int(math.copysign(math.floor(abs(rate) * 100 + 0.5 + 1e-9), rate))
 
 
@@ -71,15 +78,27 @@ class Row:
     ) -> "Row":  # fmt: skip
         """A row with its rate and interval worked out from the counts."""
         rate, ci95 = successes / episodes, wilson(successes, episodes)
-        return cls(method, task, category, stage, seed, successes, episodes, rate, ci95, env_steps, seconds)
+        return cls(
+            method, task, category, stage, seed, successes, episodes, rate, ci95, env_steps, seconds
+        )
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> "Row":
-        """The inverse of `to_json`. Raises `KeyError`, `TypeError` or `ValueError` for what is no row."""
+        """The inverse of `to_json`. Raises `KeyError`, `TypeError` or `ValueError` for what is no
+        row."""
         values = {field.name: data[field.name] for field in fields(cls)}
         low, high = values["ci95"]
-        values |= {"rate": float(values["rate"]), "seconds": float(values["seconds"])}  # JSON may say 12 for 12.0
-        return cls(**{**values, "category": Category(values["category"]), "ci95": (float(low), float(high))})
+        values |= {
+            "rate": float(values["rate"]),
+            "seconds": float(values["seconds"]),
+        }  # JSON may say 12 for 12.0
+        return cls(
+            **{
+                **values,
+                "category": Category(values["category"]),
+                "ci95": (float(low), float(high)),
+            }
+        )
 
     def to_json(self) -> dict[str, Any]:
         """As results.json has it."""
@@ -93,7 +112,8 @@ class Count:
     successes: int
     episodes: int
     tasks: int
-    mean: float  # over tasks, of the rates; differs from `rate` where tasks were played unequally often
+    # over tasks, of the rates; differs from `rate` where tasks were played unequally often
+    mean: float
 
     @property
     def rate(self) -> float:
@@ -107,7 +127,8 @@ class Count:
 
 
 def pool(rows: Sequence[Row]) -> Count | None:
-    """Rows of one stage as one count: sums over everything, and the mean over tasks of their rates. None of no rows."""
+    """Rows of one stage as one count: sums over everything, and the mean over tasks of their rates.
+    None of no rows."""
     if not rows:
         return None
     by_task: dict[str, tuple[int, int]] = {}
@@ -133,7 +154,8 @@ class Change:
 
 
 def change(before: Count | None, after: Count | None) -> Change | None:
-    """What became of a rate; None where either is missing, or where one is of fewer tasks (half a stage)."""
+    """What became of a rate; None where either is missing, or where one is of fewer tasks (half a
+    stage)."""
     if before is None or after is None or before.tasks != after.tasks:
         return None
     interval = newcombe((before.successes, before.episodes), (after.successes, after.episodes))
@@ -142,7 +164,8 @@ def change(before: Count | None, after: Count | None) -> Change | None:
 
 @dataclass(frozen=True)
 class Line:
-    """One line of the before-and-after table: a task, or all tasks of a category (`task` is then empty)."""
+    """One line of the before-and-after table: a task, or all tasks of a category (`task` is then
+    empty)."""
 
     task: str
     category: Category
@@ -160,7 +183,8 @@ class Line:
 
 @dataclass(frozen=True)
 class Results:
-    """Everything that was measured, and how to ask it. Rows that were measured again replace the older ones."""
+    """Everything that was measured, and how to ask it. Rows that were measured again replace the
+    older ones."""
 
     config: Mapping[str, Any]
     git: str
@@ -191,10 +215,17 @@ class Results:
     def tasks(self, category: Category | None = None) -> tuple[str, ...]:
         """By category, then in the order in which they were first evaluated."""
         wanted = [category] if category else list(Category)
-        return tuple(dict.fromkeys(row.task for c in wanted for row in self.rows if row.category == c))
+        return tuple(
+            dict.fromkeys(row.task for c in wanted for row in self.rows if row.category == c)
+        )
 
     def count(
-        self, stage: str, *, task: str | None = None, category: Category | None = None, method: str | None = None
+        self,
+        stage: str,
+        *,
+        task: str | None = None,
+        category: Category | None = None,
+        method: str | None = None,
     ) -> Count | None:
         """The pooled rows of a stage that are of that task, category and method."""
         return pool(
@@ -222,12 +253,19 @@ class Results:
 
     def lines(self) -> list[Line]:
         """The whole before-and-after table: each category, then its tasks."""
-        return [self.line(category, task) for category in self.categories for task in (None, *self.tasks(category))]
+        return [
+            self.line(category, task)
+            for category in self.categories
+            for task in (None, *self.tasks(category))
+        ]
 
     def reference(self, task: str, stage: str) -> str:
-        """What forgetting of `task` by `stage` is measured from: the end of its own training, or stage 0."""
+        """What forgetting of `task` by `stage` is measured from: the end of its own training, or
+        stage 0."""
         position = self.stages.index(stage)
-        own = [name for name in self.stages[:position] if (turn := Turn.of(name)) and turn.task == task]
+        own = [
+            name for name in self.stages[:position] if (turn := Turn.of(name)) and turn.task == task
+        ]
         return own[-1] if own else FIRST
 
 
@@ -242,7 +280,9 @@ def read_results(path: Path) -> Results:
             f"{path} is missing: {path.parent} is no run, or its first evaluation is not done yet"
         ) from error
     except (ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{path} is damaged ({error!r}); give the command of the run again to write it anew") from error
+        raise UserError(
+            f"{path} is damaged ({error!r}); give the command of the run again to write it anew"
+        ) from error
 
 
 def _latest(rows: Iterable[Row]) -> tuple[Row, ...]:

@@ -1,4 +1,5 @@
-"""Tables for the terminal (rich) and for Markdown: before and after, and what was forgotten. No drop is hidden."""
+"""Tables for the terminal (rich) and for Markdown: before and after, and what was forgotten. No
+drop is hidden."""
 
 import re
 from collections.abc import Iterator, Sequence
@@ -10,7 +11,17 @@ from rich.table import Table
 from rich.text import Text
 
 from irevla.category import Category
-from irevla.evaluation.stats import FIRST, Change, Count, Line, Results, Row, change, hundredths, pool
+from irevla.evaluation.stats import (
+    FIRST,
+    Change,
+    Count,
+    Line,
+    Results,
+    Row,
+    change,
+    hundredths,
+    pool,
+)
 
 TITLES = {Category.EXPERT: "Expert tasks", Category.RL: "RL tasks", Category.UNSEEN: "Unseen tasks"}
 NOISE, DROP, NONE = "≈", "▼", "–"
@@ -36,11 +47,16 @@ def number(rate: float, *, signed: bool = False) -> str:
 
 def count_text(count: Count | None) -> str:
     """A count as text: "0.82 [0.69, 0.90] 41/50"."""
-    return f"{number(count.rate)} {interval(count.ci95)} {count.successes}/{count.episodes}" if count else NONE
+    return (
+        f"{number(count.rate)} {interval(count.ci95)} {count.successes}/{count.episodes}"
+        if count
+        else NONE
+    )
 
 
 def change_text(what: Change | None) -> str:
-    """A difference as text: "+0.46 [+0.28, +0.60]", with a sign behind it where it is within noise."""
+    """A difference as text: "+0.46 [+0.28, +0.60]", with a sign behind it where it is within
+    noise."""
     if what is None:
         return NONE
     text = f"{number(what.difference, signed=True)} {interval(what.ci95, signed=True)}"
@@ -59,7 +75,8 @@ def line_title(line: Line) -> str:
 
 
 def headers(results: Results) -> list[str]:
-    """The columns of the before-and-after table. The expert's is there only where it was measured."""
+    """The columns of the before-and-after table. The expert's is there only where it was
+    measured."""
     expert = ["Scripted expert"] if any(line.expert for line in results.lines()) else []
     after = f"After {stage_title(results.last)}" if results.last else "After"
     return ["Task", "Category", *expert, "Blind replay", "SFT (before)", after, "Difference"]
@@ -76,7 +93,8 @@ def cells(line: Line, *, expert: bool) -> list[str]:
 class Summary:
     """The before-and-after table for the terminal: every category, then each of its tasks.
 
-    Where the terminal is narrow, the intervals go under the rates and the category stands in the headings alone.
+    Where the terminal is narrow, the intervals go under the rates and the category stands in the
+    headings alone.
     """
 
     results: Results
@@ -86,21 +104,33 @@ class Summary:
 
     def _table(self, *, narrow: bool) -> Table:
         columns = headers(self.results)
-        table = Table(box=box.SIMPLE_HEAD, caption=f"{means(self.results)}\n{LEGEND}", caption_justify="left")
+        table = Table(
+            box=box.SIMPLE_HEAD, caption=f"{means(self.results)}\n{LEGEND}", caption_justify="left"
+        )
         for index, column in enumerate(columns):
             if index == 0:
                 table.add_column(column, overflow="fold")
             elif column != "Category":
-                table.add_column(column.replace(" ", "\n") if narrow else column, justify="right", no_wrap=narrow)
+                table.add_column(
+                    column.replace(" ", "\n") if narrow else column, justify="right", no_wrap=narrow
+                )
             elif not narrow:
                 table.add_column(column)
         for line in self.results.lines():
             texts = cells(line, expert="Scripted expert" in columns)
             if narrow:
-                texts = [texts[0], *(re.sub(r"^(\S+) (\[.*\]) ?(.*)$", r"\1 \3\n\2", text) for text in texts[2:])]
+                texts = [
+                    texts[0],
+                    *(re.sub(r"^(\S+) (\[.*\]) ?(.*)$", r"\1 \3\n\2", text) for text in texts[2:]),
+                ]
             title = texts[0] if not line.task else texts[0] if narrow else f"  {texts[0]}"
             change = Text(texts[-1], style=_style(line.change))
-            table.add_row(title, *(Text(text) for text in texts[1:-1]), change, style="" if line.task else "bold")
+            table.add_row(
+                title,
+                *(Text(text) for text in texts[1:-1]),
+                change,
+                style="" if line.task else "bold",
+            )
         return table
 
 
@@ -110,7 +140,8 @@ def summary(results: Results) -> Summary:
 
 
 def means(results: Results) -> str:
-    """The means over tasks, stated beside the pooled rates: "Mean over tasks: expert 0.830 → 0.872"."""
+    """The means over tasks, stated beside the pooled rates: "Mean over tasks: expert 0.830 →
+    0.872"."""
     parts = []
     for line in (each for each in results.lines() if not each.task):
         values = [f"{count.mean:.3f}" if count else NONE for count in (line.before, line.after)]
@@ -120,7 +151,9 @@ def means(results: Results) -> str:
 
 def forgetting(results: Results) -> Table:
     """The forgetting matrix for the terminal: task x stage."""
-    table = Table(box=box.SIMPLE_HEAD, caption=MATRIX_LEGEND, caption_justify="left", caption_style="dim")
+    table = Table(
+        box=box.SIMPLE_HEAD, caption=MATRIX_LEGEND, caption_justify="left", caption_style="dim"
+    )
     table.add_column("Task", overflow="fold")
     for stage in results.stages:
         table.add_column(stage_title(stage), justify="right", overflow="fold")
@@ -131,10 +164,13 @@ def forgetting(results: Results) -> Table:
 
 
 def rows_table(rows: Sequence[Row]) -> Table:
-    """Rows of one evaluation for the terminal: every task, and every category with more than one."""
+    """Rows of one evaluation for the terminal: every task, and every category with more than
+    one."""
     table = Table(box=box.SIMPLE_HEAD, caption="Intervals: 95%, Wilson.", caption_justify="left")
     for column in ("Task", "Category", "Rate", "95% interval", "Successes"):
-        table.add_column(column, justify="left" if column in ("Task", "Category") else "right", overflow="fold")
+        table.add_column(
+            column, justify="left" if column in ("Task", "Category") else "right", overflow="fold"
+        )
     for category in Category:
         own = [row for row in rows if row.category == category]
         if len(own) > 1 and (count := pool(own)):
@@ -144,13 +180,18 @@ def rows_table(rows: Sequence[Row]) -> Table:
     return table
 
 
-def _add_count(table: Table, title: str, category: Category, count: Count | Row, *, style: str = "") -> None:
+def _add_count(
+    table: Table, title: str, category: Category, count: Count | Row, *, style: str = ""
+) -> None:
     counted = f"{count.successes}/{count.episodes}"
-    table.add_row(title, str(category), number(count.rate), Text(interval(count.ci95)), counted, style=style)
+    table.add_row(
+        title, str(category), number(count.rate), Text(interval(count.ci95)), counted, style=style
+    )
 
 
 def matrix_cell(results: Results, task: str, stage: str) -> str:
-    """One cell of the forgetting matrix: "0.84", "[0.84]" where the stage trained on the task, "0.40 ▼" for a drop."""
+    """One cell of the forgetting matrix: "0.84", "[0.84]" where the stage trained on the task,
+    "0.40 ▼" for a drop."""
     count = results.count(stage, task=task)
     if count is None:
         return NONE
@@ -162,7 +203,9 @@ def dropped(results: Results, task: str, stage: str) -> bool:
     """Whether the task was forgotten by `stage`: lower than its reference, and not within noise."""
     if stage == FIRST:
         return False
-    lost = change(results.count(results.reference(task, stage), task=task), results.count(stage, task=task))
+    lost = change(
+        results.count(results.reference(task, stage), task=task), results.count(stage, task=task)
+    )
     return lost is not None and lost.difference < 0 and not lost.noise
 
 
@@ -174,7 +217,10 @@ def markdown(results: Results) -> str:
         [f"**{text}**" if not line.task else text for text in row]
         for line, row in zip(results.lines(), body, strict=True)
     ]
-    matrix = [[task, *(matrix_cell(results, task, stage) for stage in results.stages)] for task in results.tasks()]
+    matrix = [
+        [task, *(matrix_cell(results, task, stage) for stage in results.stages)]
+        for task in results.tasks()
+    ]
     return "\n\n".join(
         [
             _markdown_table(columns, bold),

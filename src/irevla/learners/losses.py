@@ -26,10 +26,12 @@ def gae(
     gamma: float,
     lam: float,
 ) -> tuple[Float[Tensor, "T B"], Float[Tensor, "T B"]]:
-    """Generalised advantage estimates and returns (Schulman et al. 2016), both zero at steps that are not valid.
+    """Generalised advantage estimates and returns (Schulman et al. 2016), both zero at steps that
+    are not valid.
 
-    `next_values` are of each step's own next observation, also where the episode was truncated there. A truncated step
-    bootstraps with them, a terminated one never; no advantage flows back over the end of an episode or an invalid step.
+    `next_values` are of each step's own next observation, also where the episode was truncated
+    there. A truncated step bootstraps with them, a terminated one never; no advantage flows back
+    over the end of an episode or an invalid step.
     """
     # delta_t = r_t + gamma V(s_{t+1}) (1 - terminated_t) - V(s_t)
     deltas = torch.where(valid, rewards + gamma * next_values * ~terminated - values, 0)
@@ -46,8 +48,8 @@ def gae(
 def normalised(advantages: Float[Tensor, " N"]) -> Float[Tensor, " N"]:
     """Mean zero and standard deviation one, or less where it was under `MIN_STD`.
 
-    With a sparse reward, a rollout without any success has only the critic's small errors for advantages: made as
-    large as real ones, they would lead the actor astray.
+    With a sparse reward, a rollout without any success has only the critic's small errors for
+    advantages: made as large as real ones, they would lead the actor astray.
     """
     # A <- (A - mean A) / max(std A, MIN_STD)
     return (advantages - advantages.mean()) / advantages.std(correction=0).clamp_min(MIN_STD)
@@ -69,15 +71,21 @@ def entropy(log_std: Float[Tensor, " A"]) -> Float[Tensor, ""]:
 
 
 def clipped_surrogate(
-    log_probs: Float[Tensor, " N"], *, old_log_probs: Float[Tensor, " N"], advantages: Float[Tensor, " N"], clip: float
+    log_probs: Float[Tensor, " N"],
+    *,
+    old_log_probs: Float[Tensor, " N"],
+    advantages: Float[Tensor, " N"],
+    clip: float,
 ) -> tuple[Float[Tensor, ""], Metrics]:
-    """PPO's clipped objective (Schulman et al. 2017), as a loss; the metrics say how far the policy has moved."""
+    """PPO's clipped objective (Schulman et al. 2017), as a loss; the metrics say how far the policy
+    has moved."""
     log_ratio = log_probs - old_log_probs
     ratio = log_ratio.exp()
     # L = -E[min(r A, clip(r, 1 - eps, 1 + eps) A)]
     loss = -torch.minimum(ratio * advantages, ratio.clamp(1 - clip, 1 + clip) * advantages).mean()
     with torch.no_grad():
-        # KL(old || new) ~ E[(r - 1) - log r]: unbiased, and never negative ("k3" of Schulman's note)
+        # KL(old || new) ~ E[(r - 1) - log r]: unbiased, and never negative ("k3" of Schulman's
+        # note)
         kl = (ratio - 1 - log_ratio).mean()
         clipped = ((ratio - 1).abs() > clip).float().mean()
     return loss, {"actor_loss": loss.detach(), "kl": kl, "clip_fraction": clipped}

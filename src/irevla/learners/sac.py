@@ -1,7 +1,7 @@
 """Stage 1 on a real arm: soft actor-critic on latents, with demonstrations (section V-D).
 
-It never sees a picture, a prompt or a robot. As in RLPD (Ball et al. 2023): half of every batch is demonstrated, and
-the target is the minimum of a few critics of an ensemble with layer norm.
+It never sees a picture, a prompt or a robot. As in RLPD (Ball et al. 2023): half of every batch is
+demonstrated, and the target is the minimum of a few critics of an ensemble with layer norm.
 """
 
 import copy
@@ -36,9 +36,9 @@ from irevla.types import Features
 class SAC:
     """An action head, trained in place, with its critics, and how they learn from transitions.
 
-    The head as it is now, the SFT policy's, is kept as `reference`: what the actor is anchored to. Its token learner
-    reads the latents for all critics, so that a step computes h' once. `generator` (on the CPU) decides which
-    transitions, critics and motions are drawn.
+    The head as it is now, the SFT policy's, is kept as `reference`: what the actor is anchored to.
+    Its token learner reads the latents for all critics, so that a step computes h' once.
+    `generator` (on the CPU) decides which transitions, critics and motions are drawn.
     """
 
     def __init__(self, head: ActionHead, config: SACConfig, *, generator: torch.Generator) -> None:
@@ -56,7 +56,11 @@ class SAC:
         self.target = copy.deepcopy(self.critic).requires_grad_(False)
         self.log_alpha = nn.Parameter(torch.full((2,), math.log(config.alpha), device=device))
         self.wanted = torch.tensor(
-            [config.entropy * self.actor.motion, config.gripper_entropy * math.log(self.actor.choices)], device=device
+            [
+                config.entropy * self.actor.motion,
+                config.gripper_entropy * math.log(self.actor.choices),
+            ],
+            device=device,
         )
         self.sides = {
             "actor": list(self.actor.parameters()),
@@ -69,14 +73,20 @@ class SAC:
             fused=device.type == "cpu" or None,  # all of these small tensors in one call
         )
 
-    def update(self, demonstrations: LatentReplay, online: LatentReplay, *, warmup: bool) -> dict[str, float]:
-        """`utd` steps of the critics, then one of the actor, but for the warm-up, and of the temperatures.
+    def update(
+        self, demonstrations: LatentReplay, online: LatentReplay, *, warmup: bool
+    ) -> dict[str, float]:
+        """`utd` steps of the critics, then one of the actor, but for the warm-up, and of the
+        temperatures.
 
-        Steps with a non-finite gradient are skipped and counted. Returns means over the steps, and counts.
+        Steps with a non-finite gradient are skipped and counted. Returns means over the steps, and
+        counts.
         """
         history: dict[str, list[Tensor]] = defaultdict(list)
         for _ in range(self.config.utd):
-            batch = sample_both(demonstrations, online, self.config.batch, self.generator).to(self.log_alpha.device)
+            batch = sample_both(demonstrations, online, self.config.batch, self.generator).to(
+                self.log_alpha.device
+            )
             _note(history, self._critic_step(batch))
         if not warmup:
             _note(history, self._actor_step(batch))
@@ -101,7 +111,9 @@ class SAC:
         """One gradient step of the actor and the temperatures."""
         u, motion, log_prob, gripper = self._draw(batch.features)
         q = self.critic(self._read(batch.features), motion).mean(0)
-        value = soft_value(q, gripper=gripper, log_prob=log_prob, alpha=self.log_alpha.detach().exp()).mean()
+        value = soft_value(
+            q, gripper=gripper, log_prob=log_prob, alpha=self.log_alpha.detach().exp()
+        ).mean()
         anchor = anchor_penalty(torch.tanh(u), reference=self.reference(batch.features))
         entropy = entropies(gripper=gripper, log_prob=log_prob).detach()
         loss = self.config.anchor * anchor - value
@@ -110,14 +122,23 @@ class SAC:
         loss.backward(inputs=[*self.sides["actor"], self.log_alpha])  # type: ignore[no-untyped-call]
         norms = self._descend("actor", "temperature")
         metrics = {"value": value.detach(), "anchor": anchor.detach(), "entropy": entropy[0]}
-        return {**metrics, "gripper_entropy": entropy[1], **norms} if norms else {"skipped": torch.ones(())}
+        return (
+            {**metrics, "gripper_entropy": entropy[1], **norms}
+            if norms
+            else {"skipped": torch.ones(())}
+        )
 
     @torch.no_grad()
     def _targets(self, batch: Transitions) -> Float[Tensor, " B"]:
-        """y, with the minimum over a few critics of the slow copy. A truncated step bootstraps, a terminated never."""
+        """y, with the minimum over a few critics of the slow copy. A truncated step bootstraps, a
+        terminated never."""
         _, motion, log_prob, gripper = self._draw(batch.next_features)
-        members = torch.randperm(self.config.critics, generator=self.generator)[: self.config.subset]
-        q = self.target(self._read(batch.next_features), motion, members=members.to(motion.device)).amin(0)
+        members = torch.randperm(self.config.critics, generator=self.generator)[
+            : self.config.subset
+        ]
+        q = self.target(
+            self._read(batch.next_features), motion, members=members.to(motion.device)
+        ).amin(0)
         alpha = self.log_alpha.exp() * self.config.backup_entropy
         return td_target(
             batch.rewards,
@@ -128,7 +149,9 @@ class SAC:
 
     def _draw(
         self, features: Features
-    ) -> tuple[Float[Tensor, "B A"], Float[Tensor, "B C"], Float[Tensor, " B"], Float[Tensor, "B K"]]:
+    ) -> tuple[
+        Float[Tensor, "B A"], Float[Tensor, "B C"], Float[Tensor, " B"], Float[Tensor, "B K"]
+    ]:
         """u, a motion with its log-density, and the log-probabilities of the gripper's choices."""
         u, log_std = self.actor(features)
         noise = torch.randn(log_std.shape, generator=self.generator).to(u.device)
@@ -142,12 +165,15 @@ class SAC:
         return h
 
     def _descend(self, *names: str) -> Metrics:
-        """Clip the gradients of some sides and step; returns their norms, or nothing where one is not finite: no step.
+        """Clip the gradients of some sides and step; returns their norms, or nothing where one is
+        not finite: no step.
 
         Parameters without a gradient, those of the other sides, are not touched by Adam.
         """
         limit = self.config.grad_clip
-        norms = {f"{name}_grad_norm": nn.utils.clip_grad_norm_(self.sides[name], limit) for name in names}
+        norms = {
+            f"{name}_grad_norm": nn.utils.clip_grad_norm_(self.sides[name], limit) for name in names
+        }
         finite = bool(torch.stack(list(norms.values())).isfinite().all())
         if finite:
             self.optimizer.step()
@@ -165,19 +191,28 @@ class SAC:
         return {"alpha": motion, "gripper_alpha": gripper}
 
     def state(self) -> dict[str, dict[str, Tensor]]:
-        """All that learning goes on from beside the policy's own files and the buffers, as files of a checkpoint."""
+        """All that learning goes on from beside the policy's own files and the buffers, as files of
+        a checkpoint."""
         return {
             "critic.safetensors": dict(self.critic.state_dict()),
             "target.safetensors": dict(self.target.state_dict()),
             "reference.safetensors": dict(self.reference.state_dict()),
-            "exploration.safetensors": {**self.actor.spread.state_dict(), "log_alpha": self.log_alpha.detach()},
+            "exploration.safetensors": {
+                **self.actor.spread.state_dict(),
+                "log_alpha": self.log_alpha.detach(),
+            },
             "optimizer.safetensors": optimizer_tensors(self.optimizer),
             "generator.safetensors": {"state": self.generator.get_state()},
         }
 
     def load_state(self, files: Mapping[str, Any]) -> None:
-        """Go on where `state` was taken, bit for bit, once the policy has its files. Other files are left to others."""
-        for name, module in {"critic": self.critic, "target": self.target, "reference": self.reference}.items():
+        """Go on where `state` was taken, bit for bit, once the policy has its files. Other files
+        are left to others."""
+        for name, module in {
+            "critic": self.critic,
+            "target": self.target,
+            "reference": self.reference,
+        }.items():
             module.load_state_dict(files[f"{name}.safetensors"])
         exploration = dict(files["exploration.safetensors"])
         self.log_alpha.data.copy_(exploration.pop("log_alpha"))

@@ -1,8 +1,9 @@
 """The losses of soft actor-critic as pure functions of tensors, for an action of two parts.
 
-The motion (`C` dimensions) is a Gaussian squashed by tanh; the gripper is one of `K` choices, whose expectations are
-exact. Without a gripper there is one choice: its log-probability and its entropy are 0, and the equations are plain
-SAC's. With a gripper and no motion they are discrete SAC's (Christodoulou 2019).
+The motion (`C` dimensions) is a Gaussian squashed by tanh; the gripper is one of `K` choices, whose
+expectations are exact. Without a gripper there is one choice: its log-probability and its entropy
+are 0, and the equations are plain SAC's. With a gripper and no motion they are discrete SAC's
+(Christodoulou 2019).
 """
 
 import math
@@ -16,7 +17,8 @@ from torch import Tensor
 def squashed(
     mean: Float[Tensor, "B C"], *, log_std: Float[Tensor, "B C"], noise: Float[Tensor, "B C"]
 ) -> tuple[Float[Tensor, "B C"], Float[Tensor, " B"]]:
-    """The motion that standard normal `noise` gives, in [-1, 1], and its log-density (Haarnoja et al. 2018, app. C)."""
+    """The motion that standard normal `noise` gives, in [-1, 1], and its log-density (Haarnoja et
+    al. 2018, app. C)."""
     u = mean + log_std.exp() * noise
     # log(1 - tanh(u)^2) = 2 (log 2 - u - softplus(-2 u)), which does not overflow
     log_slope = 2 * (math.log(2) - u - F.softplus(-2 * u))
@@ -32,16 +34,22 @@ def soft_value(
     log_prob: Float[Tensor, " B"],
     alpha: Float[Tensor, "2"],
 ) -> Float[Tensor, " B"]:
-    """V of the policy whose motion was drawn with `log_prob` and whose gripper has the log-probabilities `gripper`.
+    """V of the policy whose motion was drawn with `log_prob` and whose gripper has the
+    log-probabilities `gripper`.
 
-    `q` is of that motion with each choice of the gripper; `alpha` are the temperatures of motion and gripper.
+    `q` is of that motion with each choice of the gripper; `alpha` are the temperatures of motion
+    and gripper.
     """
     # V = sum_g pi(g) (Q(a, g) - alpha_2 log pi(g)) - alpha_1 log pi(a)
     return (gripper.exp() * (q - alpha[1] * gripper)).sum(-1) - alpha[0] * log_prob
 
 
 def td_target(
-    rewards: Float[Tensor, " B"], *, terminated: Bool[Tensor, " B"], next_values: Float[Tensor, " B"], gamma: float
+    rewards: Float[Tensor, " B"],
+    *,
+    terminated: Bool[Tensor, " B"],
+    next_values: Float[Tensor, " B"],
+    gamma: float,
 ) -> Float[Tensor, " B"]:
     """What the critics are to say; `next_values` of terminated steps may be anything."""
     # y = r + gamma V(s') (1 - terminated)
@@ -57,20 +65,26 @@ def critic_loss(
     return 0.5 * (chosen - targets).square().mean()
 
 
-def entropies(*, gripper: Float[Tensor, "B K"], log_prob: Float[Tensor, " B"]) -> Float[Tensor, "2"]:
-    """Entropy of the motion, estimated from what was drawn, and of the gripper, exactly; in nats."""
+def entropies(
+    *, gripper: Float[Tensor, "B K"], log_prob: Float[Tensor, " B"]
+) -> Float[Tensor, "2"]:
+    """Entropy of the motion, estimated from what was drawn, and of the gripper, exactly; in
+    nats."""
     return torch.stack([-log_prob.mean(), -(gripper.exp() * gripper).sum(-1).mean()])
 
 
 def temperature_loss(
     log_alpha: Float[Tensor, "2"], *, entropies: Float[Tensor, "2"], targets: Float[Tensor, "2"]
 ) -> Float[Tensor, ""]:
-    """Lets each temperature rise while its entropy is under its target, and fall while it is over."""
+    """Lets each temperature rise while its entropy is under its target, and fall while it is
+    over."""
     # L = sum_i log alpha_i (H_i - target_i)
     return (log_alpha * (entropies.detach() - targets)).sum()
 
 
-def anchor_penalty(mean: Float[Tensor, "B A"], *, reference: Float[Tensor, "B A"]) -> Float[Tensor, ""]:
+def anchor_penalty(
+    mean: Float[Tensor, "B A"], *, reference: Float[Tensor, "B A"]
+) -> Float[Tensor, ""]:
     """Squared distance to the actions of the policy that RL started from, mean over dimensions."""
     # E[|a - a_SFT|^2] / A
     return F.mse_loss(mean, reference)

@@ -1,7 +1,9 @@
-"""Supervised learning, stages 0 and 2 of Algorithm 1: mean squared error on D_e (equation 2), or on D_e and D_RL (4).
+"""Supervised learning, stages 0 and 2 of Algorithm 1: mean squared error on D_e (equation 2), or on
+D_e and D_RL (4).
 
-The state is the model, the optimiser, the step and the best weights so far; batches and augmentation are functions of
-(seed, step). So a run killed and resumed ends with the same bits as one never killed.
+The state is the model, the optimiser, the step and the best weights so far; batches and
+augmentation are functions of (seed, step). So a run killed and resumed ends with the same bits as
+one never killed.
 """
 
 import math
@@ -30,7 +32,9 @@ Log = Callable[[int, Mapping[str, float]], None]  # steps done, what was measure
 class Imitator(Protocol):
     """What supervised learning needs of a policy."""
 
-    def __call__(self, images: UInt8[Tensor, "B H W 3"], instructions: Sequence[str], /) -> Float[Tensor, "B A"]:
+    def __call__(
+        self, images: UInt8[Tensor, "B H W 3"], instructions: Sequence[str], /
+    ) -> Float[Tensor, "B A"]:
         """The mean action for each picture and instruction, with gradients."""
         ...
 
@@ -88,11 +92,12 @@ def fit(
     on_step: OnStep | None = None,
     log: Log | None = None,
 ) -> SFTResult:
-    """Train `policy` on `mixture` for `config.steps` steps, then give it the weights that validated best. `words` are
-    what `config.words` puts in the place of others.
+    """Train `policy` on `mixture` for `config.steps` steps, then give it the weights that validated
+    best. `words` are what `config.words` puts in the place of others.
 
-    With `checkpoints`, the state is saved as the series `name` at every validation, and the newest is taken up first.
-    Raises `UserError` where that one was made with other settings or data, or where no step ever had a finite gradient.
+    With `checkpoints`, the state is saved as the series `name` at every validation, and the newest
+    is taken up first. Raises `UserError` where that one was made with other settings or data, or
+    where no step ever had a finite gradient.
     """
     run = _Run(policy, mixture, config, seed=seed, trainable=trainable, words=words)
     resumed = run.resume(checkpoints, name) if checkpoints else 0
@@ -131,21 +136,36 @@ class _Run:
         words: Sequence[str],
     ) -> None:
         assert words or not config.words, "no words to put in"
-        self.policy, self.mixture, self.config, self.seed, self.words = policy, mixture, config, seed, words
+        self.policy, self.mixture, self.config, self.seed, self.words = (
+            policy,
+            mixture,
+            config,
+            seed,
+            words,
+        )
         self.parameters = policy.trainable(trainable)
         self.device = self.parameters[0].device
-        fused = self.device.type == "cpu"  # one pass over the weights; on a GPU the default is as good
+        fused = (
+            self.device.type == "cpu"
+        )  # one pass over the weights; on a GPU the default is as good
         self.optimizer = torch.optim.AdamW(
             self.parameters, lr=config.lr, weight_decay=config.weight_decay, fused=fused or None
         )
         self.state = _State()
         self.best: Mapping[str, Any] = {}
-        self.settings = {"seed": seed, "trainable": trainable, **mixture.signature(), **asdict(config)}
+        self.settings = {
+            "seed": seed,
+            "trainable": trainable,
+            **mixture.signature(),
+            **asdict(config),
+        }
 
     def step(self) -> dict[str, float]:
         """One gradient step of J(theta, phi) (equations 2 and 4, per action dimension)."""
         number = self.state.step
-        torch.manual_seed(_mix(self.seed, number))  # dropout's draws, too, must not depend on what ran before
+        torch.manual_seed(
+            _mix(self.seed, number)
+        )  # dropout's draws, too, must not depend on what ran before
         lr = learning_rate(self.config, number)
         for group in self.optimizer.param_groups:
             group["lr"] = lr
@@ -186,7 +206,8 @@ class _Run:
         return Batch(images, instructions, batch.actions)
 
     def validate(self) -> dict[str, float]:
-        """MSE on the held-out episodes, weighted as the batches are; keeps the weights if they are the best so far."""
+        """MSE on the held-out episodes, weighted as the batches are; keeps the weights if they are
+        the best so far."""
         losses = {name: self._mse(batches) for name, batches in self.mixture.validation().items()}
         if not losses:
             self._keep(None)
@@ -196,7 +217,9 @@ class _Run:
         best = self.state.best_loss
         if not self.best or (math.isfinite(loss) and (best is None or loss < best)):
             self._keep(loss if math.isfinite(loss) else None)
-        return {"validation": loss} | {f"validation_{name}": value for name, value in losses.items()}
+        return {"validation": loss} | {
+            f"validation_{name}": value for name, value in losses.items()
+        }
 
     @torch.inference_mode()
     def _mse(self, batches: Any) -> float:
@@ -204,9 +227,9 @@ class _Run:
         total, count = 0.0, 0
         batch: Batch
         for batch in batches:
-            errors = self.policy(batch.images.to(self.device), batch.instructions).float() - batch.actions.to(
-                self.device
-            )
+            errors = self.policy(
+                batch.images.to(self.device), batch.instructions
+            ).float() - batch.actions.to(self.device)
             total += errors.double().square().sum().item()
             count += errors.numel()
         return total / count
@@ -216,7 +239,8 @@ class _Run:
         self.state = replace(self.state, best_step=self.state.step, best_loss=loss)
 
     def files(self) -> dict[str, Any]:
-        """Everything that a resumed run needs. "best-..." are the files of the policy that validated best."""
+        """Everything that a resumed run needs. "best-..." are the files of the policy that
+        validated best."""
         state = {"settings": self.settings, "state": asdict(self.state)}
         best = {f"best-{name}": content for name, content in self.best.items()}
         return {
@@ -227,7 +251,8 @@ class _Run:
         }
 
     def resume(self, checkpoints: Checkpoints, name: str) -> int:
-        """Take up the newest checkpoint of the series; returns its step, or 0 where there is none."""
+        """Take up the newest checkpoint of the series; returns its step, or 0 where there is
+        none."""
         found = checkpoints.newest(name)
         if found is None:
             return 0
@@ -240,7 +265,11 @@ class _Run:
                     "resume with the same settings, or delete it to repeat the stage"
                 )
         load_optimizer(self.optimizer, files.pop("optimizer.safetensors"))
-        self.best = {key.removeprefix("best-"): files.pop(key) for key in list(files) if key.startswith("best-")}
+        self.best = {
+            key.removeprefix("best-"): files.pop(key)
+            for key in list(files)
+            if key.startswith("best-")
+        }
         self.policy.load_files(files)
         self.state = _State(**saved["state"])
         return self.state.step
@@ -249,7 +278,9 @@ class _Run:
         """Give the policy its best weights and say what came out."""
         state = self.state
         if state.skipped == state.step:
-            raise UserError("supervised learning: no gradient was finite; lower the learning rate or check the dataset")
+            raise UserError(
+                "supervised learning: no gradient was finite; lower the learning rate or check the dataset"
+            )
         self.policy.load_files(self.best)
         self.policy.train(False)
         return SFTResult(state.best_step, state.best_loss, state.train_loss, state.skipped, resumed)
@@ -266,7 +297,8 @@ def learning_rate(config: SFTConfig, step: int) -> float:
 def clip_gradients(parameters: Sequence[nn.Parameter], limit: float) -> float:
     """Scale the gradients to norm `limit` at most; returns the norm before.
 
-    Where it is not finite nothing is scaled, and the step must be skipped: scaling by it would make every gradient NaN.
+    Where it is not finite nothing is scaled, and the step must be skipped: scaling by it would make
+    every gradient NaN.
     """
     gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
     norm = nn.utils.get_total_norm(gradients)

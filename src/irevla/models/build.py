@@ -1,7 +1,7 @@
 """From a `ModelConfig` to a VLA.
 
-A new small vision-language model is one class that implements `VLM`, and one line in `VLMS`; any other name is one that
-transformers loads.
+A new small vision-language model is one class that implements `VLM`, and one line in `VLMS`; any
+other name is one that transformers loads.
 """
 
 from collections.abc import Callable
@@ -23,7 +23,9 @@ HEADS = 4  # attention heads of the small VLM
 
 def _tiny_random(config: ModelConfig, image_size: int) -> VLM:
     if config.width % HEADS:
-        raise UserError(f"model.width {config.width} must be a multiple of {HEADS}, the attention heads of tiny-random")
+        raise UserError(
+            f"model.width {config.width} must be a multiple of {HEADS}, the attention heads of tiny-random"
+        )
     vlm = TinyVLM(width=config.width, layers=config.layers, heads=HEADS, image_size=image_size)
     vlm.take_off_output_layer()
     return vlm
@@ -50,12 +52,18 @@ VLMS: dict[str, Callable[[ModelConfig, int], VLM]] = {
     "tiny": _tiny,
     "tiny-random": _tiny_random,
 }
-"""Name -> a function of the config and the picture's side: the VLM without its final fully connected layer."""
+"""Name -> a function of the config and the picture's side: the VLM without its final fully
+connected layer."""
 
 
-def _pretrained(config: ModelConfig, image_size: int, device: torch.device) -> tuple[VLM, ModelConfig]:
-    """A VLM of transformers, and the config that names these very weights: their commit and their type."""
-    from irevla.models.vlm.huggingface import load  # only here: transformers is not needed for the small ones
+def _pretrained(
+    config: ModelConfig, image_size: int, device: torch.device
+) -> tuple[VLM, ModelConfig]:
+    """A VLM of transformers, and the config that names these very weights: their commit and their
+    type."""
+    from irevla.models.vlm.huggingface import (
+        load,
+    )  # only here: transformers is not needed for the small ones
 
     vlm = load(config, image_size=image_size, device=device)
     return vlm, replace(config, revision=vlm.revision, dtype=vlm.dtype)
@@ -77,7 +85,8 @@ def check_model(config: ModelConfig, device: torch.device) -> None:
 def build_policy(
     config: ModelConfig, *, action_dim: int, image_size: int, device: torch.device | str = "cpu"
 ) -> VLAPolicy:
-    """A new VLA: `config.vlm` with a new action head in the place of its final fully connected layer (section IV-A).
+    """A new VLA: `config.vlm` with a new action head in the place of its final fully connected
+    layer (section IV-A).
 
     Raises `UserError` for an unknown VLM and for LoRA that cannot be.
     """
@@ -88,5 +97,7 @@ def build_policy(
         vlm, config = _pretrained(config, image_size, torch.device(device))
     if config.lora.rank > 0:
         add_lora(vlm, config.lora)
-    head = ActionHead(width=vlm.width, groups=config.head_groups, hidden=config.head_hidden, action_dim=action_dim)
+    head = ActionHead(
+        width=vlm.width, groups=config.head_groups, hidden=config.head_hidden, action_dim=action_dim
+    )
     return VLAPolicy(vlm, head, config=config, image_size=image_size).to(device)

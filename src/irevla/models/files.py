@@ -1,8 +1,8 @@
-"""A policy as files: all weights; or, beside a large pretrained VLM with LoRA, the adapter, the heads and the VLM's
-name.
+"""A policy as files: all weights; or, beside a large pretrained VLM with LoRA, the adapter, the
+heads and the VLM's name.
 
-The adapter is in PEFT's own format (`adapter_model.safetensors`, `adapter_config.json`), so that PEFT can put it on the
-same base model without us.
+The adapter is in PEFT's own format (`adapter_model.safetensors`, `adapter_config.json`), so that
+PEFT can put it on the same base model without us.
 """
 
 import hashlib
@@ -27,7 +27,13 @@ ADAPTER, ADAPTER_CONFIG = "adapter_model.safetensors", "adapter_config.json"
 FORMAT = "irevla-policy-1"
 NAMES = (WEIGHTS, CONFIG, ADAPTER, ADAPTER_CONFIG)
 PEFT_ROOT = "base_model.model."  # what PEFT puts before the names of a model's parameters
-OF_MODELS = (".safetensors", ".json", ".jinja", ".model", ".txt")  # weights, settings, prompts and vocabularies
+OF_MODELS = (
+    ".safetensors",
+    ".json",
+    ".jinja",
+    ".model",
+    ".txt",
+)  # weights, settings, prompts and vocabularies
 OF_FOLDER = "sha256:"  # how the revision of a base model begins that is a folder
 
 
@@ -63,14 +69,16 @@ def base_of(vlm: VLM) -> Base | None:
 
 
 def from_anywhere(config: ModelConfig, base: Base | None) -> ModelConfig:
-    """`config` with the whole path of the base model's folder: it may be read in another directory."""
+    """`config` with the whole path of the base model's folder: it may be read in another
+    directory."""
     if base and base.is_folder and Path(config.vlm).absolute() == Path(base.name):
         return replace(config, vlm=base.name)
     return config
 
 
 def folder_hash(folder: Path) -> str:
-    """sha256 over the weights and settings in a model's folder: it changes whenever they do. Read once per process."""
+    """sha256 over the weights and settings in a model's folder: it changes whenever they do. Read
+    once per process."""
     files = sorted(path for path in folder.iterdir() if path.suffix in OF_MODELS)
     return _hash_of(tuple((path, path.stat().st_size, path.stat().st_mtime_ns) for path in files))
 
@@ -88,13 +96,17 @@ def _hash_of(files: tuple[tuple[Path, int, int], ...]) -> str:
 
 
 def peft_root(vlm: VLM) -> str:
-    """The name, in a policy, of the model that PEFT knows: the one part of `vlm` that has weights, or `vlm` itself."""
-    parts = [name for name, part in vlm.named_children() if next(part.parameters(), None) is not None]
+    """The name, in a policy, of the model that PEFT knows: the one part of `vlm` that has weights,
+    or `vlm` itself."""
+    parts = [
+        name for name, part in vlm.named_children() if next(part.parameters(), None) is not None
+    ]
     return f"vlm.{parts[0]}" if len(parts) == 1 else "vlm"
 
 
 def adapter_name(name: str, root: str) -> str:
-    """What PEFT calls the LoRA parameter `name` of a policy, whose adapted model is the submodule `root`."""
+    """What PEFT calls the LoRA parameter `name` of a policy, whose adapted model is the submodule
+    `root`."""
     own = name.removeprefix(f"{root}.")
     return PEFT_ROOT + re.sub(r"\.(lora_[AB])\.default\.weight$", r".\1.weight", own)
 
@@ -131,8 +143,14 @@ def read_policy(folder: Path) -> dict[str, Any]:
     Raises `UserError` where they are damaged or missing, or not a policy's.
     """
     if not (folder / checkpoint.MANIFEST).is_file():
-        raise UserError(f"{folder} is not a policy that irevla wrote: it has no {checkpoint.MANIFEST}")
-    files = {name: content for name, content in checkpoint.load(folder.resolve()).items() if name in NAMES}
+        raise UserError(
+            f"{folder} is not a policy that irevla wrote: it has no {checkpoint.MANIFEST}"
+        )
+    files = {
+        name: content
+        for name, content in checkpoint.load(folder.resolve()).items()
+        if name in NAMES
+    }
     try:
         parse(files)
     except UserError as error:
@@ -140,11 +158,15 @@ def read_policy(folder: Path) -> dict[str, Any]:
     return files
 
 
-def write_policy(directory: Path, files: Mapping[str, Any], *, card: str, keep_card: bool = True) -> bool:
-    """Write a policy's files and its model card to a folder, wholly or not at all; returns whether `card` was written.
+def write_policy(
+    directory: Path, files: Mapping[str, Any], *, card: str, keep_card: bool = True
+) -> bool:
+    """Write a policy's files and its model card to a folder, wholly or not at all; returns whether
+    `card` was written.
 
-    A README.md that is there is kept instead, for a person may have edited it, unless `keep_card` is off. Raises
-    `UserError` where there is anything but an older policy, and where it cannot be written.
+    A README.md that is there is kept instead, for a person may have edited it, unless `keep_card`
+    is off. Raises `UserError` where there is anything but an older policy, and where it cannot be
+    written.
     """
     try:
         _check_replaceable(directory)
@@ -154,18 +176,23 @@ def write_policy(directory: Path, files: Mapping[str, Any], *, card: str, keep_c
             return False
         write_atomically(place / CARD, card)
     except OSError as error:
-        raise UserError(f"cannot write the policy {directory}: {error.strerror}; {checkpoint.remedy(error)}") from error
+        raise UserError(
+            f"cannot write the policy {directory}: {error.strerror}; {checkpoint.remedy(error)}"
+        ) from error
     return True
 
 
 def _check_replaceable(directory: Path) -> None:
-    """`UserError` unless `directory` is new, empty, or a policy with nothing of anyone else's beside it."""
+    """`UserError` unless `directory` is new, empty, or a policy with nothing of anyone else's
+    beside it."""
     if not directory.exists():
         return
     if not directory.is_dir():
         raise UserError(f"{directory} is a file: choose a folder")
     if directory.samefile("."):
-        raise UserError(f"{directory} is the current directory, which cannot be swapped for another: choose a folder")
+        raise UserError(
+            f"{directory} is the current directory, which cannot be swapped for another: choose a folder"
+        )
     names = {path.name for path in directory.iterdir()}
     ours = {*NAMES, checkpoint.MANIFEST, CARD} if {CONFIG, checkpoint.MANIFEST} <= names else set()
     if names - ours:
@@ -175,7 +202,8 @@ def _check_replaceable(directory: Path) -> None:
 
 
 def _save_without_card(directory: Path, files: Mapping[str, Any]) -> None:
-    """Replace all of a policy but its card, which stands aside for as long and also comes back after a kill."""
+    """Replace all of a policy but its card, which stands aside for as long and also comes back
+    after a kill."""
     card, aside = directory / CARD, directory.with_name(f".{directory.name}.{CARD}")
     if card.exists():
         card.rename(aside)
@@ -187,7 +215,8 @@ def _save_without_card(directory: Path, files: Mapping[str, Any]) -> None:
 
 
 def policy_folder(path: Path) -> Path:
-    """Where in the folder `path` the files are: in itself, or in the newest policy among the checkpoints of a run."""
+    """Where in the folder `path` the files are: in itself, or in the newest policy among the
+    checkpoints of a run."""
     if (path / CONFIG).is_file() or (path / checkpoint.MANIFEST).is_file():
         return path
     policies = [weights.parent for weights in (path / "checkpoints").glob(f"[!.]*/{WEIGHTS}")]
@@ -216,8 +245,12 @@ def parse(files: Mapping[str, Any]) -> Description:
         model, action_dim, image_size = data["model"], data["action_dim"], data["image_size"]
     except KeyError as error:
         raise UserError(f"{CONFIG} lacks {error}") from error
-    if not (isinstance(model, dict) and isinstance(action_dim, int) and isinstance(image_size, int)):
-        raise UserError(f"{CONFIG} is damaged: model must be a group of settings, action_dim and image_size integers")
+    if not (
+        isinstance(model, dict) and isinstance(action_dim, int) and isinstance(image_size, int)
+    ):
+        raise UserError(
+            f"{CONFIG} is damaged: model must be a group of settings, action_dim and image_size integers"
+        )
     config = from_dict(model, kind=ModelConfig, where="model.")
     return Description(config, action_dim, image_size, _base(data), "gripper" in data)
 
@@ -226,24 +259,32 @@ def _base(data: Mapping[str, Any]) -> Base | None:
     if "base" not in data:
         return None
     named = data["base"]
-    if not isinstance(named, dict) or not all(isinstance(named.get(key), str) for key in ("name", "revision")):
+    if not isinstance(named, dict) or not all(
+        isinstance(named.get(key), str) for key in ("name", "revision")
+    ):
         raise UserError(f"{CONFIG} is damaged: base must have a name and a revision")
     return Base(named["name"], named["revision"])
 
 
 def check_adapter(files: Mapping[str, Any], *, base: Base, own: Mapping[str, Any]) -> None:
-    """`UserError`, naming both, unless the adapter in `files` is for `base` and has the settings `own` (as
-    adapter_config.json says them)."""
+    """`UserError`, naming both, unless the adapter in `files` is for `base` and has the settings
+    `own` (as adapter_config.json says them)."""
     for name in (ADAPTER, ADAPTER_CONFIG, CONFIG):
         if name not in files:
-            raise UserError(f"no {name} in it: this is not the whole of an adapted policy; save or download it again")
+            raise UserError(
+                f"no {name} in it: this is not the whole of an adapted policy; save or download it again"
+            )
     theirs = parse(files).base
     if theirs is None or theirs.identity != base.identity:
-        raise UserError(f"its adapter is for the base model {theirs}, but the one here is {base}; use the former")
+        raise UserError(
+            f"its adapter is for the base model {theirs}, but the one here is {base}; use the former"
+        )
     saved = files[ADAPTER_CONFIG]
     for key in ("r", "lora_alpha"):
         if saved[key] != own[key]:
-            raise UserError(f"its adapter has {key} {saved[key]}, but the model here {own[key]}; set model.lora alike")
+            raise UserError(
+                f"its adapter has {key} {saved[key]}, but the model here {own[key]}; set model.lora alike"
+            )
     strangers = sorted(set(saved["target_modules"]) ^ set(own["target_modules"]))
     if strangers:
         raise UserError(
@@ -256,7 +297,9 @@ def check_weights(own: Mapping[str, Tensor], new: Mapping[str, Tensor]) -> None:
     """`UserError` unless `new` has the names, shapes and types of the weights `own`."""
     faults = list(_differences(own, new))
     if faults:
-        raise UserError(f"the weights are those of another model ({faults[0]}; {len(faults)} differences)")
+        raise UserError(
+            f"the weights are those of another model ({faults[0]}; {len(faults)} differences)"
+        )
 
 
 def _differences(own: Mapping[str, Tensor], new: Mapping[str, Tensor]) -> Iterator[str]:

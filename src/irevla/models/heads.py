@@ -1,4 +1,5 @@
-"""The action head in the place of the VLM's last fully connected layer, and its mirror, the critic head (IV-A)."""
+"""The action head in the place of the VLM's last fully connected layer, and its mirror, the critic
+head (IV-A)."""
 
 import torch
 from jaxtyping import Float
@@ -11,8 +12,9 @@ from irevla.types import Features
 class _Head(nn.Module):
     """Token learner, then an MLP with one hidden layer (section IV-A).
 
-    A trade: a second hidden layer and a token learner twice as wide fitted a new task on frozen latents a little better
-    (held-out MSE 0.033 against 0.034, one seed) and made each PPO update 1.5 times as dear.
+    A trade: a second hidden layer and a token learner twice as wide fitted a new task on frozen
+    latents a little better (held-out MSE 0.033 against 0.034, one seed) and made each PPO update
+    1.5 times as dear.
     """
 
     def __init__(self, *, width: int, groups: int, hidden: int, outputs: int) -> None:
@@ -39,7 +41,8 @@ class ActionHead(_Head):
 
 
 class CriticHead(_Head):
-    """The action head's structure with one output. It starts as V = 0: before the first success, that is the truth."""
+    """The action head's structure with one output. It starts as V = 0: before the first success,
+    that is the truth."""
 
     def __init__(self, *, width: int, groups: int, hidden: int) -> None:
         super().__init__(width=width, groups=groups, hidden=hidden, outputs=1)
@@ -48,7 +51,8 @@ class CriticHead(_Head):
 
     @classmethod
     def mirror(cls, head: ActionHead) -> "CriticHead":
-        """A new critic for `head`: its structure, and a copy of its token learner, which knows where to look."""
+        """A new critic for `head`: its structure, and a copy of its token learner, which knows
+        where to look."""
         critic = cls(width=head.width, groups=head.groups, hidden=head.hidden)
         critic.token_learner.load_state_dict(head.token_learner.state_dict())
         return critic.to(next(head.parameters()).device)

@@ -1,5 +1,5 @@
-"""Policies on the Hugging Face Hub: found and fetched, described and uploaded. huggingface_hub is imported where it is
-needed alone."""
+"""Policies on the Hugging Face Hub: found and fetched, described and uploaded. huggingface_hub is
+imported where it is needed alone."""
 
 import re
 import tempfile
@@ -18,7 +18,13 @@ from irevla.runs.checkpoint import MANIFEST
 LOGIN = "log in with `hf auth login` or set HF_TOKEN"
 REPOSITORY = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
 TEXTS, TENSORS = ("*.json", "*.md"), "*.safetensors"
-TAGS = ("irevla", "vision-language-action", "robotics", "reinforcement-learning", "imitation-learning")
+TAGS = (
+    "irevla",
+    "vision-language-action",
+    "robotics",
+    "reinforcement-learning",
+    "imitation-learning",
+)
 CARD_TEXT = """---
 {front}
 ---
@@ -46,45 +52,57 @@ action = policy.act(image, "open the drawer")
 
 
 def locate(path: Path | str, *, revision: str = "") -> Path:
-    """The folder with the policy's files: in `path`, a folder or a run, or fetched from the repository of that name.
+    """The folder with the policy's files: in `path`, a folder or a run, or fetched from the
+    repository of that name.
 
     Raises `UserError` where there is none.
     """
     folder = Path(path)
     if folder.is_dir():
         if revision:
-            raise UserError(f"{path} is a folder and has no revision {revision}; only a repository of the Hub has")
+            raise UserError(
+                f"{path} is a folder and has no revision {revision}; only a repository of the Hub has"
+            )
         return policy_folder(folder)
     if not REPOSITORY.fullmatch(str(path)):
-        raise UserError(f"there is no folder {path}: name a saved policy, a checkpoint or a run's directory")
+        raise UserError(
+            f"there is no folder {path}: name a saved policy, a checkpoint or a run's directory"
+        )
     return download(str(path), revision=revision)
 
 
 def download(repo: str, *, revision: str = "") -> Path:
     """Fetch the policy `repo` ("owner/name"), or what of it is not here yet; returns its folder.
 
-    First the settings, so that nothing large is fetched of what is no policy. Raises `UserError` where it cannot be
-    had: not there, private or gated, no network.
+    First the settings, so that nothing large is fetched of what is no policy. Raises `UserError`
+    where it cannot be had: not there, private or gated, no network.
     """
     hub = _library(f"there is no folder {repo}; to look for it on the Hugging Face Hub")
     with _in_one_line(f"there is no folder {repo}, and it cannot be had from the Hub"):
-        texts = Path(hub.snapshot_download(repo, revision=revision or None, allow_patterns=[*TEXTS]))
+        texts = Path(
+            hub.snapshot_download(repo, revision=revision or None, allow_patterns=[*TEXTS])
+        )
         if not (texts / MANIFEST).is_file():
-            raise UserError(f"{repo} on the Hub is not a policy that irevla wrote: it has no {MANIFEST}")
+            raise UserError(
+                f"{repo} on the Hub is not a policy that irevla wrote: it has no {MANIFEST}"
+            )
         commit = texts.name  # what was newest a moment ago must not change in between
         return Path(hub.snapshot_download(repo, revision=commit, allow_patterns=[*TEXTS, TENSORS]))
 
 
 def upload(files: Mapping[str, Any], repo: str, *, private: bool, card: str) -> str:
-    """Write a policy's files and its card to the repository `repo`, which is made if need be; returns its address.
+    """Write a policy's files and its card to the repository `repo`, which is made if need be;
+    returns its address.
 
-    Raises `UserError` where it cannot be done, and where the repository holds something else, or is public and
-    `private` is asked for.
+    Raises `UserError` where it cannot be done, and where the repository holds something else, or is
+    public and `private` is asked for.
     """
     check_name(repo)
     base = parse(files).base
     if base and base.is_folder:
-        raise UserError(f"the base model is the folder {base.name}, which no one else has; train from one on the Hub")
+        raise UserError(
+            f"the base model is the folder {base.name}, which no one else has; train from one on the Hub"
+        )
     hub = _library(f"to push to {repo}")
     with tempfile.TemporaryDirectory() as scratch, _in_one_line(f"cannot push to {repo}"):
         folder = Path(scratch) / "policy"
@@ -93,7 +111,10 @@ def upload(files: Mapping[str, Any], repo: str, *, private: bool, card: str) -> 
         address = str(api.create_repo(repo, private=private, exist_ok=True))
         _check_repository(api, repo, private=private)
         api.upload_folder(
-            repo_id=repo, folder_path=folder, commit_message="A policy of irevla", delete_patterns=["adapter_*"]
+            repo_id=repo,
+            folder_path=folder,
+            commit_message="A policy of irevla",
+            delete_patterns=["adapter_*"],
         )  # adapter_*: of an older policy; files that are uploaded anew stay
     return address
 
@@ -101,28 +122,41 @@ def upload(files: Mapping[str, Any], repo: str, *, private: bool, card: str) -> 
 def check_name(repo: str) -> None:
     """`UserError` unless `repo` can be the name of a repository."""
     if not REPOSITORY.fullmatch(repo):
-        raise UserError(f"{repo!r} is no name of a repository: say OWNER/NAME, with your name or your organisation's")
+        raise UserError(
+            f"{repo!r} is no name of a repository: say OWNER/NAME, with your name or your organisation's"
+        )
 
 
 def _check_repository(api: Any, repo: str, *, private: bool) -> None:
     strangers = set(api.list_repo_files(repo)) - {".gitattributes", CARD}
     if strangers and MANIFEST not in strangers:
-        raise UserError(f"{repo} holds other files ({min(strangers)}): choose a new name, or an older policy's")
+        raise UserError(
+            f"{repo} holds other files ({min(strangers)}): choose a new name, or an older policy's"
+        )
     if private and not api.repo_info(repo).private:
-        raise UserError(f"{repo} exists and is public: make it private on its page, or choose a new name")
+        raise UserError(
+            f"{repo} exists and is public: make it private on its page, or choose a new name"
+        )
 
 
 def model_card(config: Mapping[str, Any], *, name: str, results: str = "") -> str:
-    """README.md of the policy `name` whose `config.json` is `config`: what it is, how to load it, and `results`
-    (Markdown).
+    """README.md of the policy `name` whose `config.json` is `config`: what it is, how to load it,
+    and `results` (Markdown).
 
     Its front matter has no licence: that is for the owner to choose.
     """
     what = parse({CONFIG: config})
     side, adapts = what.image_size, what.model.lora.rank > 0
-    front: dict[str, Any] = {"library_name": "irevla", "pipeline_tag": "robotics", "tags": list(TAGS)}
+    front: dict[str, Any] = {
+        "library_name": "irevla",
+        "pipeline_tag": "robotics",
+        "tags": list(TAGS),
+    }
     if what.base and not what.base.is_folder:
-        front |= {"base_model": what.base.name, "base_model_relation": "adapter" if adapts else "finetune"}
+        front |= {
+            "base_model": what.base.name,
+            "base_model_relation": "adapter" if adapts else "finetune",
+        }
     return CARD_TEXT.format(
         front=yaml.safe_dump(front, sort_keys=False).strip(), name=name, vlm=_vlm(what), side=side,
         action_dim=what.action_dim, results=results.strip(),
@@ -155,7 +189,8 @@ def _in_one_line(what: str) -> Iterator[None]:
 
     try:
         yield
-    # HTTPError: of the library that carries the requests. OSError: the Hub's own answers, no network, no token.
+    # HTTPError: of the library that carries the requests. OSError: the Hub's own answers, no
+    # network, no token.
     except (HTTPError, HFValidationError, OSError) as error:
         raise UserError(f"{what}: {_reason(error)}") from error
 
@@ -176,6 +211,8 @@ def _reason(error: Exception) -> str:
     if status == 403:
         return f"you may not: {LOGIN}, with a token that may write there"
     unreached = isinstance(error, errors.LocalEntryNotFoundError | ConnectionError)
-    if unreached or not isinstance(error, OSError | ValueError):  # the latter: a request that got no answer
+    if unreached or not isinstance(
+        error, OSError | ValueError
+    ):  # the latter: a request that got no answer
         return "the Hub cannot be reached: check the network (and HF_HUB_OFFLINE)"
     return " ".join(str(error).split())

@@ -1,4 +1,5 @@
-"""Low-rank adaptation of a VLM's linear layers (section IV-A, [46]) with peft, imported only where LoRA is on."""
+"""Low-rank adaptation of a VLM's linear layers (section IV-A, [46]) with peft, imported only where
+LoRA is on."""
 
 import re
 from importlib.util import find_spec
@@ -17,9 +18,9 @@ _MARK = ".lora_"
 def add_lora(vlm: VLM, config: LoRAConfig) -> None:
     """Put a new LoRA beside every linear layer whose whole name matches the targets, in place.
 
-    At first it changes nothing. No dropout: the latents that RL caches must not depend on chance. The new weights are
-    float32 beside a VLM of any type: steps of the optimiser are lost in bfloat16. Raises `UserError` where nothing
-    matches or peft is missing.
+    At first it changes nothing. No dropout: the latents that RL caches must not depend on chance.
+    The new weights are float32 beside a VLM of any type: steps of the optimiser are lost in
+    bfloat16. Raises `UserError` where nothing matches or peft is missing.
     """
     assert config.rank > 0
     check_peft()
@@ -30,13 +31,18 @@ def add_lora(vlm: VLM, config: LoRAConfig) -> None:
     linear = [name for name, module in vlm.named_modules() if isinstance(module, nn.Linear)]
     matched = [name for name in linear if pattern.fullmatch(name)]
     if not matched:
-        raise UserError(f"lora.targets {targets!r} matches no linear layer; there are: {', '.join(linear)}")
+        raise UserError(
+            f"lora.targets {targets!r} matches no linear layer; there are: {', '.join(linear)}"
+        )
     root = peft_root(vlm).removeprefix("vlm").removeprefix(".")
-    inner = vlm.get_submodule(root)  # peft asks the library's own model whether its weights are in 4 bits
+    inner = vlm.get_submodule(
+        root
+    )  # peft asks the library's own model whether its weights are in 4 bits
     own = [name.removeprefix(f"{root}.") for name in matched]
     alpha: Any = config.alpha  # peft asks for an integer and divides it
     peft.inject_adapter_in_model(
-        peft.LoraConfig(r=config.rank, lora_alpha=alpha, lora_dropout=0.0, target_modules=own), inner
+        peft.LoraConfig(r=config.rank, lora_alpha=alpha, lora_dropout=0.0, target_modules=own),
+        inner,
     )
     for name, parameter in vlm.named_parameters():
         if is_lora(name):

@@ -46,11 +46,14 @@ Stage = Literal["all", "head", "none"]
 class VLAPolicy(nn.Module):
     """A VLM and an action head.
 
-    The mean action is the head's output; exploration is a Gaussian around it with `log_std`. With `gripper` the last
-    dimension is executed as open (-1) or closed (+1), as SAC trains it; supervised learning fits the mean all the same.
+    The mean action is the head's output; exploration is a Gaussian around it with `log_std`. With
+    `gripper` the last dimension is executed as open (-1) or closed (+1), as SAC trains it;
+    supervised learning fits the mean all the same.
     """
 
-    def __init__(self, vlm: VLM, action_head: ActionHead, *, config: ModelConfig, image_size: int) -> None:
+    def __init__(
+        self, vlm: VLM, action_head: ActionHead, *, config: ModelConfig, image_size: int
+    ) -> None:
         super().__init__()
         self.vlm = vlm
         self.action_head = action_head
@@ -62,12 +65,14 @@ class VLAPolicy(nn.Module):
 
     @property
     def log_std(self) -> nn.Parameter:
-        """Logarithm of the standard deviation of the exploration noise, in each action dimension."""
+        """Logarithm of the standard deviation of the exploration noise, in each action
+        dimension."""
         log_std: nn.Parameter = self.noise["log_std"]
         return log_std
 
     def reset_exploration(self, std: float) -> None:
-        """Let the exploration noise have the standard deviation `std` in every action dimension (in action units)."""
+        """Let the exploration noise have the standard deviation `std` in every action dimension (in
+        action units)."""
         self.log_std.data.fill_(math.log(std))
 
     @property
@@ -78,10 +83,11 @@ class VLAPolicy(nn.Module):
     # --- o, l -> h -> a
 
     def features(self, images: np.ndarray | Tensor, instructions: Sequence[str]) -> Features:
-        """h of `B` pictures (uint8, `B H W 3`) with their instructions, with gradients where the VLM is trainable.
+        """h of `B` pictures (uint8, `B H W 3`) with their instructions, with gradients where the
+        VLM is trainable.
 
-        Raises `UserError` for pictures of another type or size than the model's. CUDA computes in bfloat16; latents
-        are float32.
+        Raises `UserError` for pictures of another type or size than the model's. CUDA computes in
+        bfloat16; latents are float32.
         """
         pictures = self._pictures(images)
         assert len(pictures) == len(instructions), "one instruction for each picture"
@@ -103,29 +109,37 @@ class VLAPolicy(nn.Module):
         return mean
 
     @torch.no_grad()
-    def decide(self, features: Features, chance: Float[Tensor, " B"] | float = 0.5) -> Float[Tensor, "B A"]:
-        """The action to execute without exploration: the mean, with the gripper open or closed, as SAC trains it.
+    def decide(
+        self, features: Features, chance: Float[Tensor, " B"] | float = 0.5
+    ) -> Float[Tensor, "B A"]:
+        """The action to execute without exploration: the mean, with the gripper open or closed, as
+        SAC trains it.
 
-        It closes with the probability that its mean says, (1 + mean) / 2: where `chance`, uniform in [0, 1), is less.
-        At 0.5 it does whichever is likelier; but a hand that stands right, and is a little likelier not to close than
-        to close, then waits for ever.
+        It closes with the probability that its mean says, (1 + mean) / 2: where `chance`, uniform
+        in [0, 1), is less. At 0.5 it does whichever is likelier; but a hand that stands right, and
+        is a little likelier not to close than to close, then waits for ever.
         """
         actions = self.mean(features)
         if self.gripper:
-            actions[:, -1] = ((1 + actions[:, -1]) / 2 > chance) * 2.0 - 1  # just as `SoftActor.act`
+            actions[:, -1] = (
+                (1 + actions[:, -1]) / 2 > chance
+            ) * 2.0 - 1  # just as `SoftActor.act`
         return actions
 
-    def forward(self, images: np.ndarray | Tensor, instructions: Sequence[str]) -> Float[Tensor, "B A"]:
-        """The mean action of pictures, with gradients: what supervised learning fits (equations 2 and 4)."""
+    def forward(
+        self, images: np.ndarray | Tensor, instructions: Sequence[str]
+    ) -> Float[Tensor, "B A"]:
+        """The mean action of pictures, with gradients: what supervised learning fits (equations 2
+        and 4)."""
         return self.mean(self.features(images, instructions))
 
     @torch.no_grad()
     def act(self, image: np.ndarray | Tensor, instruction: str | Sequence[str]) -> np.ndarray:
-        """The action for what is seen and asked: float32[A] in [-1, 1], without exploration. A gripper that closes with
-        a probability is drawn by torch's own generator.
+        """The action for what is seen and asked: float32[A] in [-1, 1], without exploration. A
+        gripper that closes with a probability is drawn by torch's own generator.
 
-        `image` is uint8, `H W 3`, 0..255. Given a batch (`B H W 3`) and one instruction for all or one for each, it
-        returns float32[B, A].
+        `image` is uint8, `H W 3`, 0..255. Given a batch (`B H W 3`) and one instruction for all or
+        one for each, it returns float32[B, A].
         """
         batch = image if image.ndim == 4 else image[None]
         texts = [instruction] * len(batch) if isinstance(instruction, str) else instruction
@@ -151,10 +165,12 @@ class VLAPolicy(nn.Module):
     # --- who is trainable
 
     def trainable(self, stage: Stage) -> list[nn.Parameter]:
-        """Make one stage's parameters trainable, freeze all others, and return them: the one place that decides.
+        """Make one stage's parameters trainable, freeze all others, and return them: the one place
+        that decides.
 
-        "head": phi, the action head, with `log_std` (stage 1). "all": the VLM as well (stages 0 and 2); with LoRA on,
-        that is theta, the LoRA weights, and the VLM's own stay frozen. "none": nothing.
+        "head": phi, the action head, with `log_std` (stage 1). "all": the VLM as well (stages 0 and
+        2); with LoRA on, that is theta, the LoRA weights, and the VLM's own stay frozen. "none":
+        nothing.
         """
         chosen = []
         for name, parameter in self.named_parameters():
@@ -171,23 +187,30 @@ class VLAPolicy(nn.Module):
     # --- files
 
     def hash(self) -> str:
-        """sha256 of all weights; those of a frozen pretrained VLM count by their name and revision."""
+        """sha256 of all weights; those of a frozen pretrained VLM count by their name and
+        revision."""
         return self._hash(self._kept())
 
     def vlm_hash(self) -> str:
-        """sha256 of the weights that make the latents, with which those that are kept are marked."""
-        return self._hash({name: value for name, value in self._kept().items() if name.startswith("vlm.")})
+        """sha256 of the weights that make the latents, with which those that are kept are
+        marked."""
+        return self._hash(
+            {name: value for name, value in self._kept().items() if name.startswith("vlm.")}
+        )
 
     def _hash(self, kept: Mapping[str, Tensor]) -> str:
         base = self._adapted
         if base is None:
             return tensors_hash(kept)
-        frozen = f"{base.identity} {self.config.dtype} {self.config.quantize} {self.config.lora.alpha}"
+        frozen = (
+            f"{base.identity} {self.config.dtype} {self.config.quantize} {self.config.lora.alpha}"
+        )
         return hashlib.sha256(f"{frozen} {tensors_hash(kept)}".encode()).hexdigest()
 
     @property
     def _adapted(self) -> Base | None:
-        """The pretrained weights beside which only LoRA and the heads are kept; None where everything must be."""
+        """The pretrained weights beside which only LoRA and the heads are kept; None where
+        everything must be."""
         return base_of(self.vlm) if self.config.lora.rank > 0 else None
 
     def _kept(self) -> dict[str, Tensor]:
@@ -195,12 +218,17 @@ class VLAPolicy(nn.Module):
         weights = dict(self.state_dict())
         if self._adapted is None:
             return weights
-        return {name: value for name, value in weights.items() if is_lora(name) or not name.startswith("vlm.")}
+        return {
+            name: value
+            for name, value in weights.items()
+            if is_lora(name) or not name.startswith("vlm.")
+        }
 
     def files(self) -> dict[str, Any]:
         """What makes this policy, as files of a checkpoint: `model.safetensors` and `config.json`.
 
-        Where LoRA adapts a pretrained VLM, the former has the heads alone; PEFT's two files hold the adapter.
+        Where LoRA adapts a pretrained VLM, the former has the heads alone; PEFT's two files hold
+        the adapter.
         """
         kept, base = self._kept(), base_of(self.vlm)
         config = (
@@ -215,7 +243,11 @@ class VLAPolicy(nn.Module):
         )
         if self._adapted is None:
             return {WEIGHTS: kept, CONFIG: config}
-        adapter = {adapter_name(name, peft_root(self.vlm)): kept.pop(name) for name in list(kept) if is_lora(name)}
+        adapter = {
+            adapter_name(name, peft_root(self.vlm)): kept.pop(name)
+            for name in list(kept)
+            if is_lora(name)
+        }
         return {
             WEIGHTS: kept,
             CONFIG: config,
@@ -224,22 +256,31 @@ class VLAPolicy(nn.Module):
         }
 
     def load_files(self, files: Mapping[str, Any]) -> None:
-        """Take the weights out of `files`. Raises `UserError` unless names, shapes and types are this model's, and an
-        adapter's base model as well."""
+        """Take the weights out of `files`. Raises `UserError` unless names, shapes and types are
+        this model's, and an adapter's base model as well."""
         if WEIGHTS not in files:
-            raise UserError(f"no {WEIGHTS} in it: this is not a policy; name a folder that save_pretrained wrote")
+            raise UserError(
+                f"no {WEIGHTS} in it: this is not a policy; name a folder that save_pretrained wrote"
+            )
         new = dict(files[WEIGHTS])
         if self._adapted is not None:
             check_adapter(files, base=self._adapted, own=self.files()[ADAPTER_CONFIG])
-            new |= {parameter_name(name, peft_root(self.vlm)): value for name, value in files[ADAPTER].items()}
+            new |= {
+                parameter_name(name, peft_root(self.vlm)): value
+                for name, value in files[ADAPTER].items()
+            }
         elif ADAPTER in files:
-            raise UserError("it holds an adapter for another model; set model.vlm as it was trained")
+            raise UserError(
+                "it holds an adapter for another model; set model.vlm as it was trained"
+            )
         check_weights(self._kept(), new)
-        self.load_state_dict(new, strict=False)  # the names are checked; a frozen VLM's are not among them
+        self.load_state_dict(
+            new, strict=False
+        )  # the names are checked; a frozen VLM's are not among them
 
     def save_pretrained(self, directory: Path | str, *, card: str = "") -> None:
-        """Write the policy to a folder, wholly or not at all, with `card` as its README.md; without one a plain card,
-        or the README.md that is there: delete it to get a new one.
+        """Write the policy to a folder, wholly or not at all, with `card` as its README.md; without
+        one a plain card, or the README.md that is there: delete it to get a new one.
 
         An older policy is replaced. Raises `UserError` where there is anything else.
         """
@@ -248,18 +289,24 @@ class VLAPolicy(nn.Module):
         write_policy(path, files, card=card or plain, keep_card=not card)
 
     def push_to_hub(self, repo_id: str, *, private: bool = False, card: str = "") -> str:
-        """Upload the policy, with `card` (or a plain one), to the repository `repo_id` ("owner/name"), which is made if
-        need be. Returns its address.
+        """Upload the policy, with `card` (or a plain one), to the repository `repo_id`
+        ("owner/name"), which is made if need be. Returns its address.
 
-        The token is the one that `hf auth login` kept, or HF_TOKEN. Raises `UserError` where it cannot be done.
+        The token is the one that `hf auth login` kept, or HF_TOKEN. Raises `UserError` where it
+        cannot be done.
         """
         files = self.files()
-        return upload(files, repo_id, private=private, card=card or model_card(files[CONFIG], name=repo_id))
+        return upload(
+            files, repo_id, private=private, card=card or model_card(files[CONFIG], name=repo_id)
+        )
 
     @staticmethod
-    def from_pretrained(path: Path | str, *, revision: str = "", device: torch.device | str = "cpu") -> "VLAPolicy":
-        """The policy in `path`: a folder of `save_pretrained`, a checkpoint, a run's directory (its newest policy), or
-        a repository of the Hugging Face Hub, "owner/name", at `revision` (a branch, tag or commit; none: the newest).
+    def from_pretrained(
+        path: Path | str, *, revision: str = "", device: torch.device | str = "cpu"
+    ) -> "VLAPolicy":
+        """The policy in `path`: a folder of `save_pretrained`, a checkpoint, a run's directory (its
+        newest policy), or a repository of the Hugging Face Hub, "owner/name", at `revision` (a
+        branch, tag or commit; none: the newest).
 
         Raises `UserError` where there is none, or it is corrupt, or not ours.
         """
@@ -269,7 +316,9 @@ class VLAPolicy(nn.Module):
         files = read_policy(folder)
         try:
             what = parse(files)
-            policy = build_policy(what.model, action_dim=what.action_dim, image_size=what.image_size, device=device)
+            policy = build_policy(
+                what.model, action_dim=what.action_dim, image_size=what.image_size, device=device
+            )
             policy.load_files(files)
             policy.gripper = what.gripper
         except UserError as error:

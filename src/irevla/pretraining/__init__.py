@@ -1,1 +1,2 @@
-"""A vision-language model of our own, pretrained: pictures of procedural scenes, questions about them, and the fit."""
+"""A vision-language model of our own, pretrained: pictures of procedural scenes, questions about
+them, and the fit."""

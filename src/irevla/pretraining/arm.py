@@ -32,19 +32,30 @@ class Arm:
         self._dof = np.array([model.jnt_dofadr[i] for i in ids])
         self._low, self._high = model.jnt_range[ids, 0] - SOFT, model.jnt_range[ids, 1] + SOFT
         self._hand = model.body("hand").id
-        self._fingers = {model.jnt_qposadr[model.joint(name).id]: closed for name, closed in FINGERS.items()}
+        self._fingers = {
+            model.jnt_qposadr[model.joint(name).id]: closed for name, closed in FINGERS.items()
+        }
 
     def pose(
-        self, model: Any, data: Any, rng: np.random.Generator, near: Sequence[Float[np.ndarray, "3"]] = ()
+        self,
+        model: Any,
+        data: Any,
+        rng: np.random.Generator,
+        near: Sequence[Float[np.ndarray, "3"]] = (),
     ) -> float:
-        """Put the hand somewhere over the table, often near one of `near`; returns the gripper's opening, 0..1.
+        """Put the hand somewhere over the table, often near one of `near`; returns the gripper's
+        opening, 0..1.
 
         A place that the arm does not reach is drawn again.
         """
         for _ in range(20):
             target = rng.uniform(LOW, HIGH)
             if len(near) and rng.random() < NEAR:
-                target = near[int(rng.integers(len(near)))] + [0, 0, PALM] + SPREAD * rng.standard_normal(3)
+                target = (
+                    near[int(rng.integers(len(near)))]
+                    + [0, 0, PALM]
+                    + SPREAD * rng.standard_normal(3)
+                )
             if self.reach(model, data, np.clip(target, LOW, HIGH)):
                 break
         opening = float(rng.choice([1.0, 1.0, 0.0, rng.random()]))
@@ -53,8 +64,11 @@ class Arm:
         self._mujoco.mj_kinematics(model, data)
         return opening
 
-    def reach(self, model: Any, data: Any, target: Float[np.ndarray, "3"], *, iterations: int = 40) -> bool:
-        """Damped least squares from the home pose: the hand at `target` (m), pointing down. Whether it got there."""
+    def reach(
+        self, model: Any, data: Any, target: Float[np.ndarray, "3"], *, iterations: int = 40
+    ) -> bool:
+        """Damped least squares from the home pose: the hand at `target` (m), pointing down. Whether
+        it got there."""
         data.qpos[self._qpos] = HOME
         for _ in range(iterations):
             self._mujoco.mj_kinematics(model, data)
@@ -67,7 +81,8 @@ class Arm:
         return bool(np.linalg.norm(error[:3]) < TOLERANCE and np.linalg.norm(error[3:]) < TILT)
 
     def _step(self, model: Any, data: Any, error: Float[np.ndarray, "6"]) -> Float[np.ndarray, "7"]:
-        """Joints that the step would drive beyond their range stay where they are, and the others do the work."""
+        """Joints that the step would drive beyond their range stay where they are, and the others
+        do the work."""
         jacobian = np.zeros((6, model.nv))
         self._mujoco.mj_comPos(model, data)
         self._mujoco.mj_jacBody(model, data, jacobian[:3], jacobian[3:], self._hand)
@@ -84,7 +99,9 @@ class Arm:
 
     def tip(self, data: Any) -> Float[np.ndarray, "3"]:
         """The middle between the fingertips, m."""
-        return np.asarray(0.5 * (data.site("rightEndEffector").xpos + data.site("leftEndEffector").xpos))
+        return np.asarray(
+            0.5 * (data.site("rightEndEffector").xpos + data.site("leftEndEffector").xpos)
+        )
 
     def _error(self, data: Any, target: Float[np.ndarray, "3"]) -> Float[np.ndarray, "6"]:
         inverse, difference, turn = np.zeros(4), np.zeros(4), np.zeros(3)

@@ -1,7 +1,8 @@
 """The corpus on disk: shards of pictures with their questions, drawn by worker processes.
 
-Shard `k` of a split is a function of (seed, split, k) alone, so what is missing is drawn and what is there is kept. A
-shard is one safetensors file, pictures as a tensor and questions as JSON in its header: whole or not there.
+Shard `k` of a split is a function of (seed, split, k) alone, so what is missing is drawn and what
+is there is kept. A shard is one safetensors file, pictures as a tensor and questions as JSON in its
+header: whole or not there.
 """
 
 import json
@@ -57,7 +58,8 @@ class Drawing:
 
 
 def corpus(root: Path, drawing: Drawing, *, split: str, pictures: int) -> Corpus:
-    """The first `pictures` (rounded up to whole shards) of a split, drawn into `root` where they are missing.
+    """The first `pictures` (rounded up to whole shards) of a split, drawn into `root` where they
+    are missing.
 
     Raises `UserError` where Meta-World's models or a GL library are missing, or the disk is full.
     """
@@ -65,7 +67,9 @@ def corpus(root: Path, drawing: Drawing, *, split: str, pictures: int) -> Corpus
     if not all(path.exists() for path in shards):
         _draw_missing(root, drawing, split, shards)
     parts = [_load(path) for path in shards]
-    return Corpus(torch.cat([images for images, _ in parts]), [row for _, rows in parts for row in rows])
+    return Corpus(
+        torch.cat([images for images, _ in parts]), [row for _, rows in parts for row in rows]
+    )
 
 
 def draw_shard(path: Path, drawing: Drawing, *, split: str, number: int) -> None:
@@ -83,7 +87,11 @@ def draw_shard(path: Path, drawing: Drawing, *, split: str, number: int) -> None
             images.append(scene.picture(drawing.image_size))
             asked.append([[q.family, q.text, q.answer] for q in questions(facts, rng)])
     aside = path.with_name(f".{path.name}.{os.getpid()}")
-    save_file({"images": torch.from_numpy(np.stack(images))}, aside, metadata={"questions": json.dumps(asked)})
+    save_file(
+        {"images": torch.from_numpy(np.stack(images))},
+        aside,
+        metadata={"questions": json.dumps(asked)},
+    )
     aside.replace(path)
 
 
@@ -95,13 +103,18 @@ def _load(path: Path) -> tuple[Tensor, list[list[Question]]]:
     try:
         with safe_open(path, "pt") as file:
             rows = json.loads(file.metadata()["questions"])
-            return file.get_tensor("images"), [[Question(*question) for question in row] for row in rows]
+            return file.get_tensor("images"), [
+                [Question(*question) for question in row] for row in rows
+            ]
     except (SafetensorError, OSError, ValueError) as error:
-        raise UserError(f"{path} is damaged ({error}); delete it, and the same command draws it again") from error
+        raise UserError(
+            f"{path} is damaged ({error}); delete it, and the same command draws it again"
+        ) from error
 
 
 def _draw_missing(root: Path, drawing: Drawing, split: str, shards: Sequence[Path]) -> None:
-    """Workers are fresh interpreters, each with one thread and one GL context; they share the shards by number."""
+    """Workers are fresh interpreters, each with one thread and one GL context; they share the
+    shards by number."""
     from irevla.envs.render import check_gl
     from irevla.pretraining.scenes import models_folder
 
@@ -111,7 +124,12 @@ def _draw_missing(root: Path, drawing: Drawing, split: str, shards: Sequence[Pat
     order = {"root": str(root), "drawing": asdict(drawing), "split": split, "shards": len(shards)}
     processes = [
         subprocess.Popen(
-            [sys.executable, "-m", "irevla.pretraining.corpus", json.dumps({**order, "first": first})],
+            [
+                sys.executable,
+                "-m",
+                "irevla.pretraining.corpus",
+                json.dumps({**order, "first": first}),
+            ],
             env={**os.environ, "OMP_NUM_THREADS": "1"},
         )
         for first in range(drawing.workers)
@@ -133,7 +151,9 @@ def _make_folder(root: Path) -> None:
     try:
         root.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise UserError(f"cannot write to {root}: {error.strerror}; choose another --out") from error
+        raise UserError(
+            f"cannot write to {root}: {error.strerror}; choose another --out"
+        ) from error
 
 
 def _work(root: str, drawing: Mapping[str, int], split: str, shards: int, first: int) -> None:

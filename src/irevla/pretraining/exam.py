@@ -26,9 +26,11 @@ class Grade:
 
 
 def examine(model: TinyVLM, exam: Corpus, *, limit: int, blind: bool = False) -> dict[str, Grade]:
-    """Grades of each family, and of "all", on one question per picture and family, `limit` questions at most.
+    """Grades of each family, and of "all", on one question per picture and family, `limit`
+    questions at most.
 
-    `blind`: each question is shown another picture, so that what remains right was guessed from the words.
+    `blind`: each question is shown another picture, so that what remains right was guessed from the
+    words.
     """
     chosen = sorted(
         _chosen(exam, limit), key=lambda pair: pair[1].family
@@ -36,12 +38,19 @@ def examine(model: TinyVLM, exam: Corpus, *, limit: int, blind: bool = False) ->
     answers: list[str] = []
     for start in range(0, len(chosen), BATCH):
         batch = chosen[start : start + BATCH]
-        pictures = [(picture + len(exam) // 2) % len(exam) if blind else picture for picture, _ in batch]
+        pictures = [
+            (picture + len(exam) // 2) % len(exam) if blind else picture for picture, _ in batch
+        ]
         images = exam.images[torch.tensor(pictures)].to(model.embedding.weight.device)
         answers += model.generate(images, [question.text for _, question in batch])
-    marks = [(question.family, *mark(question, answer)) for (_, question), answer in zip(chosen, answers, strict=True)]
+    marks = [
+        (question.family, *mark(question, answer))
+        for (_, question), answer in zip(chosen, answers, strict=True)
+    ]
     families = sorted({family for family, _, _ in marks})
-    return {family: _grade([m for m in marks if m[0] == family]) for family in families} | {"all": _grade(marks)}
+    return {family: _grade([m for m in marks if m[0] == family]) for family in families} | {
+        "all": _grade(marks)
+    }
 
 
 def mark(question: Question, answer: str) -> tuple[bool, bool]:
@@ -51,17 +60,22 @@ def mark(question: Question, answer: str) -> tuple[bool, bool]:
         return right, right or _distance(question.answer, answer) <= CLOSE_CM
     if re.fullmatch(r"column \d+ row \d+", question.answer):
         told, asked = _numbers(answer), _numbers(question.answer)
-        return right, len(told) == 2 and bool(np.abs(np.array(told) - np.array(asked)).max() <= CLOSE_CELLS)
+        return right, len(told) == 2 and bool(
+            np.abs(np.array(told) - np.array(asked)).max() <= CLOSE_CELLS
+        )
     return right, right
 
 
 def displacement(motion: str) -> np.ndarray | None:
-    """What "...: right 12 forward 5 down 8" says, in cm along the axes of the world; None if it is no such text."""
+    """What "...: right 12 forward 5 down 8" says, in cm along the axes of the world; None if it is
+    no such text."""
     match = re.fullmatch(".*: " + " ".join(f"({low}|{high}) (\\d+)" for low, high in AXES), motion)
     if match is None:
         return None
     words = match.groups()
-    return np.array([float(words[2 * i + 1]) * (1 if words[2 * i] == AXES[i][1] else -1) for i in range(3)])
+    return np.array(
+        [float(words[2 * i + 1]) * (1 if words[2 * i] == AXES[i][1] else -1) for i in range(3)]
+    )
 
 
 def _distance(asked: str, told: str) -> float:
@@ -74,7 +88,8 @@ def _numbers(text: str) -> list[int]:
 
 
 def _chosen(exam: Corpus, limit: int) -> list[tuple[int, Question]]:
-    """One question of each family about each picture, each time another of the family; evenly thinned to `limit`."""
+    """One question of each family about each picture, each time another of the family; evenly
+    thinned to `limit`."""
     every: list[tuple[int, Question]] = []
     for picture, asked in enumerate(exam.questions):
         families: dict[str, list[Question]] = {}
@@ -86,4 +101,6 @@ def _chosen(exam: Corpus, limit: int) -> list[tuple[int, Question]]:
 
 
 def _grade(marks: Sequence[tuple[str, bool, bool]]) -> Grade:
-    return Grade(sum(m[1] for m in marks) / len(marks), sum(m[2] for m in marks) / len(marks), len(marks))
+    return Grade(
+        sum(m[1] for m in marks) / len(marks), sum(m[2] for m in marks) / len(marks), len(marks)
+    )

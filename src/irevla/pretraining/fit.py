@@ -1,7 +1,8 @@
-"""Pretraining of the small VLM: cross-entropy on the answers' tokens (teacher forcing), AdamW, half a cosine.
+"""Pretraining of the small VLM: cross-entropy on the answers' tokens (teacher forcing), AdamW, half
+a cosine.
 
-Batch number k is a function of (seed, k) alone, and the state is model, optimiser and step: a run killed and resumed
-ends with the same bits as one never killed.
+Batch number k is a function of (seed, k) alone, and the state is model, optimiser and step: a run
+killed and resumed ends with the same bits as one never killed.
 """
 
 import dataclasses
@@ -31,17 +32,31 @@ from irevla.runs.run import command, git_commit, machine, open_directory, write_
 from irevla.setting import device, threads
 
 NAME, WEIGHTS = "pretrain", "model.safetensors"
-KIND_OF = {"caption": "caption", "motion": "way", "task": "way"}  # family -> kind; every other is "short"
-CYCLE = ("way", "short", "way", "caption", "way", "short", "way", "way")  # the kinds of successive batches
+KIND_OF = {
+    "caption": "caption",
+    "motion": "way",
+    "task": "way",
+}  # family -> kind; every other is "short"
+CYCLE = (
+    "way",
+    "short",
+    "way",
+    "caption",
+    "way",
+    "short",
+    "way",
+    "way",
+)  # the kinds of successive batches
 LOG_EVERY = 50  # steps between two records of the loss
 GLANCE, FULL = 1_500, 10_000  # questions of the exam at a checkpoint, and at the end
 
 
 def pretrain(directory: Path, config: PretrainConfig, *, appearances: int = 16) -> dict[str, Any]:
-    """Draw the corpus (`appearances` in a shard), fit the model, sit the exam: all in `directory`, and again goes on.
+    """Draw the corpus (`appearances` in a shard), fit the model, sit the exam: all in `directory`,
+    and again goes on.
 
-    DIR/tiny.safetensors are the weights; DIR/results.json, which is returned, has the grades. Raises `UserError` as
-    `open_directory` and `corpus` do.
+    DIR/tiny.safetensors are the weights; DIR/results.json, which is returned, has the grades.
+    Raises `UserError` as `open_directory` and `corpus` do.
     """
     place = device(config.device)  # before anything is written
     with open_directory(directory, config) as (_, metrics, checkpoints):
@@ -57,10 +72,15 @@ class _State:
 
     def __init__(self, config: PretrainConfig, device: torch.device) -> None:
         torch.manual_seed(config.seed)
-        self.model = TinyVLM(width=config.width, layers=config.layers, image_size=config.image_size).to(device)
+        self.model = TinyVLM(
+            width=config.width, layers=config.layers, image_size=config.image_size
+        ).to(device)
         self.parameters = list(self.model.parameters())
         self.optimizer = torch.optim.AdamW(
-            self.parameters, lr=config.lr, weight_decay=config.weight_decay, fused=device.type == "cpu" or None
+            self.parameters,
+            lr=config.lr,
+            weight_decay=config.weight_decay,
+            fused=device.type == "cpu" or None,
         )
         self.step = 0
 
@@ -101,7 +121,10 @@ def fit(
     batches = _Batches(train, config)
     schedule = SFTConfig(steps=config.steps, lr=config.lr, warmup=config.warmup)
     losses: list[float] = []
-    with bar("Pretraining", config.steps) as advance, threads(config.threads or os.cpu_count() or 1):
+    with (
+        bar("Pretraining", config.steps) as advance,
+        threads(config.threads or os.cpu_count() or 1),
+    ):
         while state.step < config.steps:
             for group in state.optimizer.param_groups:
                 group["lr"] = learning_rate(schedule, state.step)
@@ -112,7 +135,9 @@ def fit(
                 advance(state.step, f"loss {np.mean(losses[-LOG_EVERY:]):.3f}")
             if state.step % config.validate_every == 0 or state.step == config.steps:
                 if not np.isfinite(losses[-config.validate_every :]).any():
-                    raise UserError("pretraining: no loss was finite any more; choose a lower lr and another --out")
+                    raise UserError(
+                        "pretraining: no loss was finite any more; choose a lower lr and another --out"
+                    )
                 checkpoints.save(series_name(NAME, state.step), state.files())
                 grades = examine(state.model.eval(), exam, limit=GLANCE)
                 metrics.log("exam", state.step, **_flat(grades))
@@ -120,7 +145,8 @@ def fit(
 
 
 class _Batches:
-    """Random questions with their pictures. Each batch is of one kind, whose answers are about equally long."""
+    """Random questions with their pictures. Each batch is of one kind, whose answers are about
+    equally long."""
 
     def __init__(self, train: Corpus, config: PretrainConfig) -> None:
         self._train, self._config = train, config
@@ -140,11 +166,16 @@ class _Batches:
         rows = pool[rng.integers(len(pool), size=self._config.batch)]
         asked = [self._train.questions[picture][index] for picture, index in rows]
         images = self._train.images[torch.from_numpy(rows[:, 0].astype(np.int64))]
-        return images, [question.text for question in asked], [question.answer for question in asked]
+        return (
+            images,
+            [question.text for question in asked],
+            [question.answer for question in asked],
+        )
 
 
 def _update(state: _State, batch: tuple[Tensor, list[str], list[str]], limit: float) -> float:
-    """One gradient step; the loss in nats per token of the answers. A step with a non-finite gradient is skipped."""
+    """One gradient step; the loss in nats per token of the answers. A step with a non-finite
+    gradient is skipped."""
     images, prompts, answers = batch
     device = state.model.embedding.weight.device
     targets = state.model.targets(answers).to(device)
@@ -158,9 +189,13 @@ def _update(state: _State, batch: tuple[Tensor, list[str], list[str]], limit: fl
     return loss.item()
 
 
-def _finish(directory: Path, config: PretrainConfig, model: TinyVLM, exam: Corpus) -> dict[str, Any]:
+def _finish(
+    directory: Path, config: PretrainConfig, model: TinyVLM, exam: Corpus
+) -> dict[str, Any]:
     """Write the weights and the grades."""
-    save_tiny(directory / "tiny.safetensors", model, layers=config.layers, image_size=config.image_size)
+    save_tiny(
+        directory / "tiny.safetensors", model, layers=config.layers, image_size=config.image_size
+    )
     results = {
         "config": dataclasses.asdict(config),
         "git": git_commit(),
@@ -183,7 +218,8 @@ def _table(grades: dict[str, Grade]) -> dict[str, dict[str, float]]:
 
 
 def table(results: dict[str, Any]) -> Table:
-    """The grades for people: share of the held-out questions answered right, beside answers without the picture."""
+    """The grades for people: share of the held-out questions answered right, beside answers without
+    the picture."""
     drawn = Table(box=None, header_style="bold", title="Held-out questions", title_justify="left")
     for column in ("family", "right", "nearly", "without the picture", "questions"):
         drawn.add_column(column, justify="left" if column == "family" else "right")
@@ -197,4 +233,8 @@ def table(results: dict[str, Any]) -> Table:
 
 def _flat(grades: dict[str, Grade]) -> dict[str, float]:
     right = {f"{family}_right": grade.right for family, grade in grades.items()}
-    return right | {f"{family}_near": grade.near for family, grade in grades.items() if grade.near != grade.right}
+    return right | {
+        f"{family}_near": grade.near
+        for family, grade in grades.items()
+        if grade.near != grade.right
+    }

@@ -24,7 +24,8 @@ NAMED: dict[str, RGB] = {
     "grey": (0.50, 0.50, 0.50),
 }
 JITTER = 0.06  # standard deviation of a colour around its name, in each channel
-HELD_OUT = 0.25  # an object's colours keep at least this distance (in RGB, 0..1) from those of its variants
+# an object's colours keep at least this distance (in RGB, 0..1) from those of its variants
+HELD_OUT = 0.25
 
 
 def draw(rng: np.random.Generator, avoid: Sequence[RGB] = ()) -> tuple[str, RGB]:
@@ -38,11 +39,16 @@ def draw(rng: np.random.Generator, avoid: Sequence[RGB] = ()) -> tuple[str, RGB]
 
 @functools.cache
 def held_out(materials: tuple[str, ...]) -> tuple[RGB, ...]:
-    """Every colour of the variants (RL and unseen tasks) of an object that is made of one of these materials.
+    """Every colour of the variants (RL and unseen tasks) of an object that is made of one of these
+    materials.
 
-    The object is then painted in none of them, in whichever scene it stands: no button is green, be it pressed from
-    the front or from above. Other objects may be.
+    The object is then painted in none of them, in whichever scene it stands: no button is green, be
+    it pressed from the front or from above. Other objects may be.
     """
-    variants = [spec.variant for spec in SPECS.values() if set(spec.variant.recolour) & set(materials)]
+    variants = [
+        spec.variant for spec in SPECS.values() if set(spec.variant.recolour) & set(materials)
+    ]
     colours = {rgb for variant in variants for rgb in variant.recolour.values()}
-    return tuple(sorted(colours | {variant.handle.colour for variant in variants if variant.handle}))
+    return tuple(
+        sorted(colours | {variant.handle.colour for variant in variants if variant.handle})
+    )

@@ -1,4 +1,5 @@
-"""Pictures of a pretraining, for people: its learning curve, and a sheet of held-out pictures with answers."""
+"""Pictures of a pretraining, for people: its learning curve, and a sheet of held-out pictures with
+answers."""
 
 import textwrap
 from collections.abc import Mapping, Sequence
@@ -16,7 +17,16 @@ from irevla.models.vlm.tiny import TinyVLM
 from irevla.pretraining.corpus import Corpus
 from irevla.runs.metrics import read_metrics
 
-SHOWN = ("task", "motion", "place", "hand", "state", "colour", "exists", "relation")  # families of the second panel
+SHOWN = (
+    "task",
+    "motion",
+    "place",
+    "hand",
+    "state",
+    "colour",
+    "exists",
+    "relation",
+)  # families of the second panel
 SHEET = (3, 5)  # rows and columns of the sheet
 
 
@@ -49,13 +59,18 @@ def _curve(rows: Sequence[Mapping[str, Any]]) -> Figure:
 
 def _family(axis: Axes, exams: Sequence[Mapping[str, Any]], family: str) -> None:
     name = f"{family}_near" if any(f"{family}_near" in row for row in exams) else f"{family}_right"
-    points = [(row["step"], row.get(name, row.get(f"{family}_right"))) for row in exams if f"{family}_right" in row]
+    points = [
+        (row["step"], row.get(name, row.get(f"{family}_right")))
+        for row in exams
+        if f"{family}_right" in row
+    ]
     if points:
         axis.plot(*zip(*points, strict=True), label=family, lw=1.5)
 
 
 def _sheet(model: TinyVLM, exam: Corpus) -> Figure:
-    """Held-out pictures, one question about each, what the model says, and the truth where it says something else."""
+    """Held-out pictures, one question about each, what the model says, and the truth where it says
+    something else."""
     rows, columns = SHEET
     figure = Figure(figsize=(WIDTH, 2.75 * rows), layout="constrained")
     count = rows * columns
@@ -67,7 +82,9 @@ def _sheet(model: TinyVLM, exam: Corpus) -> Figure:
         axis.imshow(exam.images[picture].numpy(), interpolation="nearest")
         axis.set(xticks=[], yticks=[])
         truth = "" if told == question.answer else f"\n({_short(question.answer)})"
-        axis.set_xlabel(f"{_short(question.text)}\n$\\bf{{says:}}$ {_short(told)}{truth}", fontsize=6.5)
+        axis.set_xlabel(
+            f"{_short(question.text)}\n$\\bf{{says:}}$ {_short(told)}{truth}", fontsize=6.5
+        )
     return figure
 
 

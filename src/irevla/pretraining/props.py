@@ -1,7 +1,9 @@
-"""What stands on the table, as data: the scene files of Meta-World's package, and what can be said about each.
+"""What stands on the table, as data: the scene files of Meta-World's package, and what can be said
+about each.
 
-Names are words of the tokenizer's vocabulary. Every thing has a place that can be pointed at; a thing may have parts,
-a joint whose position has words, and instructions with the place that the hand goes to.
+Names are words of the tokenizer's vocabulary. Every thing has a place that can be pointed at; a
+thing may have parts, a joint whose position has words, and instructions with the place that the
+hand goes to.
 """
 
 from collections.abc import Mapping
@@ -12,8 +14,8 @@ XYZ = tuple[float, float, float]
 
 @dataclass(frozen=True)
 class Place:
-    """A point that moves with something: the `kind` ("site", "geom", "body") called `name`, and an offset in the
-    world, m."""
+    """A point that moves with something: the `kind` ("site", "geom", "body") called `name`, and an
+    offset in the world, m."""
 
     kind: str
     name: str
@@ -22,7 +24,8 @@ class Place:
 
 @dataclass(frozen=True)
 class Joint:
-    """A sliding or turning joint: the body that has it, its range, and the words for its two ends."""
+    """A sliding or turning joint: the body that has it, its range, and the words for its two
+    ends."""
 
     body: str
     low: float
@@ -42,7 +45,11 @@ class Thing:
     parts: Mapping[str, Place] = field(default_factory=dict)
     joint: Joint | None = None
     tasks: Mapping[str, Place] = field(default_factory=dict)  # instruction -> where the hand goes
-    low: XYZ = (-0.30, 0.60, 0.0)  # range of the root's position, m: x and y in the world, z added to where it stands
+    low: XYZ = (
+        -0.30,
+        0.60,
+        0.0,
+    )  # range of the root's position, m: x and y in the world, z added to where it stands
     high: XYZ = (0.30, 0.88, 0.0)
 
 
@@ -161,8 +168,8 @@ SCENES: tuple[SceneFile, ...] = (
                "slide the window": _site("handleOpenStart")},
               low=(-0.30, 0.65, -0.04), high=(0.25, 0.92, 0.02)),
     ), ("window-open", "window-close")),
-    # What follows is in no task of the benchmark: more shapes to speak about. sawyer_window is left out: its frame is
-    # green, which is held out for windows.
+    # What follows is in no task of the benchmark: more shapes to speak about. sawyer_window is left
+    # out: its frame is green, which is held out for windows.
     SceneFile("sawyer_assembly_peg", (
         Thing("wrench", "RoundNut", _body("RoundNut"), "asmbly_green", {"handle of the wrench": _site("RoundNut-8")},
               tasks={"pick up the wrench": _site("RoundNut-8")}, low=_NEAR),

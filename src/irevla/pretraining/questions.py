@@ -1,5 +1,5 @@
-"""Questions about a picture and their answers, from the facts of the scene. Every word is in the tokenizer's
-vocabulary; positions are discretised."""
+"""Questions about a picture and their answers, from the facts of the scene. Every word is in the
+tokenizer's vocabulary; positions are discretised."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -12,7 +12,11 @@ from irevla.pretraining.scenes import KINDS, Facts, Seen
 
 CELLS = 16  # columns and rows that a picture is divided into
 DISTANCES = np.array([*range(21), 25, 30, 40, 45, 50, 60, 70, 80, 90, 100])  # cm that have a word
-AXES = (("left", "right"), ("back", "forward"), ("down", "up"))  # of the robot: x, y, z of the world
+AXES = (
+    ("left", "right"),
+    ("back", "forward"),
+    ("down", "up"),
+)  # of the robot: x, y, z of the world
 ENDS = 0.15  # a joint this near to one end (of its range) is said to be there
 
 
@@ -37,7 +41,8 @@ def questions(facts: Facts, rng: np.random.Generator) -> list[Question]:
 
 
 def motion(start: Float[np.ndarray, "3"], end: Float[np.ndarray, "3"]) -> str:
-    """From one point to another in words, as "right 12 forward 5 down 8": cm along the axes of the robot."""
+    """From one point to another in words, as "right 12 forward 5 down 8": cm along the axes of the
+    robot."""
     words = []
     for (negative, positive), metres in zip(AXES, end - start, strict=True):
         words += [positive if metres >= 0 else negative, _distance(abs(metres))]
@@ -45,7 +50,8 @@ def motion(start: Float[np.ndarray, "3"], end: Float[np.ndarray, "3"]) -> str:
 
 
 def way(hand: Seen, target: Seen) -> str:
-    """From the gripper to a thing, as "column 9 row 5 to column 5 row 7: right 12 forward 5 down 8"."""
+    """From the gripper to a thing, as "column 9 row 5 to column 5 row 7: right 12 forward 5 down
+    8"."""
     return f"{cell(hand.pixel)} to {cell(target.pixel)}: {motion(hand.point, target.point)}"
 
 
@@ -73,7 +79,9 @@ def _some(items: Sequence[Seen], count: int, rng: np.random.Generator) -> list[S
 # --- families
 
 
-def _places(seen: Sequence[Seen], parts: Sequence[Seen], rng: np.random.Generator) -> Iterator[Question]:
+def _places(
+    seen: Sequence[Seen], parts: Sequence[Seen], rng: np.random.Generator
+) -> Iterator[Question]:
     """Where things are in the picture."""
     for thing in _some([*seen, *parts], 2, rng):
         yield Question("place", f"where in the picture is {_named(thing, rng)}?", cell(thing.pixel))
@@ -82,10 +90,15 @@ def _places(seen: Sequence[Seen], parts: Sequence[Seen], rng: np.random.Generato
         yield Question("what", f"what is at {cell(toy.pixel)}?", f"a {toy.colour} {toy.name}")
 
 
-def _motions(seen: Sequence[Seen], parts: Sequence[Seen], facts: Facts, rng: np.random.Generator) -> Iterator[Question]:
-    """How the gripper gets somewhere, in the picture and in the world: asked by name, or by what is to be done."""
+def _motions(
+    seen: Sequence[Seen], parts: Sequence[Seen], facts: Facts, rng: np.random.Generator
+) -> Iterator[Question]:
+    """How the gripper gets somewhere, in the picture and in the world: asked by name, or by what is
+    to be done."""
     for thing in _some([*seen, *parts], 3, rng):
-        yield Question("motion", f"how does the gripper get to {_named(thing, rng)}?", way(facts.hand, thing))
+        yield Question(
+            "motion", f"how does the gripper get to {_named(thing, rng)}?", way(facts.hand, thing)
+        )
     tasks = [(text, at) for text, at in facts.tasks if at.visible]
     for i in rng.permutation(len(tasks))[:3]:
         text, at = tasks[i]
@@ -143,14 +156,25 @@ def _count(seen: Sequence[Seen]) -> Iterator[Question]:
 
 def _hand(facts: Facts) -> Iterator[Question]:
     yield Question("hand", "where in the picture is the gripper?", cell(facts.hand.pixel))
-    yield Question("hand", "how high is the gripper?", f"{_distance(max(0.0, float(facts.hand.point[2])))} cm")
+    yield Question(
+        "hand", "how high is the gripper?", f"{_distance(max(0.0, float(facts.hand.point[2])))} cm"
+    )
     if facts.opening > 1 - ENDS or facts.opening < ENDS:
-        yield Question("hand", "is the gripper open or closed?", "open" if facts.opening > 0.5 else "closed")
+        yield Question(
+            "hand", "is the gripper open or closed?", "open" if facts.opening > 0.5 else "closed"
+        )
 
 
 def _caption(seen: Sequence[Seen], facts: Facts) -> Question:
-    """The gripper, then everything else that is visible: things in the order of their file, toys from left to right."""
+    """The gripper, then everything else that is visible: things in the order of their file, toys
+    from left to right."""
     words = [f"the gripper at {cell(facts.hand.pixel)}"] if facts.hand.visible else []
-    for thing in sorted(seen, key=lambda thing: (thing.kind != "", thing.pixel[0] if thing.kind else 0.0)):
-        words.append(" ".join(word for word in ("a", thing.colour, thing.name, "at", cell(thing.pixel)) if word))
+    for thing in sorted(
+        seen, key=lambda thing: (thing.kind != "", thing.pixel[0] if thing.kind else 0.0)
+    ):
+        words.append(
+            " ".join(
+                word for word in ("a", thing.colour, thing.name, "at", cell(thing.pixel)) if word
+            )
+        )
     return Question("caption", "describe the picture.", ", ".join(words) or "no object")

@@ -1,7 +1,9 @@
-"""Procedural scenes: the arm over a table, what stands on it, toys beside it; painted, lit and seen at random.
+"""Procedural scenes: the arm over a table, what stands on it, toys beside it; painted, lit and seen
+at random.
 
-A `Stage` is one compiled model. `dress` paints and lights it and chooses the camera; `pose` moves all that can move.
-Both are functions of the random generator alone. Nothing is simulated: positions are set, and kinematics do the rest.
+A `Stage` is one compiled model. `dress` paints and lights it and chooses the camera; `pose` moves
+all that can move. Both are functions of the random generator alone. Nothing is simulated: positions
+are set, and kinematics do the rest.
 """
 
 import functools
@@ -23,7 +25,9 @@ from irevla.pretraining.view import View, random_view, usual_view
 
 TOYS = 3  # toys that a model holds, shown or not
 SURROUNDINGS = ("table_wood", "wall_metal", "basic_floor")
-PLAIN = 0.4  # share of the appearances without paint, toys or other views: the easy half of the lesson
+PLAIN = (
+    0.4  # share of the appearances without paint, toys or other views: the easy half of the lesson
+)
 PAINTED = 0.75  # share of the others in which a material of a thing gets a new colour
 HIDDEN = 0.0  # alpha
 KINDS = ("cube", "bar", "ball", "cylinder", "disk", "egg")  # of toys
@@ -31,7 +35,8 @@ KINDS = ("cube", "bar", "ball", "cylinder", "disk", "egg")  # of toys
 
 @dataclass(frozen=True)
 class Seen:
-    """Something that can be spoken of: where it is (m, in the world) and in the picture (column and row, 0..1)."""
+    """Something that can be spoken of: where it is (m, in the world) and in the picture (column and
+    row, 0..1)."""
 
     name: str
     point: Float[np.ndarray, "3"]
@@ -74,7 +79,9 @@ class Appearance:
     """What `dress` chose."""
 
     view: View
-    colours: dict[str, str] = field(default_factory=dict)  # material -> name of its colour, where it was painted
+    colours: dict[str, str] = field(
+        default_factory=dict
+    )  # material -> name of its colour, where it was painted
     paint: dict[str, RGB] = field(default_factory=dict)  # material -> colour
     toys: list[Toy] = field(default_factory=list)
 
@@ -83,7 +90,9 @@ def models_folder() -> Path:
     """Where the installed Meta-World keeps its models. `UserError` where there is none."""
     found = importlib.util.find_spec("metaworld")
     if found is None or not found.submodule_search_locations:
-        raise UserError("the scenes are built from Meta-World's models: pip install 'irevla[metaworld]'")
+        raise UserError(
+            "the scenes are built from Meta-World's models: pip install 'irevla[metaworld]'"
+        )
     return Path(found.submodule_search_locations[0]) / "assets" / "sawyer_xyz"
 
 
@@ -125,12 +134,15 @@ class Stage:
         return chosen
 
     def pose(self, rng: np.random.Generator) -> Facts:
-        """Move what can move: roots, joints, toys and the arm; often the hand is near something to be reached."""
+        """Move what can move: roots, joints, toys and the arm; often the hand is near something to
+        be reached."""
         places = self._place_things(rng)
         fractions = self._turn_joints(rng)
         self._place_toys(rng, places)
         self._mujoco.mj_kinematics(self.model, self.data)
-        targets = [self._point(place) for thing in self.scene.things for place in thing.tasks.values()]
+        targets = [
+            self._point(place) for thing in self.scene.things for place in thing.tasks.values()
+        ]
         opening = self.arm.pose(self.model, self.data, rng, near=targets)
         return self._facts(fractions, opening)
 
@@ -162,11 +174,15 @@ class Stage:
             if material in here and rng.random() < 0.5:
                 self._paint(material, _muted(rng))
         if rng.random() < 0.5:
-            for texture in np.flatnonzero(model.tex_type == self._mujoco.mjtTexture.mjTEXTURE_SKYBOX):
+            for texture in np.flatnonzero(
+                model.tex_type == self._mujoco.mjtTexture.mjTEXTURE_SKYBOX
+            ):
                 start, channels = model.tex_adr[texture], model.tex_nchannel[texture]
                 count = model.tex_height[texture] * model.tex_width[texture]
                 sky = (255 * np.array(_muted(rng))).astype(np.uint8)
-                model.tex_data[start : start + count * channels].reshape(count, channels)[:, :3] = sky
+                model.tex_data[start : start + count * channels].reshape(count, channels)[:, :3] = (
+                    sky
+                )
 
     def _light(self, rng: np.random.Generator) -> None:
         if rng.random() < 0.3:
@@ -236,7 +252,9 @@ class Stage:
                 fraction = float(rng.choice([0.0, 1.0, rng.random(), rng.random()]))
                 body = self.model.body(thing.joint.body).id
                 address = self.model.jnt_qposadr[self.model.body_jntadr[body]]
-                self.data.qpos[address] = thing.joint.low + fraction * (thing.joint.high - thing.joint.low)
+                self.data.qpos[address] = thing.joint.low + fraction * (
+                    thing.joint.high - thing.joint.low
+                )
                 fractions[thing.name] = fraction
         return fractions
 
@@ -260,13 +278,19 @@ class Stage:
             ends = (thing.joint.at_low, thing.joint.at_high) if thing.joint else ("", "")
             state = (*ends, fractions[thing.name]) if thing.joint else None
             colour = self.appearance.colours.get(thing.material, "")
-            seen.append(self._seen(thing.name, self._point(thing.place), colour=colour, state=state))
+            seen.append(
+                self._seen(thing.name, self._point(thing.place), colour=colour, state=state)
+            )
             parts += [self._seen(name, self._point(place)) for name, place in thing.parts.items()]
-            tasks += [(text, self._seen(text, self._point(place))) for text, place in thing.tasks.items()]
+            tasks += [
+                (text, self._seen(text, self._point(place))) for text, place in thing.tasks.items()
+            ]
         for number, toy in enumerate(self.appearance.toys):
             if toy.kind:
                 point = self.data.body(f"toy{number}").xpos.copy()
-                seen.append(self._seen(toy.kind, point, colour=toy.colour, kind=toy.kind, size=toy.size))
+                seen.append(
+                    self._seen(toy.kind, point, colour=toy.colour, kind=toy.kind, size=toy.size)
+                )
         hand = self._seen("gripper", self.arm.tip(self.data))
         return Facts(self.scene.name, tuple(seen), tuple(parts), hand, opening, tuple(tasks))
 
@@ -300,7 +324,8 @@ class _Stock:
 
 @functools.cache
 def stage(name: str) -> Stage:
-    """The stage of the scene file called `name`. Compiling one takes a fifth of a second: once in each process."""
+    """The stage of the scene file called `name`. Compiling one takes a fifth of a second: once in
+    each process."""
     return Stage(next(scene for scene in SCENES if scene.name == name))
 
 
@@ -325,7 +350,14 @@ def _add_toy(spec: Any, number: int) -> None:
 
 
 def _shape_of(kind: str) -> str:
-    return {"cube": "box", "bar": "box", "ball": "egg", "egg": "egg", "cylinder": "cylinder", "disk": "cylinder"}[kind]
+    return {
+        "cube": "box",
+        "bar": "box",
+        "ball": "egg",
+        "egg": "egg",
+        "cylinder": "cylinder",
+        "disk": "cylinder",
+    }[kind]
 
 
 def _random_toy(rng: np.random.Generator) -> Toy:
@@ -357,7 +389,9 @@ def _materials(model: Any, root: str) -> tuple[str, ...]:
     used = {
         int(model.geom_matid[g])
         for g in range(model.ngeom)
-        if int(model.geom_bodyid[g]) in inside and model.geom_group[g] < 3 and model.geom_matid[g] >= 0
+        if int(model.geom_bodyid[g]) in inside
+        and model.geom_group[g] < 3
+        and model.geom_matid[g] >= 0
     }
     return tuple(sorted(model.mat(i).name for i in used if model.mat_rgba[i, 3] > 0.5))
 

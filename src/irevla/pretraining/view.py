@@ -1,4 +1,5 @@
-"""Where a scene is seen from: near the benchmark's camera most of the time, from elsewhere for the rest."""
+"""Where a scene is seen from: near the benchmark's camera most of the time, from elsewhere for the
+rest."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -26,7 +27,8 @@ class View:
         return picture[::-1].copy() if self.flipped else picture
 
     def pixel(self, point: Float[np.ndarray, "3"]) -> tuple[float, float]:
-        """Column and row of a point of the world (m) in the shown picture, 0..1 inside it; (-1, -1) behind us."""
+        """Column and row of a point of the world (m) in the shown picture, 0..1 inside it; (-1, -1)
+        behind us."""
         x, y, z = _rotation(self.camera.quat).T @ (point - np.array(self.camera.pos))
         if z > -1e-3:
             return -1.0, -1.0
@@ -48,12 +50,21 @@ def random_view(model: Any, rng: np.random.Generator) -> View:
         shake = 0.0 if rng.random() < 0.5 else 0.01
         pos = np.array(usual.pos) + shake * rng.standard_normal(3)
         quat = np.array(usual.quat) + shake * rng.standard_normal(4)
-        return View(_camera(pos, quat / np.linalg.norm(quat), usual.fovy + 100 * shake * rng.standard_normal()), True)
+        return View(
+            _camera(
+                pos, quat / np.linalg.norm(quat), usual.fovy + 100 * shake * rng.standard_normal()
+            ),
+            True,
+        )
     if chance < USUAL + AROUND:
         pos = np.array(usual.pos) + rng.uniform(-0.18, 0.18, 3)
         flip = np.array([0.0, 0.0, 0.0, 1.0])  # half a turn about the line of sight
         return View(_camera(pos, _times(looking(pos, _aim(rng)), flip), rng.uniform(42, 58)), True)
-    angle, radius, height = rng.uniform(-0.75, 0.75) * np.pi, rng.uniform(0.8, 1.15), rng.uniform(0.35, 0.95)
+    angle, radius, height = (
+        rng.uniform(-0.75, 0.75) * np.pi,
+        rng.uniform(0.8, 1.15),
+        rng.uniform(0.35, 0.95),
+    )
     pos = np.array([radius * np.sin(angle), CENTRE[1] + radius * np.cos(angle), height])
     return View(_camera(pos, looking(pos, _aim(rng)), rng.uniform(42, 58)), False)
 

@@ -1,8 +1,9 @@
-"""Checkpoints that survive kill -9, a full disk and a flipped bit: safetensors and JSON only, nothing is unpickled.
+"""Checkpoints that survive kill -9, a full disk and a flipped bit: safetensors and JSON only,
+nothing is unpickled.
 
-A checkpoint is a directory: some `*.safetensors`, some `*.json`, and MANIFEST.json with the size and sha256 of each.
-It is written aside as `.NAME.new`, every file fsynced, and renamed into place; so a directory without a dot in front is
-always a whole one.
+A checkpoint is a directory: some `*.safetensors`, some `*.json`, and MANIFEST.json with the size
+and sha256 of each. It is written aside as `.NAME.new`, every file fsynced, and renamed into place;
+so a directory without a dot in front is always a whole one.
 """
 
 import errno
@@ -24,7 +25,9 @@ from irevla.errors import UserError
 from irevla.runs.disk import sync_directory
 
 MANIFEST = "MANIFEST.json"
-Files = Mapping[str, Any]  # "x.safetensors" -> Mapping[str, Tensor]; "x.json" -> whatever JSON can say
+Files = Mapping[
+    str, Any
+]  # "x.safetensors" -> Mapping[str, Tensor]; "x.json" -> whatever JSON can say
 
 
 class CorruptCheckpoint(UserError):
@@ -32,9 +35,11 @@ class CorruptCheckpoint(UserError):
 
 
 def save(directory: Path, files: Files) -> None:
-    """Write `files` as the checkpoint `directory`, wholly or not at all; one of that name is replaced at the very end.
+    """Write `files` as the checkpoint `directory`, wholly or not at all; one of that name is
+    replaced at the very end.
 
-    Raises `UserError` where the disk is full or not writable; what was there before is then untouched.
+    Raises `UserError` where the disk is full or not writable; what was there before is then
+    untouched.
     """
     _recover(directory)
     new, old, trash = (_aside(directory, suffix) for suffix in ("new", "old", "trash"))
@@ -44,7 +49,9 @@ def save(directory: Path, files: Files) -> None:
         _write_all(new, files)
     except OSError as error:
         shutil.rmtree(new, ignore_errors=True)
-        raise UserError(f"cannot write checkpoint {directory}: {error.strerror}; {remedy(error)}") from error
+        raise UserError(
+            f"cannot write checkpoint {directory}: {error.strerror}; {remedy(error)}"
+        ) from error
     if directory.exists():
         directory.rename(old)
     new.rename(directory)  # killed between these two renames, `_recover` finishes the job
@@ -62,13 +69,15 @@ def remedy(error: OSError) -> str:
 
 
 def load(directory: Path) -> dict[str, Any]:
-    """What `save` was given, tensors on the CPU, if every byte agrees with the manifest; else `CorruptCheckpoint`."""
+    """What `save` was given, tensors on the CPU, if every byte agrees with the manifest; else
+    `CorruptCheckpoint`."""
     _recover(directory)
     return {name: _decode(directory / name, data) for name, data in _verified(directory)}
 
 
 class Checkpoints:
-    """The checkpoints of a run. "sft-000500" is one of a series (prefix, dash, six digits or more); "sft" stands alone.
+    """The checkpoints of a run. "sft-000500" is one of a series (prefix, dash, six digits or more);
+    "sft" stands alone.
 
     Of a series the newest `keep` stay. A name without such a number is never deleted.
     """
@@ -80,16 +89,19 @@ class Checkpoints:
         self.passed_over: list[str] = []  # what `newest` found corrupt, in words
 
     def save(self, name: str, files: Files) -> Path:
-        """Write the checkpoint `name`, then drop what is too old in its series. Returns where it is."""
+        """Write the checkpoint `name`, then drop what is too old in its series. Returns where it
+        is."""
         assert Path(name).name == name and not name.startswith("."), name
         save(self.root / name, files)
         self._rotate(name)
         return self.root / name
 
     def newest(self, prefix: str) -> tuple[Path, dict[str, Any]] | None:
-        """The newest of the series that verifies, with its contents; None where the series is empty.
+        """The newest of the series that verifies, with its contents; None where the series is
+        empty.
 
-        Raises `CorruptCheckpoint` where there are some but none verifies: starting afresh must be the user's choice.
+        Raises `CorruptCheckpoint` where there are some but none verifies: starting afresh must be
+        the user's choice.
         """
         faults: list[str] = []
         for path in self._series(prefix):
@@ -124,11 +136,16 @@ class Checkpoints:
         return [path for _, path in sorted(found, reverse=True)]
 
     def _rotate(self, name: str) -> None:
-        """Drop the old. Higher numbers do not count: they are corrupt ones that `newest` passed over."""
+        """Drop the old. Higher numbers do not count: they are corrupt ones that `newest` passed
+        over."""
         parsed = split_name(name)
         if parsed is None:
             return
-        so_far = [path for path in self._series(parsed[0]) if (split_name(path.name) or parsed)[1] <= parsed[1]]
+        so_far = [
+            path
+            for path in self._series(parsed[0])
+            if (split_name(path.name) or parsed)[1] <= parsed[1]
+        ]
         for path in so_far[self.keep :]:
             _remove(path)
 
@@ -139,13 +156,15 @@ def series_name(prefix: str, number: int) -> str:
 
 
 def split_name(name: str) -> tuple[str, int] | None:
-    """The inverse of `series_name`; None for a name that stands alone. Six digits, so that "rl:knob-1" is no series."""
+    """The inverse of `series_name`; None for a name that stands alone. Six digits, so that
+    "rl:knob-1" is no series."""
     match = re.fullmatch(r"(?P<prefix>[^.].*)-(?P<number>\d{6,})", name)
     return (match["prefix"], int(match["number"])) if match else None
 
 
 def optimizer_tensors(opt: torch.optim.Optimizer) -> dict[str, Tensor]:
-    """The state of Adam or AdamW as plain tensors, such as "3.exp_avg". Learning rates are the config's."""
+    """The state of Adam or AdamW as plain tensors, such as "3.exp_avg". Learning rates are the
+    config's."""
     state: dict[str, Tensor] = {}
     for index, parameter in enumerate(_parameters(opt)):
         for key, value in opt.state.get(parameter, {}).items():
@@ -155,7 +174,8 @@ def optimizer_tensors(opt: torch.optim.Optimizer) -> dict[str, Tensor]:
 
 
 def load_optimizer(opt: torch.optim.Optimizer, tensors: Mapping[str, Tensor]) -> None:
-    """Give `opt` the state that `optimizer_tensors` took, bit for bit. `UserError` if it is another model's."""
+    """Give `opt` the state that `optimizer_tensors` took, bit for bit. `UserError` if it is another
+    model's."""
     parameters = _parameters(opt)
     opt.state.clear()
     for name, value in tensors.items():
@@ -165,9 +185,11 @@ def load_optimizer(opt: torch.optim.Optimizer, tensors: Mapping[str, Tensor]) ->
             raise UserError(
                 f"optimizer state {name!r} is that of another model; resume with the settings that it was saved with"
             )
-        # Adam counts its steps on the CPU. The rest must lie in memory as the parameter does (channels last, say):
-        # fused Adam walks over both without looking at their strides.
-        opt.state[parameter][key] = value.clone() if key == "step" else torch.empty_like(parameter).copy_(value)
+        # Adam counts its steps on the CPU. The rest must lie in memory as the parameter does
+        # (channels last, say): fused Adam walks over both without looking at their strides.
+        opt.state[parameter][key] = (
+            value.clone() if key == "step" else torch.empty_like(parameter).copy_(value)
+        )
 
 
 def _parameters(opt: torch.optim.Optimizer) -> list[Tensor]:
@@ -179,7 +201,8 @@ def _aside(directory: Path, suffix: str) -> Path:
 
 
 def _recover(directory: Path) -> None:
-    """Finish a replacement that was killed between its two renames: where `.old` is there, `.new` is whole."""
+    """Finish a replacement that was killed between its two renames: where `.old` is there, `.new`
+    is whole."""
     new, old = _aside(directory, "new"), _aside(directory, "old")
     if not directory.exists() and old.exists():
         (new if new.exists() else old).rename(directory)
@@ -225,7 +248,8 @@ def _encode(name: str, content: Any) -> bytes:
 
 
 def _unshared(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """On the CPU, contiguous, and with tied weights written out for each name: safetensors refuses shared memory."""
+    """On the CPU, contiguous, and with tied weights written out for each name: safetensors refuses
+    shared memory."""
     seen: set[int] = set()
     result = {}
     for name, tensor in tensors.items():
@@ -248,7 +272,9 @@ def _verified(directory: Path) -> list[tuple[str, bytes]]:
 def _checked(path: Path, entry: Any) -> bytes:
     data = _read(path)
     if entry != {"bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}:
-        raise CorruptCheckpoint(f"corrupt checkpoint: {path} does not match its manifest ({len(data)} bytes)")
+        raise CorruptCheckpoint(
+            f"corrupt checkpoint: {path} does not match its manifest ({len(data)} bytes)"
+        )
     return data
 
 
@@ -256,7 +282,9 @@ def _read(path: Path) -> bytes:
     try:
         return path.read_bytes()
     except OSError as error:
-        raise CorruptCheckpoint(f"corrupt checkpoint: cannot read {path}: {error.strerror}") from error
+        raise CorruptCheckpoint(
+            f"corrupt checkpoint: cannot read {path}: {error.strerror}"
+        ) from error
 
 
 def _decode(path: Path, data: bytes) -> Any:

@@ -5,7 +5,8 @@ from pathlib import Path
 
 
 def sync_directory(directory: Path) -> None:
-    """Wait until the names in `directory` are on disk: a rename is there only once its directory is."""
+    """Wait until the names in `directory` are on disk: a rename is there only once its directory
+    is."""
     descriptor = os.open(directory, os.O_RDONLY)
     try:
         os.fsync(descriptor)

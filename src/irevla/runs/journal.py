@@ -1,4 +1,5 @@
-"""What a run has done, for good: one JSON object a line, each fsynced before the run goes on; and the run's lock."""
+"""What a run has done, for good: one JSON object a line, each fsynced before the run goes on; and
+the run's lock."""
 
 import fcntl
 import json
@@ -14,13 +15,15 @@ from irevla.runs.disk import sync_directory
 
 
 class Journal:
-    """An append-only list of events. A last line that a crash tore is none: readers skip it, an append cuts it."""
+    """An append-only list of events. A last line that a crash tore is none: readers skip it, an
+    append cuts it."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
 
     def append(self, event: str, **fields: Any) -> None:
-        """Write down that `event` happened, with JSON-able `fields`; it is on disk when this returns."""
+        """Write down that `event` happened, with JSON-able `fields`; it is on disk when this
+        returns."""
         assert not {"event", "time"} & fields.keys()
         line = json.dumps({"event": event, "time": round(time.time(), 3), **fields}) + "\n"
         new = not self.path.exists()
@@ -41,12 +44,14 @@ class Journal:
 
 
 def whole_lines(path: Path) -> int:
-    """How many bytes of a JSONL file are whole lines: what follows the last newline was torn by a crash."""
+    """How many bytes of a JSONL file are whole lines: what follows the last newline was torn by a
+    crash."""
     return path.read_bytes().rfind(b"\n") + 1 if path.exists() else 0
 
 
 def read_lines(path: Path) -> list[dict[str, Any]]:
-    """The records of a JSONL file, without a torn last line; none if there is no file. `UserError` for a bad line."""
+    """The records of a JSONL file, without a torn last line; none if there is no file. `UserError`
+    for a bad line."""
     if not path.exists():
         return []
     records = []
@@ -54,15 +59,19 @@ def read_lines(path: Path) -> list[dict[str, Any]]:
         try:
             records.append(json.loads(line))
         except ValueError as error:
-            raise UserError(f"{path}, line {number} is not JSON; restore the file or delete that line") from error
+            raise UserError(
+                f"{path}, line {number} is not JSON; restore the file or delete that line"
+            ) from error
     return records
 
 
 @contextmanager
 def run_lock(directory: Path) -> Iterator[None]:
-    """Hold `directory` for this process alone; `UserError` with the pid of the holder where another runs in it.
+    """Hold `directory` for this process alone; `UserError` with the pid of the holder where another
+    runs in it.
 
-    The kernel drops the lock with the process, however it dies. A forked child that outlives it would keep it: spawn.
+    The kernel drops the lock with the process, however it dies. A forked child that outlives it
+    would keep it: spawn.
     """
     path = directory / ".lock"
     with path.open("a+") as file:

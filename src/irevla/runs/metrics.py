@@ -12,7 +12,8 @@ from irevla.runs.journal import read_lines, whole_lines
 
 
 class Metrics:
-    """Appends to `path`, and to TensorBoard beside it (PATH's folder/tensorboard) where asked for."""
+    """Appends to `path`, and to TensorBoard beside it (PATH's folder/tensorboard) where asked
+    for."""
 
     def __init__(self, path: Path, *, tensorboard: bool = False) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -21,8 +22,11 @@ class Metrics:
         self._file.truncate(whole_lines(path))  # a crash may have torn the last line
 
     def log(self, stage: str, step: int, **values: float | int) -> None:
-        """One point of the curves of `stage`. Non-finite values are written as null, which is what JSON has."""
-        finite = {name: float(value) if math.isfinite(value) else None for name, value in values.items()}
+        """One point of the curves of `stage`. Non-finite values are written as null, which is what
+        JSON has."""
+        finite = {
+            name: float(value) if math.isfinite(value) else None for name, value in values.items()
+        }
         record = {"stage": stage, "step": step, "time": round(time.time(), 3), **finite}
         self._file.write((json.dumps(record) + "\n").encode())
         self._file.flush()
@@ -40,16 +44,20 @@ class Metrics:
         return self
 
     def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
     ) -> None:
         self.close()
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:
-    """The points in order, without those that a resumed stage made again; none where there is no file.
+    """The points in order, without those that a resumed stage made again; none where there is no
+    file.
 
-    A stage's steps only grow. Where one goes back, the run was resumed there: what it had logged from there on is void.
-    Two points of one step are merged, the later value of a name winning.
+    A stage's steps only grow. Where one goes back, the run was resumed there: what it had logged
+    from there on is void. Two points of one step are merged, the later value of a name winning.
     """
     rows: dict[str, list[dict[str, Any]]] = {}  # by stage
     for record in read_lines(path):
@@ -67,5 +75,7 @@ def _tensorboard(directory: Path) -> Any:
     try:
         from torch.utils.tensorboard import SummaryWriter
     except ImportError as error:
-        raise UserError("TensorBoard is not installed: pip install 'irevla[tensorboard]', or leave it off") from error
+        raise UserError(
+            "TensorBoard is not installed: pip install 'irevla[tensorboard]', or leave it off"
+        ) from error
     return SummaryWriter(str(directory))  # type: ignore[no-untyped-call]

@@ -1,5 +1,5 @@
-"""Live progress in the terminal: one bar per stage. Silent where nobody watches a terminal, but for one line per
-stage."""
+"""Live progress in the terminal: one bar per stage. Silent where nobody watches a terminal, but for
+one line per stage."""
 
 import time
 from collections.abc import Callable, Iterator
@@ -19,7 +19,8 @@ from rich.progress import (
 console = Console(stderr=True, highlight=False)
 
 Advance = Callable[[int, str], None]
-"""`advance(done, note)`: how much of the total is done by now, and a few words or numbers beside the bar."""
+"""`advance(done, note)`: how much of the total is done by now, and a few words or numbers beside
+the bar."""
 
 
 @contextmanager

@@ -1,4 +1,5 @@
-"""A run directory: what one run of Algorithm 1 reads and writes. The same command again finds it and goes on."""
+"""A run directory: what one run of Algorithm 1 reads and writes. The same command again finds it
+and goes on."""
 
 import json
 import os
@@ -34,7 +35,12 @@ class Run:
 
     def rows(self) -> list[dict[str, Any]]:
         """All rows of results so far, in the order in which they were measured."""
-        return [row for record in self.journal if record["event"].startswith("evaluated ") for row in record["rows"]]
+        return [
+            row
+            for record in self.journal
+            if record["event"].startswith("evaluated ")
+            for row in record["rows"]
+        ]
 
     def write_results(self) -> None:
         """Write results.json anew from the journal; readers never see half a file."""
@@ -56,7 +62,11 @@ class Run:
 @contextmanager
 def open_run(directory: Path, config: Config, *, tensorboard: bool = False) -> Iterator[Run]:
     """Open or create the directory of a run of Algorithm 1: see `open_directory`."""
-    with open_directory(directory, config, tensorboard=tensorboard) as (journal, metrics, checkpoints):
+    with open_directory(directory, config, tensorboard=tensorboard) as (
+        journal,
+        metrics,
+        checkpoints,
+    ):
         yield Run(directory, config, journal, metrics, checkpoints)
 
 
@@ -64,15 +74,22 @@ def open_run(directory: Path, config: Config, *, tensorboard: bool = False) -> I
 def open_directory(
     directory: Path, config: Any, *, tensorboard: bool = False
 ) -> Iterator[tuple[Journal, Metrics, Checkpoints]]:
-    """Open or create a directory for long work with the settings `config` (a dataclass), and hold its lock.
+    """Open or create a directory for long work with the settings `config` (a dataclass), and hold
+    its lock.
 
-    `UserError` where the directory is foreign or unwritable, where another process runs in it, or where it was
-    started with other settings.
+    `UserError` where the directory is foreign or unwritable, where another process runs in it, or
+    where it was started with other settings.
     """
     known = directory / "config.yaml"
     try:
-        if not known.exists() and directory.exists() and any(path.name != ".lock" for path in directory.iterdir()):
-            raise UserError(f"{directory} is not empty and not a run of irevla; choose another --out")
+        if (
+            not known.exists()
+            and directory.exists()
+            and any(path.name != ".lock" for path in directory.iterdir())
+        ):
+            raise UserError(
+                f"{directory} is not empty and not a run of irevla; choose another --out"
+            )
         directory.mkdir(parents=True, exist_ok=True)
         with run_lock(directory):
             if known.exists():
@@ -80,7 +97,11 @@ def open_directory(
             else:
                 write_atomically(known, yaml.safe_dump(to_dict(config), sort_keys=False))
             with Metrics(directory / "metrics.jsonl", tensorboard=tensorboard) as metrics:
-                yield Journal(directory / "journal.jsonl"), metrics, Checkpoints(directory / "checkpoints")
+                yield (
+                    Journal(directory / "journal.jsonl"),
+                    metrics,
+                    Checkpoints(directory / "checkpoints"),
+                )
     except (PermissionError, NotADirectoryError, FileExistsError) as error:
         raise UserError(
             f"cannot write to {error.filename or directory}: {error.strerror}; choose another --out"
@@ -111,7 +132,8 @@ def _settings(directory: Path) -> Mapping[str, Any]:
 
 
 def _check_same(directory: Path, config: Any) -> None:
-    """A whole group of settings that is younger than the run does not count: nothing in the run asked for it."""
+    """A whole group of settings that is younger than the run does not count: nothing in the run
+    asked for it."""
     data = _settings(directory)
     old = from_dict(data, kind=type(config))
     groups = [name for name, value in vars(old).items() if is_dataclass(value)]
@@ -140,7 +162,8 @@ def command() -> str:
 
 
 def git_commit() -> str:
-    """The commit of the source tree this runs from, "-dirty" where it was changed; empty for an installed package."""
+    """The commit of the source tree this runs from, "-dirty" where it was changed; empty for an
+    installed package."""
     try:
         described = subprocess.run(
             ["git", "describe", "--always", "--dirty", "--abbrev=12", "--exclude=*"],
@@ -159,7 +182,12 @@ def machine() -> dict[str, Any]:
     info = Path("/proc/cpuinfo")
     if info.exists():
         cpu = next(
-            (line.split(":")[1].strip() for line in info.read_text().splitlines() if line.startswith("model name")), cpu
+            (
+                line.split(":")[1].strip()
+                for line in info.read_text().splitlines()
+                if line.startswith("model name")
+            ),
+            cpu,
         )
     gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else None
     return {

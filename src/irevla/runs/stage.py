@@ -42,8 +42,8 @@ def folder(stage: str) -> str:
 
 
 def recall(run: Run, policy: Saved, stage: str) -> bool:
-    """Whether `stage` is done; then `policy` gets the weights that it ended with. A damaged checkpoint is a
-    `UserError`."""
+    """Whether `stage` is done; then `policy` gets the weights that it ended with. A damaged
+    checkpoint is a `UserError`."""
     if run.journal.done(stage) is None:
         return False
     policy.load_files(load(run.checkpoints.root / folder(stage)))
@@ -51,8 +51,8 @@ def recall(run: Run, policy: Saved, stage: str) -> bool:
 
 
 def finish(run: Run, policy: Saved, stage: str, **facts: Any) -> None:
-    """`stage` is done: keep its policy for good, then write it into the journal with `facts`, then drop its
-    checkpoints."""
+    """`stage` is done: keep its policy for good, then write it into the journal with `facts`, then
+    drop its checkpoints."""
     run.checkpoints.save(folder(stage), policy.files())
     run.journal.append(stage, **facts)
     run.checkpoints.drop(folder(stage))
@@ -66,7 +66,9 @@ class RLProgress:
     updates: int = 0
     decisions: int = 0
     dropped: int = 0  # partial episodes lost with a worker
-    recent: list[bool] = field(default_factory=list)  # successes of the last `window` training episodes
+    recent: list[bool] = field(
+        default_factory=list
+    )  # successes of the last `window` training episodes
 
     def add(self, *, decisions: int, successes: Sequence[bool], dropped: int) -> None:
         """Count one update and its rollout."""
@@ -86,8 +88,8 @@ class RLProgress:
         run.checkpoints.save(series_name(folder(stage), self.updates), files)
 
     def resume(self, run: Place, policy: Saved, stage: str) -> dict[str, Any] | None:
-        """Take up the newest sound checkpoint of `stage`. Returns its files, the learner's among them; None if there
-        is none."""
+        """Take up the newest sound checkpoint of `stage`. Returns its files, the learner's among
+        them; None if there is none."""
         found = run.checkpoints.newest(folder(stage))
         for reason in run.checkpoints.passed_over:
             console.print(f"[yellow]passed over:[/] {reason}", soft_wrap=True)

@@ -1,9 +1,10 @@
 """Actor and learner apart, as on a real arm: acting never waits for learning (section V-D; SERL).
 
-The learner has a process of its own: in a thread, each step of an update could hold Python's lock while a decision is
-due. Episodes reach it through the buffers on disk. It hands the newest actor over through a piece of anonymous memory,
-which the actor looks at before each decision and never waits for, and says over a pipe, in JSON, how it fares; it
-writes the checkpoints. "finish" over the pipe: do what is owed, save, leave. "stop": save and leave.
+The learner has a process of its own: in a thread, each step of an update could hold Python's lock
+while a decision is due. Episodes reach it through the buffers on disk. It hands the newest actor
+over through a piece of anonymous memory, which the actor looks at before each decision and never
+waits for, and says over a pipe, in JSON, how it fares; it writes the checkpoints. "finish" over the
+pipe: do what is owed, save, leave. "stop": save and leave.
 """
 
 import json
@@ -56,7 +57,8 @@ HEADER = 16  # bytes before the weights: a number that grows, and their checksum
 
 
 class Handover:
-    """The actor's weights in shared memory: one writes, one reads, nobody waits. A torn read shows in its checksum."""
+    """The actor's weights in shared memory: one writes, one reads, nobody waits. A torn read shows
+    in its checksum."""
 
     def __init__(self, memory: mmap.mmap, actor: SoftActor) -> None:
         self._actor, self._seen = actor, 0
@@ -92,7 +94,8 @@ class Handover:
 
 
 class Beside:
-    """The actor's side. The learner goes on from the newest checkpoint, which is made here where there is none."""
+    """The actor's side. The learner goes on from the newest checkpoint, which is made here where
+    there is none."""
 
     def __init__(self, run: Run, policy: VLAPolicy, turn: Turn, learner: Learner) -> None:
         self._run, self._policy, self._learner = run, policy, learner
@@ -101,16 +104,25 @@ class Beside:
         self._actor = learner.sac.actor
         self._ready = False
         self._rate, self._due = run.config.sac.rate, 0.0  # when the next decision may be sent
-        self._generator = torch.Generator().manual_seed(run.config.seed + 1)  # the learner has its own noise
+        self._generator = torch.Generator().manual_seed(
+            run.config.seed + 1
+        )  # the learner has its own noise
         with tempfile.TemporaryFile(dir=memory_folder()) as file:
             file.truncate(Handover.nbytes(self._actor))
             self._handover = Handover(mmap.mmap(file.fileno(), 0), self._actor)
             self._pipe, theirs = Pipe()
             with theirs:
-                self._popen = spawn(__name__, theirs.fileno(), file.fileno(), str(run.directory.absolute()), turn.name)
+                self._popen = spawn(
+                    __name__,
+                    theirs.fileno(),
+                    file.fileno(),
+                    str(run.directory.absolute()),
+                    turn.name,
+                )
 
     def act(self, features: Features) -> Float[Tensor, "B A"]:
-        """Actions of the newest actor, with exploration noise; a simulator is held back to the rate."""
+        """Actions of the newest actor, with exploration noise; a simulator is held back to the
+        rate."""
         self._handover.take()
         actions = self._actor.act(features, generator=self._generator)
         if self._rate:
@@ -119,8 +131,8 @@ class Beside:
         return actions
 
     def catch_up(self) -> dict[str, float]:
-        """What the learner has said since the last call. At first it waits until the learner stands ready; later for
-        nothing."""
+        """What the learner has said since the last call. At first it waits until the learner stands
+        ready; later for nothing."""
         self._learner.count()
         history: list[Mapping[str, float]] = []
         while not self._ready or self._pipe.poll():
@@ -146,7 +158,9 @@ class Beside:
         except (EOFError, OSError) as error:
             if self._popen.wait(LEAVE) == 0:
                 raise EOFError from error
-            raise RuntimeError(f"the learner died (exit status {self._popen.returncode})") from error
+            raise RuntimeError(
+                f"the learner died (exit status {self._popen.returncode})"
+            ) from error
         if "error" in said:
             raise UserError(said["error"])
         self._ready = True
@@ -169,7 +183,10 @@ class Beside:
         return self
 
     def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
     ) -> None:
         if not self._pipe.closed:
             self._tell("stop")
@@ -201,18 +218,23 @@ class _Carried:
         """Take the head's weights."""
         weights = files[WEIGHTS].items()
         prefix = "action_head."
-        self._head.load_state_dict({name.removeprefix(prefix): v for name, v in weights if name.startswith(prefix)})
+        self._head.load_state_dict(
+            {name.removeprefix(prefix): v for name, v in weights if name.startswith(prefix)}
+        )
 
 
 def restore(directory: Path, name: str) -> Learner:
-    """The learner of the turn called `name`, of the run in `directory`, from its newest checkpoint."""
+    """The learner of the turn called `name`, of the run in `directory`, from its newest
+    checkpoint."""
     config, stage = read_config(directory), f"rl:{name}"
     checkpoints = Checkpoints(directory / "checkpoints")
     found = checkpoints.newest(folder(stage))
     assert found is not None, "the actor saves one before it starts a learner"
     files = found[1]
     what = parse(files)
-    demonstrations, online = (reopen(directory / "latents" / folder(name) / n) for n in ("demonstrations", "online"))
+    demonstrations, online = (
+        reopen(directory / "latents" / folder(name) / n) for n in ("demonstrations", "online")
+    )
     head = ActionHead(
         width=online.spec.width,
         groups=what.model.head_groups,
@@ -221,13 +243,16 @@ def restore(directory: Path, name: str) -> Learner:
     ).to(device(config.device))
     carried = _Carried(files, head)
     sac = SAC(head, config.sac, generator=torch.Generator().manual_seed(config.seed))
-    learner = Learner(_Place(checkpoints), carried, stage, sac=sac, demonstrations=demonstrations, online=online)
+    learner = Learner(
+        _Place(checkpoints), carried, stage, sac=sac, demonstrations=demonstrations, online=online
+    )
     learner.resume()
     return learner
 
 
 def learn_until_told(learner: Learner, pipe: Connection, handover: Handover) -> str:
-    """Do what is owed for all that comes to the online buffer, until the actor's side says a word: that word.
+    """Do what is owed for all that comes to the online buffer, until the actor's side says a word:
+    that word.
 
     Raises EOFError where it is gone.
     """

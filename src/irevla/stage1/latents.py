@@ -1,4 +1,5 @@
-"""Policy x environments -> episodes of latents: each picture is encoded once, for the decision and for the buffer."""
+"""Policy x environments -> episodes of latents: each picture is encoded once, for the decision and
+for the buffer."""
 
 import time
 from collections.abc import Callable, Iterator
@@ -26,21 +27,33 @@ class LatentOutcome(Outcome):
 
 
 class LatentPlayer:
-    """Plays the jobs of a fresh `vec`; iterate over it for what ended, worker by worker, each already stepping again.
+    """Plays the jobs of a fresh `vec`; iterate over it for what ended, worker by worker, each
+    already stepping again.
 
-    With `keep_images` the outcomes have their episodes too, whose labels are what was done. To leave early, stop
-    iterating and close `vec`. Raises what `VectorEnv.recv` raises.
+    With `keep_images` the outcomes have their episodes too, whose labels are what was done. To
+    leave early, stop iterating and close `vec`. Raises what `VectorEnv.recv` raises.
     """
 
     def __init__(
-        self, vec: VectorEnv, policy: LatentPolicy, decide: Decide, *, keep_images: bool = False, policy_hash: str = ""
+        self,
+        vec: VectorEnv,
+        policy: LatentPolicy,
+        decide: Decide,
+        *,
+        keep_images: bool = False,
+        policy_hash: str = "",
     ) -> None:
         self._vec, self._policy, self._decide = vec, policy, decide
         self._tapes = [
-            [_Tape(vec.suite.name, "rl", policy_hash, keep_images) for _ in range(vec.n)] for _ in range(vec.workers)
+            [_Tape(vec.suite.name, "rl", policy_hash, keep_images) for _ in range(vec.n)]
+            for _ in range(vec.workers)
         ]
-        self.env_seconds = self.encode_seconds = 0.0  # waited for environments, spent in the VLM, so far
-        self.latencies: list[float] = []  # seconds from what was seen to what was sent, of each decision
+        self.env_seconds = self.encode_seconds = (
+            0.0  # waited for environments, spent in the VLM, so far
+        )
+        self.latencies: list[
+            float
+        ] = []  # seconds from what was seen to what was sent, of each decision
 
     def __iter__(self) -> Iterator[list[LatentOutcome]]:
         busy = list(range(self._vec.workers))
@@ -61,7 +74,11 @@ class LatentPlayer:
         features = self._encode(slots, playing, cut)
         tapes = self._tapes[slots.worker]
         if features is None:
-            return [outcome for slot, tape in enumerate(tapes) if (outcome := tape.end_step(slots, slot, None))]
+            return [
+                outcome
+                for slot, tape in enumerate(tapes)
+                if (outcome := tape.end_step(slots, slot, None))
+            ]
         chosen = torch.zeros(self._vec.n, self._vec.action_dim)
         if len(playing):
             chosen[playing] = self._decide(features[: len(playing)]).float().cpu()
@@ -80,7 +97,8 @@ class LatentPlayer:
         return finished
 
     def _encode(self, slots: Slots, playing: np.ndarray, cut: np.ndarray) -> Features | None:
-        """The present pictures, then the true last ones of the episodes just cut off; None where there are none."""
+        """The present pictures, then the true last ones of the episodes just cut off; None where
+        there are none."""
         if not len(playing) + len(cut):
             return None
         present, past = self._vec.instructions(slots.jobs), self._vec.instructions(slots.previous)

@@ -1,4 +1,5 @@
-"""SAC between its two buffers: what it owes them, and how far it has come. It meets no environment and no VLM."""
+"""SAC between its two buffers: what it owes them, and how far it has come. It meets no environment
+and no VLM."""
 
 from collections import defaultdict
 from collections.abc import Mapping
@@ -24,7 +25,8 @@ class Learning(Protocol):
         ...
 
     def catch_up(self) -> dict[str, float]:
-        """Learn from what has come to the online buffer. Returns metrics of the updates since the last call."""
+        """Learn from what has come to the online buffer. Returns metrics of the updates since the
+        last call."""
         ...
 
     def finish(self) -> None:
@@ -34,15 +36,26 @@ class Learning(Protocol):
     def __enter__(self) -> "Learning": ...
 
     def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
     ) -> None: ...
 
 
 class Learner:
-    """SAC, its buffers, and its progress in `stage`; the policy, whose head SAC trains in place, is for checkpoints."""
+    """SAC, its buffers, and its progress in `stage`; the policy, whose head SAC trains in place, is
+    for checkpoints."""
 
     def __init__(
-        self, place: Place, policy: Saved, stage: str, *, sac: SAC, demonstrations: LatentReplay, online: LatentReplay
+        self,
+        place: Place,
+        policy: Saved,
+        stage: str,
+        *,
+        sac: SAC,
+        demonstrations: LatentReplay,
+        online: LatentReplay,
     ) -> None:
         self._place, self._policy, self.stage = place, policy, stage
         self._demonstrations, self._online = demonstrations, online
@@ -64,13 +77,19 @@ class Learner:
         """Decisions and recent successes, of the online buffer."""
         self._online.refresh()
         recent = self._online.episodes[-self.progress.window :]
-        self.progress.decisions, self.progress.recent = len(self._online), [episode["success"] for episode in recent]
+        self.progress.decisions, self.progress.recent = (
+            len(self._online),
+            [episode["success"] for episode in recent],
+        )
 
     @property
     def owed(self) -> int:
-        """Updates for the decisions counted so far. The buffer may be ahead of the last checkpoint: after an
-        interruption, more is owed."""
-        return int(self.sac.config.updates_per_decision * self.progress.decisions) - self.progress.updates
+        """Updates for the decisions counted so far. The buffer may be ahead of the last checkpoint:
+        after an interruption, more is owed."""
+        return (
+            int(self.sac.config.updates_per_decision * self.progress.decisions)
+            - self.progress.updates
+        )
 
     def update(self) -> Mapping[str, float]:
         """One update, and a checkpoint where it is time."""
@@ -104,7 +123,10 @@ class Learner:
         return self
 
     def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
     ) -> None:
         pass
 

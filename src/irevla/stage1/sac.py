@@ -1,8 +1,9 @@
 """Stage 1 by soft actor-critic with demonstrations, as on a real arm (section V-D).
 
-The policy as it is first collects successes, the demonstration buffer; then it acts with SAC's exploration noise, and
-every episode goes to the online buffer. Both are of latents, on disk, and are the truth about how far the stage has
-come: what was played before an interruption is learnt from after it.
+The policy as it is first collects successes, the demonstration buffer; then it acts with SAC's
+exploration noise, and every episode goes to the online buffer. Both are of latents, on disk, and
+are the truth about how far the stage has come: what was played before an interruption is learnt
+from after it.
 """
 
 from collections.abc import Sequence
@@ -38,19 +39,23 @@ LATENCIES = 1000  # decisions, the last ones, over which the latency is logged
 
 
 def practise(run: Run, policy: VLAPolicy, turn: Turn, kept: EpisodeStore) -> VLAPolicy:
-    """Line 5 of Algorithm 1 by SAC, on the policy's own head: 20 zero-shot successes, then RL until convergence.
+    """Line 5 of Algorithm 1 by SAC, on the policy's own head: 20 zero-shot successes, then RL until
+    convergence.
 
     With `harvest.practice`, what succeeds in either goes to `kept`, D_RL.
     """
     stage, config = turn.stage("rl"), run.config.sac
     policy.trainable("head")
-    demonstrations, online = (open_replay(run, policy, turn, name) for name in ("demonstrations", "online"))
+    demonstrations, online = (
+        open_replay(run, policy, turn, name) for name in ("demonstrations", "online")
+    )
     demonstrate(run, policy, turn, demonstrations, kept)
     sac = SAC(policy.action_head, config, generator=torch.Generator().manual_seed(run.config.seed))
     learner = Learner(run, policy, stage, sac=sac, demonstrations=demonstrations, online=online)
     learner.resume()
     progress = learner.progress
-    # Seeds count decisions, which no episode outnumbers: after an interruption, only episodes not yet played.
+    # Seeds count decisions, which no episode outnumbers: after an interruption, only episodes not
+    # yet played.
     first = first_seed(Purpose.RL, run.config.seed, round=turn.round)
     jobs = endless_jobs(turn.task, first + progress.decisions)
     env = admitted(run.config.suite, policy, run.config.env.practising(), learning=True)
@@ -62,20 +67,35 @@ def practise(run: Run, policy: VLAPolicy, turn: Turn, kept: EpisodeStore) -> VLA
     ):
         learning.catch_up()
         player = LatentPlayer(
-            vec, policy, learning.act, keep_images=run.config.harvest.practice, policy_hash=policy.hash()
+            vec,
+            policy,
+            learning.act,
+            keep_images=run.config.harvest.practice,
+            policy_hash=policy.hash(),
         )
         dropped = progress.dropped
         for outcomes in player:
             if progress.decisions >= config.steps or converged(progress.recent, config):
                 break
-            kept.extend([outcome.episode for outcome in outcomes if outcome.success and outcome.episode is not None])
+            kept.extend(
+                [
+                    outcome.episode
+                    for outcome in outcomes
+                    if outcome.success and outcome.episode is not None
+                ]
+            )
             for outcome in outcomes:
                 online.append(outcome.latents, seed=outcome.job.seed, success=outcome.success)
             progress.dropped = dropped + vec.dropped
             if outcomes:
                 metrics = learning.catch_up()
-                run.metrics.log(stage, progress.decisions, **metrics, **of_episodes(outcomes, player, progress))
-                advance(progress.decisions, f"success {progress.rate:.2f} in the last {len(progress.recent)} episodes")
+                run.metrics.log(
+                    stage, progress.decisions, **metrics, **of_episodes(outcomes, player, progress)
+                )
+                advance(
+                    progress.decisions,
+                    f"success {progress.rate:.2f} in the last {len(progress.recent)} episodes",
+                )
         advance(progress.decisions, f"success {progress.rate:.2f}; learning what is still owed")
         learning.finish()
     reached = converged(progress.recent, config)
@@ -89,16 +109,22 @@ def practise(run: Run, policy: VLAPolicy, turn: Turn, kept: EpisodeStore) -> VLA
 def open_replay(run: Run, policy: VLAPolicy, turn: Turn, name: str) -> LatentReplay:
     """DIR/latents/TURN/NAME, whose latents are of the policy's VLM as it is now."""
     suite, size = load_suite(run.config.suite), policy.image_size
-    blank = policy.encode(np.zeros((1, size, size, 3), np.uint8), [find_task(suite, turn.task).instruction])
+    blank = policy.encode(
+        np.zeros((1, size, size, 3), np.uint8), [find_task(suite, turn.task).instruction]
+    )
     _, tokens, width = blank.tokens.shape
     spec = LatentSpec(policy.vlm_hash(), suite.name, tokens, width, suite.action_dim)
     return LatentReplay(run.directory / "latents" / folder(turn.name) / name, spec)
 
 
-def demonstrate(run: Run, policy: VLAPolicy, turn: Turn, store: LatentReplay, kept: EpisodeStore) -> None:
-    """Bring `store` to `sac.demonstrations` successful zero-shot trajectories: the policy as it is, without noise.
+def demonstrate(
+    run: Run, policy: VLAPolicy, turn: Turn, store: LatentReplay, kept: EpisodeStore
+) -> None:
+    """Bring `store` to `sac.demonstrations` successful zero-shot trajectories: the policy as it is,
+    without noise.
 
-    With `harvest.practice` they go to `kept`, D_RL, too. Fewer are told; where there is none at all, `UserError`.
+    With `harvest.practice` they go to `kept`, D_RL, too. Fewer are told; where there is none at
+    all, `UserError`.
     """
     event, config, task = turn.stage("zero-shot"), run.config.sac, turn.task
     if run.journal.done(event) is not None:
@@ -115,9 +141,13 @@ def demonstrate(run: Run, policy: VLAPolicy, turn: Turn, store: LatentReplay, ke
     ):
 
         def act(features: Features) -> Float[Tensor, "B A"]:
-            return policy.decide(features, torch.rand(len(features), generator=generator).to(policy.device))
+            return policy.decide(
+                features, torch.rand(len(features), generator=generator).to(policy.device)
+            )
 
-        player = LatentPlayer(vec, policy, act, keep_images=run.config.harvest.practice, policy_hash=policy.hash())
+        player = LatentPlayer(
+            vec, policy, act, keep_images=run.config.harvest.practice, policy_hash=policy.hash()
+        )
         played = (outcome for ended in player for outcome in ended)
         for outcome in in_order(played, jobs):
             if len(have) >= config.demonstrations:
@@ -133,13 +163,19 @@ def demonstrate(run: Run, policy: VLAPolicy, turn: Turn, store: LatentReplay, ke
             f"the policy solved {task} in none of {tried} episodes, so that SAC has nothing to begin with: "
             "begin with a better policy, allow more --sac.attempts, or choose --rl ppo (with another --out)"
         )
-    lacking = {} if len(have) == config.demonstrations else {"note": f"only {len(have)} successes in {tried} episodes"}
+    lacking = (
+        {}
+        if len(have) == config.demonstrations
+        else {"note": f"only {len(have)} successes in {tried} episodes"}
+    )
     run.journal.append(event, tried=tried, decisions=decisions, kept=len(have), **lacking)
 
 
-def of_episodes(outcomes: Sequence[LatentOutcome], player: LatentPlayer, progress: RLProgress) -> dict[str, Any]:
-    """What is logged of some episodes beside SAC's own metrics; seconds count from when the stage began or went on. The
-    latency has what `sac.rate` holds back in it."""
+def of_episodes(
+    outcomes: Sequence[LatentOutcome], player: LatentPlayer, progress: RLProgress
+) -> dict[str, Any]:
+    """What is logged of some episodes beside SAC's own metrics; seconds count from when the stage
+    began or went on. The latency has what `sac.rate` holds back in it."""
     return {
         "success": float(np.mean([outcome.success for outcome in outcomes])),
         "length": float(np.mean([outcome.length for outcome in outcomes])),

@@ -1,6 +1,8 @@
-"""A simulated arm that speaks libfranka's protocol, in a process of its own, so that it can be stopped and killed.
+"""A simulated arm that speaks libfranka's protocol, in a process of its own, so that it can be
+stopped and killed.
 
-Prints one line of JSON: its address, the port where GET / tells the simulator's own qpos, and the scene's XML.
+Prints one line of JSON: its address, the port where GET / tells the simulator's own qpos, and the
+scene's XML.
 """
 
 import json
@@ -33,9 +35,15 @@ def main() -> None:
         truth = ThreadingHTTPServer(("127.0.0.1", 0), Truth)
         threading.Thread(target=truth.serve_forever, daemon=True).start()
         with SimulationServer(sim) as server:
-            hello = {"host": robot.hostname, "port": truth.server_port, "scene": ET.tostring(sim.scene, "unicode")}
+            hello = {
+                "host": robot.hostname,
+                "port": truth.server_port,
+                "scene": ET.tostring(sim.scene, "unicode"),
+            }
             print(json.dumps(hello), flush=True)
-            threading.Thread(target=lambda: sys.stdin.read() or setattr(server, "running", False), daemon=True).start()
+            threading.Thread(
+                target=lambda: sys.stdin.read() or setattr(server, "running", False), daemon=True
+            ).start()
             server.run_forever()
 
 

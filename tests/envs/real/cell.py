@@ -1,5 +1,5 @@
-"""A cell on loopback, as worker processes find it: a simulated arm behind libfranka's protocol, what a camera sees of
-it as a video stream over HTTP, and a person at another process's keys."""
+"""A cell on loopback, as worker processes find it: a simulated arm behind libfranka's protocol,
+what a camera sees of it as a video stream over HTTP, and a person at another process's keys."""
 
 import io
 import threading
@@ -41,7 +41,9 @@ class Frames(BaseHTTPRequestHandler):
         self.send_header("Content-Type", "multipart/x-mixed-replace; boundary=frame")
         self.end_headers()
         while not self.server.over:
-            self.wfile.write(b"--frame\r\nContent-Type: image/jpeg\r\n\r\n" + self.server.picture + b"\r\n")
+            self.wfile.write(
+                b"--frame\r\nContent-Type: image/jpeg\r\n\r\n" + self.server.picture + b"\r\n"
+            )
             time.sleep(1 / RATE)
 
     def log_message(self, *words: object) -> None:
@@ -49,20 +51,26 @@ class Frames(BaseHTTPRequestHandler):
 
 
 class SimulatedCell:
-    """`with SimulatedCell(path) as cell`: settings at `path` name the arm `cell.sim` and its pictures."""
+    """`with SimulatedCell(path) as cell`: settings at `path` name the arm `cell.sim` and its
+    pictures."""
 
     def __init__(self, path: Path) -> None:
         self.path, self.sim = path, SimulatedArm()
         self.stream, self._over, self._drawn = Stream(), threading.Event(), threading.Event()
         self._threads = [
             threading.Thread(target=self._film, daemon=True),
-            threading.Thread(target=self.stream.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True),
+            threading.Thread(
+                target=self.stream.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True
+            ),
         ]
         self.describe()
 
     def describe(self, **changes: Any) -> None:
         """Write the settings."""
-        camera = {"kind": "opencv", "device": f"http://127.0.0.1:{self.stream.server_port}/stream.mjpg"}
+        camera = {
+            "kind": "opencv",
+            "device": f"http://127.0.0.1:{self.stream.server_port}/stream.mjpg",
+        }
         found = {
             "driver": "franka", "host": self.sim.host, "dry_run": False, "realtime": False, "dynamics": 0.2,
             "workspace": {"low": [0.35, -0.25, 0.05], "high": [0.65, 0.25, 0.5]},
@@ -78,7 +86,8 @@ class SimulatedCell:
         self.describe()
 
     def person(self, says: Callable[[], str] = lambda: READY) -> "AtTheKeys":
-        """Somebody who looks ten times a second and presses what `says` says (nothing: a sign of life)."""
+        """Somebody who looks ten times a second and presses what `says` says (nothing: a sign of
+        life)."""
         return AtTheKeys(self.path, says)
 
     def _film(self) -> None:
@@ -104,7 +113,10 @@ class SimulatedCell:
         return self
 
     def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
     ) -> None:
         self._over.set()
         self.stream.over = True
@@ -120,7 +132,9 @@ class AtTheKeys:
 
     def __init__(self, path: Path, says: Callable[[], str]) -> None:
         self._says, self._over = says, threading.Event()
-        self._thread = threading.Thread(target=send_keys, args=(path.with_suffix(".keys"), self._read), daemon=True)
+        self._thread = threading.Thread(
+            target=send_keys, args=(path.with_suffix(".keys"), self._read), daemon=True
+        )
 
     def _read(self, seconds: float) -> str:
         time.sleep(min(seconds, 0.1))
@@ -131,7 +145,10 @@ class AtTheKeys:
         return self
 
     def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
     ) -> None:
         self._over.set()
         self._thread.join()

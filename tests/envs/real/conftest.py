@@ -1,4 +1,5 @@
-"""The cell around a simulated arm: settings in a file, pictures as a video stream over HTTP, a person at the keys."""
+"""The cell around a simulated arm: settings in a file, pictures as a video stream over HTTP, a
+person at the keys."""
 
 from collections.abc import Iterator
 from pathlib import Path

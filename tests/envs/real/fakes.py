@@ -52,7 +52,9 @@ class FakeDriver:
         self._break()
         self.sent.append(target.pose)
         way = self.share * (target.pose.position - self.pose.position)
-        self.pose = Pose(self.pose.position + way, target.pose.quaternion if self.share else self.pose.quaternion)
+        self.pose = Pose(
+            self.pose.position + way, target.pose.quaternion if self.share else self.pose.quaternion
+        )
 
     def grip(self, *, shut: bool) -> None:
         self._break()

@@ -73,15 +73,21 @@ class SimulatedArm:
         return self
 
     def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
     ) -> None:
         self.close()
 
 
 class Seen:
-    """The camera over the simulated table: pictures of the simulator's state, not of what the arm reports."""
+    """The camera over the simulated table: pictures of the simulator's state, not of what the arm
+    reports."""
 
-    def __init__(self, arm: SimulatedArm, pos: tuple[float, float, float], at: tuple[float, float, float]) -> None:
+    def __init__(
+        self, arm: SimulatedArm, pos: tuple[float, float, float], at: tuple[float, float, float]
+    ) -> None:
         quat = tuple(render.looking(np.array(pos), np.array(at)).tolist())
         self._arm = arm
         self._renderer = render.Renderer(arm.model, camera=render.Camera(pos, quat, 40.0))

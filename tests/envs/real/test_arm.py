@@ -1,4 +1,5 @@
-"""The safety layer: whatever is asked for, and whatever the arm says, nothing leaves the limits and faults hold it."""
+"""The safety layer: whatever is asked for, and whatever the arm says, nothing leaves the limits and
+faults hold it."""
 
 import ast
 from collections.abc import Callable
@@ -50,8 +51,14 @@ class Checking(FakeDriver):
         assert np.isfinite([*pose.position, *pose.quaternion]).all()
         out, after = distance(now.position), distance(pose.position)
         assert after == 0 or (out > LIMITS.tolerance and after < out)
-        assert length(pose.position - now.position) <= LIMITS.step + LIMITS.lead + LIMITS.tolerance + 1e-9
-        assert length(turn_between(now.quaternion, pose.quaternion)) <= LIMITS.turn + LIMITS.lead_turn + 1e-6
+        assert (
+            length(pose.position - now.position)
+            <= LIMITS.step + LIMITS.lead + LIMITS.tolerance + 1e-9
+        )
+        assert (
+            length(turn_between(now.quaternion, pose.quaternion))
+            <= LIMITS.turn + LIMITS.lead_turn + 1e-6
+        )
         assert pose.tilt <= max(LIMITS.tilt, now.tilt) + LIMITS.lead_turn + 1e-6
         self.count += 1
         super().send(target)
@@ -83,7 +90,9 @@ def test_motions_of_every_kind_stay_within_the_limits(motions: int) -> None:
                 arm.step(*wild(random), shut=bool(random.random() < 0.5))
             elif kind < 0.96:
                 goal = (
-                    random.uniform(-0.2, 1.0, 3) if random.random() < 0.3 else random.uniform(LIMITS.low, LIMITS.high)
+                    random.uniform(-0.2, 1.0, 3)
+                    if random.random() < 0.3
+                    else random.uniform(LIMITS.low, LIMITS.high)
                 )
                 before = driver.count
                 arm.approach(Pose(goal, turned(DOWN, random.uniform(-0.3, 0.3, 3))))
@@ -131,7 +140,8 @@ def test_a_full_action_goes_its_way_and_a_small_one_unchanged() -> None:
 
 
 def test_an_arm_that_sags_does_not_sink() -> None:
-    """It stays 4 mm below every target, as a soft arm with a load does: without a motion it must not go down."""
+    """It stays 4 mm below every target, as a soft arm with a load does: without a motion it must
+    not go down."""
     arm, driver, clock = arm_of()
     driver.mend = lambda state: replace(
         state, pose=Pose(state.pose.position - np.array([0, 0, 0.004]), state.pose.quaternion)
@@ -161,7 +171,9 @@ def test_from_outside_the_only_way_is_back() -> None:
     for _ in range(4):
         arm.step(back, STILL, shut=False)
         clock.time += PERIOD
-    assert distance(driver.pose.position) == 0 and np.all(np.diff([pose.position[0] for pose in driver.sent]) > 0)
+    assert distance(driver.pose.position) == 0 and np.all(
+        np.diff([pose.position[0] for pose in driver.sent]) > 0
+    )
 
 
 def test_a_wall_is_approached_ever_more_slowly() -> None:
@@ -191,7 +203,10 @@ def test_an_approach_is_slow_straight_and_within() -> None:
     assert length(driver.pose.position - MIDDLE.position) < 0.01
     way = np.diff([pose.position for pose in driver.sent], axis=0)
     assert np.linalg.norm(way, axis=1).max() <= LIMITS.pace * PERIOD + 1e-9
-    assert clock.time - began >= 0.9 * length(MIDDLE.position - np.array([0.6, -0.2, 0.05])) / LIMITS.pace
+    assert (
+        clock.time - began
+        >= 0.9 * length(MIDDLE.position - np.array([0.6, -0.2, 0.05])) / LIMITS.pace
+    )
 
 
 def test_an_approach_that_does_not_arrive_stops() -> None:
@@ -208,7 +223,8 @@ def test_an_approach_to_a_place_outside_is_refused() -> None:
     assert not driver.sent
 
 
-# --- whatever the arm says. Each fault begins while the arm moves; the watchdog alone looks, as no command comes.
+# --- whatever the arm says. Each fault begins while the arm moves; the watchdog alone looks, as no
+# command comes.
 
 
 def frozen(clock: FakeClock) -> Callable[[ArmState], ArmState]:
@@ -217,25 +233,39 @@ def frozen(clock: FakeClock) -> Callable[[ArmState], ArmState]:
 
 
 FAULTS: dict[str, tuple[Callable[[FakeDriver, FakeClock], None], str]] = {
-    "gone": (lambda driver, clock: setattr(driver, "breaks", "connection refused"), "connection refused"),
+    "gone": (
+        lambda driver, clock: setattr(driver, "breaks", "connection refused"),
+        "connection refused",
+    ),
     "hung": (lambda driver, clock: setattr(driver, "mend", frozen(clock)), "s old"),
     "nan": (
         lambda driver, clock: setattr(
-            driver, "mend", lambda state: replace(state, pose=Pose(np.array([np.nan, 0, 0.2]), DOWN))
+            driver,
+            "mend",
+            lambda state: replace(state, pose=Pose(np.array([np.nan, 0, 0.2]), DOWN)),
         ),
         "not sound",
     ),
     "no rotation": (
-        lambda driver, clock: setattr(driver, "mend", lambda state: replace(state, pose=NO_ROTATION)),
+        lambda driver, clock: setattr(
+            driver, "mend", lambda state: replace(state, pose=NO_ROTATION)
+        ),
         "not sound",
     ),
     "nan stamp": (
-        lambda driver, clock: setattr(driver, "mend", lambda state: replace(state, stamp=float("nan"))),
+        lambda driver, clock: setattr(
+            driver, "mend", lambda state: replace(state, stamp=float("nan"))
+        ),
         "not sound",
     ),
-    "old": (lambda driver, clock: setattr(driver, "mend", lambda state: replace(state, stamp=5.0)), "older"),
+    "old": (
+        lambda driver, clock: setattr(driver, "mend", lambda state: replace(state, stamp=5.0)),
+        "older",
+    ),
     "late": (
-        lambda driver, clock: setattr(driver, "mend", lambda state: replace(state, received=state.received - 0.15)),
+        lambda driver, clock: setattr(
+            driver, "mend", lambda state: replace(state, received=state.received - 0.15)
+        ),
         "s old",
     ),
 }
@@ -325,7 +355,11 @@ def test_without_a_command_in_time_the_arm_holds_and_goes_on_with_the_next() -> 
 def test_a_command_that_fails_stops() -> None:
     arm, driver, _ = arm_of()
     real = driver.state
-    driver.state = lambda: (setattr(driver, "breaks", ""), real(), setattr(driver, "breaks", "time-out"))[1]  # type: ignore[method-assign,func-returns-value,assignment]
+    driver.state = lambda: (
+        setattr(driver, "breaks", ""),
+        real(),
+        setattr(driver, "breaks", "time-out"),
+    )[1]  # type: ignore[method-assign,func-returns-value,assignment]
     with pytest.raises(ArmStopped, match="a command failed: time-out"):
         arm.step(np.array([0.02, 0.0, 0.0]), STILL, shut=False)
     assert arm.stopped and not driver.sent
@@ -410,7 +444,9 @@ def test_a_policy_that_learns_is_named_as_such_and_refused_where_one_is_pinned()
     arm = SafeArm(FakeDriver(clock), LIMITS, clock=clock, announce=said.append)
     arm.authorise(HASH, learning=True)
     assert arm.who == HASH and HASH in said[0] and "as it learns" in said[0]
-    pinned = SafeArm(FakeDriver(clock), LIMITS, clock=clock, expected=HASH[:8], announce=said.append)
+    pinned = SafeArm(
+        FakeDriver(clock), LIMITS, clock=clock, expected=HASH[:8], announce=said.append
+    )
     with pytest.raises(UserError, match="take `policy` out"):
         pinned.authorise(HASH, learning=True)
     assert not pinned.who

@@ -1,5 +1,5 @@
-"""The same code that moves a real arm, against a simulated one that speaks libfranka's protocol: reached places, the
-box, the gripper, pictures, and an arm that hangs or is gone."""
+"""The same code that moves a real arm, against a simulated one that speaks libfranka's protocol:
+reached places, the box, the gripper, pictures, and an arm that hangs or is gone."""
 
 import threading
 import time
@@ -69,7 +69,9 @@ def arm(sim: SimulatedArm, tmp_path: Path) -> Iterator[SafeArm]:
 def env_on(sim: SimulatedArm, arm: SafeArm, folder: Path) -> PandaRealEnv:
     person, front = FakePerson(), Seen(sim, CAMERA_POS, LOOK_AT)
     home = settings_for(sim.host, folder).home
-    return PandaRealEnv("pick-red-block", CONFIG, cell=Cell(arm, home, front, front, person, PersonJudge(person)))
+    return PandaRealEnv(
+        "pick-red-block", CONFIG, cell=Cell(arm, home, front, front, person, PersonJudge(person))
+    )
 
 
 @pytest.fixture
@@ -78,8 +80,8 @@ def env(sim: SimulatedArm, arm: SafeArm, tmp_path: Path) -> PandaRealEnv:
 
 
 def reach(env: PandaRealEnv, place: np.ndarray, *, shut: bool = False, patience: int = 150) -> int:
-    """A scripted policy: a third of the way to a place, until it is seen there three times in a row. How many
-    decisions it took."""
+    """A scripted policy: a third of the way to a place, until it is seen there three times in a
+    row. How many decisions it took."""
     near = 0
     for decision in range(patience):
         way = place - env.cell.arm.state().pose.position
@@ -93,7 +95,8 @@ def reach(env: PandaRealEnv, place: np.ndarray, *, shut: bool = False, patience:
 
 
 def rest(sim: SimulatedArm) -> np.ndarray:
-    """Where the simulator's hand comes to rest, m: on a busy machine it is well behind what it reports."""
+    """Where the simulator's hand comes to rest, m: on a busy machine it is well behind what it
+    reports."""
     end, last = time.monotonic() + 10, sim.hand()
     while time.monotonic() < end:
         time.sleep(0.2)
@@ -148,7 +151,9 @@ def play_an_episode(env: PandaRealEnv, sim: SimulatedArm) -> None:
 
 
 @pytest.mark.slow
-def test_the_arm_stays_in_its_box_whatever_a_policy_wants(env: PandaRealEnv, sim: SimulatedArm) -> None:
+def test_the_arm_stays_in_its_box_whatever_a_policy_wants(
+    env: PandaRealEnv, sim: SimulatedArm
+) -> None:
     env.reset()
     low, high = np.array(env.cell.arm.limits.low), np.array(env.cell.arm.limits.high)
     corner = np.array([high[0], high[1], low[2]])
@@ -159,12 +164,16 @@ def test_the_arm_stays_in_its_box_whatever_a_policy_wants(env: PandaRealEnv, sim
         except ArmStopped as error:  # seen where the machine misses deadlines at full speed
             stopped = str(error)
         hand = sim.hand()
-        assert (hand > low - 0.03).all() and (hand < high + 0.03).all()  # the targets are within; it swings over
+        assert (hand > low - 0.03).all() and (
+            hand < high + 0.03
+        ).all()  # the targets are within; it swings over
     assert "outside the workspace" in stopped or length(rest(sim) - corner) < 0.02
 
 
 @pytest.mark.slow
-def test_a_policy_that_falls_silent_leaves_the_arm_standing(env: PandaRealEnv, sim: SimulatedArm) -> None:
+def test_a_policy_that_falls_silent_leaves_the_arm_standing(
+    env: PandaRealEnv, sim: SimulatedArm
+) -> None:
     env.reset()
     for _ in range(3):
         env.step(FORTH)
@@ -185,7 +194,9 @@ def test_an_arm_that_hangs_or_is_gone_ends_the_episode_in_one_line(
     env.reset()
     env.step(FORTH)
     seen = sim.hand()
-    env.cell.front = env.cell.wrist = type("Still", (), {"read": lambda self: np.zeros((64, 64, 3), np.uint8)})()
+    env.cell.front = env.cell.wrist = type(
+        "Still", (), {"read": lambda self: np.zeros((64, 64, 3), np.uint8)}
+    )()
     getattr(sim, fate)()
     began = time.monotonic()
     with pytest.raises(ArmStopped, match="irevla arm release") as told:

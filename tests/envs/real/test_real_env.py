@@ -1,4 +1,5 @@
-"""The environment of a real arm, on an arm that obeys at once: episodes, people, cameras, recordings."""
+"""The environment of a real arm, on an arm that obeys at once: episodes, people, cameras,
+recordings."""
 
 import os
 import subprocess
@@ -74,7 +75,9 @@ def env_of(
 ) -> tuple[PandaRealEnv, FakePerson, FakeDriver, FakeClock]:
     arm, driver, clock = arm_of(at(0.6, 0.2, 0.1))
     person = FakePerson()
-    cell = Cell(arm, MIDDLE, FakeCamera(200), FakeCamera(30), person, PersonJudge(person), clock, tmp_path)
+    cell = Cell(
+        arm, MIDDLE, FakeCamera(200), FakeCamera(30), person, PersonJudge(person), clock, tmp_path
+    )
     return PandaRealEnv(task, CONFIG, cell=cell), person, driver, clock
 
 
@@ -86,7 +89,9 @@ def test_an_episode_is_one_like_any_other() -> None:
     assert isinstance(env, TaskEnv)
     picture, info = env.reset(seed=3)
     assert env.observation_space.contains(picture) and info == {"success": False}
-    assert np.allclose(driver.pose.position, MIDDLE.position, atol=0.007) and driver.grips == [False]
+    assert np.allclose(driver.pose.position, MIDDLE.position, atol=0.007) and driver.grips == [
+        False
+    ]
     assert "pick up the carrot" in person.asked[0]
     began, x = clock.time, driver.pose.position[0]
     picture, reward, terminated, truncated, info = env.step(FORTH)
@@ -122,7 +127,11 @@ def test_a_thinking_policy_keeps_ten_decisions_a_second() -> None:
 def test_both_views_are_one_picture_as_in_simulation() -> None:
     env, _, _, _ = env_of()
     picture, _ = env.reset()
-    assert (picture[:24, :24] == 30).all() and (picture[24:] == 200).all() and (picture[:, 24:] == 200).all()
+    assert (
+        (picture[:24, :24] == 30).all()
+        and (picture[24:] == 200).all()
+        and (picture[:, 24:] == 200).all()
+    )
     wide = np.zeros((40, 100, 3), np.uint8)
     wide[:, 30:70] = 255  # the middle square
     assert (compose(wide, wide, size=32) == 255).all()
@@ -355,12 +364,16 @@ def test_a_person_goes_before_the_classifier() -> None:
     judge = ClassifierJudge(bright, person := FakePerson())
     dark, light = (np.full((64, 64, 3), value, np.uint8) for value in (20, 200))
     assert judge.judge(light, "pick up the carrot") is True
-    assert judge.judge(dark, "pick up the carrot") is None and judge.judge(light, "place it") is None
+    assert (
+        judge.judge(dark, "pick up the carrot") is None and judge.judge(light, "place it") is None
+    )
     person.says = False
     assert judge.judge(light, "pick up the carrot") is False
 
 
 def test_nothing_of_the_arm_is_loaded_for_a_list_of_tasks() -> None:
     code = "import sys, irevla.envs.real.suite; print({'franky', 'cv2', 'torch', 'mujoco'} & set(sys.modules))"
-    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=os.environ)
+    out = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, env=os.environ
+    )
     assert out.stdout.strip() == "set()"

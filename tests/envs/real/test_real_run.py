@@ -1,5 +1,5 @@
-"""Algorithm 1 with SAC on an arm, shortened: a simulated one behind libfranka's protocol, its pictures, and a person at
-the keys, who says what succeeded and takes over once."""
+"""Algorithm 1 with SAC on an arm, shortened: a simulated one behind libfranka's protocol, its
+pictures, and a person at the keys, who says what succeeded and takes over once."""
 
 import json
 from dataclasses import replace
@@ -36,13 +36,20 @@ from irevla.types import weights_hash
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]
 TASK, EXPERT, UNSEEN = "pick-carrot", "pick-red-block", "pick-banana"
-WAY = np.array([0.4, 0.5, -0.5, 0.0, 0.0, 0.0, -0.9])  # what the policy does, whatever it sees: left, forth and down
+WAY = np.array(
+    [0.4, 0.5, -0.5, 0.0, 0.0, 0.0, -0.9]
+)  # what the policy does, whatever it sees: left, forth and down
 TAKEN_OVER = [0.0, 1.0, 0.0, 0.0, 0.0, 0.0, -1.0]  # the key "a"
-STARVED = ("UDP receive", "s old", "a command failed")  # what a machine without time for the simulator looks like
+STARVED = (
+    "UDP receive",
+    "s old",
+    "a command failed",
+)  # what a machine without time for the simulator looks like
 
 
 class Watching:
-    """Looks at the simulator's hand: done where it is well to the left. Once, in RL, they lead it there."""
+    """Looks at the simulator's hand: done where it is well to the left. Once, in RL, they lead it
+    there."""
 
     def __init__(self, cell: SimulatedCell, online: Path) -> None:
         self._cell, self._online, self.helped = cell, online, 0
@@ -66,7 +73,9 @@ def shown(folder: Path, config: Config) -> str:
     for number in range(4):
         recorder = Recorder(SPECS[EXPERT].task, folder / "recorded")
         for _ in range(6):
-            recorder.add(np.full((size, size, 3), 40 * number, np.uint8), WAY.astype(np.float32), person=True)
+            recorder.add(
+                np.full((size, size, 3), 40 * number, np.uint8), WAY.astype(np.float32), person=True
+            )
         recorder.end(success=True)
     suite, root = load_suite("panda"), folder / "demonstrations"
     import_shown(suite, [EXPERT], path=folder / "recorded", most=4, env=config.env, root=root)
@@ -75,7 +84,9 @@ def shown(folder: Path, config: Config) -> str:
 
 def starting(folder: Path, config: Config) -> str:
     torch.manual_seed(0)
-    policy = build_policy(config.model, action_dim=7, image_size=config.env.image_size, device=torch.device("cpu"))
+    policy = build_policy(
+        config.model, action_dim=7, image_size=config.env.image_size, device=torch.device("cpu")
+    )
     with torch.no_grad():
         policy.action_head.mlp[-1].weight.mul_(0.1)
         policy.action_head.mlp[-1].bias.copy_(torch.atanh(torch.from_numpy(WAY)))
@@ -106,7 +117,9 @@ def replay(directory: Path, name: str) -> LatentReplay:
     return reopen(directory / "latents" / TASK / name)
 
 
-def test_algorithm_1_with_sac_on_an_arm(cell: SimulatedCell, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_algorithm_1_with_sac_on_an_arm(
+    cell: SimulatedCell, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     class Freshly(VectorEnv):
         """With a new arm each time (see `SimulatedCell.replace_arm`)."""
 
@@ -134,15 +147,23 @@ def test_algorithm_1_with_sac_on_an_arm(cell: SimulatedCell, tmp_path: Path, mon
     journal = map(json.loads, (directory / "journal.jsonl").read_text().splitlines())
     done = {record["event"]: record for record in journal}
     rows = done[f"evaluated sl:{TASK}"]["rows"]
-    assert [row["task"] for row in rows] == [EXPERT, TASK, UNSEEN] and "evaluated baseline" not in done
+    assert [row["task"] for row in rows] == [
+        EXPERT,
+        TASK,
+        UNSEEN,
+    ] and "evaluated baseline" not in done
     assert done[f"zero-shot:{TASK}"]["kept"] == 3
     demonstrations, online = replay(directory, "demonstrations"), replay(directory, "online")
     assert all(episode["success"] for episode in demonstrations.episodes) and len(online) >= 150
     assert done[f"rl:{TASK}"]["updates"] == int(config.sac.updates_per_decision * len(online))
     solved = {episode["seed"] for episode in demonstrations.episodes}
-    assert solved <= {info.provenance.seed for info in EpisodeStore(directory / "online").episodes}, "D_RL has them too"
+    assert solved <= {
+        info.provenance.seed for info in EpisodeStore(directory / "online").episodes
+    }, "D_RL has them too"
     actions = online.sample(4000, generator=torch.Generator().manual_seed(0)).actions
-    assert (actions == torch.tensor(TAKEN_OVER)).all(dim=1).any(), "what the person did is what is learnt from"
+    assert (actions == torch.tensor(TAKEN_OVER)).all(dim=1).any(), (
+        "what the person did is what is learnt from"
+    )
     before = VLAPolicy.from_pretrained(config.from_checkpoint)
     after = VLAPolicy.from_pretrained(directory / "checkpoints" / f"rl-{TASK}")
     assert weights_hash(after.vlm) == weights_hash(before.vlm)

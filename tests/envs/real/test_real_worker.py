@@ -1,5 +1,6 @@
-"""The whole way, as `irevla eval --suite panda` goes it: a worker process, settings in a file, a simulated arm behind
-libfranka's protocol, its pictures as a video stream over HTTP, and a person at another process's keys."""
+"""The whole way, as `irevla eval --suite panda` goes it: a worker process, settings in a file, a
+simulated arm behind libfranka's protocol, its pictures as a video stream over HTTP, and a person at
+another process's keys."""
 
 import json
 
@@ -22,7 +23,8 @@ HASH = "ab" * 32
 
 
 class Forth:
-    """A policy: forth, with open fingers. Remembers what it saw, and where the simulator's hand was then."""
+    """A policy: forth, with open fingers. Remembers what it saw, and where the simulator's hand was
+    then."""
 
     def __init__(self, cell: SimulatedCell) -> None:
         self._cell = cell
@@ -39,21 +41,33 @@ def test_a_policy_acts_on_the_arm_through_a_worker(cell: SimulatedCell) -> None:
     suite, policy = load_suite("panda"), Forth(cell)
     assert isinstance(suite, Supervised)
     env = suite.admit(HASH, EnvConfig(image_size=64, horizon=30), learning=False)
-    with cell.person(), VectorEnv("panda", env, iter([Job("pick-red-block", 0), Job("pick-carrot", 1)])) as vec:
+    with (
+        cell.person(),
+        VectorEnv("panda", env, iter([Job("pick-red-block", 0), Job("pick-carrot", 1)])) as vec,
+    ):
         outcomes = list(play(vec, policy, keep_images=True, policy_hash=HASH))
     assert [outcome.job.task for outcome in outcomes] == ["pick-red-block", "pick-carrot"]
-    assert [outcome.length for outcome in outcomes] == [30, 30] and not any(outcome.success for outcome in outcomes)
-    assert max(policy.hands) - 0.42 > 0.03, policy.hands  # 60 cm were asked for, of a simulator without time
+    assert [outcome.length for outcome in outcomes] == [30, 30] and not any(
+        outcome.success for outcome in outcomes
+    )
+    assert max(policy.hands) - 0.42 > 0.03, (
+        policy.hands
+    )  # 60 cm were asked for, of a simulator without time
     assert len(np.unique(policy.seen[0].reshape(-1, 3), axis=0)) > 50
     assert not cell.path.with_suffix(".stopped.json").exists()  # it closed in order
 
 
-def test_what_a_worker_refuses_is_said_in_one_line(cell: SimulatedCell, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_a_worker_refuses_is_said_in_one_line(
+    cell: SimulatedCell, monkeypatch: pytest.MonkeyPatch
+) -> None:
     env = EnvConfig(image_size=64, horizon=8, workers=1, envs_per_worker=1, timeout=600.0)
     monkeypatch.setenv(POLICY, HASH)
 
     def error() -> str:
-        with pytest.raises(UserError) as told, VectorEnv("panda", env, iter([Job("pick-carrot", 0)])) as vec:
+        with (
+            pytest.raises(UserError) as told,
+            VectorEnv("panda", env, iter([Job("pick-carrot", 0)])) as vec,
+        ):
             list(play(vec, Forth(cell)))
         assert "\n" not in str(told.value)
         return str(told.value)

@@ -1,4 +1,5 @@
-"""SERL's robot server: against a little one with its routes, that can hang, fall silent, and talk nonsense."""
+"""SERL's robot server: against a little one with its routes, that can hang, fall silent, and talk
+nonsense."""
 
 import json
 import threading
@@ -65,7 +66,9 @@ class Handler(BaseHTTPRequestHandler):
 @pytest.fixture
 def server() -> Iterator[Server]:
     server = Server()
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True)
+    thread = threading.Thread(
+        target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True
+    )
     thread.start()
     yield server
     server.shutdown()
@@ -87,7 +90,10 @@ def test_it_moves_and_grips_by_the_servers_routes(arm: SafeArm, server: Server) 
     assert np.allclose(server.calls[0][1]["arr"], [0.53, 0.0, 0.25, *DOWN])
     arm.approach(Pose(np.array([0.5, 0.0, 0.28]), DOWN))
     arm.grip(shut=False)
-    assert np.allclose(server.pose[:3], [0.5, 0.0, 0.28], atol=0.01) and server.calls[-1][0] == "/open_gripper"
+    assert (
+        np.allclose(server.pose[:3], [0.5, 0.0, 0.28], atol=0.01)
+        and server.calls[-1][0] == "/open_gripper"
+    )
     assert "/jointreset" not in {path for path, _ in server.calls}
 
 

@@ -22,7 +22,10 @@ GOOD = {
     "policy": 12345678,
     "workspace": {"low": [0.3, -0.3, 0.02], "high": [0.7, 0.3, 0.5]},
     "home": {"position": [0.5, 0, 0.3], "yaw": 0.5},
-    "cameras": {"front": {"kind": "opencv", "device": 0}, "wrist": {"kind": "realsense", "device": "0123"}},
+    "cameras": {
+        "front": {"kind": "opencv", "device": 0},
+        "wrist": {"kind": "realsense", "device": "0123"},
+    },
     "limits": {"speed": 0.1},
 }
 
@@ -35,7 +38,11 @@ def written(folder: Path, **changes: object) -> Path:
 
 def test_it_reads_what_was_written(tmp_path: Path) -> None:
     settings = read_settings(written(tmp_path))
-    assert settings.limits.speed == 0.1 and settings.limits.low == (0.3, -0.3, 0.02) and settings.policy == "12345678"
+    assert (
+        settings.limits.speed == 0.1
+        and settings.limits.low == (0.3, -0.3, 0.02)
+        and settings.policy == "12345678"
+    )
     assert settings.dry_run and settings.realtime  # unless a person says otherwise
     assert np.allclose(settings.home.position, [0.5, 0.0, 0.3]) and settings.home.tilt < 1e-6
     assert settings.wrist.device == "0123" and settings.latch.parent == tmp_path
@@ -47,9 +54,15 @@ def test_it_reads_what_was_written(tmp_path: Path) -> None:
         ({"drivr": "franka"}, "did you mean 'driver'"),
         ({"driver": "ros"}, "unknown driver 'ros'"),
         ({"host": None}, "host must be a str"),
-        ({"workspace": {"low": [0.3, -0.3], "high": [0.7, 0.3, 0.5]}}, "workspace.low must be three numbers"),
+        (
+            {"workspace": {"low": [0.3, -0.3], "high": [0.7, 0.3, 0.5]}},
+            "workspace.low must be three numbers",
+        ),
         ({"workspace": {"low": [0.7, -0.3, 0], "high": [0.3, 0.3, 0.5]}}, "is no box"),
-        ({"workspace": {"low": [float("nan"), -0.3, 0], "high": [0.3, 0.3, 0.5]}}, "workspace.low must be a float"),
+        (
+            {"workspace": {"low": [float("nan"), -0.3, 0], "high": [0.3, 0.3, 0.5]}},
+            "workspace.low must be a float",
+        ),
         ({"home": {"position": [0.5, 0.0, 0.9]}}, "outside the workspace"),
         ({"limits": {"sped": 0.1}}, "did you mean 'speed'"),
         ({"limits": {"speed": "fast"}}, "speed must be a float"),
@@ -62,13 +75,17 @@ def test_it_reads_what_was_written(tmp_path: Path) -> None:
         ({"dynamics": 2.0}, "dynamics must be in"),
     ],
 )
-def test_what_is_wrong_is_said_in_one_line(tmp_path: Path, changes: dict[str, object], words: str) -> None:
+def test_what_is_wrong_is_said_in_one_line(
+    tmp_path: Path, changes: dict[str, object], words: str
+) -> None:
     with pytest.raises(UserError, match=words) as told:
         read_settings(written(tmp_path, **changes))
     assert "\n" not in str(told.value) and "arm.yaml" in str(told.value)
 
 
-def test_a_file_that_is_none_is_said_in_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_file_that_is_none_is_said_in_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     with pytest.raises(UserError, match="cannot be read: No such file"):
         read_settings(tmp_path / "none.yaml")
     (tmp_path / "bad.yaml").write_text("a: [1,\nb: }")
@@ -82,7 +99,11 @@ def test_a_file_that_is_none_is_said_in_one_line(tmp_path: Path, monkeypatch: py
 
 def test_the_suite_offers_the_tasks_of_its_simulated_twin() -> None:
     assert load_suite("panda") is PANDA and isinstance(PANDA, Suite)
-    assert PANDA.tasks == PANDA_SIM.tasks and PANDA.action_dim == PANDA_SIM.action_dim and PANDA.fps == PANDA_SIM.fps
+    assert (
+        PANDA.tasks == PANDA_SIM.tasks
+        and PANDA.action_dim == PANDA_SIM.action_dim
+        and PANDA.fps == PANDA_SIM.fps
+    )
 
 
 @pytest.mark.parametrize(
@@ -103,7 +124,9 @@ def test_missing_packages_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPa
         PANDA.check()
 
 
-def test_a_run_on_the_arm_asks_for_what_people_have_shown(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_run_on_the_arm_asks_for_what_people_have_shown(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     camera = {"kind": "opencv", "device": 1}
     cameras = {"front": camera, "wrist": camera}
     monkeypatch.setenv(FILE, str(written(tmp_path, cameras=cameras, driver="serl")))

@@ -1,9 +1,10 @@
-"""One task of the kitchen as a gymnasium environment: pictures in, end-effector motions out, sparse reward.
+"""One task of the kitchen as a gymnasium environment: pictures in, end-effector motions out, sparse
+reward.
 
-The kitchen is the one whose models gymnasium-robotics installs (`FrankaKitchen-v1`; Gupta et al., Relay Policy
-Learning, 2019). The environment is our own, for that one has no single tasks, no gravity compensation (the hand sinks)
-and no randomness at the start, so that a blind policy would do. Here the whole kitchen is shifted at random, and the
-arm starts in a random posture.
+The kitchen is the one whose models gymnasium-robotics installs (`FrankaKitchen-v1`; Gupta et al.,
+Relay Policy Learning, 2019). The environment is our own, for that one has no single tasks, no
+gravity compensation (the hand sinks) and no randomness at the start, so that a blind policy would
+do. Here the whole kitchen is shifted at random, and the arm starts in a random posture.
 """
 
 import copy
@@ -26,16 +27,19 @@ from irevla.envs.kitchen.suite import ACTIONS, CAMERA_POS, CONTROL_HZ, KITCHEN, 
 from irevla.envs.kitchen.tasks import SPECS
 from irevla.errors import unknown
 
-START = np.array([0.148388, -1.76, 1.84390, -2.47686, 0.260252, 0.712533, 1.595154, 0.04, 0.04])  # FrankaKitchen-v1's
+START = np.array(
+    [0.148388, -1.76, 1.84390, -2.47686, 0.260252, 0.712533, 1.595154, 0.04, 0.04]
+)  # FrankaKitchen-v1's
 MOTION = Motion(reach=0.06, turn=0.25, period=0.08, posture=(-0.6, -1.3, 1.5, -2.0, 0.0, 1.2, 1.4))
 POSTURE_NOISE = 0.12  # rad: half the range of each joint's start
 FURNITURE, KETTLE = "desk", "kettle"  # bodies: all furniture hangs on the first, the second is free
 
 
 class KitchenEnv(DrawnEnv):
-    """One task. Action, in [-1, 1]: `float32[7]`, displacement (6 cm) and rotation
-    (0.25 rad) of the end effector along and around the axes of the world, and the gripper (positive closes); or, with
-    `control="joint-velocity"`, `float32[9]`, the velocities (2 rad/s) of seven joints and two fingers.
+    """One task. Action, in [-1, 1]: `float32[7]`, displacement (6 cm) and rotation (0.25 rad) of
+    the end effector along and around the axes of the world, and the gripper (positive closes); or,
+    with `control="joint-velocity"`, `float32[9]`, the velocities (2 rad/s) of seven joints and two
+    fingers.
     """
 
     def __init__(
@@ -51,7 +55,11 @@ class KitchenEnv(DrawnEnv):
         if control not in ACTIONS:
             raise unknown("control of kitchen", control, ACTIONS)
         super().__init__(
-            SPECS[task].task, config, action_dim=ACTIONS[control], control_hz=CONTROL_HZ, render_mode=render_mode
+            SPECS[task].task,
+            config,
+            action_dim=ACTIONS[control],
+            control_hz=CONTROL_HZ,
+            render_mode=render_mode,
         )
         self.control = control
         self.model = copy.copy(model_of(task))  # its own: the kitchen is shifted in it
@@ -65,7 +73,8 @@ class KitchenEnv(DrawnEnv):
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
     ) -> tuple[np.ndarray, dict[str, Any]]:
-        """Start the episode of `seed`; without one, of a seed drawn from the generator that the last seed started."""
+        """Start the episode of `seed`; without one, of a seed drawn from the generator that the
+        last seed started."""
         super().reset(seed=seed)
         random, model, data = self.np_random, self.model, self.data
         mujoco.mj_resetData(model, data)
@@ -82,8 +91,11 @@ class KitchenEnv(DrawnEnv):
         self._expert = Expert(SPECS[self.task.name].script)
         return self._begin()
 
-    def step(self, action: Float32[np.ndarray, " A"]) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
-        """One decision: the action, clipped to [-1, 1], held for `action_repeat` control steps or until success."""
+    def step(
+        self, action: Float32[np.ndarray, " A"]
+    ) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
+        """One decision: the action, clipped to [-1, 1], held for `action_repeat` control steps or
+        until success."""
         clipped = np.clip(action, -1.0, 1.0).astype(np.float64)
         self.arm.drive(self.arm.velocities(clipped) if self.control == "end-effector" else clipped)
         success = False
@@ -128,7 +140,9 @@ class KitchenEnv(DrawnEnv):
     def _scene(self) -> Scene:
         site = self.data.site(SPECS[self.task.name].skill.handle)
         body = self.model.site_bodyid[site.id]
-        return Scene(np.array(site.xpos), np.array(self.data.xpos[body]), self.progress, self.arm.position)
+        return Scene(
+            np.array(site.xpos), np.array(self.data.xpos[body]), self.progress, self.arm.position
+        )
 
 
 # --- The model
@@ -142,7 +156,8 @@ def model_path() -> Path:
 
 @functools.cache
 def model_of(task: str) -> Any:
-    """The compiled model of `task`, shared by all its environments in this process: do not change it."""
+    """The compiled model of `task`, shared by all its environments in this process: do not change
+    it."""
     spec, variant = mujoco.MjSpec.from_file(str(model_path())), SPECS[task].variant
     for body in spec.bodies:
         if body.name.startswith("panda0"):

@@ -1,7 +1,9 @@
-"""Scripted experts of the kitchen: each a list of moves of the end effector, made anew from every state; which of them
-is on is all that is remembered, and forgotten where the hand has lost what it held.
+"""Scripted experts of the kitchen: each a list of moves of the end effector, made anew from every
+state; which of them is on is all that is remembered, and forgotten where the hand has lost what it
+held.
 
-They see what the policy must find in the picture: where the handle is, and how far its joint has moved.
+They see what the policy must find in the picture: where the handle is, and how far its joint has
+moved.
 """
 
 from collections.abc import Callable, Mapping
@@ -11,7 +13,9 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
-FRONT = np.array([[0.0, 1.0, 0.0], [0.0, 0.0, 1.0], [1.0, 0.0, 0.0]])  # fingers point to +y, and open along x
+FRONT = np.array(
+    [[0.0, 1.0, 0.0], [0.0, 0.0, 1.0], [1.0, 0.0, 0.0]]
+)  # fingers point to +y, and open along x
 AJAR = -0.25  # rad: a door that is further open can be pushed from behind
 LOST = 0.06  # m between the fingers and what they held
 LAST = 10_000  # decisions: the last move goes on for good
@@ -22,7 +26,8 @@ Matrix = Float[np.ndarray, "3 3"]
 
 @dataclass(frozen=True)
 class Move:
-    """One move, over when the end effector is `near` its end, the joint is past `until`, or `steps` are spent."""
+    """One move, over when the end effector is `near` its end, the joint is past `until`, or `steps`
+    are spent."""
 
     to: Vector  # m, in the world
     facing: Matrix  # orientation of the end effector
@@ -30,7 +35,9 @@ class Move:
     steps: int = LAST  # decisions
     near: float = 0.0  # m
     until: float | None = None  # of the task's joint, which goes down from 0 (rad)
-    held: Vector | None = None  # what the fingers hold, m: where they have lost it, the script begins again
+    held: Vector | None = (
+        None  # what the fingers hold, m: where they have lost it, the script begins again
+    )
 
 
 @dataclass(frozen=True)
@@ -58,8 +65,8 @@ def _around_y(angle: float) -> Matrix:
 
 
 def _sweep(scene: Scene, side: float, depth: float) -> list[Move]:
-    """Shut fingers on one side of the handle (-1: left), then push it to the other. One move, chosen by where the hand
-    is, so that a disturbed hand comes back."""
+    """Shut fingers on one side of the handle (-1: left), then push it to the other. One move,
+    chosen by where the hand is, so that a disturbed hand comes back."""
     at, off = scene.handle, scene.hand - scene.handle
     beside = side * off[0] > 0.02 and abs(off[2]) < 0.04
     if beside and off[1] > depth - 0.02:
@@ -97,8 +104,8 @@ def knob(scene: Scene) -> list[Move]:
 
 @dataclass(frozen=True)
 class Door:
-    """How a hinged door is opened: the handle is grasped and pulled until the door stands ajar, then the shut fingers
-    go behind its free edge and push it open."""
+    """How a hinged door is opened: the handle is grasped and pulled until the door stands ajar,
+    then the shut fingers go behind its free edge and push it open."""
 
     yaw: float  # of the grasp, rad
     grasp: float  # height of the grasp from the handle's site, m
@@ -133,15 +140,21 @@ class Door:
     def _door(self, joint: float) -> tuple[Vector, Vector]:
         """Along the door from its hinge, and out of its front, when it has turned by `joint`."""
         angle = self.rest + joint
-        return np.array([np.cos(angle), np.sin(angle), 0.0]), np.array([np.sin(angle), -np.cos(angle), 0.0])
+        return np.array([np.cos(angle), np.sin(angle), 0.0]), np.array(
+            [np.sin(angle), -np.cos(angle), 0.0]
+        )
 
 
 SCRIPTS: Mapping[str, Callable[[Scene], list[Move]]] = {
     "knob-on": knob,
     "light-on": light,
-    "microwave-open": Door(yaw=0.4, grasp=0.05, depth=0.015, rest=0.3, ajar=-1.3, width=0.518, follow=0.3),
+    "microwave-open": Door(
+        yaw=0.4, grasp=0.05, depth=0.015, rest=0.3, ajar=-1.3, width=0.518, follow=0.3
+    ),
     "slide-door-open": slide_door,
-    "left-door-open": Door(yaw=0.75, grasp=-0.135, depth=0.015, rest=0.0, ajar=-1.5, width=0.377, follow=-0.4),
+    "left-door-open": Door(
+        yaw=0.75, grasp=-0.135, depth=0.015, rest=0.0, ajar=-1.5, width=0.377, follow=-0.4
+    ),
 }
 
 
@@ -153,7 +166,8 @@ class Expert:
         self._move, self._since = 0, 0  # the present one, and the decision at which it began
 
     def action(self, scene: Scene, arm: Any, decision: int) -> Float[np.ndarray, "7"]:
-        """The end-effector action in `scene`, where `decision` is the number of the decision to take."""
+        """The end-effector action in `scene`, where `decision` is the number of the decision to
+        take."""
         moves = self._script(scene)
         held = moves[self._move].held
         if held is not None and scene.joint > AJAR and np.linalg.norm(held - scene.hand) > LOST:

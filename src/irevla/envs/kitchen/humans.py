@@ -1,7 +1,9 @@
-"""Human demonstrations of the kitchen, for those who have them: Minari's D4RL sets and R3M's pickles.
+"""Human demonstrations of the kitchen, for those who have them: Minari's D4RL sets and R3M's
+pickles.
 
-Both hold the joints of the arm and of the kitchen at 12.5 Hz. A recording is cut to what leads to a task's success; of
-each state our own picture is drawn, and each label is the motion of the hand to the next state.
+Both hold the joints of the arm and of the kitchen at 12.5 Hz. A recording is cut to what leads to a
+task's success; of each state our own picture is drawn, and each label is the motion of the hand to
+the next state.
 """
 
 import io
@@ -21,9 +23,26 @@ from irevla.errors import UserError
 from irevla.types import Episode, Provenance
 
 ROBOT = slice(0, 9)  # of qpos
-MINARI_WIDTH = 59  # of an observation: qpos and qvel of the robot (9 + 9), then of the kitchen (21 + 20)
-R3M_OBJECTS = (9, 11, 13, 15, 17, 19, 20, 21, 22)  # where, in qpos, the nine joints stand that R3M's observations hold
-HANDLED = (*R3M_OBJECTS, 23, 24, 25)  # what a hand moves: these, and the kettle; burners and lamp follow their switches
+MINARI_WIDTH = (
+    59  # of an observation: qpos and qvel of the robot (9 + 9), then of the kitchen (21 + 20)
+)
+R3M_OBJECTS = (
+    9,
+    11,
+    13,
+    15,
+    17,
+    19,
+    20,
+    21,
+    22,
+)  # where, in qpos, the nine joints stand that R3M's observations hold
+HANDLED = (
+    *R3M_OBJECTS,
+    23,
+    24,
+    25,
+)  # what a hand moves: these, and the kettle; burners and lamp follow their switches
 MOVING = 0.01  # rad (or m) in a step: noise in the recordings is less
 SHORTEST = 5  # states of a demonstration
 HARMLESS = {  # all that arrays in a pickle consist of
@@ -40,14 +59,20 @@ HARMLESS = {  # all that arrays in a pickle consist of
 States = Float[np.ndarray, "_ 30"]
 
 
-def demonstrations(path: Path, tasks: Sequence[str], config: EnvConfig, *, most: int) -> Iterator[Episode]:
-    """Demonstrations of each of `tasks` in the file or folder `path`, at most so many of each, drawn one by one.
+def demonstrations(
+    path: Path, tasks: Sequence[str], config: EnvConfig, *, most: int
+) -> Iterator[Episode]:
+    """Demonstrations of each of `tasks` in the file or folder `path`, at most so many of each,
+    drawn one by one.
 
-    Raises `UserError` where there are none of a task (it says of which there are), and for files that cannot be read.
+    Raises `UserError` where there are none of a task (it says of which there are), and for files
+    that cannot be read.
     """
     foreign = sorted(set(tasks) - set(SKILLS))
     if foreign:
-        raise UserError(f"people never showed {', '.join(foreign)}: choose among {', '.join(SKILLS)}")
+        raise UserError(
+            f"people never showed {', '.join(foreign)}: choose among {', '.join(SKILLS)}"
+        )
     pieces: dict[str, list[tuple[int, States]]] = {task: [] for task in SKILLS}
     for number, states in enumerate(recordings(path)):
         for task, skill in SKILLS.items():
@@ -56,21 +81,32 @@ def demonstrations(path: Path, tasks: Sequence[str], config: EnvConfig, *, most:
                 pieces[task].append((number, piece))
     lacking = [task for task in tasks if not pieces[task]]
     if lacking:
-        there = ", ".join(f"{task} ({len(found)})" for task, found in pieces.items() if found) or "none of ours"
-        raise UserError(f"{path} shows no {', no '.join(lacking)}; it has {there}: choose --tasks among them")
-    return (_episode(task, piece, config, number) for task in tasks for number, piece in pieces[task][:most])
+        there = (
+            ", ".join(f"{task} ({len(found)})" for task, found in pieces.items() if found)
+            or "none of ours"
+        )
+        raise UserError(
+            f"{path} shows no {', no '.join(lacking)}; it has {there}: choose --tasks among them"
+        )
+    return (
+        _episode(task, piece, config, number)
+        for task in tasks
+        for number, piece in pieces[task][:most]
+    )
 
 
 def cut(states: States, skill: Skill, longest: int) -> States | None:
-    """What leads to the success of `skill`: from where nothing else moves any more (but `longest` decisions at most)
-    to the first state past its goal. None where there is no success."""
+    """What leads to the success of `skill`: from where nothing else moves any more (but `longest`
+    decisions at most) to the first state past its goal. None where there is no success."""
     joint = JOINT_INDEX[skill.joint]
     past = states[:, joint] * np.sign(skill.goal) >= abs(skill.goal)
     if not past.any() or past[0]:
         return None
     end = int(past.argmax())
     others = [index for index in HANDLED if index != joint]
-    moved = np.flatnonzero((np.abs(np.diff(states[: end + 1, others], axis=0)) > MOVING).any(axis=1))
+    moved = np.flatnonzero(
+        (np.abs(np.diff(states[: end + 1, others], axis=0)) > MOVING).any(axis=1)
+    )
     start = max(int(moved[-1]) + 1 if len(moved) else 0, end - longest)
     return states[start : end + 1] if end + 1 - start >= SHORTEST else None
 
@@ -95,7 +131,9 @@ def _episode(task: str, states: States, config: EnvConfig, number: int) -> Episo
     rewards = np.zeros(len(actions), np.float32)
     rewards[-1] = 1.0
     who = Provenance("kitchen", task, number, "human")
-    return Episode(np.stack(pictures[:-1]), np.stack(actions), rewards, SKILLS[task].instruction, True, who)
+    return Episode(
+        np.stack(pictures[:-1]), np.stack(actions), rewards, SKILLS[task].instruction, True, who
+    )
 
 
 def _action(
@@ -105,7 +143,10 @@ def _action(
     motion: Motion,
 ) -> Float32[np.ndarray, "7"]:
     """The action that moves the hand from one pose to another in a decision."""
-    shift, turn = (there[0] - here[0]) / motion.reach, rotation_vector(there[1] @ here[1].T) / motion.turn
+    shift, turn = (
+        (there[0] - here[0]) / motion.reach,
+        rotation_vector(there[1] @ here[1].T) / motion.turn,
+    )
     grip = 1.0 if fingers.mean() < OPEN / 2 else -1.0
     return np.concatenate([shift, turn, [grip]]).clip(-1, 1).astype(np.float32)
 
@@ -115,9 +156,15 @@ def _action(
 
 def recordings(path: Path) -> Iterator[States]:
     """The states of every recording in a file, or in all files that are known in a folder."""
-    files = [path] if path.is_file() else sorted(file for file in path.rglob("*") if file.suffix in READERS)
+    files = (
+        [path]
+        if path.is_file()
+        else sorted(file for file in path.rglob("*") if file.suffix in READERS)
+    )
     if not files:
-        raise UserError(f"{path} holds no demonstrations: neither main_data.hdf5 (Minari) nor *.pickle (R3M)")
+        raise UserError(
+            f"{path} holds no demonstrations: neither main_data.hdf5 (Minari) nor *.pickle (R3M)"
+        )
     for file in files:
         if file.suffix not in READERS:
             raise UserError(f"{file} is of no kind that is known here: {', '.join(READERS)}")
@@ -129,7 +176,9 @@ def read_minari(path: Path) -> Iterator[States]:
     try:
         import h5py
     except ModuleNotFoundError as error:
-        raise UserError("Minari's files need the package 'h5py': pip install 'irevla[kitchen]'") from error
+        raise UserError(
+            "Minari's files need the package 'h5py': pip install 'irevla[kitchen]'"
+        ) from error
     try:
         with h5py.File(path, "r") as file:
             for name in sorted(file, key=lambda key: int(key.rpartition("_")[2])):
@@ -137,21 +186,36 @@ def read_minari(path: Path) -> Iterator[States]:
                 _check(seen, MINARI_WIDTH, path)
                 yield np.concatenate([seen[:, :9], seen[:, 18:39]], axis=1)
     except (OSError, KeyError, ValueError) as error:
-        raise UserError(f"{path} is no Minari dataset of FrankaKitchen-v1 that can be read ({error})") from error
+        raise UserError(
+            f"{path} is no Minari dataset of FrankaKitchen-v1 that can be read ({error})"
+        ) from error
 
 
 def read_r3m(path: Path) -> Iterator[States]:
-    """The paths of one of R3M's pickles, of which nothing is run: it may hold arrays and plain containers alone."""
+    """The paths of one of R3M's pickles, of which nothing is run: it may hold arrays and plain
+    containers alone."""
     try:
         paths = _Arrays(io.BytesIO(path.read_bytes())).load()
         observations = [np.asarray(one["observations"], np.float64) for one in paths]
     except UserError as error:
         raise UserError(f"{path} is refused: {error}") from error
-    except (pickle.UnpicklingError, OSError, EOFError, KeyError, TypeError, ValueError, AttributeError) as error:
-        raise UserError(f"{path} is not one of R3M's pickles ({error or type(error).__name__})") from error
+    except (
+        pickle.UnpicklingError,
+        OSError,
+        EOFError,
+        KeyError,
+        TypeError,
+        ValueError,
+        AttributeError,
+    ) as error:
+        raise UserError(
+            f"{path} is not one of R3M's pickles ({error or type(error).__name__})"
+        ) from error
     for seen in observations:
         _check(seen, len(R3M_OBJECTS) + 9, path)
-        states = np.tile(model_of("knob-on").qpos0, (len(seen), 1))  # at rest, but for what the file says
+        states = np.tile(
+            model_of("knob-on").qpos0, (len(seen), 1)
+        )  # at rest, but for what the file says
         states[:, ROBOT], states[:, R3M_OBJECTS] = seen[:, ROBOT], seen[:, 9 : 9 + len(R3M_OBJECTS)]
         yield states
 
@@ -169,10 +233,16 @@ class _Arrays(pickle.Unpickler):
 
     def find_class(self, module: str, name: str) -> Any:
         if (module, name) not in HARMLESS:
-            raise UserError(f"it holds more than arrays ({module}.{name}), and loading it could run foreign code")
-        return super().find_class(module.replace("numpy.core", "numpy._core"), name)  # where numpy 2 has it
+            raise UserError(
+                f"it holds more than arrays ({module}.{name}), and loading it could run foreign code"
+            )
+        return super().find_class(
+            module.replace("numpy.core", "numpy._core"), name
+        )  # where numpy 2 has it
 
 
 def _check(seen: np.ndarray, width: int, path: Path) -> None:
     if seen.ndim != 2 or seen.shape[1] < width or not np.isfinite(seen).all():
-        raise UserError(f"{path} has observations {list(seen.shape)}; those of the kitchen are [T, {width}], finite")
+        raise UserError(
+            f"{path} has observations {list(seen.shape)}; those of the kitchen are [T, {width}], finite"
+        )

@@ -16,7 +16,9 @@ if TYPE_CHECKING:
 CAMERA_POS, LOOK_AT = (-0.33, -0.93, 2.87), (-0.33, 0.58, 2.2)  # m
 CONTROL_HZ = 25  # control steps per second of simulated time
 ACTIONS = {"end-effector": 7, "joint-velocity": 9}  # control -> dimensions
-DRAWING = 1  # version of how pictures look; raise it when they change, so that old datasets are refused
+DRAWING = (
+    1  # version of how pictures look; raise it when they change, so that old datasets are refused
+)
 DYNAMICS = 1  # version of how actions act; likewise
 
 
@@ -29,8 +31,8 @@ class Kitchen:
     fps = CONTROL_HZ // EnvConfig().action_repeat
 
     def make(self, task: str, config: EnvConfig) -> gym.Env[Any, Any]:
-        """A new environment of `task`. Raises `UserError` for a name that does not exist, and where the kitchen cannot
-        be built.
+        """A new environment of `task`. Raises `UserError` for a name that does not exist, and where
+        the kitchen cannot be built.
         """
         from irevla.envs.kitchen.env import KitchenEnv
 
@@ -47,15 +49,20 @@ class Kitchen:
             "dynamics": DYNAMICS,
         }
 
-    def demonstrations(self, path: Path, tasks: Sequence[str], config: EnvConfig, *, most: int) -> "Iterator[Episode]":
+    def demonstrations(
+        self, path: Path, tasks: Sequence[str], config: EnvConfig, *, most: int
+    ) -> "Iterator[Episode]":
         """Human demonstrations from Minari's D4RL kitchen sets and R3M's pickles (`humans.py`)."""
         from irevla.envs.kitchen import humans
 
         return humans.demonstrations(path, tasks, config, most=most)
 
     def check(self) -> None:
-        """Raise `UserError` with the remedy where the kitchen's models, MuJoCo or a GL library is missing."""
-        check_packages("Franka Kitchen", "gymnasium_robotics", "mujoco", "fast_simplification", extra="kitchen")
+        """Raise `UserError` with the remedy where the kitchen's models, MuJoCo or a GL library is
+        missing."""
+        check_packages(
+            "Franka Kitchen", "gymnasium_robotics", "mujoco", "fast_simplification", extra="kitchen"
+        )
         from irevla.envs import render
 
         render.check_gl()
@@ -64,4 +71,8 @@ class Kitchen:
 KITCHEN = Kitchen()
 
 for _name in SPECS:
-    gym.register(f"irevla/kitchen-{_name}-v0", entry_point="irevla.envs.kitchen.env:KitchenEnv", kwargs={"task": _name})
+    gym.register(
+        f"irevla/kitchen-{_name}-v0",
+        entry_point="irevla.envs.kitchen.env:KitchenEnv",
+        kwargs={"task": _name},
+    )

@@ -1,5 +1,5 @@
-"""The Franka Kitchen suite as data: five expert tasks, one more for RL and five unseen ones (the paper's section V-A).
-Tune variants here alone.
+"""The Franka Kitchen suite as data: five expert tasks, one more for RL and five unseen ones (the
+paper's section V-A). Tune variants here alone.
 
 Every variant is a skill of the expert tasks with another colour and another place of its object:
 `docs/kitchen.md` has the measured rates.
@@ -17,7 +17,8 @@ XYZ = tuple[float, float, float]
 
 @dataclass(frozen=True)
 class Skill:
-    """What is to be done, and when it is done: the joint has gone past `goal`, seen from its rest at 0."""
+    """What is to be done, and when it is done: the joint has gone past `goal`, seen from its rest
+    at 0."""
 
     instruction: str
     joint: str  # of the kitchen; rad, or m for the slide door
@@ -32,28 +33,56 @@ class Variant:
     """What differs from the expert task. Empty: nothing."""
 
     recolour: Mapping[str, RGB] = field(default_factory=dict)  # material -> colour
-    painted: Mapping[str, RGB] = field(default_factory=dict)  # body -> colour of all that is drawn of it
+    painted: Mapping[str, RGB] = field(
+        default_factory=dict
+    )  # body -> colour of all that is drawn of it
     moved: Mapping[str, XYZ] = field(default_factory=dict)  # body -> shift, m
 
 
 SKILLS: dict[str, Skill] = {
     "knob-on": Skill(
-        "turn the knob on", "knob_Joint_1", -0.80, "knob1_site", (-0.08, -0.05, -0.02), (0.06, 0.05, 0.07)
+        "turn the knob on",
+        "knob_Joint_1",
+        -0.80,
+        "knob1_site",
+        (-0.08, -0.05, -0.02),
+        (0.06, 0.05, 0.07),
     ),
     "light-on": Skill(
-        "turn the light on", "light_switch", -0.50, "light_site", (-0.08, -0.05, -0.05), (0.08, 0.05, 0.05)
+        "turn the light on",
+        "light_switch",
+        -0.50,
+        "light_site",
+        (-0.08, -0.05, -0.05),
+        (0.08, 0.05, 0.05),
     ),
     "microwave-open": Skill(
-        "open the microwave", "microwave", -0.60, "microhandle_site", (-0.08, -0.05, -0.05), (0.08, 0.05, 0.05)
+        "open the microwave",
+        "microwave",
+        -0.60,
+        "microhandle_site",
+        (-0.08, -0.05, -0.05),
+        (0.08, 0.05, 0.05),
     ),
     "slide-door-open": Skill(
-        "slide the door open", "slide_cabinet", 0.34, "slide_site", (-0.30, -0.14, -0.08), (0.16, 0.07, 0.08)
+        "slide the door open",
+        "slide_cabinet",
+        0.34,
+        "slide_site",
+        (-0.30, -0.14, -0.08),
+        (0.16, 0.07, 0.08),
     ),
     "left-door-open": Skill(
-        "open the left door", "left_hinge_cabinet", -0.60, "hinge_site1", (-0.04, -0.08, -0.05), (0.12, 0.02, 0.04)
+        "open the left door",
+        "left_hinge_cabinet",
+        -0.60,
+        "hinge_site1",
+        (-0.04, -0.08, -0.05),
+        (0.12, 0.02, 0.04),
     ),
 }
-"""Name -> skill. How far the kitchen is shifted is chosen so that the arm can reach, and a blind policy cannot."""
+"""Name -> skill. How far the kitchen is shifted is chosen so that the arm can reach, and a blind
+policy cannot."""
 
 RED, YELLOW, GREEN, DARK_RED, ORANGE = (
     (0.80, 0.12, 0.10),
@@ -108,7 +137,10 @@ class Spec:
 
 
 def _note(variant: Variant) -> str:
-    changed = [*(["colour"] if variant.recolour or variant.painted else []), *(["position"] if variant.moved else [])]
+    changed = [
+        *(["colour"] if variant.recolour or variant.painted else []),
+        *(["position"] if variant.moved else []),
+    ]
     return f"other {', '.join(changed)}" if changed else ""
 
 
@@ -117,7 +149,12 @@ def _specs() -> dict[str, Spec]:
     rows += [(name, Category.RL, skill, variant) for name, (skill, variant) in RL.items()]
     rows += [(name, Category.UNSEEN, skill, variant) for name, (skill, variant) in UNSEEN.items()]
     return {
-        name: Spec(Task(name, category, SKILLS[skill].instruction, _note(variant)), SKILLS[skill], skill, variant)
+        name: Spec(
+            Task(name, category, SKILLS[skill].instruction, _note(variant)),
+            SKILLS[skill],
+            skill,
+            variant,
+        )
         for name, category, skill, variant in rows
     }
 

@@ -1,4 +1,5 @@
-"""One task of the Panda on a table as a gymnasium environment: pictures in, end-effector motions out, sparse reward."""
+"""One task of the Panda on a table as a gymnasium environment: pictures in, end-effector motions
+out, sparse reward."""
 
 import copy
 import functools
@@ -35,16 +36,25 @@ FINGERS = ("panda0_leftfinger", "panda0_rightfinger")
 
 class PandaEnv(DrawnEnv):
     """One task. Observation: the front view with the wrist's in its top left corner. Action, in
-    [-1, 1]: `float32[7]`, displacement (4 cm) and rotation (0.25 rad) of the end effector along and around the axes of
-    the world, and the gripper (positive closes). A decision is 0.1 s, where `action_repeat` is 2.
+    [-1, 1]: `float32[7]`, displacement (4 cm) and rotation (0.25 rad) of the end effector along and
+    around the axes of the world, and the gripper (positive closes). A decision is 0.1 s, where
+    `action_repeat` is 2.
     """
 
-    def __init__(self, task: str, config: EnvConfig | None = None, *, render_mode: str | None = None) -> None:
+    def __init__(
+        self, task: str, config: EnvConfig | None = None, *, render_mode: str | None = None
+    ) -> None:
         if task not in SPECS:
             raise unknown("task of panda-sim", task, SPECS)
         PANDA_SIM.check()
         self._spec = SPECS[task]
-        super().__init__(self._spec.task, config, action_dim=ACTION_DIM, control_hz=CONTROL_HZ, render_mode=render_mode)
+        super().__init__(
+            self._spec.task,
+            config,
+            action_dim=ACTION_DIM,
+            control_hz=CONTROL_HZ,
+            render_mode=render_mode,
+        )
         self.model = copy.copy(model_of(task))  # its own: what stands on the table is moved in it
         self.data = mujoco.MjData(self.model)
         self._substeps = round(1 / (CONTROL_HZ * self.model.opt.timestep))
@@ -52,19 +62,28 @@ class PandaEnv(DrawnEnv):
         self._fingers = [self.model.body(name).id for name in FINGERS]
         self._target = self.model.body(self._spec.target).id
         self._goal = self.model.body(self._spec.goal or self._spec.target).id
-        self._links = [self.model.body(f"link{i}").id for i in range(LINKS)] if self._spec.skill == "route" else []
+        self._links = (
+            [self.model.body(f"link{i}").id for i in range(LINKS)]
+            if self._spec.skill == "route"
+            else []
+        )
         self._rest = 0.0  # height of the target at the start, m
 
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
     ) -> tuple[np.ndarray, dict[str, Any]]:
-        """Start the episode of `seed`; without one, of a seed drawn from the generator that the last seed started."""
+        """Start the episode of `seed`; without one, of a seed drawn from the generator that the
+        last seed started."""
         super().reset(seed=seed)
-        if seed is not None:  # each task its own scenes: those of the four blocks would lie alike, as one kind of thing
+        if (
+            seed is not None
+        ):  # each task its own scenes: those of the four blocks would lie alike, as one kind of thing
             self.np_random = np.random.default_rng([seed, zlib.crc32(self.task.name.encode())])
         model, data = self.model, self.data
         mujoco.mj_resetData(model, data)
-        for prop, (x, y, yaw) in zip(self._spec.props, places(self._spec.props, self.np_random), strict=True):
+        for prop, (x, y, yaw) in zip(
+            self._spec.props, places(self._spec.props, self.np_random), strict=True
+        ):
             self._put(prop.name, np.array([x, y]), yaw)
         if self._links:
             self._bend()
@@ -77,8 +96,11 @@ class PandaEnv(DrawnEnv):
         self._rest = float(data.xpos[self._target, 2])
         return self._begin()
 
-    def step(self, action: Float32[np.ndarray, " A"]) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
-        """One decision: the action, clipped to [-1, 1], held for `action_repeat` control steps or until success."""
+    def step(
+        self, action: Float32[np.ndarray, " A"]
+    ) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
+        """One decision: the action, clipped to [-1, 1], held for `action_repeat` control steps or
+        until success."""
         self.arm.drive(self.arm.velocities(np.clip(action, -1.0, 1.0).astype(np.float64)))
         success = False
         for _ in range(self.config.action_repeat):
@@ -111,7 +133,11 @@ class PandaEnv(DrawnEnv):
     def expert_action(self) -> Float32[np.ndarray, " A"]:
         """The scripted expert's clean action for the present state."""
         move = SCRIPTS[self._spec.skill](self.scene())
-        return self.arm.towards(move.to, move.facing, shut=move.shut).clip(-1.0, 1.0).astype(np.float32)
+        return (
+            self.arm.towards(move.to, move.facing, shut=move.shut)
+            .clip(-1.0, 1.0)
+            .astype(np.float32)
+        )
 
     def picture(self, size: int) -> UInt8[np.ndarray, "size size 3"]:
         """The present scene, whether or not observations are drawn."""
@@ -129,7 +155,11 @@ class PandaEnv(DrawnEnv):
 
     def _put(self, name: str, at: Float[np.ndarray, "2"], yaw: float) -> None:
         """Put a thing on the table, turned by `yaw` (rad) around the vertical."""
-        model, body, quat = self.model, self.model.body(name), [np.cos(yaw / 2), 0.0, 0.0, np.sin(yaw / 2)]
+        model, body, quat = (
+            self.model,
+            self.model.body(name),
+            [np.cos(yaw / 2), 0.0, 0.0, np.sin(yaw / 2)],
+        )
         if body.jntnum[0]:
             start = int(model.jnt_qposadr[body.jntadr[0]])
             self.data.qpos[start : start + 2], self.data.qpos[start + 3 : start + 7] = at, quat

@@ -1,4 +1,5 @@
-"""Scripted experts: each reads the next move off the present state alone, so that a disturbed hand comes back."""
+"""Scripted experts: each reads the next move off the present state alone, so that a disturbed hand
+comes back."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -30,8 +31,8 @@ def _up(height: float) -> Vector:
 
 
 def down(along: Vector, hand: Matrix) -> Matrix:
-    """Fingers that point down and open across `along`, by the smaller turn from `hand`. Where `along` is upright, any
-    direction will do."""
+    """Fingers that point down and open across `along`, by the smaller turn from `hand`. Where
+    `along` is upright, any direction will do."""
     flat = along * [1.0, 1.0, 0.0]
     if np.linalg.norm(flat) < 0.5:
         flat = hand[:, 0] * [1.0, 1.0, 0.0]
@@ -65,7 +66,9 @@ def _has(scene: Scene) -> bool:
 def pick(scene: Scene) -> Move:
     """Grasp it and lift it."""
     if _has(scene):
-        return Move(scene.hand.at + _up(HOVER), down(scene.target.rotation[:, 0], scene.hand.rotation), True)
+        return Move(
+            scene.hand.at + _up(HOVER), down(scene.target.rotation[:, 0], scene.hand.rotation), True
+        )
     return _grasp(scene)
 
 
@@ -110,8 +113,8 @@ def pull(scene: Scene) -> Move:
 
 
 def route(scene: Scene) -> Move:
-    """Carry the plug past the slot, pull the cable straight above it, and lay it down. What does not lie above the slot
-    is lifted again."""
+    """Carry the plug past the slot, pull the cable straight above it, and lay it down. What does
+    not lie above the slot is lifted again."""
     if not _has(scene):
         return _grasp(scene)
     along, plug = scene.goal.rotation[:, 0], scene.goal.local(scene.target.at)

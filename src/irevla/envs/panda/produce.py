@@ -1,6 +1,8 @@
-"""Things of irregular shape, made here from a few convex pieces each: contact is with the hull of every piece.
+"""Things of irregular shape, made here from a few convex pieces each: contact is with the hull of
+every piece.
 
-Each lies on the table along x, as long as it is, with z up; the mushroom stands. The origin is where it is grasped.
+Each lies on the table along x, as long as it is, with z up; the mushroom stands. The origin is
+where it is grasped.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -21,12 +23,14 @@ ORANGE, LEAF, PURPLE, BROWN, TAN, PALE = (
     (0.95, 0.90, 0.82),
 )
 BANANA, MAIZE, PEAR = (0.98, 0.85, 0.25), (0.98, 0.80, 0.12), (0.70, 0.78, 0.22)
-LIE = np.array([[0.0, 0.0, 1.0], [0.0, 1.0, 0.0], [-1.0, 0.0, 0.0]])  # turns the axis of revolution from z to x
+LIE = np.array(
+    [[0.0, 0.0, 1.0], [0.0, 1.0, 0.0], [-1.0, 0.0, 0.0]]
+)  # turns the axis of revolution from z to x
 
 
 def _turned(radii: Sequence[float], along: Sequence[float], *, bend: float = 0.0) -> meshes.Mesh:
-    """A body of revolution around x through rings of `radii` (m) at `along` (m), its axis bent to y by `bend` x^2
-    (bend in 1/m)."""
+    """A body of revolution around x through rings of `radii` (m) at `along` (m), its axis bent to y
+    by `bend` x^2 (bend in 1/m)."""
     vertices, faces = meshes.revolve(np.array(radii), np.array(along))
     vertices = vertices @ LIE.T
     vertices[:, 1] += bend * vertices[:, 0] ** 2
@@ -46,14 +50,23 @@ def eggplant() -> list[Piece]:
 
 def carrot() -> list[Piece]:
     """A cone with leaves."""
-    root = _turned([0.0, 0.004, 0.011, 0.017, 0.020, 0.012, 0.0], [-0.08, -0.075, -0.04, 0.0, 0.03, 0.042, 0.045])
-    leaves = [_turned([0.004, 0.008, 0.005, 0.0], [0.035, 0.06, 0.08, 0.085], bend=b) for b in (-2.0, 0.0, 2.0)]
+    root = _turned(
+        [0.0, 0.004, 0.011, 0.017, 0.020, 0.012, 0.0],
+        [-0.08, -0.075, -0.04, 0.0, 0.03, 0.042, 0.045],
+    )
+    leaves = [
+        _turned([0.004, 0.008, 0.005, 0.0], [0.035, 0.06, 0.08, 0.085], bend=b)
+        for b in (-2.0, 0.0, 2.0)
+    ]
     return [(root, ORANGE), *((leaf, LEAF) for leaf in leaves)]
 
 
 def pear() -> list[Piece]:
     """A belly, a neck and a stalk."""
-    belly = _turned([0.0, 0.018, 0.027, 0.029, 0.025, 0.015, 0.0], [-0.03, -0.026, -0.012, 0.003, 0.018, 0.032, 0.036])
+    belly = _turned(
+        [0.0, 0.018, 0.027, 0.029, 0.025, 0.015, 0.0],
+        [-0.03, -0.026, -0.012, 0.003, 0.018, 0.032, 0.036],
+    )
     neck = _turned([0.024, 0.017, 0.013, 0.0], [0.015, 0.035, 0.05, 0.056])
     stalk = _turned([0.003, 0.003, 0.0], [0.05, 0.072, 0.073])
     return [(belly, PEAR), (neck, PEAR), (stalk, BROWN)]
@@ -64,9 +77,13 @@ def banana() -> list[Piece]:
     edges, bend = [-0.07, -0.035, 0.0, 0.035, 0.07], 5.0
     radius = {-0.07: 0.010, -0.035: 0.016, 0.0: 0.018, 0.035: 0.016, 0.07: 0.010}
     arc = [
-        _turned([0.0, radius[a], radius[b], 0.0], [a - 0.001, a, b, b + 0.001], bend=bend) for a, b in pairwise(edges)
+        _turned([0.0, radius[a], radius[b], 0.0], [a - 0.001, a, b, b + 0.001], bend=bend)
+        for a, b in pairwise(edges)
     ]
-    tips = [_turned([0.0, 0.009, 0.006, 0.0], [a, a, b, b], bend=bend) for a, b in ((0.07, 0.085), (-0.08, -0.07))]
+    tips = [
+        _turned([0.0, 0.009, 0.006, 0.0], [a, a, b, b], bend=bend)
+        for a, b in ((0.07, 0.085), (-0.08, -0.07))
+    ]
     return [*((part, BANANA) for part in arc), *((tip, BROWN) for tip in tips)]
 
 
@@ -81,18 +98,25 @@ def potato() -> list[Piece]:
 
 def corn() -> list[Piece]:
     """A cob with its husk open."""
-    cob = _turned([0.0, 0.012, 0.018, 0.021, 0.021, 0.0], [-0.085, -0.08, -0.05, -0.015, 0.03, 0.04])
+    cob = _turned(
+        [0.0, 0.012, 0.018, 0.021, 0.021, 0.0], [-0.085, -0.08, -0.05, -0.015, 0.03, 0.04]
+    )
     husk = [_turned([0.021, 0.016, 0.006, 0.0], [0.02, 0.045, 0.065, 0.075])]
-    husk += [_turned([0.0, 0.006, 0.011, 0.0], [-0.02, 0.0, 0.03, 0.05], bend=b) for b in (-14.0, 14.0)]
+    husk += [
+        _turned([0.0, 0.006, 0.011, 0.0], [-0.02, 0.0, 0.03, 0.05], bend=b) for b in (-14.0, 14.0)
+    ]
     return [(cob, MAIZE), *((leaf, LEAF) for leaf in husk)]
 
 
 def mushroom() -> list[Piece]:
     """A cap on a stem, upright."""
     cap = meshes.revolve(
-        np.array([0.0, 0.018, 0.028, 0.027, 0.018, 0.0]), np.array([-0.01, -0.01, -0.006, 0.004, 0.015, 0.02])
+        np.array([0.0, 0.018, 0.028, 0.027, 0.018, 0.0]),
+        np.array([-0.01, -0.01, -0.006, 0.004, 0.015, 0.02]),
     )
-    stem = meshes.revolve(np.array([0.0, 0.016, 0.012, 0.0]), np.array([-0.040, -0.040, -0.008, -0.008]))
+    stem = meshes.revolve(
+        np.array([0.0, 0.016, 0.012, 0.0]), np.array([-0.040, -0.040, -0.008, -0.008])
+    )
     return [(cap, TAN), (stem, PALE)]
 
 

@@ -15,20 +15,43 @@ from irevla.envs.panda import produce
 from irevla.envs.panda.suite import CAMERA_POS, FOVY, LOOK_AT, WRIST_FOVY, WRIST_LOOK_AT, WRIST_POS
 from irevla.envs.panda.tasks import SPECS, Prop
 
-BOX, CYLINDER, CAPSULE = mujoco.mjtGeom.mjGEOM_BOX, mujoco.mjtGeom.mjGEOM_CYLINDER, mujoco.mjtGeom.mjGEOM_CAPSULE
-MESH, PLANE, SLIDE = mujoco.mjtGeom.mjGEOM_MESH, mujoco.mjtGeom.mjGEOM_PLANE, mujoco.mjtJoint.mjJNT_SLIDE
+BOX, CYLINDER, CAPSULE = (
+    mujoco.mjtGeom.mjGEOM_BOX,
+    mujoco.mjtGeom.mjGEOM_CYLINDER,
+    mujoco.mjtGeom.mjGEOM_CAPSULE,
+)
+MESH, PLANE, SLIDE = (
+    mujoco.mjtGeom.mjGEOM_MESH,
+    mujoco.mjtGeom.mjGEOM_PLANE,
+    mujoco.mjtJoint.mjJNT_SLIDE,
+)
 GRASP = 1500.0  # stiffness of each finger's motor, N/m: the kitchen's lets thin things slip
 HAND = "panda0_link7"  # the body of the hand, which carries the wrist camera
 HIDDEN = 4  # group of what is not drawn
 TIMESTEP = 0.005  # s
-PADS = (0.0, 0.0, 0.245)  # where the end effector is in the hand, m: between the pads, not behind them
-BLOCK = (0.04, 0.019, 0.019)  # half the sides of a block, m: long, so that grasping it asks for any turn of the hand
+PADS = (
+    0.0,
+    0.0,
+    0.245,
+)  # where the end effector is in the hand, m: between the pads, not behind them
+BLOCK = (
+    0.04,
+    0.019,
+    0.019,
+)  # half the sides of a block, m: long, so that grasping it asks for any turn of the hand
 TRAY = 0.065  # half the inside of the tray, m
-SLOT, WALL = (0.02, 0.018), 0.025  # half the length and width of the slot, and the height of its walls, m
+SLOT, WALL = (
+    (0.02, 0.018),
+    0.025,
+)  # half the length and width of the slot, and the height of its walls, m
 SLOT_AT, POST = 0.16, 0.03  # how far the slot is from the post, and how high the cable begins, m
 LINKS, LINK, CORD = 9, 0.03, 0.006  # of the cable: how many, their length and radius, m
 DENSITY = 300.0  # of blocks and produce, kg/m^3
-GRIP = (1.0, 0.01, 0.002)  # friction: sliding, turning (m), rolling (m), so that round things come to rest
+GRIP = (
+    1.0,
+    0.01,
+    0.002,
+)  # friction: sliding, turning (m), rolling (m), so that round things come to rest
 
 RGB = tuple[float, float, float]
 XYZ = tuple[float, float, float]
@@ -48,9 +71,12 @@ TOP, FLOOR, WOOD, GREY, DARK, WHITE, CYAN = (
 
 @functools.cache
 def model_of(task: str) -> Any:
-    """The compiled model of `task`, shared by all its environments in this process: do not change it."""
+    """The compiled model of `task`, shared by all its environments in this process: do not change
+    it."""
     spec = _arm()
-    spec.worldbody.add_geom(type=BOX, size=[0.45, 0.55, 0.02], pos=[0.35, 0, -0.02], rgba=[*TOP, 1], friction=GRIP)
+    spec.worldbody.add_geom(
+        type=BOX, size=[0.45, 0.55, 0.02], pos=[0.35, 0, -0.02], rgba=[*TOP, 1], friction=GRIP
+    )
     spec.worldbody.add_geom(type=PLANE, size=[4, 4, 0.1], pos=[0, 0, -0.5], rgba=[*FLOOR, 1])
     _add_camera(spec.worldbody, "front", CAMERA_POS, LOOK_AT, FOVY)
     _add_camera(spec.body(HAND), "wrist", WRIST_POS, WRIST_LOOK_AT, WRIST_FOVY)
@@ -60,7 +86,8 @@ def model_of(task: str) -> Any:
 
 
 def _arm() -> Any:
-    """The Panda on the origin, weightless: its joints need not hold it up. Its fingers are coupled."""
+    """The Panda on the origin, weightless: its joints need not hold it up. Its fingers are
+    coupled."""
     parts = assets() / "franka_assets"
     spec = mujoco.MjSpec.from_string(
         f"""<mujoco>
@@ -77,7 +104,11 @@ def _arm() -> Any:
         body.gravcomp = 1.0
     left, right = (f"robot:panda0_finger_joint{i}" for i in (1, 2))
     spec.add_equality(
-        type=mujoco.mjtEq.mjEQ_JOINT, name1=left, name2=right, objtype=mujoco.mjtObj.mjOBJ_JOINT, data=[0, 1] + [0] * 9
+        type=mujoco.mjtEq.mjEQ_JOINT,
+        name1=left,
+        name2=right,
+        objtype=mujoco.mjtObj.mjOBJ_JOINT,
+        data=[0, 1] + [0] * 9,
     )
     for side in ("r", "l"):
         motor = spec.actuator(f"{side}_gripper_finger_joint")
@@ -91,7 +122,8 @@ def _add_camera(body: Any, name: str, pos: XYZ, at: XYZ, fovy: float) -> None:
     body.add_camera(name=name, pos=pos, quat=render.looking(np.array(pos), np.array(at)), fovy=fovy)
 
 
-# --- Things. Those that stay where they are (contype 0) touch the arm and what lies loose, and not each other.
+# --- Things. Those that stay where they are (contype 0) touch the arm and what lies loose, and not
+# each other.
 
 
 def _loose(spec: Any, name: str, height: float) -> Any:
@@ -100,7 +132,9 @@ def _loose(spec: Any, name: str, height: float) -> Any:
     return body
 
 
-def _box(body: Any, half: tuple[float, float, float], at: tuple[float, float, float], rgb: RGB) -> None:
+def _box(
+    body: Any, half: tuple[float, float, float], at: tuple[float, float, float], rgb: RGB
+) -> None:
     body.add_geom(type=BOX, size=half, pos=at, rgba=[*rgb, 1], contype=0)
 
 
@@ -120,7 +154,9 @@ def _produce(spec: Any, prop: Prop) -> None:
             userface=faces.reshape(-1),
             inertia=mujoco.mjtMeshInertia.mjMESH_INERTIA_CONVEX,
         )
-        body.add_geom(type=MESH, meshname=name, rgba=[*rgb, 1], density=DENSITY, friction=GRIP, condim=6)
+        body.add_geom(
+            type=MESH, meshname=name, rgba=[*rgb, 1], density=DENSITY, friction=GRIP, condim=6
+        )
 
 
 def _tray(spec: Any, prop: Prop) -> None:
@@ -140,7 +176,9 @@ def _button(spec: Any, prop: Prop) -> None:
         limited=mujoco.mjtLimited.mjLIMITED_TRUE,
     )  # fmt: skip
     plunger.gravcomp = 1.0
-    plunger.add_geom(type=CYLINDER, size=[0.028, 0.012, 0], rgba=[0.85, 0.1, 0.1, 1], contype=0, mass=0.05)
+    plunger.add_geom(
+        type=CYLINDER, size=[0.028, 0.012, 0], rgba=[0.85, 0.1, 0.1, 1], contype=0, mass=0.05
+    )
 
 
 def _drawer(spec: Any, prop: Prop) -> None:
@@ -166,7 +204,8 @@ def _drawer(spec: Any, prop: Prop) -> None:
 
 
 def _cable(spec: Any, prop: Prop) -> None:
-    """A cable that hangs on a post, with a plug at its end, and a slot to lay it in, along x from the post."""
+    """A cable that hangs on a post, with a plug at its end, and a slot to lay it in, along x from
+    the post."""
     body = spec.worldbody.add_body(name=prop.name)
     _box(body, (0.018, 0.018, POST / 2 + 0.005), (-0.018, 0.0, POST / 2 + 0.005), DARK)
     slot = body.add_body(name="slot", pos=[SLOT_AT, 0, 0])
@@ -176,7 +215,9 @@ def _cable(spec: Any, prop: Prop) -> None:
     for index in range(LINKS):
         link = link.add_body(name=f"link{index}", pos=step)
         for name, axis in (("yaw", [0, 0, 1]), ("pitch", [0, 1, 0])):
-            link.add_joint(name=f"{name}{index}", axis=axis, damping=0.003, stiffness=0.02, armature=2e-4)
+            link.add_joint(
+                name=f"{name}{index}", axis=axis, damping=0.003, stiffness=0.02, armature=2e-4
+            )
         link.add_geom(
             type=CAPSULE, fromto=[0, 0, 0, LINK, 0, 0], size=[CORD, 0, 0], rgba=[0.95, 0.45, 0.05, 1],
             mass=0.004, friction=[0.4, 0.005, 0.0001],

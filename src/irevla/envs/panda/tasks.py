@@ -1,8 +1,8 @@
-"""The suite of the Panda on a table as data: the expert tasks of the paper's section V-D, two RL tasks and five unseen
-ones. Tune tasks here alone.
+"""The suite of the Panda on a table as data: the expert tasks of the paper's section V-D, two RL
+tasks and five unseen ones. Tune tasks here alone.
 
-The experts pick up blocks of four colours; RL and unseen tasks are about things of other shapes. `docs/panda-sim.md`
-has the measured rates.
+The experts pick up blocks of four colours; RL and unseen tasks are about things of other shapes.
+`docs/panda-sim.md` has the measured rates.
 """
 
 import math
@@ -20,7 +20,10 @@ class Prop:
 
     name: str  # of its body
     kind: str  # how it is made (`scene.py`)
-    low: XY = (0.38, -0.22)  # bounds of its place, m; the arm stands at the origin and looks along x
+    low: XY = (
+        0.38,
+        -0.22,
+    )  # bounds of its place, m; the arm stands at the origin and looks along x
     high: XY = (0.62, 0.22)
     yaw: float = 0.0  # the middle of its direction, rad ...
     turn: float = math.pi / 4  # ... and how far it may be turned, to both sides
@@ -57,19 +60,31 @@ PRODUCE = {
 RL = ("eggplant", "carrot")
 TRAY = Prop("tray", "tray", turn=0.5, room=0.10)
 BUTTON = Prop("button", "button", turn=math.pi / 4, room=0.08)
-DRAWER = Prop("cabinet", "drawer", low=(0.40, 0.12), high=(0.58, 0.26), yaw=-math.pi / 2, turn=0.35, room=0.12)
-CABLE = Prop("anchor", "cable", low=(0.46, -0.24), high=(0.56, -0.10), yaw=math.pi / 2, turn=0.15, room=0.10)
+DRAWER = Prop(
+    "cabinet", "drawer", low=(0.40, 0.12), high=(0.58, 0.26), yaw=-math.pi / 2, turn=0.35, room=0.12
+)
+CABLE = Prop(
+    "anchor", "cable", low=(0.46, -0.24), high=(0.56, -0.10), yaw=math.pi / 2, turn=0.15, room=0.10
+)
 
 
 def _pick(thing: Prop, category: Category, others: tuple[Prop, ...]) -> Spec:
     name = f"pick-{thing.name.replace(' ', '-')}"
     note = "another shape" if category is not Category.EXPERT else ""
-    return Spec(Task(name, category, f"pick up the {thing.name}", note), "pick", (thing, *others), thing.name)
+    return Spec(
+        Task(name, category, f"pick up the {thing.name}", note),
+        "pick",
+        (thing, *others),
+        thing.name,
+    )
 
 
 def _specs() -> tuple[Spec, ...]:
     two = (BLOCKS["blue"], BLOCKS["yellow"])
-    rows = [_pick(block, Category.EXPERT, tuple(b for b in BLOCKS.values() if b != block)) for block in BLOCKS.values()]
+    rows = [
+        _pick(block, Category.EXPERT, tuple(b for b in BLOCKS.values() if b != block))
+        for block in BLOCKS.values()
+    ]
     rows += [
         Spec(
             Task("place-block", Category.EXPERT, "put the red block into the tray"),
@@ -89,7 +104,10 @@ def _specs() -> tuple[Spec, ...]:
         ),
     ]  # fmt: skip
     rows += [_pick(PRODUCE[name], Category.RL, two) for name in RL]
-    return (*rows, *(_pick(thing, Category.UNSEEN, two) for name, thing in PRODUCE.items() if name not in RL))
+    return (
+        *rows,
+        *(_pick(thing, Category.UNSEEN, two) for name, thing in PRODUCE.items() if name not in RL),
+    )
 
 
 SPECS: dict[str, Spec] = {spec.task.name: spec for spec in _specs()}

@@ -20,7 +20,11 @@ from irevla.envs.real.pose import Pose, Vector, length, shortened, turn_between
 from irevla.errors import UserError
 
 LATE = 1.5  # periods without a new command after which the arm is told to hold: it does within two
-NEAR, NEAR_TURN, RESTING = 0.006, 0.06, 3  # m and rad: there, where it is seen there so many times in a row
+NEAR, NEAR_TURN, RESTING = (
+    0.006,
+    0.06,
+    3,
+)  # m and rad: there, where it is seen there so many times in a row
 PATIENCE = 30.0  # s that an approach may take
 FULL_SPEED = float("inf")
 PERSON = "person"
@@ -33,7 +37,8 @@ class ArmStopped(UserError):
 
 
 class ArmFault(Exception):
-    """The arm has stopped itself (a collision, a limit of its joints). `recover` may clear it, so many times."""
+    """The arm has stopped itself (a collision, a limit of its joints). `recover` may clear it, so
+    many times."""
 
 
 @runtime_checkable
@@ -62,10 +67,11 @@ class WallClock:
 
 
 class SafeArm:
-    """An arm that is moved within its limits, on fresh states, by an authorised policy or person, or not at all.
+    """An arm that is moved within its limits, on fresh states, by an authorised policy or person,
+    or not at all.
 
-    Any violation holds the arm and latches: every later motion raises `ArmStopped` until `release`. With `dry_run`
-    everything is computed, checked and logged, and nothing at all is sent.
+    Any violation holds the arm and latches: every later motion raises `ArmStopped` until `release`.
+    With `dry_run` everything is computed, checked and logged, and nothing at all is sent.
     """
 
     def __init__(
@@ -88,7 +94,10 @@ class SafeArm:
         self._who = ""  # is authorised
         self._wire, self._reading = threading.RLock(), threading.RLock()
         self._commanded = 0.0  # when the last command was sent
-        self._stamp, self._stamp_seen = -float("inf"), 0.0  # of the newest state, and when it was first seen
+        self._stamp, self._stamp_seen = (
+            -float("inf"),
+            0.0,
+        )  # of the newest state, and when it was first seen
         self._shut: bool | None = None
         self._clears_episode = self._clears_run = 0
         self._watchdog: _Watchdog | None = None
@@ -96,10 +105,12 @@ class SafeArm:
     # --- who may move it
 
     def authorise(self, who: str, *, learning: bool = False) -> None:
-        """Let a policy (its sha256), and with `learning` what it becomes, or a "person" move the arm; says which.
-        Raises `UserError` for any other than the settings expect."""
+        """Let a policy (its sha256), and with `learning` what it becomes, or a "person" move the
+        arm; says which. Raises `UserError` for any other than the settings expect."""
         if who != PERSON and not re.fullmatch("[0-9a-f]{64}", who):
-            raise UserError(f"a policy's sha256 (64 hexadecimal digits) or {PERSON!r} may move the arm, not {who!r}")
+            raise UserError(
+                f"a policy's sha256 (64 hexadecimal digits) or {PERSON!r} may move the arm, not {who!r}"
+            )
         if who != PERSON and self._expected and not who.startswith(self._expected):
             raise UserError(
                 f"the policy {who[:16]} is not the one that the settings name ({self._expected[:16]}): load that one, "
@@ -112,7 +123,9 @@ class SafeArm:
             )
         self._who = who
         named = "a person" if who == PERSON else f"the policy {who}"
-        self._announce(f"the arm obeys {named}{', and what it becomes as it learns' if learning else ''}{self._dry()}")
+        self._announce(
+            f"the arm obeys {named}{', and what it becomes as it learns' if learning else ''}{self._dry()}"
+        )
 
     @property
     def who(self) -> str:
@@ -130,7 +143,8 @@ class SafeArm:
         self._hold()
 
     def release(self) -> None:
-        """A person has looked at the arm, and lets it move again. Never call this from a program."""
+        """A person has looked at the arm, and lets it move again. Never call this from a
+        program."""
         self._latch.release()
         self._clears_episode = self._clears_run = 0
         self._stamp = -float("inf")  # the arm may have been restarted
@@ -143,26 +157,40 @@ class SafeArm:
         self._clears_episode = 0
 
     def step(self, shift: Vector, turn: Vector, *, shut: bool) -> None:
-        """One decision: move by `shift` (m) and `turn` (axis times angle, rad), along and around the axes of the base,
-        and close or open the fingers. Returns at once. Raises `ArmStopped`, `ArmFault`."""
+        """One decision: move by `shift` (m) and `turn` (axis times angle, rad), along and around
+        the axes of the base, and close or open the fingers. Returns at once. Raises `ArmStopped`,
+        `ArmFault`."""
         self._move(shift, turn, speed=FULL_SPEED)
         self.grip(shut=shut)
 
     def approach(self, goal: Pose) -> None:
-        """Go to a pose at the slow `pace`, straight, and wait until the arm is there. Raises `ArmStopped`."""
+        """Go to a pose at the slow `pace`, straight, and wait until the arm is there. Raises
+        `ArmStopped`."""
         if not goal.sound or self._guard.outside(goal.position) > 0:
-            raise UserError(f"the pose {goal.position.tolist()} is not within the workspace: change the settings")
+            raise UserError(
+                f"the pose {goal.position.tolist()} is not within the workspace: change the settings"
+            )
         began, limits, seen = self._clock.now(), self.limits, 0
         while True:
             state = self.state()
             base = self._guard.base(state.pose, self.last_target)
-            shift, turn = goal.position - base.position, turn_between(base.quaternion, goal.quaternion)
-            away, off = goal.position - state.pose.position, turn_between(state.pose.quaternion, goal.quaternion)
+            shift, turn = (
+                goal.position - base.position,
+                turn_between(base.quaternion, goal.quaternion),
+            )
+            away, off = (
+                goal.position - state.pose.position,
+                turn_between(state.pose.quaternion, goal.quaternion),
+            )
             seen = seen + 1 if length(away) < NEAR and length(off) < NEAR_TURN else 0
             if seen == RESTING:
                 return
             spin = limits.spin * limits.period * min(1.0, limits.pace / limits.speed)
-            self._move(shortened(shift, limits.pace * limits.period), shortened(turn, spin), speed=limits.pace)
+            self._move(
+                shortened(shift, limits.pace * limits.period),
+                shortened(turn, spin),
+                speed=limits.pace,
+            )
             if self.dry_run:
                 return  # it will never be there
             if self._clock.now() - began > PATIENCE:
@@ -170,7 +198,8 @@ class SafeArm:
             self._clock.sleep(limits.period)
 
     def grip(self, *, shut: bool) -> None:
-        """Close or open the fingers, where they are not told so already. Returns at once. Raises `ArmStopped`."""
+        """Close or open the fingers, where they are not told so already. Returns at once. Raises
+        `ArmStopped`."""
         self._require_leave()
         if shut == self._shut:
             return
@@ -179,15 +208,20 @@ class SafeArm:
             self._wired(lambda: self.__driver.grip(shut=shut))
 
     def recover(self) -> None:
-        """Clear a fault of the arm, if it has one. After the stated number of times, or where a person has stopped the
-        arm, it stops for good instead. Raises `ArmStopped`."""
+        """Clear a fault of the arm, if it has one. After the stated number of times, or where a
+        person has stopped the arm, it stops for good instead. Raises `ArmStopped`."""
         self._require_leave()
         state = self._read()
         if not state.fault:
             return
         limits = self.limits
-        if self._clears_episode >= limits.clears_per_episode or self._clears_run >= limits.clears_per_run:
-            self._fail(f"{state.fault}, after {self._clears_run} faults were cleared: that is enough without a person")
+        if (
+            self._clears_episode >= limits.clears_per_episode
+            or self._clears_run >= limits.clears_per_run
+        ):
+            self._fail(
+                f"{state.fault}, after {self._clears_run} faults were cleared: that is enough without a person"
+            )
         self._clears_episode += 1
         self._clears_run += 1
         self._announce(f"clearing a fault ({state.fault}), the {self._clears_run}. of this run")
@@ -203,8 +237,8 @@ class SafeArm:
     # --- what it is like
 
     def state(self) -> ArmState:
-        """The newest state, which is fresh, sound and without a fault. Raises `ArmStopped` (and stops), or
-        `ArmFault`."""
+        """The newest state, which is fresh, sound and without a fault. Raises `ArmStopped` (and
+        stops), or `ArmFault`."""
         self._refuse_if_stopped()
         state = self._read()
         if state.fault:
@@ -217,7 +251,8 @@ class SafeArm:
         return self.__driver.state()
 
     def watch(self) -> None:
-        """Once in a while: hold where no command has come in time, stop where the state is no longer sound."""
+        """Once in a while: hold where no command has come in time, stop where the state is no
+        longer sound."""
         if self.last_target is None or self.stopped:
             return
         try:
@@ -251,19 +286,30 @@ class SafeArm:
             elapsed = self.limits.period if self.last_target is None else now - self._commanded
             try:
                 cleared = self._guard.clear(
-                    shift, turn, measured=state.pose, last=self.last_target, elapsed=elapsed, speed=speed
+                    shift,
+                    turn,
+                    measured=state.pose,
+                    last=self.last_target,
+                    elapsed=elapsed,
+                    speed=speed,
                 )
             except Refused as refused:
                 self._fail(str(refused))
-            self.last_target, self._commanded = cleared.pose, now  # before it is sent: the watchdog sees a slow one
+            self.last_target, self._commanded = (
+                cleared.pose,
+                now,
+            )  # before it is sent: the watchdog sees a slow one
             if self.dry_run:
                 _log.info("dry run: would go to %s", np.round(cleared.pose.position, 4).tolist())
                 return
             self._wired(lambda: self.__driver.send(cleared))
-            self.last_target = cleared.pose  # and after, where the watchdog told it to hold in between
+            self.last_target = (
+                cleared.pose
+            )  # and after, where the watchdog told it to hold in between
 
     def _wired(self, command: Callable[[], None]) -> None:
-        """Send, unless stopped; and hold once more where a stop came while the command was on its way."""
+        """Send, unless stopped; and hold once more where a stop came while the command was on its
+        way."""
         with self._wire:
             self._refuse_if_stopped()
             try:
@@ -275,7 +321,8 @@ class SafeArm:
             self._refuse_if_stopped()
 
     def _hold(self) -> None:
-        """Without waiting for a command that is on its way: a silent arm must not keep others from stopping it."""
+        """Without waiting for a command that is on its way: a silent arm must not keep others from
+        stopping it."""
         self.last_target = None
         if self.dry_run:
             return
@@ -287,7 +334,8 @@ class SafeArm:
             self._announce(f"the arm could not be told to hold ({error}): PRESS THE EMERGENCY STOP")
 
     def _read(self) -> ArmState:
-        """The newest state, if it can be trusted. One thread at a time: two could see each other's stamps."""
+        """The newest state, if it can be trusted. One thread at a time: two could see each other's
+        stamps."""
         with self._reading:
             try:
                 state = self.__driver.state()
@@ -300,7 +348,9 @@ class SafeArm:
         if not (state.pose.sound and all(map(math.isfinite, (state.stamp, state.received)))):
             self._fail(f"its state is not sound: {state}")
         if state.stamp < self._stamp:
-            self._fail(f"its state is older ({state.stamp:.3f} s) than one before ({self._stamp:.3f} s)")
+            self._fail(
+                f"its state is older ({state.stamp:.3f} s) than one before ({self._stamp:.3f} s)"
+            )
         if state.stamp > self._stamp:
             self._stamp, self._stamp_seen = state.stamp, min(now, state.received)
         if state.held:
@@ -320,7 +370,9 @@ class SafeArm:
 
     def _refuse_if_stopped(self) -> None:
         if self.stopped:
-            raise ArmStopped(f"the arm is stopped ({self.stopped}): look at it, then `irevla arm release`")
+            raise ArmStopped(
+                f"the arm is stopped ({self.stopped}): look at it, then `irevla arm release`"
+            )
 
     def _fail(self, reason: str) -> NoReturn:
         self.stop(reason)

@@ -1,4 +1,5 @@
-"""Where pictures come from, and how two of them become what the policy sees: the same picture as `panda-sim` draws."""
+"""Where pictures come from, and how two of them become what the policy sees: the same picture as
+`panda-sim` draws."""
 
 import threading
 import time
@@ -36,7 +37,8 @@ class Camera(Protocol):
 def compose(
     front: UInt8[np.ndarray, "H W 3"], wrist: UInt8[np.ndarray, "h w 3"], *, size: int
 ) -> UInt8[np.ndarray, "size size 3"]:
-    """The middle square of the front view, with that of the wrist's view over its top left corner."""
+    """The middle square of the front view, with that of the wrist's view over its top left
+    corner."""
     picture, side = square(front, size), round(WRIST_SHARE * size)
     picture[:side, :side] = square(wrist, side)
     return picture
@@ -52,8 +54,8 @@ def square(picture: UInt8[np.ndarray, "H W 3"], size: int) -> UInt8[np.ndarray, 
 
 
 class Streaming:
-    """The newest picture of a device whose `grab` waits for the next one. (Devices queue pictures: who reads only when
-    he needs one gets an old one.)"""
+    """The newest picture of a device whose `grab` waits for the next one. (Devices queue pictures:
+    who reads only when he needs one gets an old one.)"""
 
     def __init__(self, name: str, grab: Any, release: Any, *, upside_down: bool = False) -> None:
         self._name, self._grab, self._release, self._flip = name, grab, release, upside_down
@@ -70,7 +72,9 @@ class Streaming:
         assert self._newest is not None
         taken, picture = self._newest
         if time.monotonic() - taken > MAX_AGE:
-            raise CameraError(f"the {self._name} camera has given no picture for {time.monotonic() - taken:.1f} s")
+            raise CameraError(
+                f"the {self._name} camera has given no picture for {time.monotonic() - taken:.1f} s"
+            )
         return picture
 
     def close(self) -> None:
@@ -90,7 +94,8 @@ class Streaming:
 
 
 def open_camera(name: str, settings: CameraSettings) -> Camera:
-    """The camera that the settings describe. Raises `UserError` where it, or its package, is missing."""
+    """The camera that the settings describe. Raises `UserError` where it, or its package, is
+    missing."""
     return (_opencv if settings.kind == "opencv" else _realsense)(name, settings)
 
 
@@ -125,7 +130,9 @@ def _realsense(name: str, settings: CameraSettings) -> Camera:
     try:
         pipeline.start(config)
     except RuntimeError as error:
-        raise UserError(f"the {name} camera (RealSense {settings.device or 'any'}) does not start: {error}") from error
+        raise UserError(
+            f"the {name} camera (RealSense {settings.device or 'any'}) does not start: {error}"
+        ) from error
 
     def grab() -> np.ndarray | None:
         try:

@@ -1,4 +1,5 @@
-"""From settings to an arm in its cell. The only module that knows the drivers, which it gives to `SafeArm`."""
+"""From settings to an arm in its cell. The only module that knows the drivers, which it gives to
+`SafeArm`."""
 
 import atexit
 import functools
@@ -44,7 +45,8 @@ class Cell:
 
 
 def open_arm(settings: Settings) -> SafeArm:
-    """The arm alone, watched. Raises `UserError` where none answers, or another process moves it."""
+    """The arm alone, watched. Raises `UserError` where none answers, or another process moves
+    it."""
     latch = Latch(settings.latch)
     try:
         driver = _driver(settings)
@@ -52,14 +54,20 @@ def open_arm(settings: Settings) -> SafeArm:
         latch.close()
         raise
     arm = SafeArm(
-        driver, settings.limits, latch=latch, dry_run=settings.dry_run, expected=settings.policy, announce=_announce
+        driver,
+        settings.limits,
+        latch=latch,
+        dry_run=settings.dry_run,
+        expected=settings.policy,
+        announce=_announce,
     )
     arm.start_watchdog()
     return arm
 
 
 def open_cell(settings: Settings) -> Cell:
-    """Everything that the settings name. Raises `UserError` where something is missing; nothing stays open then."""
+    """Everything that the settings name. Raises `UserError` where something is missing; nothing
+    stays open then."""
     arm = open_arm(settings)
     opened: list[Any] = [arm]
     try:
@@ -85,7 +93,9 @@ def open_cell(settings: Settings) -> Cell:
 def cell_of(path: Path) -> Cell:
     """The cell of this process: there is one arm, and all environments share it."""
     cell = open_cell(read_settings(path))
-    atexit.register(cell.close)  # a process that is killed leaves its mark, and the next one begins stopped
+    atexit.register(
+        cell.close
+    )  # a process that is killed leaves its mark, and the next one begins stopped
     return cell
 
 

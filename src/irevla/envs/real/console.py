@@ -32,7 +32,8 @@ def keys(settings: Settings) -> None:
 
 
 def show(settings: Settings) -> None:
-    """Say where the arm is and why it is stopped, and write what the policy would see; nothing moves."""
+    """Say where the arm is and why it is stopped, and write what the policy would see; nothing
+    moves."""
     with _connected(settings) as arm:
         try:
             state = arm.look()
@@ -40,8 +41,12 @@ def show(settings: Settings) -> None:
             raise UserError(f"the arm's state cannot be read: {error}") from error
         place, tilt = np.round(state.pose.position, 3).tolist(), np.degrees(state.pose.tilt)
         print(f"hand at {place} m, fingers {tilt:.0f} degrees from straight down")
-        print(f"home at {settings.home.position.tolist()}, box {settings.limits.low} to {settings.limits.high}")
-        print(f"fault: {state.fault or 'none'}; stopped: {arm.stopped or 'no'}; dry run: {settings.dry_run}")
+        print(
+            f"home at {settings.home.position.tolist()}, box {settings.limits.low} to {settings.limits.high}"
+        )
+        print(
+            f"fault: {state.fault or 'none'}; stopped: {arm.stopped or 'no'}; dry run: {settings.dry_run}"
+        )
     pictures = []
     for name, camera in (("front", settings.front), ("wrist", settings.wrist)):
         opened = open_camera(name, camera)
@@ -55,29 +60,45 @@ def show(settings: Settings) -> None:
 def home(settings: Settings) -> None:
     """Move the arm slowly to its start, after a person has agreed: the first motion to try."""
     with _connected(settings) as arm:
-        begin, end = np.round(arm.state().pose.position, 3).tolist(), settings.home.position.tolist()
+        begin, end = (
+            np.round(arm.state().pose.position, 3).tolist(),
+            settings.home.position.tolist(),
+        )
         print(f"from {begin} to {end}, at {settings.limits.pace} m/s")
-        if input("Is the way free, and the emergency stop in your hand? Type yes: ").strip() != "yes":
+        if (
+            input("Is the way free, and the emergency stop in your hand? Type yes: ").strip()
+            != "yes"
+        ):
             print("nothing moves")
             return
         arm.authorise(PERSON)
         try:
             arm.approach(settings.home)
         except ArmFault as fault:
-            raise UserError(f"the arm stopped itself: {fault}; look at it, and clear the fault in Desk") from fault
+            raise UserError(
+                f"the arm stopped itself: {fault}; look at it, and clear the fault in Desk"
+            ) from fault
 
 
 def release(settings: Settings) -> None:
     """Let a stopped arm move again, after a person has looked at it."""
     latch = Latch(settings.latch)
     reason = latch.reason
-    if reason and input(f"stopped: {reason}. Have you looked at the arm? Type yes: ").strip() == "yes":
+    if (
+        reason
+        and input(f"stopped: {reason}. Have you looked at the arm? Type yes: ").strip() == "yes"
+    ):
         latch.release()
     latch.close()
     print("still stopped" if latch.reason else "the arm is not stopped")
 
 
-WORDS: dict[str, Callable[[Settings], None]] = {"keys": keys, "show": show, "home": home, "release": release}
+WORDS: dict[str, Callable[[Settings], None]] = {
+    "keys": keys,
+    "show": show,
+    "home": home,
+    "release": release,
+}
 
 
 def arm_command(word: str, path: Path) -> None:

@@ -1,4 +1,5 @@
-"""What a way to talk to an arm must offer. `SafeArm` is its only user: nothing else may command an arm."""
+"""What a way to talk to an arm must offer. `SafeArm` is its only user: nothing else may command an
+arm."""
 
 import threading
 import time
@@ -22,15 +23,19 @@ class ArmState:
     stamp: float  # s, by the arm's own clock (or a count that grows with every new state)
     received: float  # s, when it came, by the clock of `SafeArm` (`time.monotonic`)
     fault: str = ""  # what the arm stopped itself for; empty: nothing
-    held: bool = False  # a person stopped it (user stop, enabling device): never cleared by a program
+    held: bool = (
+        False  # a person stopped it (user stop, enabling device): never cleared by a program
+    )
 
 
 @runtime_checkable
 class Driver(Protocol):
-    """A way to an arm. No call waits longer than a few tenths of a second; each raises `DriverError`."""
+    """A way to an arm. No call waits longer than a few tenths of a second; each raises
+    `DriverError`."""
 
     def state(self) -> ArmState:
-        """The newest state known; at once, even where the arm has fallen silent (then an old one)."""
+        """The newest state known; at once, even where the arm has fallen silent (then an old
+        one)."""
         ...
 
     def send(self, target: Cleared) -> None:
@@ -55,7 +60,8 @@ class Driver(Protocol):
 
 
 class Polled:
-    """The newest state of an arm whose `read` may wait: read in a thread, so that whoever asks does not."""
+    """The newest state of an arm whose `read` may wait: read in a thread, so that whoever asks does
+    not."""
 
     def __init__(self, read: Callable[[], ArmState], *, interval: float = 0.02) -> None:
         self._read, self._interval = read, interval

@@ -1,4 +1,5 @@
-"""One task of a real arm as a gymnasium environment: the interface, the actions and the pictures of `panda-sim`."""
+"""One task of a real arm as a gymnasium environment: the interface, the actions and the pictures of
+`panda-sim`."""
 
 from typing import Any
 
@@ -22,14 +23,15 @@ LIFT = 0.05  # m that the hand rises before it goes to its start, so that it dra
 
 
 class PandaRealEnv(DrawnEnv):
-    """One task. Observation: `uint8[S, S, 3]`, the front view with the wrist's in its top left corner. Action, in
-    [-1, 1]: `float32[7]`, displacement (4 cm) and turn (0.25 rad) along and around the axes of the arm's base, and the
-    gripper (positive closes). A decision is 0.1 s.
+    """One task. Observation: `uint8[S, S, 3]`, the front view with the wrist's in its top left
+    corner. Action, in [-1, 1]: `float32[7]`, displacement (4 cm) and turn (0.25 rad) along and
+    around the axes of the arm's base, and the gripper (positive closes). A decision is 0.1 s.
 
-    The reward is 1 where the judge says that the task is done, and the episode terminates; it is truncated where the
-    judge says that it has failed, or after `horizon` decisions. A person who takes over replaces the policy's action;
-    `info["action"]` is what was done, `info["person"]` whether by them. Raises `ArmStopped`, for good, where the safety
-    layer stops the arm. Seeds settle nothing: a person puts the things back.
+    The reward is 1 where the judge says that the task is done, and the episode terminates; it is
+    truncated where the judge says that it has failed, or after `horizon` decisions. A person who
+    takes over replaces the policy's action; `info["action"]` is what was done, `info["person"]`
+    whether by them. Raises `ArmStopped`, for good, where the safety layer stops the arm. Seeds
+    settle nothing: a person puts the things back.
     """
 
     def __init__(self, task: str, config: EnvConfig | None = None, *, cell: Cell) -> None:
@@ -37,7 +39,13 @@ class PandaRealEnv(DrawnEnv):
             raise unknown("task of panda", task, SPECS)
         config = config or EnvConfig()
         ticks = HZ * config.action_repeat
-        super().__init__(SPECS[task].task, config, action_dim=ACTION_DIM, control_hz=ticks, render_mode="rgb_array")
+        super().__init__(
+            SPECS[task].task,
+            config,
+            action_dim=ACTION_DIM,
+            control_hz=ticks,
+            render_mode="rgb_array",
+        )
         self.cell = cell
         self._returned = cell.clock.now()  # when the last decision ended
         self._recorder = Recorder(self.task, cell.demonstrations)
@@ -47,7 +55,8 @@ class PandaRealEnv(DrawnEnv):
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
     ) -> tuple[np.ndarray, dict[str, Any]]:
-        """Open the fingers, rise, go to the start, and wait until a person says that things are in place."""
+        """Open the fingers, rise, go to the start, and wait until a person says that things are in
+        place."""
         super().reset(seed=seed)
         cell, arm = self.cell, self.cell.arm
         if cell.player not in (None, self):
@@ -61,7 +70,9 @@ class PandaRealEnv(DrawnEnv):
             self._go_home()
         except ArmFault as fault:
             arm.stop(f"{fault}, on the way to its start")
-            raise ArmStopped(f"the arm is stopped ({arm.stopped}): look at it, then `irevla arm release`") from fault
+            raise ArmStopped(
+                f"the arm is stopped ({arm.stopped}): look at it, then `irevla arm release`"
+            ) from fault
         arm.hold()
         self._ask(f"{self.task.name}: put things in place for {self.task.instruction!r}")
         self._require_person()
@@ -70,8 +81,11 @@ class PandaRealEnv(DrawnEnv):
         self._seen = self._observe()
         return self._seen, {"success": False}
 
-    def step(self, action: Float32[np.ndarray, " A"]) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
-        """One decision. The picture is taken just so long before the next that the policy's thinking fits between."""
+    def step(
+        self, action: Float32[np.ndarray, " A"]
+    ) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
+        """One decision. The picture is taken just so long before the next that the policy's
+        thinking fits between."""
         cell, began = self.cell, self.cell.clock.now()
         self._require_person()
         # a demonstration is `action` already, and collected where it is asked for
@@ -79,7 +93,9 @@ class PandaRealEnv(DrawnEnv):
         taken_over = cell.person.action() if shown is None else None
         if cell.arm.who == PERSON and shown is None and taken_over is None:
             cell.arm.hold()
-            raise UserError("a person is authorised to move the arm, and this is a policy: name its hash instead")
+            raise UserError(
+                "a person is authorised to move the arm, and this is a policy: name its hash instead"
+            )
         try:
             done = self._act(np.asarray(action if taken_over is None else taken_over, np.float32))
         except ArmFault as fault:
@@ -98,7 +114,8 @@ class PandaRealEnv(DrawnEnv):
         return self._seen, float(success), success, ended and not success, info
 
     def expert_action(self) -> Float32[np.ndarray, " A"]:
-        """The person's action, which `irevla collect panda` records. Without one the arm stands still."""
+        """The person's action, which `irevla collect panda` records. Without one the arm stands
+        still."""
         action = self.cell.person.action()
         still = np.zeros(ACTION_DIM, np.float32)
         still[6] = self._recorder.grip  # the fingers stay as they are
@@ -127,7 +144,8 @@ class PandaRealEnv(DrawnEnv):
         return clipped
 
     def _break_off(self, fault: str) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
-        """The arm has stopped itself: the episode is over, and the next reset may clear the fault."""
+        """The arm has stopped itself: the episode is over, and the next reset may clear the
+        fault."""
         self._end(success=False)
         return self._seen, 0.0, False, True, {"success": False, "fault": fault}
 
@@ -147,13 +165,16 @@ class PandaRealEnv(DrawnEnv):
     def _ask(self, request: str) -> None:
         patience = 0.8 * self.config.timeout  # the worker would be taken for hung
         if not self.cell.person.wait_ready(request, patience=patience):
-            raise UserError(f"nobody said within {patience:.0f} s that things are in place: try a longer --env.timeout")
+            raise UserError(
+                f"nobody said within {patience:.0f} s that things are in place: try a longer --env.timeout"
+            )
 
     def _observe(self) -> np.ndarray:
         return self.render()  # whatever `draw` says: an arm does not move unseen
 
     def _await_person(self) -> None:
-        """Their sign of life comes now and then, and the socket for it may have been opened only now."""
+        """Their sign of life comes now and then, and the socket for it may have been opened only
+        now."""
         end = self.cell.clock.now() + SILENCE
         while not self.cell.person.there() and self.cell.clock.now() < end:
             self.cell.clock.sleep(BEAT / 3)

@@ -1,4 +1,5 @@
-"""What the arm may be told: the limits, and the one function that turns a wish into a command. No state, no I/O.
+"""What the arm may be told: the limits, and the one function that turns a wish into a command. No
+state, no I/O.
 
 A driver takes `Cleared` commands alone, and only `Guard.clear` can make one.
 """
@@ -12,7 +13,10 @@ from irevla.envs.real.pose import Pose, Vector, length, shortened, turn_between,
 from irevla.errors import UserError
 
 Triple = tuple[float, float, float]
-BRAKE, CREEP = 0.5, 0.005  # share of the way to a wall that one decision may go, and m that it always may
+BRAKE, CREEP = (
+    0.5,
+    0.005,
+)  # share of the way to a wall that one decision may go, and m that it always may
 _SEAL = object()  # whoever holds it may clear commands: this module alone
 
 
@@ -26,7 +30,9 @@ class Limits:
 
     low: Triple  # corners of the box that the end effector stays in
     high: Triple
-    tolerance: float = 0.02  # outside the box by more than this, only motions back into it are allowed
+    tolerance: float = (
+        0.02  # outside the box by more than this, only motions back into it are allowed
+    )
     step: float = 0.04  # longest way of one decision: a full action along one axis
     turn: float = 0.25  # largest turn of one decision
     speed: float = 0.4  # m/s, over the time since the last command
@@ -36,14 +42,29 @@ class Limits:
     tilt: float = 1.0  # largest angle between the fingers and straight down
     pace: float = 0.1  # m/s, of motions that no policy chooses: to the start
     period: float = 0.1  # of a decision
-    max_age: float = 0.1  # of a state, before the arm is stopped; beyond 0.15 not "within two periods" any more
+    max_age: float = (
+        0.1  # of a state, before the arm is stopped; beyond 0.15 not "within two periods" any more
+    )
     clears_per_episode: int = 1  # faults cleared without a person ...
     clears_per_run: int = 3  # ... before one must come
 
     def __post_init__(self) -> None:
         if not all(-2 < low < high < 2 for low, high in zip(self.low, self.high, strict=True)):
-            raise UserError(f"the workspace from {self.low} to {self.high} is no box: low < high, within 2 m")
-        for name in ("tolerance", "step", "turn", "speed", "spin", "lead", "lead_turn", "tilt", "pace", "period"):
+            raise UserError(
+                f"the workspace from {self.low} to {self.high} is no box: low < high, within 2 m"
+            )
+        for name in (
+            "tolerance",
+            "step",
+            "turn",
+            "speed",
+            "spin",
+            "lead",
+            "lead_turn",
+            "tilt",
+            "pace",
+            "period",
+        ):
             if not 0 < getattr(self, name) < 4:
                 raise UserError(f"limits.{name} must be between 0 and 4, not {getattr(self, name)}")
         if not 0 < self.max_age <= 0.5:
@@ -75,8 +96,9 @@ class Guard:
         return length(position - self._nearest(position))
 
     def base(self, measured: Pose, last: Pose | None) -> Pose:
-        """What a motion starts from: the last target, but never far ahead of the arm. (From the measured pose alone, an
-        arm that sags a little under its load would sink with every decision.)"""
+        """What a motion starts from: the last target, but never far ahead of the arm. (From the
+        measured pose alone, an arm that sags a little under its load would sink with every
+        decision.)"""
         if last is None:
             return measured
         lead = shortened(last.position - measured.position, self.limits.lead)
@@ -93,9 +115,13 @@ class Guard:
         elapsed: float,
         speed: float,
     ) -> Cleared:
-        """The command for a motion (m, rad, around the axes of the base) of an arm at `measured`, `elapsed` s after
-        the `last` target was sent. Raises `Refused`."""
-        if shift.shape != (3,) or turn.shape != (3,) or not all(map(math.isfinite, [*shift.tolist(), *turn.tolist()])):
+        """The command for a motion (m, rad, around the axes of the base) of an arm at `measured`,
+        `elapsed` s after the `last` target was sent. Raises `Refused`."""
+        if (
+            shift.shape != (3,)
+            or turn.shape != (3,)
+            or not all(map(math.isfinite, [*shift.tolist(), *turn.tolist()]))
+        ):
             raise Refused(f"the motion asked for is not finite: {shift} {turn}")
         if not measured.sound:
             raise Refused(f"the arm's own pose is not sound: {measured}")
@@ -105,7 +131,9 @@ class Guard:
         base = self.base(measured, last)
         reach = min(limits.step, min(speed, limits.speed) * elapsed)
         position = self._boxed(base.position + shortened(shift, reach), measured.position)
-        quaternion = turned(base.quaternion, shortened(turn, min(limits.turn, limits.spin * elapsed)))
+        quaternion = turned(
+            base.quaternion, shortened(turn, min(limits.turn, limits.spin * elapsed))
+        )
         target = Pose(position, quaternion)
         if target.tilt > max(limits.tilt, base.tilt):  # further over than it may and than it is
             target = Pose(position, base.quaternion)
@@ -117,14 +145,16 @@ class Guard:
         return nearest
 
     def _braked(self, target: Vector, now: Vector) -> Vector:
-        """At most a part of the way to each wall: a fast arm that is sent to the wall itself swings through it."""
+        """At most a part of the way to each wall: a fast arm that is sent to the wall itself swings
+        through it."""
         down = np.maximum(BRAKE * (now - self._low), CREEP)
         up = np.maximum(BRAKE * (self._high - now), CREEP)
         braked: Vector = np.minimum(np.maximum(target, now - down), now + up)
         return braked
 
     def _boxed(self, target: Vector, now: Vector) -> Vector:
-        """The nearest point of the box; of an arm that is outside, no further out than it is, and further in."""
+        """The nearest point of the box; of an arm that is outside, no further out than it is, and
+        further in."""
         out = self.outside(now)
         if out <= self.limits.tolerance:
             return self._nearest(self._braked(target, now))
@@ -142,10 +172,12 @@ class Guard:
         allowed = limits.tolerance if self.outside(now) <= limits.tolerance else self.outside(now)
         problems = {
             "not sound": not target.sound,
-            "too far": length(target.position - now) > limits.step + limits.lead + 2 * limits.tolerance,
+            "too far": length(target.position - now)
+            > limits.step + limits.lead + 2 * limits.tolerance,
             "turned too far": length(turn_between(measured.quaternion, target.quaternion))
             > limits.turn + limits.lead_turn + 1e-6,
-            "outside the box": self.outside(target.position) > (0.0 if allowed == limits.tolerance else allowed),
+            "outside the box": self.outside(target.position)
+            > (0.0 if allowed == limits.tolerance else allowed),
         }
         wrong = [problem for problem, there in problems.items() if there]
         if wrong:

@@ -8,7 +8,9 @@ from jaxtyping import UInt8
 
 from irevla.envs.real.person import Person
 
-Classifier = Callable[[np.ndarray, str], bool]  # picture and instruction -> done: one that `irevla classifier` wrote
+Classifier = Callable[
+    [np.ndarray, str], bool
+]  # picture and instruction -> done: one that `irevla classifier` wrote
 
 
 @runtime_checkable
@@ -16,7 +18,8 @@ class Judge(Protocol):
     """Judges the present moment."""
 
     def judge(self, picture: UInt8[np.ndarray, "S S 3"], instruction: str) -> bool | None:
-        """True: the task is done. False: it has failed, and the episode is over. None: neither, yet."""
+        """True: the task is done. False: it has failed, and the episode is over. None: neither,
+        yet."""
         ...
 
 
@@ -34,7 +37,8 @@ class PersonJudge:
 class ClassifierJudge:
     """A classifier of pictures; a person's key goes first.
 
-    It is as good as the pictures it learned from: take them from failed and successful ends alike, in changing light.
+    It is as good as the pictures it learned from: take them from failed and successful ends alike,
+    in changing light.
     """
 
     def __init__(self, classifier: Classifier, person: Person) -> None:

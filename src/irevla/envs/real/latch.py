@@ -1,4 +1,5 @@
-"""A stop that outlives its process: a worker that died must not be replaced by one that knows nothing of it."""
+"""A stop that outlives its process: a worker that died must not be replaced by one that knows
+nothing of it."""
 
 import json
 import os
@@ -11,8 +12,8 @@ from irevla.errors import UserError
 class Latch:
     """Why the arm is stopped, kept in a file (or, without one, in memory).
 
-    While a session is open the file names its process. A session that finds one that never closed is stopped from its
-    beginning: nobody knows what the arm is doing.
+    While a session is open the file names its process. A session that finds one that never closed
+    is stopped from its beginning: nobody knows what the arm is doing.
     """
 
     def __init__(self, path: Path | None) -> None:
@@ -23,7 +24,9 @@ class Latch:
             self.reason = str(left["stopped"])
         elif left.get("pid"):
             if _alive(int(left["pid"])):
-                raise UserError(f"the process {left['pid']} already moves this arm: end it first ({path})")
+                raise UserError(
+                    f"the process {left['pid']} already moves this arm: end it first ({path})"
+                )
             self.reason = "the last session ended without closing"
         self._write({"pid": os.getpid(), "stopped": self.reason})
 

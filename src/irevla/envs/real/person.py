@@ -1,7 +1,9 @@
-"""The person beside the arm: stops it, says when things are back in place and whether a task is done, takes over.
+"""The person beside the arm: stops it, says when things are back in place and whether a task is
+done, takes over.
 
-Environments run in worker processes that have no terminal. So the person has one of their own, with `irevla arm keys`,
-which sends each key, and a sign of life, to a socket beside the settings. Without that sign the arm does not move.
+Environments run in worker processes that have no terminal. So the person has one of their own, with
+`irevla arm keys`, which sends each key, and a sign of life, to a socket beside the settings.
+Without that sign the arm does not move.
 """
 
 import os
@@ -46,7 +48,8 @@ class Person(Protocol):
         ...
 
     def verdict(self) -> bool | None:
-        """Whether they said, since the last call, that the task is done (or has failed); None: nothing."""
+        """Whether they said, since the last call, that the task is done (or has failed); None:
+        nothing."""
         ...
 
     def wait_ready(self, request: str, *, patience: float) -> bool:
@@ -59,7 +62,8 @@ class Person(Protocol):
 
 
 class Keys:
-    """A person at the keys of another terminal. `on_stop` is called as soon as they press the stop key."""
+    """A person at the keys of another terminal. `on_stop` is called as soon as they press the stop
+    key."""
 
     def __init__(self, path: Path, on_stop: Callable[[str], None]) -> None:
         self._path, self._on_stop = path, on_stop
@@ -137,7 +141,8 @@ class Keys:
 
 
 def send_keys(path: Path, read: Callable[[float], str]) -> None:
-    """Send what `read` gives (a key, or nothing, within so many s; "\\x03" ends) to the environment at `path`."""
+    """Send what `read` gives (a key, or nothing, within so many s; "\\x03" ends) to the environment
+    at `path`."""
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sender:
         while (key := read(BEAT)) != "\x03":
             with suppress(OSError):  # no environment yet, or no more
@@ -163,8 +168,8 @@ def keyboard() -> tuple[Callable[[float], str], Callable[[], None]]:
 
 
 class SpaceMouse(Keys):
-    """The same, with a 3Dconnexion SpaceMouse for the motions and the grip; its second button says "done". The keys
-    stay: somebody must be able to stop. Never tried: there was no SpaceMouse."""
+    """The same, with a 3Dconnexion SpaceMouse for the motions and the grip; its second button says
+    "done". The keys stay: somebody must be able to stop. Never tried: there was no SpaceMouse."""
 
     def __init__(self, path: Path, on_stop: Callable[[str], None]) -> None:
         super().__init__(path, on_stop)

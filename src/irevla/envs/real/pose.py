@@ -1,11 +1,14 @@
-"""Positions and orientations of the hand, in numpy alone. Quaternions are x y z w, as in libfranka and SERL."""
+"""Positions and orientations of the hand, in numpy alone. Quaternions are x y z w, as in libfranka
+and SERL."""
 
 import math
 from dataclasses import dataclass
 
 import numpy as np
 
-Vector = np.ndarray  # float64[3]. Not checked at every call, as elsewhere: these run in the thousands ...
+Vector = (
+    np.ndarray
+)  # float64[3]. Not checked at every call, as elsewhere: these run in the thousands ...
 Quaternion = np.ndarray  # ... float64[4], and `Pose.sound` looks at what comes from outside
 
 
@@ -69,7 +72,8 @@ def product(a: Quaternion, b: Quaternion) -> Quaternion:
 
 
 def turn_between(start: Quaternion, end: Quaternion) -> Vector:
-    """The shortest turn around an axis of the world that leads from one orientation to another: axis times angle."""
+    """The shortest turn around an axis of the world that leads from one orientation to another:
+    axis times angle."""
     x, y, z, w = product(end, start * np.array([-1.0, -1.0, -1.0, 1.0])).tolist()
     if w < 0:  # the same orientation, the other way round
         x, y, z, w = -x, -y, -z, -w

@@ -1,5 +1,5 @@
-"""Episodes that a person took part in, kept as demonstrations: `irevla collect panda --demonstrations DIR` imports
-them."""
+"""Episodes that a person took part in, kept as demonstrations: `irevla collect panda
+--demonstrations DIR` imports them."""
 
 import time
 from collections.abc import Iterator, Sequence
@@ -13,7 +13,8 @@ from irevla.errors import UserError
 
 
 class Recorder:
-    """One episode after another. Those that succeed and that a person took part in are written to `folder`."""
+    """One episode after another. Those that succeed and that a person took part in are written to
+    `folder`."""
 
     def __init__(self, task: Task, folder: Path | None) -> None:
         self._task, self._folder = task, folder
@@ -25,7 +26,13 @@ class Recorder:
         self._actions: list[np.ndarray] = []
         self._person = False
 
-    def add(self, picture: UInt8[np.ndarray, "S S 3"], action: Float32[np.ndarray, " A"], *, person: bool) -> None:
+    def add(
+        self,
+        picture: UInt8[np.ndarray, "S S 3"],
+        action: Float32[np.ndarray, " A"],
+        *,
+        person: bool,
+    ) -> None:
         """What was seen, and what was then done."""
         self._pictures.append(picture)
         self._actions.append(action)
@@ -45,7 +52,10 @@ class Recorder:
         aside = path.with_suffix(".part")
         with aside.open("wb") as file:
             np.savez_compressed(
-                file, task=self._task.name, pictures=np.stack(self._pictures), actions=np.stack(self._actions)
+                file,
+                task=self._task.name,
+                pictures=np.stack(self._pictures),
+                actions=np.stack(self._actions),
             )
         aside.rename(path)
 
@@ -53,8 +63,8 @@ class Recorder:
 def recordings(
     path: Path, tasks: Sequence[str], *, size: int
 ) -> Iterator[tuple[str, UInt8[np.ndarray, "T S S 3"], Float32[np.ndarray, "T A"]]]:
-    """The episodes of `tasks` in a folder, or in one file: task, pictures, actions. Raises `UserError` for what cannot
-    be read, and for pictures of another size."""
+    """The episodes of `tasks` in a folder, or in one file: task, pictures, actions. Raises
+    `UserError` for what cannot be read, and for pictures of another size."""
     for file in sorted(path.glob("*.npz")) if path.is_dir() else [path]:
         try:
             with np.load(file, allow_pickle=False) as found:

@@ -1,4 +1,5 @@
-"""The settings of one arm: a YAML file that a person writes and names. `docs/real-robot.md` explains it."""
+"""The settings of one arm: a YAML file that a person writes and names. `docs/real-robot.md`
+explains it."""
 
 import dataclasses
 import math
@@ -42,7 +43,8 @@ class Settings:
     home: Pose
     front: CameraSettings
     wrist: CameraSettings
-    policy: str = ""  # sha256 of the only policy that may move the arm, or its beginning; empty: any, which is shown
+    # sha256 of the only policy that may move the arm, or its beginning; empty: any, which is shown
+    policy: str = ""
     dry_run: bool = True  # compute and log, send nothing
     judge: str = "key"  # who says that a task is done
     classifier: str = ""  # for the judge "classifier": a folder that `irevla classifier` wrote
@@ -66,7 +68,9 @@ class Settings:
 def settings_path() -> Path:
     """The file that the environment names. Raises `UserError` where it names none."""
     if FILE not in os.environ:
-        raise UserError(f"which arm? Write its settings (docs/real-robot.md) and name them: export {FILE}=arm.yaml")
+        raise UserError(
+            f"which arm? Write its settings (docs/real-robot.md) and name them: export {FILE}=arm.yaml"
+        )
     return Path(os.environ[FILE])
 
 
@@ -77,7 +81,9 @@ def read_settings(path: Path) -> Settings:
     except OSError as error:
         raise UserError(f"the settings {path} cannot be read: {error.strerror}") from error
     except yaml.YAMLError as error:
-        raise UserError(f"the settings {path} are no YAML: {' '.join(str(error).split())}") from error
+        raise UserError(
+            f"the settings {path} are no YAML: {' '.join(str(error).split())}"
+        ) from error
     try:
         return _settings(_mapping(found, "the file"), path)
     except UserError as error:
@@ -85,7 +91,11 @@ def read_settings(path: Path) -> Settings:
 
 
 def _settings(found: dict[str, Any], path: Path) -> Settings:
-    plain = {field.name: field for field in dataclasses.fields(Settings) if field.default is not dataclasses.MISSING}
+    plain = {
+        field.name: field
+        for field in dataclasses.fields(Settings)
+        if field.default is not dataclasses.MISSING
+    }
     needed = ("driver", "host", "workspace", "home", "cameras")
     for name in found:
         if name not in (*needed, "limits", *plain):
@@ -96,9 +106,13 @@ def _settings(found: dict[str, Any], path: Path) -> Settings:
     _one_of(found, "driver", DRIVERS)
     _one_of(found, "judge", JUDGES)
     _one_of(found, "person", PERSONS)
-    values = {name: _as(found[name], type(plain[name].default), name) for name in plain if name in found}
+    values = {
+        name: _as(found[name], type(plain[name].default), name) for name in plain if name in found
+    }
     if values.get("judge") == "classifier" and not values.get("classifier"):
-        raise UserError("the judge 'classifier' needs 'classifier', the folder that `irevla classifier` wrote")
+        raise UserError(
+            "the judge 'classifier' needs 'classifier', the folder that `irevla classifier` wrote"
+        )
     if not 0 < values.get("dynamics", 0.1) <= 1:
         raise UserError(f"dynamics must be in (0, 1], not {values['dynamics']}")
     limits = _limits(found)
@@ -119,19 +133,32 @@ def _settings(found: dict[str, Any], path: Path) -> Settings:
 
 
 def _limits(found: dict[str, Any]) -> Limits:
-    workspace, chosen = _mapping(found["workspace"], "workspace"), _mapping(found.get("limits") or {}, "limits")
+    workspace, chosen = (
+        _mapping(found["workspace"], "workspace"),
+        _mapping(found.get("limits") or {}, "limits"),
+    )
     low, high = (_triple(workspace.get(name), f"workspace.{name}") for name in ("low", "high"))
-    known = {field.name: field for field in dataclasses.fields(Limits) if field.default is not dataclasses.MISSING}
+    known = {
+        field.name: field
+        for field in dataclasses.fields(Limits)
+        if field.default is not dataclasses.MISSING
+    }
     for name in chosen:
         if name not in known:
             raise unknown("limit", name, known)
-    return Limits(low, high, **{name: _as(value, type(known[name].default), name) for name, value in chosen.items()})
+    return Limits(
+        low,
+        high,
+        **{name: _as(value, type(known[name].default), name) for name, value in chosen.items()},
+    )
 
 
 def _home(found: dict[str, Any], limits: Limits) -> Pose:
     position = _triple(found.get("position"), "home.position")
     yaw = _as(found.get("yaw", 0.0), float, "home.yaw")
-    if not all(low <= x <= high for low, x, high in zip(limits.low, position, limits.high, strict=True)):
+    if not all(
+        low <= x <= high for low, x, high in zip(limits.low, position, limits.high, strict=True)
+    ):
         raise UserError(f"home.position {list(position)} is outside the workspace")
     return Pose(np.array(position), turned(DOWN, np.array([0.0, 0.0, yaw])))
 

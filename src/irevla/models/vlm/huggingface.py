@@ -1,7 +1,9 @@
-"""Any generative VLM that transformers loads, with its final fully connected layer taken off (section IV-A).
+"""Any generative VLM that transformers loads, with its final fully connected layer taken off
+(section IV-A).
 
-One adapter: the library says where the towers are, how a picture and a prompt become tokens and how wide the hidden
-states are; `families.py` has what it does not say. Code from a repository is never run.
+One adapter: the library says where the towers are, how a picture and a prompt become tokens and how
+wide the hidden states are; `families.py` has what it does not say. Code from a repository is never
+run.
 """
 
 import re
@@ -27,20 +29,34 @@ from irevla.models.vlm.families import FAMILIES, Family, question
 from irevla.models.vlm.pictures import Pixels
 from irevla.types import Features
 
-SURPRISES = (AssertionError, AttributeError, IndexError, KeyError, RuntimeError, TemplateError, TypeError, ValueError)
-NOT_INPUTS = ("pixel_values", "labels")  # of what a processor returns: ours come from the device; PaliGemma's are none
+SURPRISES = (
+    AssertionError,
+    AttributeError,
+    IndexError,
+    KeyError,
+    RuntimeError,
+    TemplateError,
+    TypeError,
+    ValueError,
+)
+NOT_INPUTS = (
+    "pixel_values",
+    "labels",
+)  # of what a processor returns: ours come from the device; PaliGemma's are none
 
 
 class HuggingFaceVLM(VLM):
     """A model of transformers and its processor.
 
-    For encoder-decoder models the hidden states are the encoder's, and the decoder, which nothing would use, is
-    dropped. Pictures are prepared on the device.
+    For encoder-decoder models the hidden states are the encoder's, and the decoder, which nothing
+    would use, is dropped. Pictures are prepared on the device.
     """
 
     dtype = "float32"  # what its weights were loaded as
 
-    def __init__(self, model: Any, processor: Any, *, image_size: int, towers: Sequence[str] = ("language",)) -> None:
+    def __init__(
+        self, model: Any, processor: Any, *, image_size: int, towers: Sequence[str] = ("language",)
+    ) -> None:
         super().__init__()
         self.family = FAMILIES.get(model.config.model_type, Family())
         self.width = _width(model.config)
@@ -69,23 +85,31 @@ class HuggingFaceVLM(VLM):
         """What belongs to the tokens of the instructions' prompts, each `B m`."""
         prompts = [self._prompt(instruction) for instruction in instructions]
         return {
-            name: pad_sequence([each[name] for each in prompts], batch_first=True).to(device) for name in prompts[0]
+            name: pad_sequence([each[name] for each in prompts], batch_first=True).to(device)
+            for name in prompts[0]
         }
 
     def _prompt(self, instruction: str) -> dict[str, Tensor]:
-        """The same for one instruction, each of one dimension. Kept: a suite has a handful of them."""
+        """The same for one instruction, each of one dimension. Kept: a suite has a handful of
+        them."""
         if instruction not in self.prompts:
             inputs = self._ask(question(instruction))
             of_tokens = inputs.keys() - self.pixels.names - set(NOT_INPUTS)
-            self.prompts[instruction] = {name: torch.tensor(inputs[name][0]) for name in sorted(of_tokens)}
+            self.prompts[instruction] = {
+                name: torch.tensor(inputs[name][0]) for name in sorted(of_tokens)
+            }
         return self.prompts[instruction]
 
     def _ask(self, text: str) -> Any:
-        """The processor's inputs for a question about a picture, as the family was trained to read it, as lists."""
+        """The processor's inputs for a question about a picture, as the family was trained to read
+        it, as lists."""
         if self.processor.chat_template is not None:
             content = [{"type": "image", "image": self.blank}, {"type": "text", "text": text}]
             return self.processor.apply_chat_template(
-                [{"role": "user", "content": content}], add_generation_prompt=True, tokenize=True, return_dict=True
+                [{"role": "user", "content": content}],
+                add_generation_prompt=True,
+                tokenize=True,
+                return_dict=True,
             )
         return self.processor(images=[self.blank], text=[self.family.prompt.format(question=text)])
 
@@ -106,14 +130,17 @@ class HuggingFaceVLM(VLM):
             self.pixels.to(self.model.device)
             picture = torch.from_numpy(np.array(self.blank)).to(self.model.device)
             latents = self.encode(picture[None], ["open the door"])
-            assert latents.tokens.shape == (*latents.mask.shape, self.width), "its latents are not one for each token"
+            assert latents.tokens.shape == (*latents.mask.shape, self.width), (
+                "its latents are not one for each token"
+            )
 
 
 # --- taking off the final fully connected layer
 
 
 class Tap(nn.Module):
-    """In the place of the final fully connected layer: keeps the hidden states (`B m d`) that it is given.
+    """In the place of the final fully connected layer: keeps the hidden states (`B m d`) that it is
+    given.
 
     `torch.compile` reads `forward`, and cannot read annotations with shapes that are checked.
     """
@@ -144,7 +171,8 @@ class DecoderTap(Tap):
 
 
 def take_off_output_layer(model: Any) -> Tap:
-    """Put a tap where `model` would score its vocabulary; in encoder-decoder models, where it would decode.
+    """Put a tap where `model` would score its vocabulary; in encoder-decoder models, where it would
+    decode.
 
     Not an identity whose output would be the logits: some models scale or cap those (Gemma 2, T5).
     """
@@ -160,20 +188,31 @@ def take_off_output_layer(model: Any) -> Tap:
 
 
 def lora_targets(model: Any, towers: Sequence[str]) -> str:
-    """A regular expression for the linear layers inside the repeated layers of `towers`, as names of our module.
+    """A regular expression for the linear layers inside the repeated layers of `towers`, as names
+    of our module.
 
     Raises `UserError` for a tower that the model does not have.
     """
-    text = model.get_encoder() if model.config.get_text_config().is_encoder_decoder else model.get_decoder()
+    text = (
+        model.get_encoder()
+        if model.config.get_text_config().is_encoder_decoder
+        else model.get_decoder()
+    )
     modules = {
         "language": text,
         "vision": model.get_encoder(modality="image"),
         "qformer": getattr(model, "qformer", None),
     }
-    names = {tower: _name(model, module) for tower, module in modules.items() if module not in (None, model)}
+    names = {
+        tower: _name(model, module)
+        for tower, module in modules.items()
+        if module not in (None, model)
+    }
     for tower in towers:
         if tower not in names:
-            raise UserError(f"lora.towers: {model.config.model_type} has no {tower!r}; it has {', '.join(names)}")
+            raise UserError(
+                f"lora.towers: {model.config.model_type} has no {tower!r}; it has {', '.join(names)}"
+            )
     return "|".join(rf"model\.{re.escape(names[tower])}\..*\.\d+\..+" for tower in towers)
 
 
@@ -188,15 +227,17 @@ def _name(model: Any, module: nn.Module) -> str:
 def load(config: ModelConfig, *, image_size: int, device: torch.device) -> HuggingFaceVLM:
     """The VLM that `config.vlm` names, on the Hub or in a folder, with its pretrained weights.
 
-    `check_before` comes first. Raises `UserError` where it cannot be reached, or is not whole, or no VLM of a supported
-    kind.
+    `check_before` comes first. Raises `UserError` where it cannot be reached, or is not whole, or
+    no VLM of a supported kind.
     """
     name, dtype = config.vlm, _dtype(config, device)
     with _readable(name):
         commit = _commit(name, config.revision)
         settings = _settings(name, commit)
         processor = _processor(name, commit, settings)
-        model = _weights(name, commit, settings, dtype=dtype, quantize=config.quantize, device=device)
+        model = _weights(
+            name, commit, settings, dtype=dtype, quantize=config.quantize, device=device
+        )
     vlm = HuggingFaceVLM(model, processor, image_size=image_size, towers=config.lora.towers)
     vlm.base, vlm.revision = name, commit
     vlm.dtype = str(dtype).removeprefix("torch.")
@@ -208,27 +249,39 @@ def load(config: ModelConfig, *, image_size: int, device: torch.device) -> Huggi
 
 
 def check_before(config: ModelConfig, device: torch.device) -> None:
-    """`UserError` for what can be seen without the weights: of a model on the Hub, only config.json is fetched."""
+    """`UserError` for what can be seen without the weights: of a model on the Hub, only config.json
+    is fetched."""
     if find_spec("transformers") is None:
-        raise UserError("a VLM of the Hub needs the package transformers: pip install 'irevla[hub]'")
+        raise UserError(
+            "a VLM of the Hub needs the package transformers: pip install 'irevla[hub]'"
+        )
     if config.quantize and (device.type != "cuda" or find_spec("bitsandbytes") is None):
-        raise UserError("weights in 4 bits need a CUDA device and the package bitsandbytes: leave model.quantize out")
+        raise UserError(
+            "weights in 4 bits need a CUDA device and the package bitsandbytes: leave model.quantize out"
+        )
     check_name(config)
     with _readable(config.vlm):
         settings = _settings(config.vlm, _commit(config.vlm, config.revision))
     if (width := _width(settings)) % config.head_groups:
-        raise UserError(f"the width of {config.vlm} is {width}: set a model.head_groups that divides it")
+        raise UserError(
+            f"the width of {config.vlm} is {width}: set a model.head_groups that divides it"
+        )
 
 
 def check_name(config: ModelConfig) -> None:
-    """`UserError` unless `config.vlm` is a folder with all the parts of a model, or can be a name on the Hub."""
+    """`UserError` unless `config.vlm` is a folder with all the parts of a model, or can be a name
+    on the Hub."""
     folder = Path(config.vlm)
     if folder.is_dir():
         if config.revision:
-            raise UserError(f"model.revision is for models on the Hub, and {folder} is a folder: leave it out")
+            raise UserError(
+                f"model.revision is for models on the Hub, and {folder} is a folder: leave it out"
+            )
         check_folder(folder)
     elif not re.fullmatch(r"[\w.-]+/[\w.-]+", config.vlm) or config.vlm.startswith("."):
-        raise UserError(f"there is no folder {config.vlm}: name a model's folder, or OWNER/NAME on the Hub")
+        raise UserError(
+            f"there is no folder {config.vlm}: name a model's folder, or OWNER/NAME on the Hub"
+        )
 
 
 def check_folder(folder: Path) -> None:
@@ -241,11 +294,14 @@ def check_folder(folder: Path) -> None:
     }
     for pattern, meaning in parts.items():
         if not any(folder.glob(pattern)):
-            raise UserError(f"{folder} is not the whole of a model: it has no {pattern} ({meaning})")
+            raise UserError(
+                f"{folder} is not the whole of a model: it has no {pattern} ({meaning})"
+            )
 
 
 def _commit(name: str, revision: str) -> str:
-    """The commit that `revision` is on the Hub at this moment, so that all files come from it; empty for a folder."""
+    """The commit that `revision` is on the Hub at this moment, so that all files come from it;
+    empty for a folder."""
     if Path(name).is_dir():
         return ""
     from huggingface_hub import hf_hub_download
@@ -256,9 +312,13 @@ def _commit(name: str, revision: str) -> str:
 def _settings(name: str, commit: str) -> Any:
     import transformers
 
-    settings = transformers.AutoConfig.from_pretrained(name, revision=commit or "main", trust_remote_code=False)
+    settings = transformers.AutoConfig.from_pretrained(
+        name, revision=commit or "main", trust_remote_code=False
+    )
     if type(settings) not in transformers.MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING:
-        raise UserError(f"{name} is a {settings.model_type}, which is no generative vision-language model")
+        raise UserError(
+            f"{name} is a {settings.model_type}, which is no generative vision-language model"
+        )
     _without_chance(settings)
     return settings
 
@@ -270,7 +330,8 @@ def _width(settings: Any) -> int:
 
 
 def _without_chance(settings: Any) -> None:
-    """No dropout and no cache, in any tower: latents are kept, so they must not depend on chance."""
+    """No dropout and no cache, in any tower: latents are kept, so they must not depend on
+    chance."""
     for name, value in list(vars(settings).items()):
         if hasattr(value, "sub_configs"):
             _without_chance(value)
@@ -281,19 +342,33 @@ def _without_chance(settings: Any) -> None:
 
 
 def _dtype(config: ModelConfig, device: torch.device) -> torch.dtype:
-    """Weights that are trained in full are float32: an optimiser's small steps are lost in bfloat16."""
+    """Weights that are trained in full are float32: an optimiser's small steps are lost in
+    bfloat16."""
     small = config.dtype == "auto" and device.type == "cuda" and config.lora.rank > 0
     return torch.bfloat16 if small or config.dtype == "bfloat16" else torch.float32
 
 
-def _weights(name: str, commit: str, settings: Any, *, dtype: torch.dtype, quantize: str, device: torch.device) -> Any:
+def _weights(
+    name: str,
+    commit: str,
+    settings: Any,
+    *,
+    dtype: torch.dtype,
+    quantize: str,
+    device: torch.device,
+) -> Any:
     import transformers
 
     options: dict[str, Any] = {}
     if quantize:
-        options["device_map"] = {"": torch.cuda.current_device() if device.index is None else device.index}
+        options["device_map"] = {
+            "": torch.cuda.current_device() if device.index is None else device.index
+        }
         options["quantization_config"] = transformers.BitsAndBytesConfig(
-            load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=dtype, bnb_4bit_use_double_quant=True
+            load_in_4bit=True,
+            bnb_4bit_quant_type="nf4",
+            bnb_4bit_compute_dtype=dtype,
+            bnb_4bit_use_double_quant=True,
         )
     model, report = transformers.AutoModelForImageTextToText.from_pretrained(
         name,
@@ -306,7 +381,9 @@ def _weights(name: str, commit: str, settings: Any, *, dtype: torch.dtype, quant
         **options,
     )
     if missing := sorted(report["missing_keys"]):
-        raise UserError(f"the weights of {name} are not whole: {len(missing)} are missing, {missing[0]} among them")
+        raise UserError(
+            f"the weights of {name} are not whole: {len(missing)} are missing, {missing[0]} among them"
+        )
     return model.eval()
 
 
@@ -339,12 +416,15 @@ def _processor(name: str, commit: str, settings: Any) -> Any:
 
 
 def _unsupported(settings: Any, reason: str) -> UserError:
-    return UserError(f"{settings.model_type} is not supported: {reason}; docs/add-a-vlm.md names the families that are")
+    return UserError(
+        f"{settings.model_type} is not supported: {reason}; docs/add-a-vlm.md names the families that are"
+    )
 
 
 @contextmanager
 def _understood(settings: Any, doubt: str) -> Iterator[None]:
-    """A family that nobody has tried may answer with anything: what is raised then is `doubt`, in one line."""
+    """A family that nobody has tried may answer with anything: what is raised then is `doubt`, in
+    one line."""
     try:
         yield
     except UserError:
@@ -375,15 +455,11 @@ def _explained(name: str, error: BaseException) -> str:
     if caused_by(errors.GatedRepoError):
         return f"{name} is gated: accept its terms on its page on the Hub, then log in with: hf auth login"
     if caused_by(errors.RepositoryNotFoundError):
-        return (
-            f"there is no model {name} on the Hub, or it is private (then: hf auth login), and there is no such folder"
-        )
+        return f"there is no model {name} on the Hub, or it is private (then: hf auth login), and there is no such folder"
     if caused_by(errors.RevisionNotFoundError):
         return f"{name} has no such model.revision: name a commit, tag or branch that its page on the Hub shows"
     if caused_by(errors.LocalEntryNotFoundError, errors.OfflineModeIsEnabled, ConnectionError):
-        return (
-            f"{name} is not in the cache and the Hub cannot be reached: go online once, or name a folder that holds it"
-        )
+        return f"{name} is not in the cache and the Hub cannot be reached: go online once, or name a folder that holds it"
     if "trust_remote_code" in str(error):
         return f"{name} brings code of its own, which irevla never runs: use one that transformers knows"
     return f"cannot load {name}: {_first_line(error)}"

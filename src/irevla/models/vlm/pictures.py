@@ -1,8 +1,8 @@
-"""Pictures as a pretrained VLM wants them, made in a batch on the device: a library's image processor takes them one by
-one through Pillow, far too slowly for RL.
+"""Pictures as a pretrained VLM wants them, made in a batch on the device: a library's image
+processor takes them one by one through Pillow, far too slowly for RL.
 
-All pictures are squares of one size, so that any chain of resizing and cropping is one matrix for rows and columns
-alike.
+All pictures are squares of one size, so that any chain of resizing and cropping is one matrix for
+rows and columns alike.
 """
 
 from collections.abc import Mapping
@@ -18,7 +18,8 @@ from torch import Tensor, nn
 from irevla.errors import UserError
 
 GRID = "image_grid_thw"  # where it is, pictures are lists of patches
-TOLERANCE = 0.5  # largest mean difference from the library's own pictures, in steps of their values (0..255)
+# largest mean difference from the library's own pictures, in steps of their values (0..255)
+TOLERANCE = 0.5
 
 
 @dataclass(frozen=True)
@@ -34,7 +35,8 @@ class Recipe:
 
 
 class Pictures(nn.Module):
-    """A recipe, for pictures of `image_size` pixels. Its buffers follow from the recipe and belong to no checkpoint."""
+    """A recipe, for pictures of `image_size` pixels. Its buffers follow from the recipe and belong
+    to no checkpoint."""
 
     matrix: Tensor | None
     mean: Tensor
@@ -45,13 +47,18 @@ class Pictures(nn.Module):
         matrix = geometry(recipe, image_size)
         still = np.array_equal(matrix, np.eye(image_size))
         self.scale = recipe.scale
-        self.register_buffer("matrix", None if still else torch.from_numpy(matrix), persistent=False)
+        self.register_buffer(
+            "matrix", None if still else torch.from_numpy(matrix), persistent=False
+        )
         self.register_buffer("mean", torch.tensor(recipe.mean)[:, None, None], persistent=False)
         self.register_buffer("std", torch.tensor(recipe.std)[:, None, None], persistent=False)
 
     def forward(self, images: UInt8[Tensor, "B H W 3"]) -> Float[Tensor, "B 3 S S"]:
-        """Float32, as the image processor returns them. Like Pillow, it rounds after each direction."""
-        with torch.autocast(images.device.type, enabled=False):  # bfloat16 has fewer steps than a picture
+        """Float32, as the image processor returns them. Like Pillow, it rounds after each
+        direction."""
+        with torch.autocast(
+            images.device.type, enabled=False
+        ):  # bfloat16 has fewer steps than a picture
             x = images.permute(0, 3, 1, 2).float()
             if self.matrix is not None:
                 x = (x @ self.matrix.T).round_().clamp_(0, 255)
@@ -63,25 +70,32 @@ class Pictures(nn.Module):
 def geometry(recipe: Recipe, image_size: int) -> Float[np.ndarray, "S N"]:
     """The matrix that makes `S` rows of a picture's `image_size`.
 
-    Pillow itself computes it: resizing is linear, and a column of the matrix is what becomes of one row.
+    Pillow itself computes it: resizing is linear, and a column of the matrix is what becomes of one
+    row.
     """
     matrix = np.eye(image_size, dtype=np.float32)
     for side in recipe.sides:
         if side != len(matrix):
             picture = Image.fromarray(matrix)
-            matrix = np.asarray(picture.resize((image_size, side), resample=Image.Resampling(recipe.filter)))
+            matrix = np.asarray(
+                picture.resize((image_size, side), resample=Image.Resampling(recipe.filter))
+            )
     if recipe.crop is not None:
         start = (len(matrix) - recipe.crop) // 2
         matrix = matrix[start : start + recipe.crop]
     return np.array(matrix)
 
 
-def patches(x: Float[Tensor, "B 3 S S"], *, size: int, merge: int, frames: int) -> Float[Tensor, "n k"]:
-    """The square patches of all pictures in one list, `merge` x `merge` neighbours together; each one is repeated
-    `frames` times, as a still film (the Qwen2-VL family)."""
+def patches(
+    x: Float[Tensor, "B 3 S S"], *, size: int, merge: int, frames: int
+) -> Float[Tensor, "n k"]:
+    """The square patches of all pictures in one list, `merge` x `merge` neighbours together; each
+    one is repeated `frames` times, as a still film (the Qwen2-VL family)."""
     grid = x.shape[-1] // size
     split = x.reshape(len(x), 3, grid // merge, merge, size, grid // merge, merge, size)
-    ordered = split.permute(0, 2, 5, 3, 6, 1, 4, 7)  # picture, block, place in the block, channel, pixel
+    ordered = split.permute(
+        0, 2, 5, 3, 6, 1, 4, 7
+    )  # picture, block, place in the block, channel, pixel
     film = ordered.unsqueeze(6).expand(*ordered.shape[:6], frames, size, size)
     return film.reshape(len(x) * grid * grid, 3 * frames * size * size)
 
@@ -90,14 +104,18 @@ def patches(x: Float[Tensor, "B 3 S S"], *, size: int, merge: int, frames: int) 
 
 
 class Pixels(nn.Module):
-    """All that a model wants to know about pictures, as its `processor` for single ones would say it.
+    """All that a model wants to know about pictures, as its `processor` for single ones would say
+    it.
 
     Raises `UserError` where the processor does something else than resize, crop and normalise.
     """
 
     def __init__(self, processor: Any, image_size: int) -> None:
         super().__init__()
-        for tiling in ("do_image_splitting", "do_pan_and_scan"):  # many times the tokens, for reading small print
+        for tiling in (
+            "do_image_splitting",
+            "do_pan_and_scan",
+        ):  # many times the tokens, for reading small print
             if getattr(processor, tiling, False):
                 setattr(processor, tiling, False)
         picture = sample(image_size)
@@ -131,7 +149,11 @@ class Pixels(nn.Module):
 
 
 def _patches(processor: Any) -> dict[str, int]:
-    return {"size": processor.patch_size, "merge": processor.merge_size, "frames": processor.temporal_patch_size}
+    return {
+        "size": processor.patch_size,
+        "merge": processor.merge_size,
+        "frames": processor.temporal_patch_size,
+    }
 
 
 def _recipe(processor: Any, reference: Mapping[str, Tensor]) -> Recipe:
@@ -145,7 +167,9 @@ def _recipe(processor: Any, reference: Mapping[str, Tensor]) -> Recipe:
         sides: tuple[int, ...] = ()
     elif crops:
         sides = (size.get("shortest_edge") or size["height"],)
-    elif getattr(processor, "max_image_size", None):  # Idefics3: as large as for tiling, and then the size of one tile
+    elif getattr(
+        processor, "max_image_size", None
+    ):  # Idefics3: as large as for tiling, and then the size of one tile
         sides = (size["longest_edge"], side)
     else:
         sides = (side,)
@@ -169,11 +193,16 @@ def _unknown(processor: Any) -> UserError:
 def sample(image_size: int) -> UInt8[np.ndarray, "H W 3"]:
     """A picture with edges, slopes and all colours, to compare two ways of preparing it."""
     coarse = np.random.default_rng(0).integers(0, 256, (4, 4, 3), dtype=np.uint8)
-    blocks = np.asarray(Image.fromarray(coarse).resize((image_size, image_size), Image.Resampling.NEAREST))
-    slopes = np.asarray(Image.fromarray(coarse[::-1]).resize((image_size, image_size), Image.Resampling.BILINEAR))
+    blocks = np.asarray(
+        Image.fromarray(coarse).resize((image_size, image_size), Image.Resampling.NEAREST)
+    )
+    slopes = np.asarray(
+        Image.fromarray(coarse[::-1]).resize((image_size, image_size), Image.Resampling.BILINEAR)
+    )
     return np.where(np.arange(image_size)[:, None, None] % 16 < 8, blocks, slopes)
 
 
 def _steps(difference: Tensor, recipe: Recipe) -> float:
-    """The mean of a difference between prepared pictures, in steps of a picture's values (0..255)."""
+    """The mean of a difference between prepared pictures, in steps of a picture's values
+    (0..255)."""
     return float(difference.abs().mean()) * sum(recipe.std) / len(recipe.std) / recipe.scale

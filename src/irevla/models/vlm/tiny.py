@@ -1,10 +1,12 @@
-"""A vision-language model of our own for a laptop: {vision, text} -> {text}, about 1.35 million parameters.
+"""A vision-language model of our own for a laptop: {vision, text} -> {text}, about 1.35 million
+parameters.
 
-A strided convolutional stem turns the picture into 4 x 4 tokens; a pre-norm transformer, the tower, reads them and the
-prompt, which see each other; a small decoder, which reads the tower's last hidden states, writes the answer. So the
-states that the policy is given are those that answers are made from; in a language model of one stack, nothing would
-ever read the last states of picture and prompt. Nothing depends on the batch: no batch normalisation, no dropout, so a
-picture has the same latent alone and among others.
+A strided convolutional stem turns the picture into 4 x 4 tokens; a pre-norm transformer, the tower,
+reads them and the prompt, which see each other; a small decoder, which reads the tower's last
+hidden states, writes the answer. So the states that the policy is given are those that answers are
+made from; in a language model of one stack, nothing would ever read the last states of picture and
+prompt. Nothing depends on the batch: no batch normalisation, no dropout, so a picture has the same
+latent alone and among others.
 """
 
 from collections.abc import Sequence
@@ -26,7 +28,8 @@ IGNORE = -100  # the target of padding, which `cross_entropy` leaves out
 class TinyVLM(VLM):
     """See the module.
 
-    `grid` x `grid` image tokens for pictures of `image_size` pixels; prompts and answers of `context` tokens at most.
+    `grid` x `grid` image tokens for pictures of `image_size` pixels; prompts and answers of
+    `context` tokens at most.
     """
 
     lora_targets = r".*tower\..*\.(qkv|out|up|down)"
@@ -52,13 +55,16 @@ class TinyVLM(VLM):
         self.text_position = nn.Parameter(0.02 * torch.randn(context, width))
         self.tower = nn.ModuleList(Block(width=width, heads=heads) for _ in range(layers))
         self.norm = nn.LayerNorm(width)
-        self.decoder = nn.ModuleList(DecoderBlock(width=width, heads=heads) for _ in range(DECODER_LAYERS))
+        self.decoder = nn.ModuleList(
+            DecoderBlock(width=width, heads=heads) for _ in range(DECODER_LAYERS)
+        )
         self.decoder_norm: nn.Module = nn.LayerNorm(width)
         self.output_layer: nn.Module = nn.Linear(width, tokenizer.vocabulary_size(), bias=False)
         nn.init.normal_(self.embedding.weight, std=0.02)
 
     def take_off_output_layer(self) -> None:
-        """Drop the final fully connected layer, and the decoder with it: an action head takes its place (section IV-A).
+        """Drop the final fully connected layer, and the decoder with it: an action head takes its
+        place (section IV-A).
 
         The model speaks no more.
         """
@@ -81,7 +87,8 @@ class TinyVLM(VLM):
     def logits(
         self, images: UInt8[Tensor, "B H W 3"], prompts: Sequence[str], answers: Sequence[str]
     ) -> Float[Tensor, "B L V"]:
-        """Scores of each next token of the answers, given picture, prompt and the answer so far (teacher forcing).
+        """Scores of each next token of the answers, given picture, prompt and the answer so far
+        (teacher forcing).
 
         Row `l` scores the answer's token `l`, the last one EOS: the targets are `targets(answers)`.
         """
@@ -96,18 +103,26 @@ class TinyVLM(VLM):
         return _pad([(*tokenizer.encode(answer), tokenizer.EOS) for answer in answers], IGNORE)
 
     @torch.no_grad()
-    def generate(self, images: UInt8[Tensor, "B H W 3"], prompts: Sequence[str], *, max_tokens: int = 64) -> list[str]:
+    def generate(
+        self, images: UInt8[Tensor, "B H W 3"], prompts: Sequence[str], *, max_tokens: int = 64
+    ) -> list[str]:
         """The most likely answer to each prompt, token by token."""
         features, answers = self.encode(images, prompts), [[tokenizer.SEP] for _ in prompts]
         for _ in range(max_tokens):
-            best = self._scores(features, [tuple(tokens) for tokens in answers])[:, -1].argmax(-1).tolist()
+            best = (
+                self._scores(features, [tuple(tokens) for tokens in answers])[:, -1]
+                .argmax(-1)
+                .tolist()
+            )
             for tokens, token in zip(answers, best, strict=True):
                 tokens.append(tokenizer.EOS if tokens[-1] == tokenizer.EOS else token)
             if all(tokens[-1] == tokenizer.EOS for tokens in answers):
                 break
         return [tokenizer.decode(tokens) for tokens in answers]
 
-    def _scores(self, features: Features, answers: Sequence[tuple[int, ...]]) -> Float[Tensor, "B L V"]:
+    def _scores(
+        self, features: Features, answers: Sequence[tuple[int, ...]]
+    ) -> Float[Tensor, "B L V"]:
         assert isinstance(self.output_layer, nn.Linear), "the output layer was taken off"
         self._check_length(max(map(len, answers)))
         answer = _pad(answers, tokenizer.PAD).to(features.tokens.device)
@@ -125,26 +140,37 @@ class TinyVLM(VLM):
     def _prompts(
         self, prompts: Sequence[str], device: torch.device
     ) -> tuple[Int[Tensor, "B P"], Bool[Tensor, "B P"], bool]:
-        """BOS and the prompt's tokens, which are real, and whether any is not (asked without waiting for a GPU)."""
+        """BOS and the prompt's tokens, which are real, and whether any is not (asked without
+        waiting for a GPU)."""
         tokens = [(tokenizer.BOS, *tokenizer.encode(prompt)) for prompt in prompts]
         self._check_length(max(map(len, tokens)))
         ids = _pad(tokens, tokenizer.PAD)
-        return ids.to(device), (ids != tokenizer.PAD).to(device), len({len(row) for row in tokens}) > 1
+        return (
+            ids.to(device),
+            (ids != tokenizer.PAD).to(device),
+            len({len(row) for row in tokens}) > 1,
+        )
 
-    def _prefix(self, images: UInt8[Tensor, "B H W 3"], prompt: Int[Tensor, "B P"]) -> Float[Tensor, "B M d"]:
+    def _prefix(
+        self, images: UInt8[Tensor, "B H W 3"], prompt: Int[Tensor, "B P"]
+    ) -> Float[Tensor, "B M d"]:
         picture = self.stem(images) + self.image_position
-        return torch.cat([picture, self.embedding(prompt) + self.text_position[: prompt.shape[1]]], 1)
+        return torch.cat(
+            [picture, self.embedding(prompt) + self.text_position[: prompt.shape[1]]], 1
+        )
 
     def _check_length(self, length: int) -> None:
         if length > self.context:
-            raise UserError(f"the text has {length} tokens and the model reads {self.context}: shorten the instruction")
+            raise UserError(
+                f"the text has {length} tokens and the model reads {self.context}: shorten the instruction"
+            )
 
 
 class Stem(nn.Module):
     """Pixels to tokens: 3 x 3 convolutions of stride 2, each twice as wide as the last.
 
-    They stop where halving again would leave fewer than `grid` x `grid` places. Far easier to learn from than 4 x 4
-    patches through one linear layer.
+    They stop where halving again would leave fewer than `grid` x `grid` places. Far easier to learn
+    from than 4 x 4 patches through one linear layer.
     """
 
     def __init__(self, *, width: int, image_size: int, grid: int, channels: int) -> None:
@@ -157,13 +183,17 @@ class Stem(nn.Module):
         assert widths, f"pictures of {image_size} pixels are too small for {grid} x {grid} tokens"
         layers: list[nn.Module] = []
         for inputs, outputs in zip([3, *widths], [*widths[:-1], width], strict=False):
-            layers += [_convolution(inputs, outputs, last=len(layers) == 2 * len(widths) - 2), nn.ReLU(inplace=True)]
+            layers += [
+                _convolution(inputs, outputs, last=len(layers) == 2 * len(widths) - 2),
+                nn.ReLU(inplace=True),
+            ]
         self.layers = nn.Sequential(*layers[:-1])
 
     def forward(self, images: UInt8[Tensor, "B H W 3"]) -> Float[Tensor, "B M d"]:
         """Tokens row by row.
 
-        Pictures lie in memory as channels-last convolutions want them, so that no permutation copies.
+        Pictures lie in memory as channels-last convolutions want them, so that no permutation
+        copies.
         """
         x = images.permute(0, 3, 1, 2).float().mul_(1 / 127.5).sub_(1)
         tokens: Tensor = self.layers(x).permute(0, 2, 3, 1).flatten(1, 2)
@@ -171,7 +201,8 @@ class Stem(nn.Module):
 
 
 def _convolution(inputs: int, outputs: int, *, last: bool) -> nn.Conv2d:
-    """Torch's own initial weights shrink the signal in each layer, and learning starts more slowly."""
+    """Torch's own initial weights shrink the signal in each layer, and learning starts more
+    slowly."""
     layer = nn.Conv2d(inputs, outputs, 3, stride=2, padding=1)
     nn.init.kaiming_normal_(layer.weight, nonlinearity="linear" if last else "relu")
     nn.init.zeros_(layer.bias)  # type: ignore[arg-type]  # it has one
@@ -192,7 +223,9 @@ class Block(nn.Module):
         self.up = nn.Linear(width, 4 * width)
         self.down = nn.Linear(4 * width, width)
 
-    def forward(self, x: Float[Tensor, "B S d"], visible: Bool[Tensor, "..."] | None) -> Float[Tensor, "B S d"]:
+    def forward(
+        self, x: Float[Tensor, "B S d"], visible: Bool[Tensor, "..."] | None
+    ) -> Float[Tensor, "B S d"]:
         """`visible` broadcasts to `B heads S S` (query x key); None: all see all."""
         q, k, v = self._heads(self.qkv(self.norm1(x)))
         return self._rest(x, q, k, v, visible)
@@ -204,7 +237,12 @@ class Block(nn.Module):
         return list(x.view(batch, length, -1, self.heads, size).permute(2, 0, 3, 1, 4).unbind())
 
     def _rest(
-        self, x: Float[Tensor, "B S d"], q: Tensor, k: Tensor, v: Tensor, visible: Bool[Tensor, "..."] | None
+        self,
+        x: Float[Tensor, "B S d"],
+        q: Tensor,
+        k: Tensor,
+        v: Tensor,
+        visible: Bool[Tensor, "..."] | None,
     ) -> Float[Tensor, "B S d"]:
         attended = F.scaled_dot_product_attention(q, k, v, attn_mask=visible)
         x = x + self.out(attended.transpose(1, 2).flatten(2))
@@ -216,7 +254,10 @@ class DecoderBlock(Block):
     """A layer of the decoder: the answer's tokens read h and the answer so far."""
 
     def forward(  # type: ignore[override]
-        self, x: Float[Tensor, "B L d"], h: Float[Tensor, "B m d"], visible: Bool[Tensor, "B 1 L m+L"]
+        self,
+        x: Float[Tensor, "B L d"],
+        h: Float[Tensor, "B m d"],
+        visible: Bool[Tensor, "B 1 L m+L"],
     ) -> Float[Tensor, "B L d"]:
         """`visible`: query x key, first those of h."""
         width = x.shape[-1]

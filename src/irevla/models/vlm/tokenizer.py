@@ -1,8 +1,9 @@
-"""Words to numbers and back, on a fixed vocabulary: enough for a small model, and no text is refused.
+"""Words to numbers and back, on a fixed vocabulary: enough for a small model, and no text is
+refused.
 
-A known word is one token; any other is spelled in UTF-8 bytes. Capitals and repeated blanks are dropped
-(`normalise`); everything else survives: `decode(encode(text)) == normalise(text)`. A blank between two pieces is
-understood; `GLUE` says that there is none.
+A known word is one token; any other is spelled in UTF-8 bytes. Capitals and repeated blanks are
+dropped (`normalise`); everything else survives: `decode(encode(text)) == normalise(text)`. A blank
+between two pieces is understood; `GLUE` says that there is none.
 """
 
 import re
@@ -20,7 +21,9 @@ _SPACE = FIRST_BYTE + ord(" ")
 @lru_cache(maxsize=1)
 def words() -> tuple[str, ...]:
     """The vocabulary file. Its order is part of every saved model: new words go to its end."""
-    text = resources.files("irevla.models.vlm").joinpath("vocabulary.txt").read_text(encoding="utf-8")
+    text = (
+        resources.files("irevla.models.vlm").joinpath("vocabulary.txt").read_text(encoding="utf-8")
+    )
     return tuple(text.split())
 
 
@@ -50,7 +53,11 @@ def encode(text: str) -> tuple[int, ...]:
     end = 0
     for match in _PIECE.finditer(plain):
         piece = _ids().get(match[0])
-        spelled = (piece,) if piece is not None else tuple(FIRST_BYTE + byte for byte in match[0].encode())
+        spelled = (
+            (piece,)
+            if piece is not None
+            else tuple(FIRST_BYTE + byte for byte in match[0].encode())
+        )
         tokens += _between(tokens, spelled[0], glued=match.start() == end)
         tokens += spelled
         end = match.end()
@@ -58,7 +65,8 @@ def encode(text: str) -> tuple[int, ...]:
 
 
 def decode(tokens: Iterable[int]) -> str:
-    """The inverse of `encode`. Special tokens say nothing; bytes that are not UTF-8 become U+FFFD."""
+    """The inverse of `encode`. Special tokens say nothing; bytes that are not UTF-8 become
+    U+FFFD."""
     text = bytearray()
     before = GLUE
     for token in tokens:
@@ -69,7 +77,9 @@ def decode(tokens: Iterable[int]) -> str:
             continue
         if before != GLUE and not (_is_byte(before) and _is_byte(token)):
             text += b" "
-        text += bytes([token - FIRST_BYTE]) if _is_byte(token) else words()[token - FIRST_WORD].encode()
+        text += (
+            bytes([token - FIRST_BYTE]) if _is_byte(token) else words()[token - FIRST_WORD].encode()
+        )
         before = token
     return text.decode("utf-8", errors="replace")
 

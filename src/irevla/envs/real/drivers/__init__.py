@@ -1,1 +1,2 @@
-"""Ways to an arm. `irevla.envs.real.connect` alone imports them, for `SafeArm` (import-linter checks it)."""
+"""Ways to an arm. `irevla.envs.real.connect` alone imports them, for `SafeArm` (import-linter
+checks it)."""

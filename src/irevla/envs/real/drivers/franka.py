@@ -1,8 +1,9 @@
-"""The arm itself, through franky (libfranka): each command is an asynchronous Cartesian motion that takes over from the
-one before, and the arm stays in control at its end.
+"""The arm itself, through franky (libfranka): each command is an asynchronous Cartesian motion that
+takes over from the one before, and the arm stays in control at its end.
 
-Measured against franky-sim: a command returns within a millisecond; an arm that falls silent keeps showing its last
-state for a second, until libfranka gives up. So its silence is found by the time stamp, not by an error.
+Measured against franky-sim: a command returns within a millisecond; an arm that falls silent keeps
+showing its last state for a second, until libfranka gives up. So its silence is found by the time
+stamp, not by an error.
 """
 
 import threading
@@ -18,11 +19,13 @@ ANY_WIDTH = 0.1  # m: whatever the fingers close on is a grasp
 
 
 class FrankyDriver:
-    """The arm at the address `host`. `dynamics` (0 to 1) is the share of its own limits of acceleration and jerk that
-    motions may use; their speed ends at the `limits`. `realtime` demands a kernel with PREEMPT_RT. `force`: of the
-    fingers, N."""
+    """The arm at the address `host`. `dynamics` (0 to 1) is the share of its own limits of
+    acceleration and jerk that motions may use; their speed ends at the `limits`. `realtime` demands
+    a kernel with PREEMPT_RT. `force`: of the fingers, N."""
 
-    def __init__(self, host: str, *, limits: Limits, dynamics: float, realtime: bool, force: float) -> None:
+    def __init__(
+        self, host: str, *, limits: Limits, dynamics: float, realtime: bool, force: float
+    ) -> None:
         import franky
 
         self._franky: Any = franky
@@ -34,13 +37,17 @@ class FrankyDriver:
             raise UserError(
                 f"no arm answers at {host} ({error}): switch FCI on in Desk, and close other sessions"
             ) from error
-        self._robot.relative_dynamics_factor = franky.RelativeDynamicsFactor(1.0, dynamics, dynamics)
+        self._robot.relative_dynamics_factor = franky.RelativeDynamicsFactor(
+            1.0, dynamics, dynamics
+        )
         for limit, most in (("translation", 1.25 * limits.speed), ("rotation", 1.25 * limits.spin)):
             setting = getattr(self._robot, f"{limit}_velocity_limit")
             setting.set(min(most, setting.max))
         self._broken = ""  # what ended the last motion
         self._moving = False
-        self._fingers = _Fingers(gripper, force, errors=(franky.Exception, franky.GripperException, RuntimeError))
+        self._fingers = _Fingers(
+            gripper, force, errors=(franky.Exception, franky.GripperException, RuntimeError)
+        )
         self._polled = Polled(self._read)
 
     def state(self) -> ArmState:
@@ -51,7 +58,9 @@ class FrankyDriver:
         """Take over from the motion before."""
         franky, pose = self._franky, target.pose
         goal = franky.Affine(pose.position, pose.quaternion)
-        motion = franky.CartesianMotion(goal, franky.ReferenceType.Absolute, return_when_finished=False)
+        motion = franky.CartesianMotion(
+            goal, franky.ReferenceType.Absolute, return_when_finished=False
+        )
         self._call(self._robot.move, motion, asynchronous=True)
         self._moving = True
 

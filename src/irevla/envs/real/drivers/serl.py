@@ -1,9 +1,9 @@
-"""An arm behind SERL's robot server (HTTP; https://github.com/rail-berkeley/serl), whose impedance controller follows
-the last pose that was posted.
+"""An arm behind SERL's robot server (HTTP; https://github.com/rail-berkeley/serl), whose impedance
+controller follows the last pose that was posted.
 
-`/jointreset` is never called: it moves the joints with no box around the hand. The server tells no time and no faults.
-Of the first, its silence is found by readings that do not change any more (a real arm's do, in their last digits); the
-second shows as an arm that does not move.
+`/jointreset` is never called: it moves the joints with no box around the hand. The server tells no
+time and no faults. Of the first, its silence is found by readings that do not change any more (a
+real arm's do, in their last digits); the second shows as an arm that does not move.
 """
 
 import http.client
@@ -32,7 +32,9 @@ class SerlDriver:
         try:
             self._polled = Polled(self._read)
         except DriverError as error:
-            raise UserError(f"no robot server answers at {url} ({error}): start it, then try again") from error
+            raise UserError(
+                f"no robot server answers at {url} ({error}): start it, then try again"
+            ) from error
 
     def state(self) -> ArmState:
         """The newest state known."""
@@ -47,7 +49,8 @@ class SerlDriver:
         self._post("close_gripper" if shut else "open_gripper")
 
     def hold(self) -> None:
-        """Post the pose where the arm was last seen: the controller pulls it there and no further."""
+        """Post the pose where the arm was last seen: the controller pulls it there and no
+        further."""
         pose = self._polled.newest().pose
         if not pose.sound:
             raise DriverError("it is not known where the arm is")
@@ -70,7 +73,9 @@ class SerlDriver:
             found = json.loads(answer)
             numbers = np.array(found["pose"], np.float64)
         except (ValueError, KeyError, TypeError) as error:
-            raise DriverError(f"the robot server's state cannot be understood: {error!r}") from error
+            raise DriverError(
+                f"the robot server's state cannot be understood: {error!r}"
+            ) from error
         if numbers.shape != (7,):
             raise DriverError(f"the robot server's pose has {numbers.size} numbers instead of 7")
         self._changes += found != self._last
@@ -78,10 +83,13 @@ class SerlDriver:
         return ArmState(Pose(numbers[:3], numbers[3:]), float(self._changes), now())
 
     def _post(self, path: str, body: dict[str, Any] | None = None) -> bytes:
-        """One request, by a connection of its own: an idle one may have been closed by the server."""
+        """One request, by a connection of its own: an idle one may have been closed by the
+        server."""
         line = http.client.HTTPConnection(self._host, self._port, timeout=self._timeout)
         try:
-            line.request("POST", f"/{path}", json.dumps(body or {}), {"Content-Type": "application/json"})
+            line.request(
+                "POST", f"/{path}", json.dumps(body or {}), {"Content-Type": "application/json"}
+            )
             answer = line.getresponse()
             content = answer.read()
         except (OSError, http.client.HTTPException) as error:
