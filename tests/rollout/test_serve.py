@@ -22,7 +22,7 @@ from irevla.types import Features
 # the scripted suite, as pytest puts it for the tests beside it
 sys.path.append(str(Path(__file__).parents[1] / "envs"))
 sys.path.append(str(Path(__file__).parents[1]))
-from toys import LatentLabels  # noqa: E402
+from toys import LatentLabels
 
 POINTMASS = load_suite("pointmass")
 SCRIPTED = load_suite("scripted_suite:SCRIPTED")
