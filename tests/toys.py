@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from irevla.tasks import Parts
-from irevla.types import Features, Observation
+from irevla.types import Features, Observation, tensors_hash
 
 
 class ToyPolicy:
@@ -73,3 +73,60 @@ class LatentLabels(ToyPolicy):
 
     def mean(self, features: Features) -> Tensor:
         return features.tokens[:, 0] / 10
+
+
+class PixelToy(ToyPolicy):
+    """A body and a head on 4 x 4 images, with dropout, which draws from torch's own generator.
+
+    Its latents are one token: what the body makes of the image, and whether the text says left.
+    """
+
+    def __init__(self) -> None:
+        super().__init__(std=0.2)
+        self.body = nn.Sequential(nn.Flatten(), nn.Linear(49, 64), nn.ReLU(), nn.Dropout(0.1))
+        self.action_head = nn.Linear(64, 2)
+        self.training = False
+        self.shown: list[Observation] = []  # while it trained
+
+    def encode(self, observation: Observation) -> Features:
+        if self.training:
+            self.shown.append(observation)
+        text = torch.tensor([[float("left" in text)] for text in observation.instructions])
+        pixels = observation.images.flatten(1) / 127.5 - 1
+        tokens = self.body(torch.cat([pixels, text], 1))[:, None]
+        return Features(tokens, torch.ones(tokens.shape[:2], dtype=torch.bool))
+
+    def mean(self, features: Features) -> Tensor:
+        action: Tensor = self.action_head(features.tokens[:, 0])
+        return action
+
+    def trainable(self, parts: Parts) -> list[nn.Parameter]:
+        self.body.requires_grad_(parts == "all")
+        head = list(self.action_head.parameters())
+        return [*self.body.parameters(), *head] if parts == "all" else head
+
+    def train(self, mode: bool = True) -> "PixelToy":
+        self.training = mode
+        self.body.train(mode)
+        return self
+
+    def weights(self) -> dict[str, Tensor]:
+        modules = {"body": self.body, "head": self.action_head}
+        return {
+            f"{name}.{key}": value.detach().clone()
+            for name, module in modules.items()
+            for key, value in module.state_dict().items()
+        }
+
+    def hash(self) -> str:
+        return tensors_hash(self.weights())
+
+    def files(self) -> dict[str, Any]:
+        return {"model.safetensors": self.weights()}
+
+    def load_files(self, files: Mapping[str, Any]) -> None:
+        for name, module in (("body.", self.body), ("head.", self.action_head)):
+            weights = files["model.safetensors"]
+            module.load_state_dict(
+                {key.removeprefix(name): weights[key] for key in weights if key.startswith(name)}
+            )

@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -5,11 +7,12 @@ import torch
 from irevla.config import MixtureConfig
 from irevla.data.episodes import Frames
 from irevla.data.mixture import Mixture, held_out
+from irevla.presets import find_preset
 from irevla.tasks import Stage, draw_seed
 
 
 def frames(lengths: list[int], tasks: list[int], *, offset: int = 0) -> Frames:
-    """Frame i is a picture of the number i in base 256; its action is (i, episode, task)."""
+    """Frame i is an image of the number i in base 256; its action is (i, episode, task)."""
     episode = np.repeat(np.arange(len(lengths)), lengths)
     task = np.repeat(tasks, lengths)
     number = offset + np.arange(len(episode))
@@ -23,27 +26,42 @@ def frames(lengths: list[int], tasks: list[int], *, offset: int = 0) -> Frames:
 
 
 EXPERT = frames([30, 3, 3, 3] * 25, [0, 1, 1, 2] * 25)
-CABLE = frames([30] * 1000, [0] * 1000)
 ONLINE = frames([10] * 40, [0] * 40, offset=5000)
 
 
-def mix(
-    expert: Frames = EXPERT, online: Frames | None = None, *, seed: int = 0, **settings: float
+def mixture(
+    expert: Frames = EXPERT,
+    online: Frames | None = ONLINE,
+    share: float = 0.25,
+    *,
+    validation: float = 0.0,
+    discount: float = 1.0,
+    seed: int = 0,
 ) -> Mixture:
-    plain = {"validation": 0.0, "online_share": 0.25}
-    return Mixture(expert, online, MixtureConfig(**{**plain, **settings}), seed=seed)
+    config = MixtureConfig(validation=validation, online_share=share, discount=discount)
+    return Mixture(expert, online, config, seed=seed)
 
 
 def numbers(actions: torch.Tensor) -> list[int]:
     return [int(number) for number in actions[:, 0]]
 
 
+def validated(mix: Mixture, **sizes: int) -> dict[str, list[int]]:
+    batches = mix.validation(**sizes)
+    return {
+        name: [n for part in parts for n in numbers(part.actions)]
+        for name, parts in batches.items()
+    }
+
+
 @pytest.mark.parametrize(("share", "size"), [(0.25, 128), (0.25, 10), (0.3, 7), (0.0, 8), (1.0, 8)])
 def test_the_share_of_online_samples_is_exact(share: float, size: int) -> None:
-    mixture = mix(EXPERT, ONLINE, online_share=share)
-    counts = [
-        sum(n >= 5000 for n in numbers(mixture.batch(step, size).actions)) for step in range(40)
-    ]
+    mix = mixture(share=share)
+    counts = []
+    for step in range(40):
+        drawn = numbers(mix.batch(step, size).actions)
+        assert len(drawn) == size
+        counts.append(sum(number >= 5000 for number in drawn))
     assert sum(counts) == pytest.approx(share * size * 40)
     assert max(counts) - min(counts) <= (0 if float(share * size).is_integer() else 1)
 
@@ -51,36 +69,39 @@ def test_the_share_of_online_samples_is_exact(share: float, size: int) -> None:
 def test_without_online_data_all_is_expert() -> None:
     empty = frames([0], [0])
     for online in (None, empty):
-        mixture = mix(EXPERT, online)
-        assert mixture.online_share == 0
-        assert max(numbers(mixture.batch(0, 64).actions)) < 5000
+        mix = mixture(online=online)
+        assert mix.online_share == 0
+        assert max(numbers(mix.batch(0, 64).actions)) < 5000
 
 
 def test_frames_of_d_rl_are_drawn_in_proportion_to_their_return() -> None:
     """Two tasks, of episodes of 2 and 4, and of 3 decisions: each task as often, a frame as
     0.5^(decisions to go)."""
     online = frames([2, 4, 3], [0, 0, 1], offset=5000)
-    mixture = mix(EXPERT, online, online_share=0.5, discount=0.5)
-    drawn = torch.cat([mixture.batch(step, 2000).actions for step in range(20)])
-    expert, practised = drawn[drawn[:, 0] < 5000], drawn[drawn[:, 0] >= 5000]
+    mix = mixture(online=online, share=0.5, discount=0.5)
+    drawn = torch.cat([mix.batch(step, 2000).actions for step in range(20)])
+    expert = drawn[drawn[:, 0] < 5000]
+    practised = drawn[drawn[:, 0] >= 5000]
     shares = [float((practised[:, 0] == number).float().mean()) for number in range(5000, 5009)]
-    first, second = [0.5, 1, 0.125, 0.25, 0.5, 1], [0.25, 0.5, 1]
+    first = [0.5, 1, 0.125, 0.25, 0.5, 1]
+    second = [0.25, 0.5, 1]
     wanted = [w / sum(first) / 2 for w in first] + [w / sum(second) / 2 for w in second]
     assert shares == pytest.approx(wanted, abs=0.012)
-    alike = mix(EXPERT, online, online_share=0.5).batch(0, 2000).actions
-    assert torch.equal(alike[:1000], mixture.batch(0, 2000).actions[:1000]), "D_e is drawn as ever"
+    alike = mixture(online=online, share=0.5).batch(0, 2000).actions
+    assert torch.equal(alike[:1000], mix.batch(0, 2000).actions[:1000]), "D_e is drawn as ever"
     assert len(expert) == len(practised)
 
 
 def test_a_batch_is_a_function_of_seed_and_step() -> None:
-    first, again = mix(EXPERT, ONLINE), mix(EXPERT, ONLINE)
+    first = mixture()
     first.batch(3, 32)
-    a, b = first.batch(7, 32), again.batch(7, 32)
-    assert torch.equal(a.observation.images, b.observation.images)
-    assert torch.equal(a.actions, b.actions)
-    assert a.observation.instructions == b.observation.instructions
+    one = first.batch(7, 32)
+    other = mixture().batch(7, 32)
+    assert torch.equal(one.observation.images, other.observation.images)
+    assert torch.equal(one.actions, other.actions)
+    assert one.observation.instructions == other.observation.instructions
     draws = {
-        tuple(numbers(mix(EXPERT, ONLINE, seed=seed).batch(step, 32).actions))
+        tuple(numbers(mixture(seed=seed).batch(step, 32).actions))
         for step in range(5)
         for seed in range(5)
     }
@@ -88,71 +109,99 @@ def test_a_batch_is_a_function_of_seed_and_step() -> None:
 
 
 def test_images_instructions_and_actions_stay_together() -> None:
-    batch = mix(EXPERT, ONLINE).batch(0, 64)
-    images = batch.observation.images
+    seen, actions = mixture().batch(0, 64)
+    images = seen.images
     assert images.dtype == torch.uint8 and images.shape == (64, 2, 2, 3)
     shown = (images[:, 0, 0, 0].int() * 256 + images[:, 0, 0, 1]).tolist()
-    assert shown == [number % 65536 for number in numbers(batch.actions)]
-    told = tuple(f"do task {int(task)}" for task in batch.actions[:, 2])
-    assert batch.observation.instructions == told
+    assert shown == [number % 65536 for number in numbers(actions)]
+    assert seen.instructions == tuple(f"do task {int(task)}" for task in actions[:, 2])
 
 
 def test_tasks_are_balanced() -> None:
-    tasks = mix(EXPERT).batch(0, 6000).actions[:, 2]
+    tasks = mixture(online=None).batch(0, 6000).actions[:, 2]
     shares = [float((tasks == task).float().mean()) for task in range(3)]
     assert shares == pytest.approx([1 / 3] * 3, abs=0.03)
 
 
+# --- Stages of a run
+
+
+def stage(number: int, *, seed: int = 0) -> int:
+    """What a run of `seed` draws from in the stage 2 of that number: as `Run.draws`."""
+    return draw_seed(seed, Stage("sl", "pick", number).name)
+
+
+def test_no_two_stages_share_their_batches_and_one_is_the_same_again() -> None:
+    def drawn(seed: int) -> list[int]:
+        mix = mixture(seed=seed)
+        return [number for step in range(5) for number in numbers(mix.batch(step, 32).actions)]
+
+    keys = [stage(number, seed=seed) for number in (1, 2) for seed in (0, 1)]
+    batches = [drawn(key) for key in keys]
+    assert len({tuple(batch) for batch in batches}) == 4
+    assert drawn(keys[0]) == batches[0]
+
+
+def test_eight_stages_2_of_the_arm_see_nearly_all_demonstrations_of_a_task() -> None:
+    """Were the draws of all stages the same, a task of many frames would be seen in small part:
+    2,000 steps of 48 demonstrated samples are 96,000 draws, of 8 tasks, 12,000 of each."""
+    config = find_preset("panda-sim")
+    episodes = 12  # a task's, for 500: then steps are scaled alike
+    expert = frames([80] * episodes * 8, sorted(list(range(8)) * episodes))
+    steps = round(config.sl.steps * episodes / 500)
+    seen: set[int] = set()
+    share = []
+    for number in range(1, 9):
+        mix = Mixture(expert, ONLINE, replace(config.mixture, validation=0.0), seed=stage(number))
+        for step in range(steps):
+            actions = mix.batch(step, config.sl.batch).actions
+            seen |= {int(n) for n, _, task in actions if n < 5000 and task == 3}
+        share.append(len(seen) / (80 * episodes))
+    assert share[0] < 0.4, "one stage alone cannot"
+    assert share[-1] > 0.9
+
+
+# --- Validation
+
+
 def test_held_out_episodes_are_never_trained_on() -> None:
-    mixture = mix(EXPERT, ONLINE, online_share=0.5, validation=0.1)
-    trained = {n for step in range(300) for n in numbers(mixture.batch(step, 64).actions)}
-    validation = {
-        name: {n for batch in batches for n in numbers(batch.actions)}
-        for name, batches in mixture.validation(chunk=700, samples=20_000).items()
-    }
+    mix = mixture(share=0.5, validation=0.1)
+    trained = {n for step in range(300) for n in numbers(mix.batch(step, 64).actions)}
+    validation = {name: set(drawn) for name, drawn in validated(mix, samples=4000).items()}
     assert set(validation) == {"expert", "online"}
     for name, store, offset in (("expert", EXPERT, 0), ("online", ONLINE, 5000)):
         episodes = {int(store.episode[n - offset]) for n in validation[name]}
         assert len(episodes) == len(set(store.episode)) // 10
-        assert validation[name] == set(
-            (offset + np.flatnonzero(np.isin(store.episode, list(episodes)))).tolist()
-        )
+        frames_of_them = np.flatnonzero(np.isin(store.episode, list(episodes)))
+        assert validation[name] == set((offset + frames_of_them).tolist()), "all of their frames"
         assert not validation[name] & trained
     assert len(trained) > 0.9 * (len(EXPERT) + len(ONLINE) - sum(map(len, validation.values())))
 
 
 def test_validation_is_drawn_as_batches_are() -> None:
-    """Balanced by task and discounted, always the same, and a share of the batches counts as much."""
-    online = frames([2, 4, 3] * 40, [0, 0, 1] * 40, offset=5000)
-    mixture = mix(EXPERT, online, validation=0.25, discount=0.5)
-    drawn = {
-        name: torch.cat([batch.actions for batch in batches])
-        for name, batches in mixture.validation(samples=6000).items()
-    }
-    tasks = drawn["expert"][:, 2]
-    shares = [float((tasks == task).float().mean()) for task in range(3)]
-    assert shares == pytest.approx([1 / 3] * 3, abs=0.03), "not as many as there are frames"
-    last = np.append(np.flatnonzero(np.diff(online.episode)), len(online.episode) - 1)
-    ends = np.isin(drawn["online"][:, 0].numpy() - 5000, last)
-    assert ends.mean() > 0.5, "the last decision of an episode counts most"
-    other = mix(EXPERT, online, seed=7, validation=0.25, discount=0.5).validation(samples=6000)
-    for name, batches in other.items():
-        assert torch.equal(torch.cat([batch.actions for batch in batches]), drawn[name])
-    assert mixture.weights() == {"expert": 0.75, "online": 0.25}
+    """Each task as often, though one has ten times the frames; a frame as discount^(to go)."""
+    online = frames([4] * 40, [0] * 40, offset=5000)
+    mix = mixture(online=online, discount=0.5, validation=0.2)
+    drawn = validated(mix, samples=4000)
+    tasks = EXPERT.task[drawn["expert"]]
+    assert np.bincount(tasks) / 4000 == pytest.approx([1 / 3] * 3, abs=0.03)
+    to_go = 3 - (np.array(drawn["online"]) - 5000) % 4
+    wanted = [8 / 15, 4 / 15, 2 / 15, 1 / 15]
+    assert np.bincount(to_go) / 4000 == pytest.approx(wanted, abs=0.03)
 
 
-def test_eight_stages_rehearse_nearly_every_frame() -> None:
-    """Each stage 2 has draws of its own: of the panda's cable 37 % were ever drawn before."""
-    seen: set[int] = set()
-    for number in range(8):
-        stage = Stage("sl", "pick-carrot", number + 1)
-        mixture = mix(CABLE, seed=draw_seed(0, stage.name))
-        for step in range(200):
-            seen.update(numbers(mixture.batch(step, 64).actions))
-    assert len(seen) > 0.9 * len(CABLE)
-    alone = mix(CABLE, seed=draw_seed(0, "sl"))
-    once = {n for step in range(200) for n in numbers(alone.batch(step, 64).actions)}
-    assert len(once) < 0.5 * len(CABLE)
+def test_validation_is_the_same_in_every_stage_and_whatever_was_drawn_before() -> None:
+    mix = mixture(validation=0.1)
+    first = validated(mix)
+    mix.batch(0, 64)
+    assert validated(mix) == first
+    assert validated(mixture(validation=0.1, seed=5)) == first
+    assert {name: len(drawn) for name, drawn in first.items()} == {"expert": 1024, "online": 1024}
+
+
+def test_validation_comes_in_chunks_of_the_size_that_is_asked_for() -> None:
+    parts = mixture(validation=0.1).validation(samples=10, chunk=4)
+    assert [len(part.actions) for part in parts["expert"]] == [4, 4, 2]
 
 
 @pytest.mark.parametrize("share", [0.05, 0.1, 0.3, 0.5, 0.7])
@@ -166,5 +215,5 @@ def test_what_is_held_out_stays_so_as_the_store_grows(share: float) -> None:
 
 def test_a_tiny_store_is_not_held_out_whole() -> None:
     for store in (frames([4], [0]), frames([4, 4], [0, 0])):
-        mixture = mix(store, validation=0.9)
-        assert len(mixture.batch(0, 4).actions) == 4
+        mix = mixture(store, None, validation=0.9)
+        assert len(mix.batch(0, 4).actions) == 4

@@ -19,7 +19,9 @@ from irevla.errors import UserError
 from irevla.storage import disk
 from irevla.types import Features
 
-SPEC = LatentSpec(weights="a" * 64, suite="toy", tokens=3, width=4, action_dim=2)
+SPEC = LatentSpec(
+    weights="a" * 64, encoder="cpu float32", suite="toy", tokens=3, width=4, action_dim=2
+)
 
 
 def episode(first: int, length: int, *, terminated: bool, tokens: int = 3) -> LatentEpisode:
@@ -78,8 +80,8 @@ def test_decisions_are_drawn_equally_often_and_by_the_generator(tmp_path: Path) 
 def test_tokens_are_kept_in_bfloat16_and_short_ones_are_padded(tmp_path: Path) -> None:
     buffer = LatentReplay(tmp_path, SPEC)
     tokens = torch.randn(2, 2, 4)
-    buffer.append(LatentEpisode(Features(tokens, torch.tensor([[True, False]] * 2)), torch.zeros(1, 2),
-                                torch.zeros(1), False))  # fmt: skip
+    short = Features(tokens, torch.tensor([[True, False]] * 2))
+    buffer.append(LatentEpisode(short, torch.zeros(1, 2), torch.zeros(1), False))
     features = sampled(buffer, 1).features
     assert torch.equal(features.tokens[0, :2], tokens[0].bfloat16().float())
     assert features.mask.tolist() == [[True, False, False]]
@@ -100,7 +102,14 @@ def test_what_is_there_is_there_again(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("name", "value"),
-    [("weights", "b" * 64), ("suite", "other"), ("tokens", 4), ("width", 8), ("action_dim", 3)],
+    [
+        ("weights", "b" * 64),
+        ("encoder", "cuda bfloat16"),
+        ("suite", "other"),
+        ("tokens", 4),
+        ("width", 8),
+        ("action_dim", 3),
+    ],
 )
 def test_latents_of_others_are_refused(tmp_path: Path, name: str, value: Any) -> None:
     LatentReplay(tmp_path, SPEC).append(episode(0, 5, terminated=False))
@@ -151,8 +160,8 @@ def test_corruption_is_told(tmp_path: Path) -> None:
 def test_another_format_and_another_folder_are_refused(tmp_path: Path) -> None:
     LatentReplay(tmp_path / "latents", SPEC)
     header = json.loads((tmp_path / "latents" / HEADER).read_text())
-    (tmp_path / "latents" / HEADER).write_text(json.dumps(header | {"format": 2}))
-    with pytest.raises(UserError, match="format = 2"):
+    (tmp_path / "latents" / HEADER).write_text(json.dumps(header | {"format": 1}))
+    with pytest.raises(UserError, match="format = 1"):
         LatentReplay(tmp_path / "latents", SPEC)
     with pytest.raises(UserError, match="something else"):
         LatentReplay(tmp_path, SPEC)

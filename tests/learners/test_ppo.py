@@ -2,6 +2,7 @@ import copy
 import math
 from collections.abc import Mapping
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,50 +18,42 @@ from irevla.learners.ppo import PPO
 from irevla.models.heads import ActionHead, CriticHead
 from irevla.models.policy import VLAPolicy, build_policy
 from irevla.storage import checkpoint
-from irevla.types import Features, Observation, weights_hash
+from irevla.tasks import Parts
+from irevla.types import Features, Observation, tensors_hash, weights_hash
+from toys import ToyPolicy
 
 CONFIG = PPOConfig(minibatch=64, lr=3e-3, critic_lr=3e-3, gamma=0.9, warmup=0)
-WARM = replace(CONFIG, warmup=2)
 
 
-class HeadOnly(nn.Module):
+class HeadOnly(ToyPolicy):
     """A policy without eyes: latents in, actions out."""
 
     def __init__(self, *, width: int = 8, action_dim: int = 1) -> None:
-        super().__init__()
-        self.head = ActionHead(width=width, groups=2, hidden=32, action_dim=action_dim)
+        self.action_head = ActionHead(width=width, groups=2, hidden=32, action_dim=action_dim)
         self.log_std = nn.Parameter(torch.full((action_dim,), math.log(0.3)))
 
-    @property
-    def device(self) -> torch.device:
-        return self.log_std.device
-
-    def trainable(self, parts: str) -> list[nn.Parameter]:
+    def trainable(self, parts: Parts) -> list[nn.Parameter]:
         assert parts == "head"
-        return list(self.parameters())
+        return [self.log_std, *self.action_head.parameters()]
+
+    def hash(self) -> str:
+        return tensors_hash(self.files()["policy.safetensors"])
+
+    def files(self) -> dict[str, Any]:
+        head = self.action_head.state_dict()
+        return {"policy.safetensors": {**head, "log_std": self.log_std.detach()}}
+
+    def load_files(self, files: Mapping[str, Any]) -> None:
+        weights = dict(files["policy.safetensors"])
+        self.log_std.data.copy_(weights.pop("log_std"))
+        self.action_head.load_state_dict(weights)
 
     def mean(self, features: Features) -> Tensor:
-        actions: Tensor = self.head(features)
+        actions: Tensor = self.action_head(features)
         return actions
-
-    @property
-    def action_head(self) -> ActionHead:
-        return self.head
 
     def encode(self, observation: Observation) -> Features:
         raise AssertionError("cached latents need no encoder")
-
-    def decide(self, features: Features, chance: Tensor) -> Tensor:
-        return self.mean(features)
-
-    def hash(self) -> str:
-        return weights_hash(self)
-
-    def files(self) -> dict[str, Any]:
-        return {"policy.safetensors": self.state_dict()}
-
-    def load_files(self, files: Mapping[str, Any]) -> None:
-        self.load_state_dict(files["policy.safetensors"])
 
 
 def latents(context: Tensor) -> Features:
@@ -75,9 +68,9 @@ def latents(context: Tensor) -> Features:
 
 
 def ppo_for(policy: Any, config: PPOConfig = CONFIG, **options: Any) -> PPO:
-    """Without warm-up, unless `config` is given."""
-    options = {"parts": "head", "seed": 0} | options
-    return PPO(policy, CriticHead.mirror(policy.action_head), config, **options)
+    torch.manual_seed(0)
+    critic = CriticHead.mirror(policy.action_head)
+    return PPO(policy, critic, config, **{"parts": "head", "seed": 0} | options)
 
 
 @torch.no_grad()
@@ -151,7 +144,7 @@ def chain(
 
 
 def test_ppo_solves_a_bandit_that_shows_its_answer() -> None:
-    ppo = ppo_for(HeadOnly(), WARM)
+    ppo = ppo_for(HeadOnly(), replace(CONFIG, warmup=2))
     before = one_step(ppo).rewards.mean()
     for _ in range(40):
         metrics = ppo.update(one_step(ppo))
@@ -163,7 +156,7 @@ def test_ppo_solves_a_bandit_that_shows_its_answer() -> None:
 
 
 def test_ppo_solves_a_chain_with_a_sparse_reward_and_a_horizon() -> None:
-    ppo = ppo_for(HeadOnly(), WARM)
+    ppo = ppo_for(HeadOnly(), replace(CONFIG, warmup=2))
     first = chain(ppo)[1]
     for _ in range(20):
         batch, success = chain(ppo)
@@ -174,17 +167,18 @@ def test_ppo_solves_a_chain_with_a_sparse_reward_and_a_horizon() -> None:
 
 def test_the_warm_up_teaches_the_critic_and_leaves_the_policy_bit_for_bit() -> None:
     ppo = ppo_for(HeadOnly(), replace(CONFIG, warmup=11))
-    policy, critic = weights_hash(ppo.policy), weights_hash(ppo.critic)
+    policy = ppo.policy.hash()
+    critic = weights_hash(ppo.critic)
     batch = one_step(ppo)
     first = ppo.update(batch)
     for _ in range(10):
         last = ppo.update(batch)
-    assert weights_hash(ppo.policy) == policy
+    assert ppo.policy.hash() == policy
     assert weights_hash(ppo.critic) != critic
     assert last["value_loss"] < 0.95 * first["value_loss"]
     assert "kl" not in first
     ppo.update(batch)
-    assert weights_hash(ppo.policy) != policy
+    assert ppo.policy.hash() != policy
 
 
 def test_the_first_step_has_ratio_one() -> None:
@@ -215,11 +209,11 @@ def test_non_finite_gradients_are_skipped_and_counted() -> None:
 
 def test_a_rollout_of_nothing_but_nan_changes_nothing() -> None:
     ppo = ppo_for(HeadOnly())
-    before = weights_hash(ppo.policy)
+    before = ppo.policy.hash()
     batch = one_step(ppo)
     batch.rewards.fill_(math.nan)
     assert ppo.update(batch)["skipped"] == 8 * CONFIG.epochs
-    assert weights_hash(ppo.policy) == before
+    assert ppo.policy.hash() == before
 
 
 def test_invalid_steps_teach_nothing() -> None:
@@ -234,27 +228,46 @@ def test_invalid_steps_teach_nothing() -> None:
         batch.actions[0, :100] = fill
         batch.features.tokens[:100] = fill
         ppo.update(batch)
-        hashes.append((weights_hash(ppo.policy), weights_hash(ppo.critic)))
+        hashes.append((ppo.policy.hash(), weights_hash(ppo.critic)))
     assert hashes[0] == hashes[1]
 
 
-def test_learning_goes_on_bit_for_bit_from_its_state(tmp_path: Any) -> None:
+@pytest.mark.parametrize("done", [0, 1, 2, 4])
+def test_saved_and_loaded_after_any_update_it_ends_with_the_same_bits(
+    tmp_path: Path, done: int
+) -> None:
+    """The critic alone learns in the first two of five updates."""
+    config = replace(CONFIG, warmup=2)
     policy = HeadOnly()
-    ppo = ppo_for(policy)
-    ppo.update(one_step(ppo))
-    batch = one_step(ppo)
-    checkpoint.save(tmp_path / "rl", {**ppo.state(), "policy.safetensors": policy.state_dict()})
-    ppo.update(batch)
+    ppo = ppo_for(policy, config)
+    for _ in range(done):
+        ppo.update(one_step(ppo))
+    rest = [one_step(ppo) for _ in range(done, 5)]
+    checkpoint.save(tmp_path / "rl", {**ppo.state(), **policy.files()})
+    metrics = [ppo.update(batch) for batch in rest]
 
+    torch.rand(17)  # whatever torch's own generator did in between
     files = checkpoint.load(tmp_path / "rl")
     again = HeadOnly()
-    again.load_state_dict(files["policy.safetensors"])
-    torch.rand(5)  # whatever else was drawn
-    resumed = ppo_for(again)
+    again.load_files(files)
+    resumed = PPO(again, CriticHead.mirror(again.action_head), config, parts="head", seed=0)
     resumed.load_state(files)
-    resumed.update(batch)
-    assert weights_hash(again) == weights_hash(policy)
+    assert resumed.updates == done
+    assert [resumed.update(batch) for batch in rest] == metrics
+    assert again.hash() == policy.hash()
     assert weights_hash(resumed.critic) == weights_hash(ppo.critic)
+
+
+def test_the_seed_decides_and_torchs_own_generator_does_not() -> None:
+    batch = one_step(ppo_for(HeadOnly()))
+    start = HeadOnly()
+    hashes = []
+    for state, seed in ((1, 0), (2, 0), (2, 1)):
+        ppo = ppo_for(copy.deepcopy(start), seed=seed)
+        torch.manual_seed(state)
+        ppo.update(batch)
+        hashes.append(ppo.policy.hash())
+    assert hashes[0] == hashes[1] != hashes[2]
 
 
 # --- with a VLM
@@ -268,16 +281,15 @@ def vla() -> VLAPolicy:
     )
 
 
-def pictured(policy: VLAPolicy, critic: nn.Module, count: int = 64) -> RolloutBatch:
+def observed(policy: VLAPolicy, critic: nn.Module, count: int = 64) -> RolloutBatch:
     images = np.random.default_rng(0).integers(0, 256, (count, 32, 32, 3), dtype=np.uint8)
     texts = tuple(["open the door", "press the button"][i % 2] for i in range(count))
-    seen = Observation.of(images, texts)
+    observations = Observation.of(images, texts)
     with torch.no_grad():
-        features = policy.encode(seen)
+        features = policy.encode(observations)
+        values = critic(features).view(-1, 4)
     actions, log_probs = sample(policy, features)
     success = torch.rand(count // 4, 4) < 0.3
-    with torch.no_grad():
-        values = critic(features).view(-1, 4)
     return RolloutBatch(
         features=features,
         actions=actions.view(-1, 4, 2),
@@ -288,19 +300,27 @@ def pictured(policy: VLAPolicy, critic: nn.Module, count: int = 64) -> RolloutBa
         terminated=success,
         truncated=torch.zeros_like(success),
         valid=torch.ones_like(success),
-        observations=seen,
+        observations=observations,
     )
+
+
+class LiveHead(VLAPolicy):
+    """Trains its head alone where all of it is asked for: so the encoder is live, and frozen."""
+
+    def trainable(self, parts: Parts) -> list[nn.Parameter]:
+        return super().trainable("head")
 
 
 def test_a_live_encoder_with_a_frozen_vlm_gives_the_same_losses_and_weights_as_the_cache() -> None:
     start = vla()
-    metrics, weights = [], []
-    for live in (False, True):
-        torch.manual_seed(0)
+    metrics = []
+    weights = []
+    for parts in ("head", "all"):
         policy = copy.deepcopy(start)
-        ppo = ppo_for(policy, replace(CONFIG, minibatch=16))
-        ppo.live = live
-        metrics.append(ppo.update(pictured(policy, ppo.critic)))
+        policy.__class__ = LiveHead
+        ppo = ppo_for(policy, replace(CONFIG, minibatch=16), parts=parts)
+        assert ppo.live is (parts == "all")
+        metrics.append(ppo.update(observed(policy, ppo.critic)))
         weights.append({name: value.clone() for name, value in policy.state_dict().items()})
         assert weights_hash(policy.vlm) == weights_hash(start.vlm)
     assert metrics[0] == pytest.approx(metrics[1], abs=1e-5)
@@ -311,19 +331,19 @@ def test_a_live_encoder_with_a_frozen_vlm_gives_the_same_losses_and_weights_as_t
 def test_end_to_end_trains_the_vlm_too_but_not_in_the_warm_up() -> None:
     policy = vla()
     ppo = ppo_for(policy, replace(CONFIG, warmup=1), parts="all")
-    batch = pictured(policy, ppo.critic)
-    before = weights_hash(policy)
+    batch = observed(policy, ppo.critic)
+    before = policy.hash()
     ppo.update(batch)
-    assert weights_hash(policy) == before
+    assert policy.hash() == before
     vlm = weights_hash(policy.vlm)
     ppo.update(batch)
     assert weights_hash(policy.vlm) != vlm
 
 
-def test_an_update_on_cached_latents_never_looks_at_a_picture() -> None:
+def test_an_update_on_cached_latents_never_looks_at_an_image() -> None:
     policy = vla()
     ppo = ppo_for(policy)
-    batch = replace(pictured(policy, ppo.critic), observations=None)
+    batch = replace(observed(policy, ppo.critic), observations=None)
     ppo.update(batch)
     with pytest.raises(AssertionError, match="needs the rollout's observations"):
         ppo_for(policy, parts="all").update(batch)
@@ -334,16 +354,3 @@ def test_the_benchmark_counts_one_forward_against_five_and_equal_losses() -> Non
     assert result["forwards_cached"] == 1 and result["forwards_reencode"] == 5
     assert result["loss_difference"] < 1e-5
     assert result["ratio"] > 1
-
-
-def test_new_critics_and_orders_do_not_hang_on_what_was_drawn_before() -> None:
-    hashes = []
-    for drawn in (0, 17):
-        torch.manual_seed(3)
-        policy = HeadOnly()
-        ppo = ppo_for(policy)
-        batch = one_step(ppo)
-        torch.rand(drawn)
-        ppo.update(batch)
-        hashes.append((weights_hash(policy), weights_hash(ppo.critic)))
-    assert hashes[0] == hashes[1]

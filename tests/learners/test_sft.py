@@ -1,7 +1,5 @@
 import math
-from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -9,46 +7,28 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from irevla.config import SFTConfig
+from irevla.config import AugmentConfig, MixtureConfig, SFTConfig
 from irevla.data.episodes import Frames
 from irevla.data.mixture import Mixture, held_out
-from irevla.errors import UserError
-from irevla.learners.sft import Imitator, SFTResult, clip_gradients, fit, learning_rate
-from irevla.storage.checkpoint import Checkpoints
+from irevla.learners.optim import Means, learning_rate, step_if_finite
+from irevla.learners.sft import SFT
+from irevla.tasks import Parts
+from irevla.types import Policy
+from toys import PixelToy
 
 CONFIG = SFTConfig(
-    steps=60, batch=32, lr=3e-3, warmup=5, validate_every=20, shift=1, colour=0.1, validation=0.2
+    steps=60,
+    batch=32,
+    lr=3e-3,
+    warmup=5,
+    validate_every=20,
+    augment=AugmentConfig(shift=1, colour=0.1),
 )
-
-
-class ToyPolicy(nn.Module):
-    """A body and a head on a 4 x 4 picture, with dropout, which draws from the global generator."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.body = nn.Sequential(nn.Flatten(), nn.Linear(49, 64), nn.ReLU(), nn.Dropout(0.1))
-        self.head = nn.Linear(64, 2)
-
-    def forward(self, images: Tensor, instructions: Sequence[str]) -> Tensor:
-        assert images.dtype == torch.uint8
-        text = torch.tensor([[float("left" in text)] for text in instructions])
-        pixels: Tensor = self.head(self.body(torch.cat([images.flatten(1) / 127.5 - 1, text], 1)))
-        return pixels
-
-    def trainable(self, what: str) -> list[nn.Parameter]:
-        self.body.requires_grad_(what == "all")
-        return [parameter for parameter in self.parameters() if parameter.requires_grad]
-
-    def files(self) -> dict[str, Any]:
-        return {"model.safetensors": dict(self.state_dict()), "config.json": {"toy": True}}
-
-    def load_files(self, files: Mapping[str, Any]) -> None:
-        assert set(files) == {"model.safetensors", "config.json"}
-        self.load_state_dict(files["model.safetensors"])
+PLAIN = AugmentConfig(shift=0, colour=0.0)
 
 
 def data(episodes: int = 40, *, length: int = 6, seed: int = 0) -> Frames:
-    """The action is how red and how green the picture is; where the text says left, the first sign
+    """The action is how red and how green the image is; where the text says left, the first sign
     turns."""
     rng = np.random.default_rng(seed)
     count = episodes * length
@@ -61,124 +41,110 @@ def data(episodes: int = 40, *, length: int = 6, seed: int = 0) -> Frames:
     return Frames(images, actions, left, left, episode, ("go right", "go left"), ("right", "left"))
 
 
-def train(
-    config: SFTConfig = CONFIG, *, mixture: Mixture | None = None, **options: Any
-) -> tuple[ToyPolicy, SFTResult]:
+def mixture(
+    expert: Frames | None = None, online: Frames | None = None, *, validation: float = 0.0
+) -> Mixture:
+    return Mixture(expert or data(), online, MixtureConfig(validation=validation), seed=0)
+
+
+def new_policy() -> PixelToy:
     torch.manual_seed(1)
-    policy = ToyPolicy()
-    mixture = mixture or Mixture(data(), data(10, seed=1), 0.25, validation=config.validation)
-    return policy, fit(policy, mixture, config, seed=0, **options)
+    return PixelToy()
 
 
-def same(a: nn.Module, b: nn.Module) -> bool:
-    return all(
-        torch.equal(x, y)
-        for x, y in zip(a.state_dict().values(), b.state_dict().values(), strict=True)
-    )
+def learner_for(
+    config: SFTConfig = CONFIG,
+    *,
+    parts: Parts = "all",
+    seed: int = 0,
+    words: tuple[str, ...] = (),
+) -> SFT:
+    return SFT(new_policy(), config, parts=parts, seed=seed, words=words)
 
 
-def mse(policy: ToyPolicy, frames: Frames) -> float:
-    texts = [frames.instructions[i] for i in frames.instruction]
+def learn(learner: SFT, mix: Mixture, *, until: int = CONFIG.steps) -> list[dict[str, float]]:
+    """The metrics of each step."""
+    metrics = []
+    while learner.updates < until:
+        metrics.append(learner.update(mix.batch(learner.updates, learner.config.batch)))
+    return metrics
+
+
+def mse(policy: Policy, mix: Mixture) -> float:
     with torch.no_grad():
-        return float(
-            (policy(torch.from_numpy(frames.images), texts) - torch.from_numpy(frames.actions))
-            .square()
-            .mean()
-        )
+        seen, actions = mix.batch(1000, 500)
+        policy.train(False)
+        return float((policy.mean(policy.encode(seen)) - actions).square().mean())
 
 
 def test_it_learns_colours_and_instructions() -> None:
-    config = replace(CONFIG, steps=600, colour=0.05, validate_every=200)
-    policy, result = train(config, mixture=Mixture(data(200), None, validation=0.1))
-    assert isinstance(policy, Imitator)
+    learner = learner_for(replace(CONFIG, steps=600, augment=replace(CONFIG.augment, colour=0.05)))
+    assert isinstance(learner.policy, Policy)
+    learn(learner, mixture(data(200)), until=600)
     fresh = data(50, seed=9)
     assert np.square(fresh.actions).mean() > 0.3
-    assert mse(policy, fresh) < 0.02
-    assert result.best_loss is not None and result.best_loss < 0.02
-    assert not policy.training
+    assert mse(learner.policy, mixture(fresh)) < 0.02
 
 
-class Crash(Exception):
-    pass
+@pytest.mark.parametrize("done", [0, 1, 7, 59])
+def test_saved_and_loaded_after_any_step_it_ends_with_the_same_bits(done: int) -> None:
+    mix = mixture()
+    learner = learner_for()
+    learn(learner, mix, until=done)
+    files = {**learner.policy.files(), **learner.state()}
+    files = {name: _copied(content) for name, content in files.items()}
+    metrics = learn(learner, mix)
+
+    torch.rand(17)  # whatever torch's own generator did in between
+    resumed = SFT(PixelToy(), CONFIG, parts="all", seed=0)
+    resumed.policy.load_files(files)
+    resumed.load_state(files)
+    assert resumed.updates == done
+    assert learn(resumed, mix) == metrics
+    assert resumed.policy.hash() == learner.policy.hash()
 
 
-@pytest.mark.parametrize("crash", [5, 20, 33, 59])
-def test_resumed_it_ends_with_the_same_bits(tmp_path: Path, crash: int) -> None:
-    reference, want = train(checkpoints=Checkpoints(tmp_path / "a"))
-
-    def fail(done: int, steps: int) -> None:
-        assert steps == 60
-        if done == crash:
-            raise Crash
-
-    checkpoints = Checkpoints(tmp_path / "b")
-    with pytest.raises(Crash):
-        train(checkpoints=checkpoints, on_step=fail)
-    torch.rand(17)  # whatever the global generator did in between
-    policy, result = train(checkpoints=checkpoints)
-    assert result == replace(want, resumed=crash // 20 * 20)
-    assert same(policy, reference)
-    newest = [Checkpoints(tmp_path / run).newest("sft") for run in "ab"]
-    assert newest[0] is not None and newest[1] is not None
-    for name in (
-        "model.safetensors",
-        "best-model.safetensors",
-        "optimizer.safetensors",
-        "sft.json",
-        "MANIFEST.json",
-    ):
-        assert (newest[0][0] / name).read_bytes() == (newest[1][0] / name).read_bytes(), name
+def _copied(content: Any) -> Any:
+    if any(isinstance(value, Tensor) for value in content.values()):
+        return {name: value.clone() for name, value in content.items()}
+    return dict(content)
 
 
-def test_a_finished_stage_is_not_repeated(tmp_path: Path) -> None:
-    checkpoints = Checkpoints(tmp_path)
-    policy, first = train(checkpoints=checkpoints)
-    again, second = train(
-        checkpoints=checkpoints, on_step=lambda done, steps: pytest.fail("a step was made")
-    )
-    assert second == replace(first, resumed=60)
-    assert same(policy, again)
-
-
-@pytest.mark.parametrize("change", [{"lr": 1e-4}, {"steps": 100}, {"batch": 16}])
-def test_other_settings_are_not_resumed(tmp_path: Path, change: dict[str, Any]) -> None:
-    train(checkpoints=Checkpoints(tmp_path))
-    (name,) = change
-    with pytest.raises(UserError, match=f"made with {name}"):
-        train(replace(CONFIG, **change), checkpoints=Checkpoints(tmp_path))
-    with pytest.raises(UserError, match="made with expert_frames"):
-        train(mixture=Mixture(data(41), data(10, seed=1)), checkpoints=Checkpoints(tmp_path))
-
-
-def test_the_global_generator_is_left_alone() -> None:
-    mixture = Mixture(data())
-    policy = ToyPolicy()
+def test_torchs_own_generator_is_left_alone() -> None:
+    learner = learner_for()
     torch.manual_seed(3)
     want = torch.rand(4)
     torch.manual_seed(3)
-    fit(policy, mixture, replace(CONFIG, steps=5), seed=0)
+    learn(learner, mixture(), until=5)
     assert torch.equal(torch.rand(4), want)
+
+
+def test_the_seed_decides_what_is_drawn() -> None:
+    """Augmentation and dropout: the batches are the same."""
+    mix = mixture()
+    for augmentation in (CONFIG.augment, PLAIN):
+        hashes = []
+        for seed in (0, 0, 1):
+            learner = learner_for(replace(CONFIG, augment=augmentation), seed=seed)
+            learn(learner, mix, until=2)
+            hashes.append(learner.policy.hash())
+        assert hashes[0] == hashes[1] != hashes[2]
 
 
 def test_a_gradient_that_is_not_finite_is_skipped_and_counted() -> None:
     frames = data()
     poisoned = replace(frames, actions=frames.actions.copy())
     poisoned.actions[100] = np.nan
-    mixture = Mixture(poisoned, None)
-    hit = sum(bool(mixture.batch(step, 32, 0).actions.isnan().any()) for step in range(60))
+    mix = mixture(poisoned)
+    hit = sum(bool(mix.batch(step, 32).actions.isnan().any()) for step in range(60))
     assert 0 < hit < 40
-    policy, result = train(mixture=mixture)
-    assert result.skipped == hit
-    assert result.train_loss is not None and math.isfinite(result.train_loss)
-    assert all(parameter.isfinite().all() for parameter in policy.parameters())
-    clean, _ = train(mixture=Mixture(frames, None))
-    assert mse(policy, frames) < 2 * mse(clean, frames)
-
-
-def test_only_such_gradients_are_an_error() -> None:
-    frames = data()
-    with pytest.raises(UserError, match="no gradient was finite"):
-        train(mixture=Mixture(replace(frames, actions=frames.actions * np.float32(np.nan)), None))
+    learner = learner_for()
+    metrics = learn(learner, mix)
+    assert learner.skipped == sum(step.get("skipped", 0) for step in metrics) == hit
+    assert all(parameter.isfinite().all() for parameter in learner.parameters)
+    clean = learner_for()
+    learn(clean, mixture(frames))
+    assert mse(learner.policy, mixture(frames)) < 2 * mse(clean.policy, mixture(frames))
 
 
 def test_validation_is_the_weighted_mse_of_held_out_episodes() -> None:
@@ -190,128 +156,115 @@ def test_validation_is_the_weighted_mse_of_held_out_episodes() -> None:
         held = held_out(frames.episode, share, store=name)
         assert 0 < held.sum() < len(frames)
         frames.actions[held] += 10.0 if name == "expert" else 20.0
-    points: list[tuple[int, Mapping[str, float]]] = []
-    mixture = Mixture(parts["expert"], parts["online"], 0.25, validation=share)
-    train(mixture=mixture, log=lambda step, values: points.append((step, dict(values))))
-    last = [values for _, values in points if "validation" in values][-1]
-    assert last["validation_expert"] == pytest.approx(100, rel=0.25)
-    assert last["validation_online"] == pytest.approx(400, rel=0.25)
-    assert last["validation"] == pytest.approx(
-        0.75 * last["validation_expert"] + 0.25 * last["validation_online"]
-    )
-    assert last["loss"] < 1  # the training batches had none of them
-    assert [step for step, _ in points] == [20, 40, 50, 60]
+    mix = mixture(parts["expert"], parts["online"], validation=share)
+    learner = learner_for()
+    metrics = learn(learner, mix)
+    before = learner.policy.hash()
+    values = learner.validate(mix.validation(), mix.weights())
+    assert values["validation_expert"] == pytest.approx(100, rel=0.25)
+    assert values["validation_online"] == pytest.approx(400, rel=0.25)
+    weighted = 0.75 * values["validation_expert"] + 0.25 * values["validation_online"]
+    assert values["validation"] == pytest.approx(weighted)
+    assert metrics[-1]["loss"] < 1  # the training batches had none of them
+    assert learner.validate(mix.validation(), mix.weights()) == values
+    assert learner.policy.hash() == before
 
 
-def test_the_best_weights_are_kept() -> None:
-    """Held-out actions are the opposite of what is trained: the longer it trains, the worse it
-    validates."""
-    frames = data(60)
-    held = held_out(frames.episode, 0.2, store="expert")
-    frames.actions[held] *= -1
-    weights: dict[int, dict[str, Tensor]] = {}
-    losses: dict[int, float] = {}
-    torch.manual_seed(1)
-    policy = ToyPolicy()
-
-    def remember(step: int, values: Mapping[str, float]) -> None:
-        if "validation" in values:
-            losses[step] = values["validation"]
-            weights[step] = {name: value.clone() for name, value in policy.state_dict().items()}
-
-    config = replace(CONFIG, steps=200)
-    result = fit(policy, Mixture(frames, None, validation=0.2), config, seed=0, log=remember)
-    assert list(losses) == list(range(20, 201, 20))
-    assert result.best_loss == min(losses.values()) == losses[result.best_step]
-    assert result.best_step < 200
-    assert all(
-        torch.equal(value, weights[result.best_step][name])
-        for name, value in policy.state_dict().items()
-    )
+def test_without_held_out_episodes_there_is_no_validation() -> None:
+    mix = mixture()
+    assert learner_for().validate(mix.validation(), mix.weights()) == {}
 
 
-class Listener(ToyPolicy):
-    """Remembers what it is shown and told while it trains."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.seen: list[Tensor] = []
-        self.told: list[str] = []
-
-    def forward(self, images: Tensor, instructions: Sequence[str]) -> Tensor:
-        if self.training:
-            self.seen.append(images)
-            self.told += instructions
-        return super().forward(images, instructions)
+# --- What it is shown while it learns
 
 
-def listen(config: SFTConfig, *, texts: tuple[str, str]) -> Listener:
-    policy, frames = Listener(), replace(data(), instructions=texts)
-    fit(
-        policy,
-        Mixture(frames),
-        replace(config, steps=4, validate_every=4),
-        seed=0,
-        words=("wug", "dax"),
-    )
-    return policy
+def shown(config: SFTConfig, *, texts: tuple[str, str]) -> tuple[Tensor, list[str]]:
+    """All images and instructions of four steps."""
+    frames = replace(data(), instructions=texts)
+    policy = new_policy()
+    learner = SFT(policy, config, parts="all", seed=0, words=("wug", "dax"))
+    learn(learner, mixture(frames), until=4)
+    images = torch.cat([seen.images for seen in policy.shown])
+    return images, [text for seen in policy.shown for text in seen.instructions]
 
 
 def test_a_colour_that_is_named_is_kept() -> None:
-    """The same pictures, with and without a colour's name; one colour a picture, so that shifts
-    change nothing."""
-    config = replace(CONFIG, shift=0, colour=0.6, colour_named=0.0, colour_share=1.0)
+    """The same images, with and without a colour's name."""
+    strong = AugmentConfig(shift=0, colour=0.6, colour_named=0.0, colour_share=1.0)
     texts = ("take the red one", "take the pear")
-    plain, mixed = listen(replace(config, colour=0.0), texts=texts), listen(config, texts=texts)
-    assert plain.told == mixed.told and set(mixed.told) == set(texts)
-    changed = (torch.cat(plain.seen) != torch.cat(mixed.seen)).flatten(1).any(1)
-    assert changed.tolist() == [text == texts[1] for text in mixed.told]
+    plain, told = shown(replace(CONFIG, augment=replace(strong, colour=0.0)), texts=texts)
+    mixed, told_again = shown(replace(CONFIG, augment=strong), texts=texts)
+    assert told == told_again and set(told) == set(texts)
+    changed = (plain != mixed).flatten(1).any(1)
+    assert changed.tolist() == [text == texts[1] for text in told]
 
 
 def test_words_are_swapped_in_its_share_of_the_samples() -> None:
     texts = ("take the red one", "take the pear")
-    told = listen(replace(CONFIG, words=0.5), texts=texts).told
+    _, told = shown(replace(CONFIG, augment=replace(PLAIN, words=0.5)), texts=texts)
     swapped = [text for text in told if text not in texts]
     assert 0.3 < len(swapped) / len(told) < 0.7
     assert all(len({"wug", "dax"} & set(text.split())) == 1 for text in swapped)
-    assert set(listen(CONFIG, texts=texts).told) == set(texts)
-
-
-def test_without_held_out_episodes_the_last_weights_are_kept() -> None:
-    _, result = train(mixture=Mixture(data(), None, validation=0.0))
-    assert result.best_loss is None
-    assert result.best_step == 60
+    assert set(shown(CONFIG, texts=texts)[1]) == set(texts)
+    with pytest.raises(AssertionError, match="no words"):
+        learner_for(replace(CONFIG, augment=replace(PLAIN, words=0.5)))
 
 
 def test_only_the_head_is_trained_where_asked() -> None:
-    torch.manual_seed(1)
-    before = ToyPolicy()
-    policy, _ = train(trainable="head")
-    assert torch.equal(policy.body[1].weight, before.body[1].weight)
-    assert not torch.equal(policy.head.weight, before.head.weight)
+    before = new_policy().weights()
+    learner = learner_for(parts="head")
+    learn(learner, mixture(), until=5)
+    assert isinstance(learner.policy, PixelToy)
+    changed = {
+        name for name, value in learner.policy.weights().items() if not value.equal(before[name])
+    }
+    assert changed == {"head.weight", "head.bias"}
+
+
+# --- What all learners share
 
 
 def test_the_learning_rate_warms_up_and_falls() -> None:
     config = SFTConfig(steps=110, warmup=10, lr=1.0)
-    assert [learning_rate(config, step) for step in (0, 4, 9, 10)] == pytest.approx(
-        [0.1, 0.5, 1.0, 1.0]
-    )
+    rates = [learning_rate(config, step) for step in (0, 4, 9, 10)]
+    assert rates == pytest.approx([0.1, 0.5, 1.0, 1.0])
     assert learning_rate(config, 60) == pytest.approx(0.5)
     assert learning_rate(config, 109) == pytest.approx(0, abs=1e-3)
     assert learning_rate(SFTConfig(steps=5, warmup=10, lr=1.0), 4) == pytest.approx(0.5)
 
 
-def test_gradients_are_clipped_by_their_common_norm() -> None:
-    parameters = [
-        nn.Parameter(torch.zeros(1)),
-        nn.Parameter(torch.zeros(1)),
-        nn.Parameter(torch.zeros(1)),
-    ]
-    parameters[0].grad, parameters[1].grad = torch.tensor([3.0]), torch.tensor([4.0])
-    assert clip_gradients(parameters, 10.0) == pytest.approx(5)
-    assert parameters[0].grad.item() == pytest.approx(3)
-    assert clip_gradients(parameters, 1.0) == pytest.approx(5)
-    assert parameters[1].grad.item() == pytest.approx(0.8)
-    parameters[0].grad = torch.tensor([math.nan])
-    assert math.isnan(clip_gradients(parameters, 1.0))
-    assert parameters[1].grad.item() == pytest.approx(0.8)
+def gradients(*values: float) -> list[nn.Parameter]:
+    parameters = [nn.Parameter(torch.zeros(1)) for _ in range(len(values) + 1)]
+    for parameter, value in zip(parameters, values, strict=False):
+        parameter.grad = torch.tensor([value])
+    return parameters  # the last one has none
+
+
+def test_each_group_is_clipped_by_its_own_norm() -> None:
+    first = gradients(3.0, 4.0)
+    second = gradients(0.5)
+    optimizer = torch.optim.SGD([*first, *second], lr=1.0)
+    norms = step_if_finite(optimizer, {"actor": first, "critic": second}, limit=1.0)
+    assert norms["actor_grad_norm"] == pytest.approx(5)
+    assert norms["critic_grad_norm"] == pytest.approx(0.5)
+    steps = [parameter.item() for parameter in (*first, *second)]
+    assert steps == pytest.approx([-0.6, -0.8, 0.0, -0.5, 0.0])
+    assert all(parameter.grad is None for parameter in (*first, *second))
+
+
+def test_where_one_gradient_is_not_finite_no_parameter_moves() -> None:
+    first = gradients(math.nan, 4.0)
+    second = gradients(0.5)
+    optimizer = torch.optim.SGD([*first, *second], lr=1.0)
+    assert step_if_finite(optimizer, {"a": first, "b": second}, limit=1.0) == {"skipped": 1}
+    assert all(parameter.item() == 0 for parameter in (*first, *second))
+    assert all(parameter.grad is None for parameter in (*first, *second))
+
+
+def test_means_are_over_the_steps_that_have_a_metric() -> None:
+    means = Means()
+    means.add({"loss": 1.0, "kl": torch.tensor(4.0)})
+    means.add({"skipped": 1.0})
+    means.add({"skipped": 1.0, "loss": 2.0})
+    assert means.take() == {"loss": 1.5, "kl": 4.0, "skipped": 2.0}
+    assert means.take() == {}

@@ -1,5 +1,3 @@
-"""When stage 1 is over."""
-
 import pytest
 
 from irevla.config import PPOConfig
@@ -18,18 +16,27 @@ from irevla.runs.rl_progress import RLProgress
     ],
 )
 def test_convergence(successes: list[bool], answer: bool) -> None:
-    progress = RLProgress(PPOConfig(converged=0.9, window=10, steps=1000))
-    progress.add(decisions=100, successes=successes, dropped=0)
-    assert progress.converged is progress.over is answer
+    progress = RLProgress(PPOConfig(converged=0.9, window=10))
+    for number in range(0, len(successes), 7):  # as rollouts bring them
+        progress.add(decisions=1, successes=successes[number : number + 7], dropped=0)
+    assert progress.converged is answer
 
 
-def test_the_budget_ends_it_too() -> None:
-    progress = RLProgress(PPOConfig(converged=0.9, window=10, steps=150))
-    progress.add(decisions=100, successes=[False] * 20, dropped=1)
-    assert not progress.over and progress.rate == 0 and len(progress.recent) == 10
-    progress.add(decisions=50, successes=[True], dropped=0)
+def test_it_is_over_where_the_budget_is_spent() -> None:
+    progress = RLProgress(PPOConfig(steps=10))
+    progress.add(decisions=9, successes=[], dropped=0)
+    assert not progress.over
+    progress.add(decisions=1, successes=[], dropped=0)
     assert progress.over and not progress.converged
-    assert progress.facts() == {"decisions": 150, "converged": False, "dropped": 1}
-    again = RLProgress(progress.config)
+
+
+def test_it_goes_on_from_its_file() -> None:
+    config = PPOConfig(window=3)
+    progress = RLProgress(config)
+    progress.add(decisions=9, successes=[True, False, True, True], dropped=1)
+    again = RLProgress(config)
+    again.load_files({})
+    assert again == RLProgress(config)
     again.load_files(progress.files())
     assert again == progress
+    assert again.recent == [False, True, True]

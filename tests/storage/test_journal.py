@@ -30,6 +30,15 @@ def test_a_torn_last_line_is_no_event_and_is_cut(tmp_path: Path) -> None:
     assert [record["event"] for record in journal] == ["sft", "rl"]
 
 
+def test_rewound_it_has_the_first_events_and_goes_on_from_there(tmp_path: Path) -> None:
+    journal = Journal(tmp_path / "journal.jsonl")
+    for number in range(4):
+        journal.append(f"event {number}")
+    journal.rewind(2)
+    journal.append("another")
+    assert [record["event"] for record in journal] == ["event 0", "event 1", "another"]
+
+
 def test_a_bad_line_inside_is_told(tmp_path: Path) -> None:
     path = tmp_path / "journal.jsonl"
     path.write_text('{"event": "sft"}\n{"event": \n{"event": "rl"}\n')
