@@ -7,6 +7,7 @@ from gymnasium.utils.env_checker import check_env
 from irevla.config import EnvConfig
 from irevla.envs.pointmass import POINTMASS, PointMassEnv
 from irevla.envs.suite import TaskEnv, load_suite
+from irevla.tasks import Category
 
 CONFIG = EnvConfig(image_size=32, horizon=20)
 NAMES = [task.name for task in POINTMASS.tasks]

@@ -8,15 +8,14 @@ from pathlib import Path
 
 import pytest
 import yaml
-from irevla.models.build import build_policy
 
-from irevla.cli.commands import main
+from irevla.cli.main import main
 from irevla.config import Config, EnvConfig, ModelConfig, PretrainConfig
+from irevla.config_io import to_dict
 from irevla.errors import UserError
 from irevla.evaluation.model_card import export, exported_settings, success_table, until
 from irevla.evaluation.stats import read_results
-from irevla.models.policy import VLAPolicy
-from irevla.presets import to_dict
+from irevla.models.policy import VLAPolicy, build_policy
 from irevla.storage.checkpoint import Checkpoints
 
 Make = Callable[..., Path]

@@ -7,8 +7,6 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from irevla.category import Category
-from irevla.turn import Turn
 
 from irevla.errors import UserError
 from irevla.evaluation.stats import (
@@ -21,6 +19,7 @@ from irevla.evaluation.stats import (
     read_results,
     wilson,
 )
+from irevla.tasks import Category
 
 
 @pytest.mark.parametrize(  # Newcombe (1998), Statistics in Medicine 17:857-872, table I

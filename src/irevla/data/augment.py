@@ -1,4 +1,4 @@
-"""Augmentation, for the supervised stages alone: the latents that RL works on are of the true image."""
+"""Augmentation, for the supervised stages alone: RL works on the latents of the true image."""
 
 import math
 from collections.abc import Sequence

@@ -1,4 +1,4 @@
-"""What the supervised stages learn from: (o, l, a) of D_e, or of D_e and D_RL (equations 2 and 4)."""
+"""What the supervised stages learn from: (o, l, a) of D_e, or of D_e and D_RL."""
 
 import hashlib
 from fractions import Fraction

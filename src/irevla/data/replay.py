@@ -213,7 +213,7 @@ def as_stored(features: Features) -> Features:
 def sample_both(
     demonstrations: LatentReplay, online: LatentReplay, count: int, generator: torch.Generator
 ) -> Transitions:
-    """Draw half from each (section V-D); all from the demonstrations while nothing else is there."""
+    """Draw half from each (section V-D); all from the demonstrations while that is empty."""
     if not len(online):
         return demonstrations.sample(count, generator)
     half = count // 2

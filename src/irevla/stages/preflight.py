@@ -25,7 +25,8 @@ def preflight(config: Config) -> tuple[Suite, TaskLists]:
     check_model(_starting_model(config, suite), find_device(config.device))
     if config.expert.dataset and not Path(config.expert.dataset).is_dir():
         raise UserError(
-            f"no dataset {config.expert.dataset}; name another as expert.dataset, or none to collect "
+            f"no dataset {config.expert.dataset}; name another as expert.dataset, or none to "
+            "collect "
             "one"
         )
     if config.eval.videos and find_spec("av") is None:
@@ -45,15 +46,16 @@ def _check_real_arm(suite: Suite, config: Config) -> None:
             f"(`irevla collect {config.suite}`), and name what they recorded as --expert.dataset"
         )
     learns = METHODS[config.method].rl != "none"
-    pinned = suite.real_arm.pinned()
-    if learns and pinned:
+    only = suite.real_arm.only_policy()
+    if learns and only:
         raise UserError(
-            f"the arm's settings name one policy ({pinned[:16]}), and a run makes others: "
+            f"the arm's settings name one policy ({only[:16]}), and a run makes others: "
             "take `policy` out of the settings"
         )
     if learns and config.rl != "sac":
         raise UserError(
-            f"--rl sac on {config.suite}: PPO would take what a person does there for its own action"
+            f"--rl sac on {config.suite}: PPO would take what a person does there for its own "
+            "action"
         )
     if config.eval.videos:
         raise UserError(f"there are no videos of {config.suite}: --eval.no-videos")

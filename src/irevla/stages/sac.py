@@ -26,7 +26,7 @@ from irevla.rollout.serve import Server
 from irevla.runs.rl_progress import RLProgress
 from irevla.runs.run import Run
 from irevla.stages.async_learner import AsyncLearner
-from irevla.stages.contract import complete, load_if_done, resume, save
+from irevla.stages.contract import complete, load_if_done, resume, save, still_to_play
 from irevla.stages.learner import OnlineLearner, SACLearner
 from irevla.tasks import Purpose, Stage, first_seed
 from irevla.types import Observation
@@ -98,8 +98,8 @@ def _play_leg(
 ) -> Iterator[Outcome]:
     """Play so many whole episodes; when all of them have ended, there may be a checkpoint.
 
-    Nothing is under way then, so that a run that goes on from it plays what one would that was never
-    stopped.
+    Nothing is under way then, so that a run that goes on from it plays what one would that was
+    never stopped.
     """
     first = first_seed(Purpose.RL, run.config.seed, round=stage.round) + progress.episodes
     learning.explore(progress.episodes)
@@ -138,8 +138,8 @@ def collect_seed_successes(
 ) -> None:
     """Bring `store` to `sac.demonstrations` successes of the policy as it is, without noise.
 
-    With `harvest.from_training` they go to `online`, D_RL, too. Fewer are told; where there is none at
-    all, `UserError`.
+    With `harvest.from_training` they go to `online`, D_RL, too. Fewer are told; where there is none
+    at all, `UserError`.
     """
     if run.journal.done(stage.name) is not None:
         return
@@ -147,8 +147,8 @@ def collect_seed_successes(
     acting = policy.hash()
     first = first_seed(Purpose.ZERO_SHOT, run.config.seed, round=stage.round)
     jobs = [Job(stage.task, first + index) for index in range(config.attempts)]
-    done_seeds = {episode["seed"] for episode in store.episodes}
-    tried = decisions = 0
+    done = {episode["seed"]: episode["decisions"] for episode in store.episodes}
+    jobs, tried, decisions = still_to_play(suite, jobs, done, wanted=config.demonstrations)
     with (
         threads(1),
         bar(f"Zero-shot successes of {stage.target}", config.demonstrations) as advance,
@@ -156,18 +156,19 @@ def collect_seed_successes(
     ):
         server = Server(vec, MeanActor(policy, stored=True), _recorder(run, acting, vec))
         for outcome in in_order(server.play(iter(jobs)), jobs):
-            if len(done_seeds) >= config.demonstrations:
-                break
             tried += 1
             decisions += outcome.length
-            if outcome.success and outcome.job.seed not in done_seeds:
+            if outcome.success and outcome.job.seed not in done:
                 _keep(outcome, practice=store, online=online)
-                done_seeds.add(outcome.job.seed)
-            advance(len(done_seeds), f"{len(done_seeds)} successes in {tried} episodes")
-    kept = len(done_seeds)
+                done[outcome.job.seed] = outcome.length
+            advance(len(done), f"{len(done)} successes in {tried} episodes")
+            if len(done) >= config.demonstrations:
+                break
+    kept = len(done)
     if not kept:
         raise UserError(
-            f"the policy solved {stage.task} in none of {tried} episodes, so that SAC has nothing to "
+            f"the policy solved {stage.task} in none of {tried} episodes, so that SAC has nothing "
+            "to "
             "begin with: begin with a better policy, allow more --sac.attempts, or choose --rl ppo "
             "(with another --out)"
         )
@@ -178,7 +179,8 @@ def collect_seed_successes(
 
 
 def _repeats(suite: Suite, config: SACConfig) -> bool:
-    """Whether episodes can be played again to the same bits: not on a real arm, nor with two clocks."""
+    """Whether episodes can be played again to the same bits: not on a real arm, nor with two
+    clocks."""
     return suite.real_arm is None and not config.async_learner
 
 

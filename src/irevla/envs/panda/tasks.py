@@ -10,6 +10,18 @@ from dataclasses import dataclass
 
 from irevla.tasks import Category, Task
 
+CAMERA_POS = (1.25, 0.0, 0.72)  # m: in front of the arm
+LOOK_AT = (0.43, -0.02, 0.08)  # m
+FOVY = 34.0  # degrees
+WRIST_POS = (0.06, -0.06, 0.09)  # m, in the last link
+WRIST_LOOK_AT = (0.012, -0.012, 0.30)  # m, in the last link
+WRIST_FOVY = 58.0  # degrees
+WRIST_SHARE = 0.375  # of the picture's side, in its top left corner
+CONTROL_HZ = 20  # control steps per second of simulated time
+ACTION_DIM = 7
+REACH = 0.04  # m of a full action; the real arm's is the same
+TURN = 0.25  # rad; likewise
+
 XY = tuple[float, float]
 
 
@@ -53,9 +65,15 @@ BLOCKS = {colour: _block(colour) for colour in ("red", "blue", "green", "yellow"
 PRODUCE = {
     name: _produce(name, room)
     for name, room in {
-        "eggplant": 0.08, "carrot": 0.09, "pear": 0.07, "banana": 0.08, "potato": 0.06, "corn": 0.09, "mushroom": 0.05,
+        "eggplant": 0.08,
+        "carrot": 0.09,
+        "pear": 0.07,
+        "banana": 0.08,
+        "potato": 0.06,
+        "corn": 0.09,
+        "mushroom": 0.05,
     }.items()
-}  # fmt: skip
+}
 RL = ("eggplant", "carrot")
 TRAY = Prop("tray", "tray", turn=0.5, room=0.10)
 BUTTON = Prop("button", "button", turn=math.pi / 4, room=0.08)
