@@ -1,14 +1,19 @@
-"""Every setting of a run, with its meaning and unit. Read-only after parsing; imports nothing
-heavy, so that `--help` is instant."""
+"""Every setting of a run, with its meaning and unit.
+
+Read-only after parsing; imports nothing heavy, so that `--help` is instant. The command line takes
+its help from the comments behind the fields.
+"""
 
 import re
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 from irevla.errors import UserError, unknown
 from irevla.tasks import Parts
 
 MOST_ROUNDS = 4  # seeds of later ones would not fit in 32 bits
+SMALLEST_IMAGE = 16  # pixels
 TOWERS = ("language", "vision", "qformer")  # parts of a VLM that LoRA can adapt
 
 
@@ -17,33 +22,54 @@ def _check(condition: bool, message: str) -> None:
         raise UserError(message)
 
 
+def _positive(config: Any, group: str, *names: str) -> None:
+    for name in names:
+        value = getattr(config, name)
+        _check(value > 0, f"{group}{name} must be positive, not {value}")
+
+
+def _not_negative(config: Any, group: str, *names: str) -> None:
+    for name in names:
+        value = getattr(config, name)
+        _check(value >= 0, f"{group}{name} must not be negative, but is {value}")
+
+
+def _shares(config: Any, group: str, *names: str) -> None:
+    for name in names:
+        value = getattr(config, name)
+        _check(0 <= value <= 1, f"{group}{name} must be in [0, 1], not {value}")
+
+
+def _convergence(config: Any, group: str) -> None:
+    _check(
+        config.converged > 0,
+        f"{group}converged must be positive; above 1 it never stops before the budget",
+    )
+
+
+def _usable(size: int, name: str) -> None:
+    _check(
+        size >= SMALLEST_IMAGE,
+        f"{name} is {size}; the smallest usable image is {SMALLEST_IMAGE} pixels",
+    )
+
+
 @dataclass(frozen=True)
 class EnvConfig:
-    """How environments are drawn, stepped and shared out. Datasets record the first two and refuse
-    to be mixed with others."""
+    """How environments are made and shared out. Datasets record the first two settings."""
 
-    image_size: int = 64  # side of the square picture, pixels
+    image_size: int = 64  # side of the square image, pixels
     action_repeat: int = 2  # simulator control steps per decision of the policy
     horizon: int = 100  # decisions after which an episode is truncated
-    rl_horizon: int = (
-        0  # horizon in stage 1 and the harvest, where a failure takes robot time; 0: the same
-    )
+    rl_horizon: int = 0  # the same in stage 1 and the harvest (robot time is dear); 0: horizon
     workers: int = 2  # worker processes, one thread and one GL context each
     envs_per_worker: int = 4  # environments that share a worker
-    timeout: float = 60.0  # seconds without an answer after which a worker is killed and replaced
+    timeout: float = 60.0  # seconds without an answer after which a worker is replaced
 
     def __post_init__(self) -> None:
-        _check(
-            self.image_size >= 16,
-            f"env.image_size is {self.image_size}; the smallest usable picture is 16 pixels",
-        )
-        for name in ("action_repeat", "horizon", "workers", "envs_per_worker", "timeout"):
-            _check(
-                getattr(self, name) > 0, f"env.{name} must be positive, not {getattr(self, name)}"
-            )
-        _check(
-            self.rl_horizon >= 0, f"env.rl_horizon must not be negative, but is {self.rl_horizon}"
-        )
+        _usable(self.image_size, "env.image_size")
+        _positive(self, "env.", "action_repeat", "horizon", "workers", "envs_per_worker", "timeout")
+        _not_negative(self, "env.", "rl_horizon")
 
     def for_training(self) -> "EnvConfig":
         """Return the same with the horizon of stage 1 and the harvest."""
@@ -56,25 +82,15 @@ class ExpertConfig:
 
     episodes: int = 50  # successful demonstrations per expert task (paper: 50)
     noisy_fraction: float = 0.5  # share of them executed with action noise; labels stay clean
-    noise: float = 0.3  # standard deviation of that noise, in action units (actions are in [-1, 1])
-    horizon: int = (
-        0  # decisions that a demonstration may take, where disturbed ones need more; 0: env.horizon
-    )
-    burst: int = 0  # 0: fresh noise in every decision; else it comes in bursts of so many decisions, with pauses
+    noise: float = 0.3  # standard deviation of that noise; actions are in [-1, 1]
+    horizon: int = 0  # decisions that a demonstration may take; 0: env.horizon
+    burst: int = 0  # decisions that noise comes in at once, with pauses; 0: in every decision
     dataset: str = ""  # an existing LeRobotDataset v3 to use instead of collecting
 
     def __post_init__(self) -> None:
-        _check(self.episodes > 0, f"expert.episodes must be positive, not {self.episodes}")
-        _check(
-            0 <= self.noisy_fraction <= 1,
-            f"expert.noisy_fraction must be in [0, 1], not {self.noisy_fraction}",
-        )
-        for name in ("burst", "horizon"):
-            _check(
-                getattr(self, name) >= 0,
-                f"expert.{name} must not be negative, but is {getattr(self, name)}",
-            )
-        _check(self.noise >= 0, f"expert.noise must not be negative, but is {self.noise}")
+        _positive(self, "expert.", "episodes")
+        _shares(self, "expert.", "noisy_fraction")
+        _not_negative(self, "expert.", "burst", "horizon", "noise")
 
 
 @dataclass(frozen=True)
@@ -83,13 +99,11 @@ class LoRAConfig:
 
     rank: int = 0  # rank of the update; 0 trains the VLM in full
     alpha: float = 16.0  # scale of the update (alpha / rank)
-    towers: tuple[str, ...] = (
-        "language",
-    )  # what it adapts: "language", "vision", "qformer" (a VLM of transformers)
+    towers: tuple[str, ...] = ("language",)  # of a VLM of transformers: language, vision, qformer
     targets: str = ""  # instead of towers: a regular expression over the names of linear layers
 
     def __post_init__(self) -> None:
-        _check(self.rank >= 0, f"lora.rank must not be negative, but is {self.rank}")
+        _not_negative(self, "lora.", "rank")
         _check(
             self.rank > 0 or not self.targets,
             "lora.targets is set but lora.rank is 0: set a rank or drop the targets",
@@ -115,53 +129,39 @@ class LoRAConfig:
             ) from error
 
 
+DTYPES = ("auto", "bfloat16", "float32")
+QUANTIZED = ("", "4bit")
+
+
 @dataclass(frozen=True)
 class ModelConfig:
-    """The VLA: VLM, token learner, MLP (section IV-A)."""
+    """The VLA: VLM, token learner, MLP (section IV-A). What follows `lora` is for transformers'."""
 
-    vlm: str = "tiny"  # a small VLM of ours (tiny, tiny-random), OWNER/NAME on the Hub, or a folder of transformers
-    width: int = (
-        128  # d of the small VLM; one of transformers has its own, whatever a preset says here
-    )
+    vlm: str = "tiny"  # tiny, tiny-random, OWNER/NAME on the Hub, or a folder of transformers
+    width: int = 128  # d of the small VLM; one of transformers has its own
     layers: int = 2  # transformer layers of the small VLM's language tower; likewise
-    head_groups: int = (
-        8  # channel groups of the token learner, each with its own attention over the m tokens
-    )
+    head_groups: int = 8  # channel groups of the token learner, each with an attention of its own
     head_hidden: int = 256  # width of the MLP of the action and critic heads
     lora: LoRAConfig = field(default_factory=LoRAConfig)
-    # The rest is for a VLM of transformers alone.
-    revision: str = (
-        ""  # commit, tag or branch on the Hub; empty: main. A saved policy records the commit
-    )
-    dtype: str = "auto"  # of its weights: "float32", "bfloat16" (with LoRA); "auto" is the latter on CUDA with LoRA
-    quantize: str = ""  # "4bit": its own weights in 4 bits (NF4), for small cards; needs CUDA, bitsandbytes and LoRA
-    gradient_checkpointing: bool = (
-        False  # compute activations again in the backward pass: less memory, more time
-    )
-    compile: bool = False  # torch.compile: minutes at the first pictures, faster afterwards
+    revision: str = ""  # commit, tag or branch on the Hub; empty: main
+    dtype: str = "auto"  # float32, bfloat16 (with LoRA); auto: the latter on CUDA with LoRA
+    quantize: str = ""  # 4bit: its own weights in NF4; needs CUDA, bitsandbytes and LoRA
+    gradient_checkpointing: bool = False  # compute activations twice: less memory, more time
+    compile: bool = False  # torch.compile: minutes at the first images, faster afterwards
 
     def __post_init__(self) -> None:
-        for name, known in {
-            "dtype": ("auto", "bfloat16", "float32"),
-            "quantize": ("", "4bit"),
-        }.items():
+        for name, known in {"dtype": DTYPES, "quantize": QUANTIZED}.items():
+            value = getattr(self, name)
+            _check(value in known, f"model.{name} must be one of {known}, not {value!r}")
+        if not self.pretrained:
+            self._check_small()
+        elif self.lora.rank == 0:
+            _check(not self.quantize, "weights in 4 bits cannot be trained: set model.lora.rank")
             _check(
-                getattr(self, name) in known,
-                f"model.{name} must be one of {known}, not {getattr(self, name)!r}",
-            )
-        if self.pretrained:
-            lora = self.lora.rank > 0
-            _check(
-                lora or not self.quantize,
-                "weights in 4 bits cannot be trained: set model.lora.rank",
-            )
-            _check(
-                lora or self.dtype != "bfloat16",
+                self.dtype != "bfloat16",
                 "small training steps are lost in bfloat16 weights: set model.lora.rank, or leave "
                 "model.dtype out",
             )
-        else:
-            self._check_small()
 
     @property
     def pretrained(self) -> bool:
@@ -174,22 +174,22 @@ class ModelConfig:
             f"model.width {self.width} must be a multiple of model.head_groups {self.head_groups}",
         )
         for name in ("revision", "dtype", "quantize", "gradient_checkpointing", "compile"):
-            _check(
-                getattr(self, name) == getattr(ModelConfig, name),
-                _only_pretrained(f"model.{name}", self.vlm),
-            )
-        _check(
-            self.lora.towers == LoRAConfig.towers, _only_pretrained("model.lora.towers", self.vlm)
-        )
+            unset = getattr(self, name) == getattr(ModelConfig, name)
+            _check(unset, _only_pretrained(f"model.{name}", self.vlm))
+        unset = self.lora.towers == LoRAConfig.towers
+        _check(unset, _only_pretrained("model.lora.towers", self.vlm))
 
 
 def _only_pretrained(name: str, vlm: str) -> str:
-    return f"{name} is for OWNER/NAME on the Hub or a model's folder, and model.vlm {vlm!r} is neither: leave it out"
+    return (
+        f"{name} is for OWNER/NAME on the Hub or a model's folder, and model.vlm {vlm!r} is "
+        "neither: leave it out"
+    )
 
 
 @dataclass(frozen=True)
 class AugmentConfig:
-    """What is changed in the samples of the supervised stages. RL's latents are of the true image."""
+    """What is changed in samples of the supervised stages. RL's latents are of the true image."""
 
     shift: int = 3  # random shift, +- pixels
     colour: float = 0.35  # strength of the random 3x3 colour mix, I + colour * N(0, 1); 0 is off
@@ -198,12 +198,8 @@ class AugmentConfig:
     words: float = 0.0  # share of the instructions in which a word, no colour, becomes another
 
     def __post_init__(self) -> None:
-        for name in ("colour_share", "words"):
-            value = getattr(self, name)
-            _check(0 <= value <= 1, f"augment.{name} must be in [0, 1], not {value}")
-        for name in ("shift", "colour", "colour_named"):
-            value = getattr(self, name)
-            _check(value >= 0, f"augment.{name} must not be negative, but is {value}")
+        _shares(self, "augment.", "colour_share", "words")
+        _not_negative(self, "augment.", "shift", "colour", "colour_named")
 
 
 @dataclass(frozen=True)
@@ -220,13 +216,8 @@ class SFTConfig:
     augment: AugmentConfig = field(default_factory=AugmentConfig)
 
     def __post_init__(self) -> None:
-        for name in ("steps", "batch", "lr", "grad_clip", "validate_every"):
-            _check(
-                getattr(self, name) > 0, f"sft {name} must be positive, not {getattr(self, name)}"
-            )
-        for name in ("warmup", "weight_decay"):
-            value = getattr(self, name)
-            _check(value >= 0, f"sft {name} must not be negative, but is {value}")
+        _positive(self, "sft ", "steps", "batch", "lr", "grad_clip", "validate_every")
+        _not_negative(self, "sft ", "warmup", "weight_decay")
 
 
 @dataclass(frozen=True)
@@ -238,9 +229,7 @@ class MixtureConfig:
     discount: float = 1.0  # D_RL: a frame is drawn as discount^(decisions until success)
 
     def __post_init__(self) -> None:
-        for name in ("validation", "online_share", "discount"):
-            value = getattr(self, name)
-            _check(0 <= value <= 1, f"mixture.{name} must be in [0, 1], not {value}")
+        _shares(self, "mixture.", "validation", "online_share", "discount")
         _check(
             self.validation < 1, "mixture.validation must leave something to train on: less than 1"
         )
@@ -254,7 +243,7 @@ class PPOConfig:
     rollout: int = 128  # decisions per environment between updates
     epochs: int = 4  # passes over each rollout
     minibatch: int = 256  # samples per gradient step
-    std: float = 0.2  # exploration: standard deviation of the Gaussian around the head's output, at the start of each task
+    std: float = 0.2  # standard deviation of the exploration noise as each task begins
     lr: float = 5e-4  # of the actor
     critic_lr: float = 1e-3
     gamma: float = 0.98  # discount per decision
@@ -263,37 +252,17 @@ class PPOConfig:
     target_kl: float = 0.05  # an epoch that ends above this KL estimate is the update's last
     grad_clip: float = 0.5  # largest gradient norm
     warmup: int = 3  # updates of the critic alone before the actor moves
-    converged: float = (
-        0.95  # stop when this share of the last `window` training episodes succeeded ...
-    )
-    window: int = 100  # ... episodes
+    converged: float = 0.95  # stop when this share of the last training episodes succeeded ...
+    window: int = 100  # ... of so many
     checkpoint_every: int = 5  # updates between checkpoints
 
     def __post_init__(self) -> None:
-        for name in (
-            "steps",
-            "rollout",
-            "epochs",
-            "minibatch",
-            "lr",
-            "critic_lr",
-            "clip",
-            "target_kl",
-            "grad_clip",
-            "window",
-        ):
-            _check(
-                getattr(self, name) > 0, f"ppo.{name} must be positive, not {getattr(self, name)}"
-            )
-        for name in ("gamma", "lam"):
-            _check(
-                0 <= getattr(self, name) <= 1,
-                f"ppo.{name} must be in [0, 1], not {getattr(self, name)}",
-            )
-        _check(
-            self.converged > 0,
-            "ppo.converged must be positive; above 1 it never stops before the budget",
-        )
+        _positive(self, "ppo.", "steps", "rollout", "epochs", "minibatch", "std", "lr")
+        _positive(self, "ppo.", "critic_lr", "clip", "target_kl", "grad_clip", "window")
+        _positive(self, "ppo.", "checkpoint_every")
+        _not_negative(self, "ppo.", "warmup")
+        _shares(self, "ppo.", "gamma", "lam")
+        _convergence(self, "ppo.")
 
 
 @dataclass(frozen=True)
@@ -301,78 +270,37 @@ class SACConfig:
     """Stage 1 as on a real arm: soft actor-critic on latents, with demonstrations (section V-D)."""
 
     steps: int = 30_000  # budget: decisions of the policy in the environment
-    demonstrations: int = (
-        20  # successes of the policy as it is, collected first: half of what SAC learns from
-    )
+    demonstrations: int = 20  # successes of the policy as it is: half of what SAC learns from
     attempts: int = 200  # episodes tried for them at most; then RL begins with fewer
-    updates_per_decision: float = (
-        0.5  # SAC learns after each episode, so many times for each of its decisions
-    )
+    updates_per_decision: float = 0.5  # after each episode, for each of its decisions
     async_learner: bool = False  # learn in a process of its own: a real arm must not wait
-    rate: float = 0.0  # with `async_learner`: decisions per second at most, of all arms; 0: each arm keeps its own time
-    gripper: bool = (
-        True  # the last action dimension opens (-1) or closes (1); off: all dimensions are motion
-    )
+    gripper: bool = True  # the last action dimension opens (-1) or closes (1); off: all is motion
     batch: int = 256  # transitions per gradient step, half of them demonstrated
     utd: int = 4  # gradient steps of the critics per update, which moves the actor once
-    std: float = 0.2  # exploration: standard deviation of the motion, before squashing, at the start of each task
+    std: float = 0.2  # standard deviation of the motion, before squashing, as each task begins
     lr: float = 3e-4  # of the actor and of the temperatures
     critic_lr: float = 3e-4
     gamma: float = 0.98  # discount per decision
     tau: float = 0.005  # share of the critics that their slow copy takes over in each step
     critics: int = 10  # size of the ensemble
     subset: int = 2  # critics, drawn anew for each step, whose minimum is the target
-    alpha: float = (
-        0.01  # temperatures at the start: what one nat of entropy is worth, in units of reward
-    )
-    entropy: float = (
-        -1.0
-    )  # wanted entropy of the motion, nats per dimension: -1 is a deviation of about 0.1
-    gripper_entropy: float = 0.1  # wanted entropy of the gripper, as a share of its largest, log 2
-    backup_entropy: bool = (
-        False  # count entropy as reward in the targets too; off: values are of the task alone
-    )
-    anchor: float = 0.1  # weight of the squared distance of the mean action to the SFT policy's; 0 lets the actor go
-    grad_clip: float = (
-        1.0  # largest gradient norm; steps with a non-finite gradient are skipped and counted
-    )
+    alpha: float = 0.01  # first temperatures: what one nat of entropy is worth, in reward
+    entropy: float = -1.0  # wanted of the motion, nats per dimension; -1: a deviation of 0.1
+    gripper_entropy: float = 0.1  # wanted of the gripper, as a share of its largest, log 2
+    anchor: float = 0.1  # weight of the squared distance to the SFT policy's mean; 0: none
+    grad_clip: float = 1.0  # largest gradient norm; a non-finite gradient is skipped and counted
     warmup: int = 100  # updates of the critics alone before the actor moves
-    converged: float = (
-        0.95  # stop when this share of the last `window` training episodes succeeded ...
-    )
-    window: int = 100  # ... episodes
+    converged: float = 0.95  # stop when this share of the last training episodes succeeded ...
+    window: int = 100  # ... of so many
     checkpoint_every: int = 50  # episodes between checkpoints
 
     def __post_init__(self) -> None:
-        for name in (
-            "steps",
-            "demonstrations",
-            "updates_per_decision",
-            "batch",
-            "utd",
-            "lr",
-            "critic_lr",
-            "tau",
-            "critics",
-            "subset",
-            "alpha",
-            "grad_clip",
-            "window",
-            "checkpoint_every",
-        ):
-            _check(
-                getattr(self, name) > 0, f"sac.{name} must be positive, not {getattr(self, name)}"
-            )
-        for name in ("gamma", "tau", "gripper_entropy"):
-            _check(
-                0 <= getattr(self, name) <= 1,
-                f"sac.{name} must be in [0, 1], not {getattr(self, name)}",
-            )
-        for name in ("anchor", "warmup"):
-            _check(
-                getattr(self, name) >= 0,
-                f"sac.{name} must not be negative, but is {getattr(self, name)}",
-            )
+        _positive(self, "sac.", "steps", "demonstrations", "updates_per_decision", "batch", "utd")
+        _positive(self, "sac.", "lr", "critic_lr", "tau", "critics", "subset", "alpha")
+        _positive(self, "sac.", "grad_clip", "window", "checkpoint_every")
+        _not_negative(self, "sac.", "anchor", "warmup")
+        _shares(self, "sac.", "gamma", "tau", "gripper_entropy")
+        _convergence(self, "sac.")
         _check(0.01 <= self.std <= 2, f"sac.std must be in [0.01, 2], not {self.std}")
         _check(
             self.batch % 2 == 0,
@@ -381,15 +309,6 @@ class SACConfig:
         _check(
             self.demonstrations <= self.attempts,
             f"sac.attempts {self.attempts} cannot give {self.demonstrations} sac.demonstrations",
-        )
-        _check(self.rate >= 0, f"sac.rate must not be negative, but is {self.rate}")
-        _check(
-            self.async_learner or self.rate == 0,
-            "sac.rate is for sac.async_learner: set both, or leave it out",
-        )
-        _check(
-            self.converged > 0,
-            "sac.converged must be positive; above 1 it never stops before the budget",
         )
         _check(
             self.subset <= self.critics,
@@ -403,17 +322,13 @@ class HarvestConfig:
 
     episodes: int = 50  # successes wanted per RL task
     attempts: int = 150  # episodes tried at most
-    noise: float = 0.0  # standard deviation of noise on what is executed, as `expert.noise`; labels stay the policy's
+    noise: float = 0.0  # standard deviation of noise on what is executed; labels stay clean
     burst: int = 0  # as `expert.burst`
-    from_training: bool = False  # keep what succeeded zero-shot and while SAC was learning too; labels are what was done
+    from_training: bool = False  # keep SAC's successes in stage 1 too, as they were done
 
     def __post_init__(self) -> None:
         _check(0 < self.episodes <= self.attempts, "harvest needs 0 < episodes <= attempts")
-        for name in ("noise", "burst"):
-            _check(
-                getattr(self, name) >= 0,
-                f"harvest.{name} must not be negative, but is {getattr(self, name)}",
-            )
+        _not_negative(self, "harvest.", "noise", "burst")
 
 
 @dataclass(frozen=True)
@@ -421,15 +336,13 @@ class EvalConfig:
     """Success rates on fixed seeds that training never uses."""
 
     episodes: int = 50  # per task, before and after the whole algorithm
-    interim: int = 20  # per task, after each stage between (for the forgetting matrix); 0 skips it
+    interim: int = 20  # per task, after each stage between, for the forgetting matrix; 0: none
     seed: int = 0  # which block of evaluation seeds
     videos: bool = True  # record one episode of every task with the final policy
 
     def __post_init__(self) -> None:
-        _check(self.episodes > 0, f"eval.episodes must be positive, not {self.episodes}")
-        _check(
-            self.interim >= 0 and self.seed >= 0, "eval.interim and eval.seed must not be negative"
-        )
+        _positive(self, "eval.", "episodes")
+        _not_negative(self, "eval.", "interim", "seed")
 
 
 @dataclass(frozen=True)
@@ -463,11 +376,9 @@ class Config:
     rl_tasks: tuple[str, ...] = ()  # in the order in which they are learned; empty: all
     unseen_tasks: tuple[str, ...] = ()  # empty: all
     method: str = "irevla"
-    rounds: int = 1  # times that the RL tasks are gone through: each again from what stage 2 made of all of them
+    rounds: int = 1  # times that the RL tasks are gone through, each from the last stage 2
     rl: str = "ppo"  # how stage 1 learns: "ppo" or "sac" (section V-D)
-    from_checkpoint: str = (
-        ""  # start from this policy (a run, a checkpoint or a saved policy) instead of stage 0
-    )
+    from_checkpoint: str = ""  # a run, a checkpoint or a saved policy to begin with: no stage 0
     seed: int = 0
     device: str = "auto"  # "auto": cuda when present, else cpu
     threads: int = 2  # of supervised learning on the CPU; the weights depend on it
@@ -484,8 +395,7 @@ class Config:
 
     @property
     def discrete_gripper(self) -> bool:
-        """Whether policies execute the gripper as open or closed: in all stages, so that these
-        compare."""
+        """Whether policies open or close the gripper: in all stages, so that these compare."""
         return self.rl == "sac" and self.sac.gripper
 
     def __post_init__(self) -> None:
@@ -496,8 +406,7 @@ class Config:
         _check(
             self.rl == "ppo" or METHODS[self.method].rl != "all",
             f"sac learns from latents that a frozen VLM made once, but method {self.method} trains "
-            "the VLM in stage 1: "
-            "choose --rl ppo, or method irevla",
+            "the VLM in stage 1: choose --rl ppo, or method irevla",
         )
         _check(
             self.rl == "sac" or not self.harvest.from_training,
@@ -507,7 +416,7 @@ class Config:
             METHODS[self.method].sft or not self.from_checkpoint,
             f"method {self.method} makes a new policy for each task: leave from_checkpoint out",
         )
-        _check(self.threads > 0, f"threads must be positive, not {self.threads}")
+        _positive(self, "", "threads")
         _check(0 <= self.seed < 1000, f"seed must be in 0..999, not {self.seed}")
         _check(
             1 <= self.rounds <= MOST_ROUNDS,
@@ -523,18 +432,17 @@ class Config:
 
 @dataclass(frozen=True)
 class PretrainConfig:
-    """The small VLM's own pretraining: pictures of procedural scenes, questions about them,
-    cross-entropy."""
+    """The small VLM's own pretraining: questions about images of scenes, cross-entropy."""
 
     seed: int = 0
     width: int = 128  # d of the model
     layers: int = 2  # transformer layers of its language tower
-    image_size: int = 64  # side of the square picture, pixels
-    pictures: int = 100_000  # of the corpus, in shards of 512
-    exam: int = 2_048  # held-out pictures, of other scenes, whose questions are the exam
+    image_size: int = 64  # side of the square image, pixels
+    pictures: int = 100_000  # images of the corpus, in shards of 512
+    exam: int = 2_048  # held-out images, of other scenes, whose questions are the exam
     workers: int = 2  # processes that draw the corpus
     steps: int = 28_000  # gradient steps
-    batch: int = 64  # questions per step, each with its picture
+    batch: int = 64  # questions per step, each with its image
     lr: float = 1e-3  # peak learning rate: linear warm-up, then half a cosine
     warmup: int = 500  # steps
     weight_decay: float = 1e-4
@@ -545,28 +453,10 @@ class PretrainConfig:
 
     def __post_init__(self) -> None:
         _check(0 <= self.seed < 1000, f"seed must be in 0..999, not {self.seed}")
-        _check(
-            self.image_size >= 16,
-            f"image-size is {self.image_size}; the smallest usable picture is 16 pixels",
-        )
-        for name in (
-            "layers",
-            "pictures",
-            "exam",
-            "workers",
-            "steps",
-            "batch",
-            "lr",
-            "grad_clip",
-            "validate_every",
-            "threads",
-        ):
-            _check(getattr(self, name) > 0, f"{name} must be positive, not {getattr(self, name)}")
-        for name in ("warmup", "weight_decay"):
-            _check(
-                getattr(self, name) >= 0,
-                f"{name} must not be negative, but is {getattr(self, name)}",
-            )
+        _usable(self.image_size, "image-size")
+        _positive(self, "", "layers", "pictures", "exam", "workers", "steps", "batch", "lr")
+        _positive(self, "", "grad_clip", "validate_every", "threads")
+        _not_negative(self, "", "warmup", "weight_decay")
         _check(
             self.width > 0 and self.width % 4 == 0,
             f"width {self.width} must be a multiple of 4, the attention heads",

@@ -1,7 +1,6 @@
 """Any config as plain data (YAML, JSON), and back."""
 
 import dataclasses
-import types
 import typing
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -21,14 +20,15 @@ RENAMED = {
     "sl.online_share": "mixture.online_share",
     "sl.discount": "mixture.discount",
 }
-"""Settings of version 0.1 and what they are called now: in files of then, and on the command line."""
+"""Settings of version 0.1 and what they are called now: in files of then, and on the command
+line."""
 
-GONE = ("sft.online_share", "sft.discount", "sl.validation")
-"""Settings of version 0.1 that did nothing, or what another one does now."""
+GONE = ("sft.online_share", "sft.discount", "sl.validation", "sac.rate", "sac.backup_entropy")
+"""Settings of version 0.1 that did nothing, that no run had, or what another one does now."""
 
 
 def to_dict(config: Any) -> dict[str, Any]:
-    """A config dataclass as plain data: nested dicts, lists, numbers and strings."""
+    """Return a config dataclass as plain data: nested dicts, lists, numbers and strings."""
     plain = dataclasses.asdict(config)
     return {key: _plain(value) for key, value in plain.items()}
 
@@ -45,6 +45,10 @@ def read_config(data: Mapping[str, Any]) -> Config:
     Raises `UserError` for an unknown field and for a value of the wrong type.
     """
     flat = _flat(data)
+    if "sac.apart" in flat:
+        flat.pop("sac.checkpoint_every", None)  # it counted updates then, and counts episodes now
+    if flat.get("threads") == 0:
+        del flat["threads"]  # one per core, then
     for old, new in RENAMED.items():
         if old in flat:
             flat.setdefault(new, flat.pop(old))
@@ -76,8 +80,10 @@ def _nested(flat: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def from_dict(data: Mapping[str, Any], *, kind: Any = Config, where: str = "") -> Any:
-    """The config dataclass `kind` from plain data; an unknown field or a value of the wrong type is
-    a `UserError`."""
+    """Return the config dataclass `kind` from plain data.
+
+    Raises `UserError` for an unknown field and for a value of the wrong type.
+    """
     fields = {field.name: field for field in dataclasses.fields(kind)}
     hints = typing.get_type_hints(kind)
     values: dict[str, Any] = {}
@@ -93,20 +99,15 @@ def _typed(value: Any, hint: Any, where: str) -> Any:
         if not isinstance(value, Mapping):
             raise UserError(f"field {where!r} must be a group of settings, not {value!r}")
         return from_dict(value, kind=hint, where=where + ".")
-    origin = typing.get_origin(hint)
-    if (
-        origin is tuple
-        and isinstance(value, list | tuple)
-        and all(isinstance(item, str) for item in value)
-    ):
-        return tuple(value)
-    if hint is float and isinstance(value, int | float) and not isinstance(value, bool):
+    if typing.get_origin(hint) is tuple:
+        if isinstance(value, list | tuple) and all(isinstance(item, str) for item in value):
+            return tuple(value)
+    elif isinstance(value, bool):  # which is an int, for Python
+        if hint is bool:
+            return value
+    elif hint is float and isinstance(value, int):
         return float(value)
-    if (
-        not isinstance(hint, types.GenericAlias)
-        and isinstance(value, hint)
-        and (hint is bool or not isinstance(value, bool))
-    ):
+    elif isinstance(value, hint):
         return value
     raise UserError(f"field {where!r} must be {getattr(hint, '__name__', hint)}, not {value!r}")
 
@@ -120,7 +121,7 @@ def check_names(config: Any, names: Iterable[str]) -> None:
 
 
 def differences(old: Any, new: Any) -> list[str]:
-    """The fields in which two configs of one kind differ, as "sft.steps: 3000 -> 2000"."""
+    """Return the fields in which two configs differ, as "sft.steps: 3000 -> 2000"."""
     return _differences(to_dict(old), to_dict(new), "")
 
 

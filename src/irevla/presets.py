@@ -17,7 +17,7 @@ from irevla.config import (
 )
 from irevla.errors import unknown
 
-# With the default temperature and anchor, an arm's success fell to nothing and stayed there
+# With SAC's own temperature and anchor an arm's success fell to nothing and stayed there
 # (docs/algorithm.md).
 ARM_SAC = SACConfig(
     gamma=0.98, tau=0.02, critics=4, batch=128, std=0.1, alpha=2e-4, anchor=2.0, warmup=500
@@ -163,7 +163,7 @@ PRESETS: dict[str, tuple[str, Config]] = {
 
 
 def find_preset(name: str) -> Config:
-    """The configuration called `name`, or a `UserError` with the nearest name."""
+    """Return the configuration called `name`, or raise a `UserError` with the nearest name."""
     if name not in PRESETS:
         raise unknown("preset", name, PRESETS)
     return PRESETS[name][1]

@@ -1,7 +1,8 @@
-"""Tasks, their categories, the stages of Algorithm 1, and every seed. Without torch: workers have none.
+"""Tasks, their categories, the stages of Algorithm 1, and every seed. Without torch: workers have
+none.
 
-Every draw of a run comes from (seed, stage, step): episodes have seeds in blocks (`first_seed`), all
-other draws a seed of their own (`draw_seed`).
+Every draw of a run comes from (seed, stage, step): episodes have seeds in blocks (`first_seed`),
+all other draws a seed of their own (`draw_seed`).
 """
 
 import hashlib
@@ -50,8 +51,9 @@ Parts = Literal["none", "head", "all"]
 """What is trainable: nothing; the action head (phi); everything (theta and phi)."""
 
 Kind = Literal["baseline", "sft", "zero-shot", "rl", "harvest", "sl"]
-"""What is done: stage 0 is "sft", stage 1 "rl" (with SAC, "zero-shot" successes come first), line 6 of
-Algorithm 1 "harvest", stage 2 "sl". "baseline" is what is measured without any trained policy."""
+"""What is done: stage 0 is "sft", stage 1 "rl" (with SAC, "zero-shot" successes come first), line 6
+of Algorithm 1 "harvest", stage 2 "sl". "baseline" is what is measured without any trained
+policy."""
 
 KINDS: tuple[Kind, ...] = ("baseline", "sft", "zero-shot", "rl", "harvest", "sl")
 
@@ -126,7 +128,8 @@ class Purpose(IntEnum):
 
 
 def first_seed(purpose: Purpose, seed: int, *, round: int = 1) -> int:
-    """Return the first episode seed of `purpose` for the run (or evaluation block) `seed` in 0..999.
+    """Return the first episode seed of `purpose` for the run (or evaluation block) `seed` in
+    0..999.
 
     The next SHARE - 1 follow it. Each round of Algorithm 1 has seeds of its own.
     """

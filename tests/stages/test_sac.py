@@ -294,18 +294,6 @@ def stop_at(*, rows: int) -> Any:
     return log
 
 
-@pytest.mark.timeout(400)
-def test_a_simulator_is_held_back_to_the_rate(config: Config, tmp_path: Path) -> None:
-    config = replace(config, sac=replace(config.sac, async_learner=True, rate=50.0))
-    start = time.monotonic()
-    play(tmp_path, config)
-    assert time.monotonic() - start > 200 / 50  # its decisions alone
-    curves = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
-    assert (
-        max(row["updates"] for row in curves if row["stage"].startswith("rl:")) > 20
-    )  # beside them, not after them
-
-
 def test_the_actor_reads_only_whole_weights() -> None:
     policies = [build_policy(CONFIG.model, action_dim=3, image_size=32) for _ in range(2)]
     written, read = (
@@ -419,7 +407,6 @@ def test_what_cannot_be_is_told(change: dict[str, Any], message: str) -> None:
         ({"updates_per_decision": 0.0}, "positive"),
         ({"converged": 0.0}, "positive"),
         ({"checkpoint_every": 0}, "positive"),
-        ({"rate": 10.0}, r"sac\.async_learner"),
     ],
 )
 def test_settings_of_the_stage_that_cannot_be_are_told(

@@ -1,5 +1,4 @@
-"""Augmentation for the supervised stages only: the latents that RL works on are always of the true
-image."""
+"""Augmentation, for the supervised stages alone: RL works on the latents of the true image."""
 
 import math
 from collections.abc import Sequence
@@ -36,44 +35,18 @@ def augment(
     return Observation(images, instructions)
 
 
-COLOURS = frozenset(
-    [
-        "red",
-        "green",
-        "blue",
-        "yellow",
-        "orange",
-        "purple",
-        "violet",
-        "pink",
-        "brown",
-        "black",
-        "white",
-        "grey",
-        "gray",
-        "cyan",
-        "magenta",
-        "teal",
-        "turquoise",
-        "gold",
-        "golden",
-        "silver",
-        "beige",
-        "tan",
-        "maroon",
-        "navy",
-        "olive",
-        "lime",
-        "crimson",
-    ]
-)
+_COLOURS = """
+red green blue yellow orange purple violet pink brown black white grey gray cyan magenta teal
+turquoise gold golden silver beige tan maroon navy olive lime crimson
+"""
+COLOURS = frozenset(_COLOURS.split())
+BRIGHTNESS = 0.57  # deviation of the brightness, as a share of the strength: 0.2 at 0.35
 
 
 def random_shift(
     images: Num[Tensor, "B H W 3"], pad: int, generator: torch.Generator
 ) -> Num[Tensor, "B H W 3"]:
-    """Move each image by up to `pad` pixels in each direction; the edge is repeated into the
-    gap."""
+    """Move each image by up to `pad` pixels each way; the edge is repeated into the gap."""
     batch, height, width, _ = images.shape
     offsets = torch.randint(-pad, pad + 1, (2, batch, 1), generator=generator)
     rows = (offsets[0] + torch.arange(height)).clamp_(0, height - 1)
@@ -86,19 +59,13 @@ def random_shift(
     )
 
 
-# standard deviation of the brightness factor, as a share of the strength: 0.2 at the usual strength
-# of 0.35
-BRIGHTNESS = 0.57
-
-
 def colour_mix(
     images: Num[Tensor, "B H W 3"],
     strength: Float[Tensor, " B"],
     share: float,
     generator: torch.Generator,
 ) -> Num[Tensor, "B H W 3"]:
-    """Mix the colours of about `share` of the images, each with a random matrix of its own around
-    middle grey.
+    """Mix the colours of about `share` of the images, each by a random matrix, around middle grey.
 
     x' = 127.5 + (x - 127.5) M, M = b (I + strength N(0, 1)), b = 1 + BRIGHTNESS strength N(0, 1),
     clamped to 0..255. Keeps a policy from tying what it does to the colours of the demonstrations.
@@ -111,12 +78,11 @@ def colour_mix(
     chosen = torch.rand(batch, 1, 1, generator=generator) < share
     mix = torch.where(chosen, brightness * (torch.eye(3) + strength * noise), torch.eye(3))
     rounding = 0.5 if images.dtype == torch.uint8 else 0.0
-    offset = (
-        127.5 * (1 - mix.sum(1, keepdim=True)) + rounding
-    )  # exactly `rounding` for the identity
+    # Exactly `rounding` for the identity.
+    offset = 127.5 * (1 - mix.sum(1, keepdim=True)) + rounding
 
     # Products with 3 x 3 matrices are slow: eight pixels at a time, and a block-diagonal matrix,
-    # take a quarter.
+    # take a quarter of the time.
     block = math.gcd(height * width, 8)
     matrix = torch.zeros(batch, block, 3, block, 3)
     pixel = torch.arange(block)
@@ -128,16 +94,15 @@ def colour_mix(
 
 
 def name_colours(instructions: Sequence[str]) -> Bool[Tensor, " B"]:
-    """Which instructions name a colour, which their image must then keep."""
-    return torch.tensor(
-        [not COLOURS.isdisjoint(text.lower().split()) for text in instructions], dtype=torch.bool
-    )
+    """Return which instructions name a colour, which their image must then keep."""
+    named = [not COLOURS.isdisjoint(text.lower().split()) for text in instructions]
+    return torch.tensor(named, dtype=torch.bool)
 
 
 def swap_words(
     instructions: Sequence[str], words: Sequence[str], share: float, generator: torch.Generator
 ) -> list[str]:
-    """In about `share` of the instructions, one word that is no colour becomes any of `words`.
+    """Return instructions, in about `share` of which one word, no colour, became any of `words`.
 
     Lets a policy do what the rest of an instruction says where it was never taught a word.
     """

@@ -12,17 +12,14 @@ from irevla.types import Features, Observation
 
 @dataclass(frozen=True)
 class RolloutBatch:
-    """`T` decisions in each of `B` environments, time-major; flattened with `t * B + b` where a
-    single axis is wanted.
+    """`T` decisions in each of `B` environments, time-major; in one axis, at `t * B + b`.
 
     `terminated` and `truncated` are kept apart: a truncated step bootstraps with `next_values`, the
     value of its true last observation (not of the next episode's first), a terminated one never
     bootstraps. `valid` is False where a worker died and its partial episode was dropped.
     """
 
-    features: (
-        Features  # of the observation before each action, flattened: (T*B) x m x d; encoded once
-    )
+    features: Features  # (T*B) x m x d: of the observation before each action, encoded once
     actions: Float[Tensor, "T B A"]  # as sampled, before the environment clips to [-1, 1]
     log_probs: Float[Tensor, "T B"]  # under the policy that acted
     values: Float[Tensor, "T B"]
@@ -31,15 +28,16 @@ class RolloutBatch:
     terminated: Bool[Tensor, "T B"]
     truncated: Bool[Tensor, "T B"]
     valid: Bool[Tensor, "T B"]
-    observations: Observation | None = (
-        None  # flattened likewise; kept only where the encoder is live
-    )
+    observations: Observation | None = None  # T*B, where the encoder is live
 
 
 @dataclass(frozen=True)
 class Transitions:
-    """`B` decisions with what was seen before and after each. A terminated one never bootstraps;
-    one that was truncated does, with its true last observation, like any other."""
+    """`B` decisions with what was seen before and after each.
+
+    A terminated one never bootstraps; one that was truncated does, with its true last observation,
+    like any other.
+    """
 
     features: Features
     actions: Float[Tensor, "B A"]  # as executed, in [-1, 1]
@@ -51,7 +49,7 @@ class Transitions:
         return len(self.actions)
 
     def to(self, device: torch.device | str) -> "Transitions":
-        """The same on another device."""
+        """Return the same on another device."""
         return Transitions(
             self.features.to(device),
             self.actions.to(device),

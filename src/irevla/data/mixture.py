@@ -1,5 +1,4 @@
-"""What the supervised stages learn from: (o, l, a) drawn from D_e, or from D_e and D_RL (equations
-2 and 4)."""
+"""What the supervised stages learn from: (o, l, a) of D_e, or of D_e and D_RL."""
 
 import hashlib
 from fractions import Fraction
@@ -29,8 +28,8 @@ class Mixture:
 
     Batch number `step` is a function of `seed` and `step` alone: a resumed run draws what an
     uninterrupted one would, and no generator's state need be saved. Every task of a store is drawn
-    equally often; within a task, a frame of D_RL in proportion to its return, discount^(decisions until
-    success). Without online data its share is 0. Frames are not copied.
+    equally often; within a task, a frame of D_RL in proportion to its return, discount^(decisions
+    until success). Without online data its share is 0. Frames are not copied.
     """
 
     def __init__(
@@ -78,7 +77,7 @@ class Mixture:
         return {"expert": 1 - self.online_share, "online": self.online_share}
 
     def _generator(self, step: int, *, stream: int) -> np.random.Generator:
-        """Philox counts in blocks: `step` in the counter's high word is a stream of its own."""
+        """Return the generator of one batch. `step` in the counter's high word: its own stream."""
         key = np.array([self._seed, stream], np.uint64)
         counter = np.array([0, 0, 0, step], np.uint64)
         return np.random.Generator(np.random.Philox(key=key, counter=counter))
@@ -87,8 +86,7 @@ class Mixture:
 def held_out(
     episodes: Int64[np.ndarray, " N"], share: float, *, store: str
 ) -> Bool[np.ndarray, " N"]:
-    """Which episodes are for validation: one, chosen by a hash, of every 1/share that follow each
-    other.
+    """Return which frames are for validation: those of one episode, by a hash, of every 1/share.
 
     Depends on the episode's number and the store's name alone. So it stays the same while the store
     grows, in every stage and whatever the run's seed: what was held out once is never trained on.
@@ -105,14 +103,15 @@ def held_out(
 
 
 def _choice(cell: int, ratio: Fraction, store: str) -> int:
-    """The episode held out among those numbered from cell / ratio to (cell + 1) / ratio."""
-    first, stop = ceil(cell / ratio), ceil((cell + 1) / ratio)
+    """Return the episode held out of those numbered from cell / ratio to (cell + 1) / ratio."""
+    first = ceil(cell / ratio)
+    stop = ceil((cell + 1) / ratio)
     digest = hashlib.sha256(f"{store} {cell}".encode()).digest()
     return first + int.from_bytes(digest[:8], "big") % (stop - first)
 
 
 class _Source:
-    """One store: frames to train on, and frames held out (None where there are too few episodes)."""
+    """One store: frames to train on, and frames held out (None where episodes are too few)."""
 
     def __init__(self, name: str, frames: Frames, validation: float, discount: float = 1.0) -> None:
         assert len(frames) > 0, f"{name}: no frames"

@@ -1,5 +1,4 @@
-"""The append-only store of latents that SAC learns from: each image is encoded once, and never
-again.
+"""The append-only store of latents that SAC learns from: each image is encoded once.
 
 records.bin has one record of fixed size per observation, with the decision that followed; it is
 mapped, not read into memory. episodes.jsonl is the commit: an episode whose line is there is there
@@ -31,8 +30,10 @@ FORMAT = 2  # of the files; another number is refused
 
 @dataclass(frozen=True)
 class LatentSpec:
-    """What all records of a store have in common. Latents of other weights, or of another suite,
-    must not be mixed."""
+    """What all records of a store have in common.
+
+    Latents of other weights, another encoder or another suite must not be mixed.
+    """
 
     weights: str  # sha256 of the frozen weights that made the latents
     encoder: str  # where they were made, in which type: "cpu float32"
@@ -42,8 +43,10 @@ class LatentSpec:
     action_dim: int
 
     def record(self) -> np.dtype[Any]:
-        """One observation and the decision that followed; aligned, so that bfloat16 can be viewed
-        in place."""
+        """Return the type of an observation and the decision that followed.
+
+        It is aligned, so that bfloat16 can be viewed in place.
+        """
         fields = [
             ("tokens", np.uint16, (self.tokens, self.width)),  # the bits of bfloat16
             ("mask", np.bool_, (self.tokens,)),
@@ -56,8 +59,7 @@ class LatentSpec:
 
 @dataclass(frozen=True)
 class LatentEpisode:
-    """`T` decisions, and `n` observations: one before each and, unless it terminated, the true last
-    one."""
+    """`T` decisions and `n` observations: one before each and, unless it terminated, the last."""
 
     features: Features  # n x m x d
     actions: Float[Tensor, "T A"]  # as executed, in [-1, 1]
@@ -66,9 +68,8 @@ class LatentEpisode:
 
     def __post_init__(self) -> None:
         assert len(self.actions) > 0
-        assert len(self.features) == len(self.actions) + (not self.terminated), (
-            "the last observation bootstraps"
-        )
+        observations = len(self.actions) + (not self.terminated)
+        assert len(self.features) == observations, "the last observation bootstraps"
 
     def __len__(self) -> int:
         return len(self.actions)
@@ -82,7 +83,9 @@ class LatentReplay:
     """
 
     def __init__(self, root: Path, spec: LatentSpec) -> None:
-        self.root, self.spec, self._record = root, spec, spec.record()
+        self.root = root
+        self.spec = spec
+        self._record = spec.record()
         self._journal = Journal(root / EPISODES)
         if not (root / HEADER).exists():
             _create(root, spec)
@@ -91,17 +94,16 @@ class LatentReplay:
         self._verify()
 
     def __len__(self) -> int:
-        """How many decisions it holds."""
+        """Return how many decisions it holds."""
         return len(self._decisions)
 
     @property
     def episodes(self) -> Sequence[Mapping[str, Any]]:
-        """What is written down of each episode, in the order in which they came."""
+        """Return what is written down of each episode, in the order in which they came."""
         return self._episodes
 
     def append(self, episode: LatentEpisode, **facts: Any) -> None:
-        """Add an episode, wholly or not at all, with `facts` about it (JSON); it is on disk when
-        this returns.
+        """Add an episode, wholly or not at all, with `facts` about it (JSON). It is on disk then.
 
         Raises `UserError` where it has more tokens than the store was made for, and where the disk
         is full.
@@ -132,8 +134,10 @@ class LatentReplay:
             self._refresh()
 
     def sample(self, count: int, generator: torch.Generator) -> Transitions:
-        """Decisions drawn with equal chances, with replacement, on the CPU; `generator` is on the
-        CPU too."""
+        """Return decisions drawn with equal chances, with replacement.
+
+        They are on the CPU, and so is `generator`.
+        """
         assert len(self) > 0, "nothing to sample from"
         index = self._decisions[torch.randint(len(self), (count,), generator=generator).numpy()]
         terminated = self._map["terminated"][index]
@@ -147,12 +151,12 @@ class LatentReplay:
 
     def _features(self, index: Int64[np.ndarray, " n"]) -> Features:
         bits = torch.from_numpy(self._map["tokens"][index])
-        return Features(
-            bits.view(torch.bfloat16).float(), torch.from_numpy(self._map["mask"][index])
-        )
+        mask = torch.from_numpy(self._map["mask"][index])
+        return Features(bits.view(torch.bfloat16).float(), mask)
 
     def _records(self, episode: LatentEpisode) -> np.ndarray:
-        features, spec = episode.features.to("cpu"), self.spec
+        features = episode.features.to("cpu")
+        spec = self.spec
         observations, m, width = features.tokens.shape
         if m > spec.tokens:
             raise UserError(
@@ -161,9 +165,8 @@ class LatentReplay:
             )
         assert (width, episode.actions.shape[1]) == (spec.width, spec.action_dim)
         records = np.zeros(observations, self._record)
-        records["tokens"][:, :m] = (
-            features.tokens.detach().to(torch.bfloat16).contiguous().view(torch.uint16).numpy()
-        )
+        tokens = features.tokens.detach().to(torch.bfloat16).contiguous()
+        records["tokens"][:, :m] = tokens.view(torch.uint16).numpy()
         records["mask"][:, :m] = features.mask.numpy()
         records["action"][: len(episode)] = episode.actions.cpu().numpy()
         records["reward"][: len(episode)] = episode.rewards.cpu().numpy()
@@ -185,13 +188,11 @@ class LatentReplay:
             start + np.arange(episode["decisions"])
             for start, episode in zip(starts, self._episodes, strict=False)
         ]
-        self._decisions: Int64[np.ndarray, " N"] = np.concatenate(
-            [np.empty(0, np.int64), *parts]
-        )  # their records
+        records = np.concatenate([np.empty(0, np.int64), *parts])
+        self._decisions: Int64[np.ndarray, " N"] = records
         if self._size:
-            self._map = np.memmap(
-                self.root / RECORDS, self._record, mode="r", shape=(int(starts[-1]),)
-            )
+            shape = (int(starts[-1]),)
+            self._map = np.memmap(self.root / RECORDS, self._record, mode="r", shape=shape)
 
     def _verify(self) -> None:
         with (self.root / RECORDS).open("rb") as file:
@@ -212,7 +213,7 @@ def as_stored(features: Features) -> Features:
 def sample_both(
     demonstrations: LatentReplay, online: LatentReplay, count: int, generator: torch.Generator
 ) -> Transitions:
-    """Half from each (section V-D); all from the demonstrations while there is nothing else."""
+    """Draw half from each (section V-D); all from the demonstrations while that is empty."""
     if not len(online):
         return demonstrations.sample(count, generator)
     half = count // 2
@@ -233,7 +234,7 @@ def _create(root: Path, spec: LatentSpec) -> None:
 
 
 def reopen(root: Path) -> LatentReplay:
-    """The store that is at `root`, whosever latents it holds."""
+    """Return the store that is at `root`, whosever latents it holds."""
     header = json.loads((root / HEADER).read_bytes())
     return LatentReplay(
         root, LatentSpec(**{field.name: header[field.name] for field in fields(LatentSpec)})
@@ -251,6 +252,5 @@ def _check_header(root: Path, spec: LatentSpec) -> None:
         if found.get(name) != wanted:
             raise UserError(
                 f"the latents in {root} were made with {name} = {found.get(name)!r}, but "
-                f"{wanted!r} is wanted; "
-                "name another directory, or delete this one to encode anew"
+                f"{wanted!r} is wanted; name another directory, or delete this one to encode anew"
             )

@@ -20,8 +20,8 @@ def step_if_finite(
     """Clip the gradients of each group to norm `limit` and step; clear the gradients.
 
     Returns the norms before, as "actor_grad_norm". Where one is not finite there is no step, and
-    {"skipped": 1} is returned: clipping would spread one NaN to all. Parameters without a gradient are
-    not touched.
+    {"skipped": 1} is returned: clipping would spread one NaN to all. Parameters without a gradient
+    are not touched.
     """
     norms = {}
     for name, parameters in groups.items():

@@ -33,9 +33,9 @@ class PPO:
     """A policy and its critic, and how they learn from rollouts.
 
     parts="head" is the paper's stage 1: the VLM is frozen and the latents come from the rollout's
-    cache. parts="all" trains everything end to end, the paper's baseline: the encoder is `live`, each
-    minibatch's latents are computed anew from the rollout's observations. The order of the samples is
-    drawn from (`seed`, update).
+    cache. parts="all" trains everything end to end, the paper's baseline: the encoder is `live`,
+    each minibatch's latents are computed anew from the rollout's observations. The order of the
+    samples is drawn from (`seed`, update).
     """
 
     def __init__(

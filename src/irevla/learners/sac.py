@@ -37,9 +37,9 @@ from irevla.types import Features
 class SAC:
     """An action head, trained in place, with its critics, and how they learn from transitions.
 
-    The head as it is now, the SFT policy's, is kept as `reference`: what the actor is anchored to. Its
-    token learner reads the latents for all critics, so that a step computes h' once. New critics, and
-    the motions and critics of an update, are drawn from (`seed`, update).
+    The head as it is now, the SFT policy's, is kept as `reference`: what the actor is anchored to.
+    Its token learner reads the latents for all critics, so that a step computes h' once. New
+    critics, and the motions and critics of an update, are drawn from (`seed`, update).
     """
 
     def __init__(self, head: ActionHead, config: SACConfig, *, seed: int) -> None:
@@ -141,11 +141,14 @@ class SAC:
         q = self.target(
             self._read(batch.next_features), motion, members=members.to(motion.device)
         ).amin(0)
-        alpha = self.log_alpha.exp() * self.config.backup_entropy
+        # Entropy is no reward here: values are of the task alone.
+        values = soft_value(
+            q, gripper=gripper, log_prob=log_prob, alpha=torch.zeros_like(self.log_alpha)
+        )
         return td_target(
             batch.rewards,
             terminated=batch.terminated,
-            next_values=soft_value(q, gripper=gripper, log_prob=log_prob, alpha=alpha),
+            next_values=values,
             gamma=self.config.gamma,
         )
 
@@ -182,7 +185,8 @@ class SAC:
         return {"alpha": motion, "gripper_alpha": gripper}
 
     def state(self) -> dict[str, Any]:
-        """Return all that learning goes on from beside the policy's files and the buffers, as files."""
+        """Return all that learning goes on from beside the policy's files and the buffers, as
+        files."""
         log_std = self.actor.log_std_head.state_dict()
         return {
             "critic.safetensors": dict(self.critic.state_dict()),

@@ -1,5 +1,5 @@
-"""Supervised learning, stages 0 and 2 of Algorithm 1: mean squared error on D_e (equation 2), or on D_e
-and D_RL (equation 4)."""
+"""Supervised learning, stages 0 and 2 of Algorithm 1: mean squared error on D_e (equation 2), or on
+D_e and D_RL (equation 4)."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -21,8 +21,8 @@ class SFT:
     """A policy, and how `parts` of it learn to imitate.
 
     Augmentation and dropout of a step are drawn from (`seed`, step): a learner that was saved and
-    loaded ends with the same bits as one that was not. `words` are what `config.augment.words` puts in
-    the place of others.
+    loaded ends with the same bits as one that was not. `words` are what `config.augment.words` puts
+    in the place of others.
     """
 
     def __init__(
@@ -77,7 +77,8 @@ class SFT:
     def validate(
         self, batches: Mapping[str, Sequence[Batch]], weights: Mapping[str, float]
     ) -> dict[str, float]:
-        """Return the mean squared error on held-out samples: of each store, and weighted as batches are.
+        """Return the mean squared error on held-out samples: of each store, and weighted as batches
+        are.
 
         Nothing where nothing was held out.
         """

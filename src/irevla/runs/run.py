@@ -1,5 +1,5 @@
-"""A run directory: what one run of Algorithm 1 reads and writes. The same command again finds it and
-goes on."""
+"""A run directory: what one run of Algorithm 1 reads and writes. The same command again finds it
+and goes on."""
 
 import json
 from collections.abc import Iterator, Mapping
@@ -54,7 +54,8 @@ class Run:
         elif known["sha256"] != sha256:
             raise UserError(
                 f"the {what} {name} is not the one that {self.directory} was started from (sha256 "
-                f"{sha256[:12]}, then {known['sha256'][:12]}): bring that back, or choose another --out"
+                f"{sha256[:12]}, then {known['sha256'][:12]}): bring that back, or choose another "
+                "--out"
             )
 
     def write_results(self) -> None:
@@ -82,10 +83,11 @@ def open_run(directory: Path, config: Config, *, tensorboard: bool = False) -> I
 def open_directory(
     directory: Path, config: Any, *, tensorboard: bool = False
 ) -> Iterator[tuple[Journal, Metrics, Checkpoints]]:
-    """Open or create a directory for long work with the settings `config` (a dataclass); hold its lock.
+    """Open or create a directory for long work with the settings `config` (a dataclass); hold its
+    lock.
 
-    Raises `UserError` where the directory is foreign or unwritable, where another process runs in it,
-    or where it was started with other settings.
+    Raises `UserError` where the directory is foreign or unwritable, where another process runs in
+    it, or where it was started with other settings.
     """
     known = directory / CONFIG
     try:

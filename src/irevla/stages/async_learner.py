@@ -15,7 +15,6 @@ import subprocess
 import sys
 import tempfile
 import threading
-import time
 import zlib
 from collections.abc import Mapping
 from contextlib import suppress
@@ -111,8 +110,6 @@ class AsyncLearner:
             save(run.checkpoints, policy, stage, learner)
         self._actor = learner.sac.actor
         self._ready = False
-        self._rate = run.config.sac.rate
-        self._due = 0.0  # when the next decision may be sent
         self._generator = torch.Generator()
         with tempfile.TemporaryFile(dir=memory_folder()) as file:
             file.truncate(SharedWeights.nbytes(self._actor))
@@ -127,14 +124,9 @@ class AsyncLearner:
         self._generator.manual_seed(draw_seed(self._run.draws(self._stage), "explore", key))
 
     def act(self, features: Features) -> Float[Tensor, "B A"]:
-        """Return actions of the newest actor, with exploration noise; a simulator is held to the
-        rate."""
+        """Return actions of the newest actor, with exploration noise."""
         self._weights.read()
-        actions = self._actor.act(features, generator=self._generator)
-        if self._rate:
-            time.sleep(max(0.0, self._due - time.perf_counter()))
-            self._due = time.perf_counter() + len(actions) / self._rate
-        return actions
+        return self._actor.act(features, generator=self._generator)
 
     def train_pending(self) -> dict[str, float]:
         """Return what the learner has said since the last call.

@@ -1,5 +1,5 @@
-"""How files change: never half-written under their own name, on disk before anything goes on, and one
-writer at a time."""
+"""How files change: never half-written under their own name, on disk before anything goes on, and
+one writer at a time."""
 
 import errno
 import fcntl
@@ -16,7 +16,8 @@ STAGING = ".staging"  # files being written; whatever a kill left there means no
 
 @contextmanager
 def writing(path: Path) -> Iterator[Path]:
-    """Yield a path beside `path` to write to; at the end the file is synced and takes the name `path`.
+    """Yield a path beside `path` to write to; at the end the file is synced and takes the name
+    `path`.
 
     Where the body raises, `path` is as it was. A kill leaves at most a dotfile beside it.
     """
@@ -40,7 +41,8 @@ def sync(path: Path) -> None:
 
 
 def replace(root: Path, files: Sequence[tuple[str, bytes]]) -> None:
-    """Write `files` (path under `root`, content) aside, then give them their names one by one, in order.
+    """Write `files` (path under `root`, content) aside, then give them their names one by one, in
+    order.
 
     Raises `UserError` where the disk is full or not writable; no name has changed then.
     """
