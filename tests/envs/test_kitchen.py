@@ -18,7 +18,7 @@ from irevla.envs.kitchen.experts import SCRIPTS
 from irevla.envs.kitchen.suite import KITCHEN
 from irevla.envs.kitchen.tasks import RL, SKILLS, SPECS, UNSEEN
 from irevla.errors import UserError
-from irevla.types import Category
+from irevla.tasks import Category
 
 
 def blind(task: str, control: str = "end-effector") -> KitchenEnv:

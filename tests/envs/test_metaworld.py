@@ -18,7 +18,7 @@ from irevla.envs.suite import TaskEnv, load_suite
 from irevla.envs.metaworld.env import METAWORLD, MetaWorldEnv, stock
 from irevla.envs.metaworld.tasks import EXPERT, RL, SPECS, UNSEEN, Variant
 from irevla.errors import UserError
-from irevla.types import Category
+from irevla.tasks import Category
 
 
 def play(env: MetaWorldEnv, seed: int, steps: int = 12) -> np.ndarray:

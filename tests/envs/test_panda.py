@@ -22,7 +22,7 @@ from irevla.envs.panda.scene import model_of
 from irevla.envs.panda.suite import PANDA_SIM, WRIST_SHARE
 from irevla.envs.panda.tasks import BLOCKS, PRODUCE, SPECS
 from irevla.errors import UserError
-from irevla.types import Category
+from irevla.tasks import Category
 
 SKILLS = (
     "pick-red-block",

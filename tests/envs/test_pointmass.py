@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from gymnasium.utils.env_checker import check_env
 
-from irevla.category import Category
+from irevla.tasks import Category
 from irevla.config import EnvConfig
 from irevla.envs.suite import TaskEnv, load_suite
 from irevla.envs.pointmass import POINTMASS, PointMassEnv

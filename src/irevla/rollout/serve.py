@@ -79,7 +79,6 @@ class Server(Generic[Recorded]):
         self._busy = list(range(vec.workers))
         self._views: dict[int, View] = {}  # received, and not acted upon yet
 
-    @torch.no_grad()
     def serve(self, rounds: int | None = None) -> Iterator[Recorded]:
         """Play until no jobs are left, or for `rounds` decisions in each environment; yield what ends.
 
@@ -116,6 +115,7 @@ class Server(Generic[Recorded]):
             features = self._encode(view.result.observation())
             self._views[worker] = View(view.result, features, view.final_features)
 
+    @torch.no_grad()
     def _receive(self, worker: int) -> list[Recorded]:
         start = time.perf_counter()
         result = self.vec.recv(worker)
@@ -146,6 +146,7 @@ class Server(Generic[Recorded]):
         self.encode_seconds += time.perf_counter() - start
         return features
 
+    @torch.no_grad()
     def _act(self, worker: int) -> None:
         view = self._views.pop(worker)
         choice = self.actor.act(view)
