@@ -13,12 +13,13 @@ import numpy as np
 import pytest
 
 from irevla.config import EnvConfig
-from irevla.envs.suite import load_suite
+from irevla.envs.suite import Authorization, load_suite
 from irevla.envs.vector import Job, StepResult, VectorEnv
 from irevla.envs.worker import Disturbance
 from irevla.errors import UserError
 
 SCRIPTED = load_suite("scripted_suite:SCRIPTED")
+REAL = load_suite("scripted_suite:REAL")
 POINTMASS = load_suite("pointmass")
 CONFIG = EnvConfig(image_size=16, horizon=3, workers=1, envs_per_worker=2, timeout=20.0)
 
@@ -267,10 +268,114 @@ def test_unknown_names_are_told_before_any_worker_starts() -> None:
         VectorEnv(POINTMASS, CONFIG, iter([Job("left-disk", 0)]))
 
 
+# --- further jobs, and episodes that go on in another process
+
+
+def shown(vec: VectorEnv) -> list[list[np.ndarray]]:
+    """All that the workers show to their last jobs' ends."""
+    found = []
+    for worker in range(vec.workers):
+        for result in walk(vec, worker=worker):
+            told = (result.images, result.step, result.rewards, result.terminated, result.truncated)
+            jobs = np.array([str(job) for job in result.jobs])
+            found.append([*told, result.final_images[result.ended], jobs])
+    return found
+
+
+def numbered(task: str, *seeds: int) -> list[Job]:
+    return [Job(task, seed) for seed in seeds]
+
+
+@pytest.mark.parametrize(
+    ("first", "second"),
+    [
+        (numbered("mixed", 0, 1, 2, 3, 4, 5, 6), numbered("mixed", 7, 8, 9, 10, 11)),
+        (numbered("mixed", 0, 1, 2, 3), numbered("win", 7)),  # fewer than slots
+        (numbered("mixed", 0), numbered("timeout", 7, 8, 9, 10, 11)),  # one worker had nothing
+        ([], numbered("mixed", 7, 8, 9, 10, 11)),
+    ],
+)
+def test_further_jobs_play_as_in_a_fresh_one(first: list[Job], second: list[Job]) -> None:
+    config = EnvConfig(image_size=16, horizon=3, workers=2, envs_per_worker=2, timeout=20.0)
+    with VectorEnv(SCRIPTED, config, iter(second)) as fresh:
+        expected = shown(fresh)
+    with VectorEnv(SCRIPTED, config, iter(first)) as used:
+        shown(used)
+        pids = used.pids
+        used.play(iter(second))
+        found = shown(used)
+        assert used.pids[: len(pids)] == pids or not pids
+    np.testing.assert_equal(found, expected)
+
+
+def test_further_jobs_wait_for_the_first() -> None:
+    with VectorEnv(SCRIPTED, CONFIG, iter(numbered("mixed", 0))) as vec:
+        vec.recv(0)
+        with pytest.raises(AssertionError, match="under way"):
+            vec.play(iter(numbered("mixed", 1)))
+
+
+@pytest.mark.parametrize("actor", ["policy", "expert"])
+def test_what_was_under_way_goes_on_in_another_process(actor: str) -> None:
+    jobs = [Job("mixed", seed, noise=0.3, burst=2) for seed in range(9)]
+
+    def choice(vec: VectorEnv) -> np.ndarray | None:
+        return None if actor == "expert" else zeros(vec) + 0.25
+
+    with VectorEnv(SCRIPTED, CONFIG, iter(jobs)) as vec:
+        for _ in range(3):
+            vec.recv(0)
+            vec.send(0, choice(vec))
+        before = vec.recv(0)
+        state = json.loads(json.dumps(vec.state()))
+        vec.send(0, choice(vec))
+        expected = vec.recv(0)
+    assert before.step.max() > 0
+    with VectorEnv(SCRIPTED, CONFIG, iter(jobs), state=state) as vec:
+        again = vec.recv(0)
+        assert again.jobs == before.jobs and again.previous == (None, None)
+        assert np.array_equal(again.images, before.images)
+        assert np.array_equal(again.step, before.step)
+        assert not again.rewards.any() and not again.ended.any()
+        vec.send(0, choice(vec))
+        found = vec.recv(0)
+    assert found.jobs == expected.jobs and found.previous == expected.previous
+    assert np.array_equal(found.images, expected.images)
+    assert np.array_equal(found.ended, expected.ended)
+    ended = found.ended
+    assert np.array_equal(found.final_images[ended], expected.final_images[ended])
+
+
+def test_there_is_no_state_amid_a_step() -> None:
+    with VectorEnv(SCRIPTED, CONFIG, iter(numbered("mixed", 0))) as vec:
+        with pytest.raises(AssertionError, match="at a step"):
+            vec.state()
+        vec.recv(0)
+        vec.state()
+
+
+# --- who may act
+
+
+def test_who_may_act_reaches_the_worker_in_its_greeting_alone() -> None:
+    before = dict(os.environ)
+
+    def told(authorization: Authorization | None) -> list[int]:
+        jobs = iter([Job("win", 0)])
+        with VectorEnv(REAL, CONFIG, jobs, authorization=authorization) as vec:
+            assert (vec.workers, vec.n) == (1, 1)  # as a real arm has it
+            return vec.recv(0).images[0, 0, 2:4, 0].tolist()
+
+    assert told(None) == [0, 0]
+    assert told(Authorization("5ecc0de")) == [1, 0]
+    assert told(Authorization("5ecc0de", learning=True)) == [2, 0]
+    assert dict(os.environ) == before
+
+
 PARENT = """
 import sys, time
 from irevla.config import EnvConfig
-from irevla.envs.suite import load_suite
+from irevla.envs.suite import Authorization, load_suite
 from irevla.envs.vector import Job, VectorEnv
 import numpy as np
 config = EnvConfig(image_size=16, horizon=3, workers=2, envs_per_worker=1)

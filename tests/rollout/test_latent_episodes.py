@@ -2,16 +2,21 @@
 
 import os
 import signal
+from pathlib import Path
 
 import torch
 from fakes import Labels
+from torch import Tensor
 
-from irevla.config import EnvConfig
+from irevla.config import EnvConfig, ModelConfig
+from irevla.data.replay import LatentReplay, LatentSpec
 from irevla.envs.suite import load_suite
 from irevla.envs.vector import Job, VectorEnv
+from irevla.models.policy import build_policy
 from irevla.rollout.actors import LatentActor
 from irevla.rollout.episodes import EpisodeRecorder, Outcome, endless_jobs
 from irevla.rollout.serve import Server
+from irevla.types import Features
 
 SCRIPTED = load_suite("scripted_suite:SCRIPTED")
 ONE = EnvConfig(image_size=16, horizon=3, workers=1, envs_per_worker=2, timeout=20.0)
@@ -82,3 +87,32 @@ def test_what_a_lost_worker_left_is_dropped_and_played_again() -> None:
         (1, 3, 4),
     ]
     assert outcomes[1].latents.features.tokens[:, 0].tolist() == [[1, 0], [1, 1], [1, 2], [1, 3]]
+
+
+def test_what_was_acted_upon_is_what_the_buffer_gives_back(tmp_path: Path) -> None:
+    """The latents that decide are those that are learnt from, to the last bit: bfloat16."""
+    model = ModelConfig(vlm="tiny-random", width=32, layers=1, head_groups=4, head_hidden=16)
+    policy = build_policy(model, action_dim=2, image_size=32).eval()
+    decided: set[tuple[bytes, tuple[float, ...]]] = set()  # latents, and the action on them
+
+    def decide(features: Features) -> Tensor:
+        actions = policy.mean(features)
+        for tokens, action in zip(features.tokens, actions, strict=True):
+            decided.add((tokens.numpy().tobytes(), tuple(action.tolist())))
+        return actions
+
+    config = EnvConfig(image_size=32, horizon=4, workers=1, envs_per_worker=2)
+    jobs = [Job("left-disc", seed) for seed in range(3)]
+    with VectorEnv(load_suite("pointmass"), config, iter(jobs)) as vec:
+        recorder = EpisodeRecorder(vec, policy_hash="abc", latents=True)
+        episodes = list(Server(vec, LatentActor(policy, decide), recorder).serve())
+    assert episodes[0].latents is not None
+    _, m, width = episodes[0].latents.features.tokens.shape
+    store = LatentReplay(tmp_path, LatentSpec("abc", "cpu float32", "pointmass", m, width, 2))
+    for episode in episodes:
+        assert episode.latents is not None
+        store.append(episode.latents, seed=episode.job.seed)
+    assert len(store) == 12
+    sample = store.sample(200, torch.Generator().manual_seed(0))
+    for tokens, action in zip(sample.features.tokens, sample.actions, strict=True):
+        assert (tokens.numpy().tobytes(), tuple(action.tolist())) in decided

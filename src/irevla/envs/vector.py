@@ -63,7 +63,7 @@ class StepResult:
     terminated: Bool[np.ndarray, " n"]  # the episode ended in itself: no value beyond
     truncated: Bool[np.ndarray, " n"]  # the horizon ended it
     success: Bool[np.ndarray, " n"]  # by the policy, or the expert, alone: not with a person's help
-    final_images: UInt8[np.ndarray, "n H W 3"]  # the true last ones, where an episode ended
+    final_images: UInt8[np.ndarray, "n H W 3"]  # the true last ones; only where an episode ended
     lost: Bool[np.ndarray, " n"]  # the worker died or hung: the episode was dropped, starts again
 
     @property
@@ -196,7 +196,7 @@ class _WorkerState:
         self.buffers = SharedBuffers.on(mmap.mmap(-1, SharedBuffers.nbytes(**size)), **size)
         self.jobs: list[Job | None] = [None] * n
         self.deck: list[Job | None] = [None] * n
-        self.taken: list[list[list[float]]] = [[] for _ in range(n)]  # actions of this episode
+        self.taken: list[list[list[float]]] = [[] for _ in range(n)]  # what was meant in this episode
         self.losses = np.zeros(n, np.int64)  # of each slot's present job
         self.waiting = True  # a command is under way ...
         self.stepping = False  # ... which is a step, not the start of episodes
@@ -224,7 +224,7 @@ class _WorkerState:
     def count_step(self) -> list[int]:
         """Return, after a step, the slots whose episode ended; they are at the job on deck by now."""
         for slot in np.flatnonzero(self.playing()).tolist():
-            self.taken[slot].append(self.buffers.actions[slot].tolist())
+            self.taken[slot].append(self.buffers.labels[slot].tolist())
         ended = np.flatnonzero(self.buffers.terminated | self.buffers.truncated).tolist()
         for slot in ended:
             self.jobs[slot] = self.deck[slot]
