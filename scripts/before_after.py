@@ -13,10 +13,9 @@ from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
-from irevla.category import Category
 from irevla.envs.suite import load_suite
-from irevla.evaluation.stats import BASELINE, FIRST, Count, Results, newcombe, read_results
-from irevla.turn import Turn
+from irevla.evaluation.stats import Count, Results, newcombe, read_results
+from irevla.tasks import BASELINE, SFT, Category, Stage
 
 PAPER = {  # task -> SFT policy, PPO-Replay, iRe-VLA: table I of arXiv 2501.16664
     "knob-on": (0.84, 0.48, 0.90),

@@ -10,12 +10,12 @@ import numpy as np
 import pytest
 import yaml
 
-from irevla.category import Category
 from irevla.config import Config
+from irevla.config_io import to_dict
 from irevla.evaluation.stats import Row
 from irevla.evaluation.video import write_video
-from irevla.presets import to_dict
 from irevla.storage.metrics import Metrics
+from irevla.tasks import Category
 
 EXPERT = ("reach", "push", "door-open", "window-close")
 RL = ("window-close-new", "button-press-new")

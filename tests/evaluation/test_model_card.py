@@ -9,15 +9,15 @@ from pathlib import Path
 import pytest
 import yaml
 
-from irevla.cli.commands import main
+from irevla.cli.main import main
 from irevla.config import Config, EnvConfig, ModelConfig, PretrainConfig
+from irevla.config_io import to_dict
 from irevla.errors import UserError
 from irevla.evaluation.model_card import export, exported_settings, success_table, until
 from irevla.evaluation.stats import read_results
-from irevla.models.build import build_policy
-from irevla.models.policy import VLAPolicy
-from irevla.presets import to_dict
+from irevla.models.policy import VLAPolicy, build_policy
 from irevla.storage.checkpoint import Checkpoints
+from irevla.tasks import BASELINE, Stage
 
 Make = Callable[..., Path]
 CONFIG = Config(
@@ -112,10 +112,9 @@ def test_a_card_in_the_way_is_kept_and_said(
 
 
 def test_results_end_with_the_stage(run: Path) -> None:
-    results = until(read_results(run / "results.json"), "sl:window-close-new")
-    assert results.last == "sl:window-close-new" and "baseline" in {
-        row.stage for row in results.rows
-    }
+    results = until(read_results(run / "results.json"), Stage("sl", "window-close-new"))
+    assert results.last == Stage("sl", "window-close-new")
+    assert BASELINE.name in {row.stage for row in results.rows}
     assert "RL button-press-new" not in success_table(results)
 
 

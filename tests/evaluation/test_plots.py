@@ -18,6 +18,7 @@ from irevla.evaluation.plots import (
 )
 from irevla.evaluation.stats import Results, read_results
 from irevla.storage.metrics import read_metrics
+from irevla.tasks import SFT
 
 
 def test_every_plot_is_drawn_for_light_and_dark(make_run: Callable[..., Path]) -> None:
@@ -99,6 +100,6 @@ def test_the_evaluation_before_is_never_one_from_afterwards(make_run: Callable[.
     assert figure is not None
     for axis, task in zip(figure.axes, turns, strict=True):
         (before,) = (bars for bars in axis.containers if bars.get_label() == "Evaluation before")
-        count = few.count("sft", task=task)
+        count = few.count(SFT, task=task)
         assert count is not None and before.lines[0].get_ydata()[0] == pytest.approx(count.rate)
         assert not any(bars.get_label() == "Evaluation after" for bars in axis.containers)

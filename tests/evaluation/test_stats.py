@@ -8,7 +8,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from irevla.category import Category
 from irevla.errors import UserError
 from irevla.evaluation.stats import (
     Results,
@@ -20,7 +19,7 @@ from irevla.evaluation.stats import (
     read_results,
     wilson,
 )
-from irevla.turn import Turn
+from irevla.tasks import SFT, Category, Stage
 
 
 @pytest.mark.parametrize(  # Newcombe (1998), Statistics in Medicine 17:857-872, table I
@@ -113,46 +112,40 @@ def test_a_change_is_noise_only_if_its_interval_holds_zero() -> None:
     )  # half a stage is not compared
 
 
-def test_a_turn_finds_its_task() -> None:
-    for turn in (Turn("knob-on"), Turn("knob-on", 3)):
-        assert Turn.of(turn.stage("sl")) == turn
-    assert Turn("knob-on", 3).stage("rl") == "rl:knob-on@3"
-    assert Turn.of("sft") is None
+def test_a_stage_finds_its_task() -> None:
+    for stage in (Stage("sl", "knob-on"), Stage("sl", "knob-on", 3), SFT):
+        assert Stage.parse(stage.name) == stage
+    assert Stage("rl", "knob-on", 3).name == "rl:knob-on@3"
+    assert not SFT.task
 
 
 def test_forgetting_counts_from_the_newest_of_its_own_stages() -> None:
-    stages = ("sft", "rl:a", "sl:a", "rl:a@2", "sl:a@2", "rl:b@2")
-    results = Results(
-        {}, "", {}, "", tuple(replace(row("a", 1, 2), stage=stage) for stage in stages)
-    )
-    assert [results.reference("a", stage) for stage in stages[1:]] == [
-        "sft",
-        "rl:a",
-        "sl:a",
-        "rl:a@2",
-        "sl:a@2",
-    ]
+    names = ("sft", "rl:a", "sl:a", "rl:a@2", "sl:a@2", "rl:b@2")
+    results = Results({}, "", {}, "", tuple(row("a", 1, 2, stage=name) for name in names))
+    assert [stage.name for stage in results.stages] == list(names)
+    references = [results.reference("a", stage) for stage in results.stages[1:]]
+    assert [stage.name for stage in references] == ["sft", "rl:a", "sl:a", "rl:a@2", "sl:a@2"]
 
 
 def test_results_answer(make_run: Callable[..., Path]) -> None:
     results = read_results(make_run() / "results.json")
-    assert (
-        results.stages[0] == "sft"
-        and results.last == "sl:button-press-new"
-        and len(results.stages) == 5
-    )
+    end = Stage("sl", "button-press-new")
+    own = Stage("sl", "window-close-new")
+    assert results.stages[0] == SFT
+    assert results.last == end
+    assert len(results.stages) == 5
     assert results.categories == tuple(Category) and results.seeds == (0,)
     line = results.line(Category.RL)
     assert line.tasks == 2 and line.before and line.after and line.blind
     assert (line.before.successes, line.after.successes, line.blind.successes) == (32, 82, 3)
-    assert results.reference("window-close-new", "sl:button-press-new") == "sl:window-close-new"
-    assert results.reference("window-close-new", "sl:window-close-new") == "rl:window-close-new"
-    assert results.reference("push", "sl:button-press-new") == "sft"
+    assert results.reference("window-close-new", end) == own
+    assert results.reference("window-close-new", own) == Stage("rl", "window-close-new")
+    assert results.reference("push", end) == SFT
 
 
 def test_what_was_measured_again_counts_once(make_run: Callable[..., Path]) -> None:
     results = read_results(make_run([row("a", 1, 10), row("a", 40, 50)]) / "results.json")
-    count = results.count("sft")
+    count = results.count(SFT)
     assert count is not None and (count.successes, count.episodes) == (40, 50)
 
 

@@ -6,6 +6,7 @@ from rich.table import Table
 
 from irevla.evaluation.stats import Results, read_results
 from irevla.evaluation.tables import Summary, dropped, forgetting, markdown, rows_table, summary
+from irevla.tasks import Stage
 
 Make = Callable[..., Path]
 
@@ -70,7 +71,7 @@ def test_the_matrix_marks_own_training_and_drops(make_run: Make) -> None:
         "0.84",
     ]
     assert line_of(text, "door-open-shifted").count("▼") == 3
-    assert not dropped(results, "push", "sl:button-press-new")
+    assert not dropped(results, "push", Stage("sl", "button-press-new"))
 
 
 def test_the_drop_of_an_rl_task_is_measured_from_its_own_training(make_run: Make) -> None:
@@ -86,7 +87,7 @@ def test_the_drop_of_an_rl_task_is_measured_from_its_own_training(make_run: Make
             '"successes": 15, "episodes": 50, "rate": 0.3',
         )
     )
-    assert dropped(results_of(run), "window-close-new", "sl:button-press-new")
+    assert dropped(results_of(run), "window-close-new", Stage("sl", "button-press-new"))
 
 
 def test_an_unfinished_run_has_tables_too(make_run: Make) -> None:
