@@ -16,9 +16,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from irevla.data import atomic, lerobot
+from irevla.data import lerobot
 from irevla.data.episodes import EpisodeStore, StoreSpec
 from irevla.errors import UserError
+from irevla.storage import disk
 from irevla.types import Episode, Provenance
 
 SPEC = StoreSpec("toy", (16, 12, 3), 4, 10, {"camera": "corner", "light": [1, 2]})
@@ -271,7 +272,7 @@ def test_a_corrupt_picture_is_named(store: EpisodeStore, monkeypatch: pytest.Mon
 
 def test_a_full_disk_loses_nothing(store: EpisodeStore, monkeypatch: pytest.MonkeyPatch) -> None:
     before = files(store.root)
-    write = atomic._write
+    write = disk.write_synced
     for failing in range(5):  # each of the five files in turn
         count = itertools.count()
 
@@ -281,7 +282,7 @@ def test_a_full_disk_loses_nothing(store: EpisodeStore, monkeypatch: pytest.Monk
                 raise OSError(errno.ENOSPC, "No space left on device")
             write(path, content)
 
-        monkeypatch.setattr(atomic, "_write", full)
+        monkeypatch.setattr(disk, "write_synced", full)
         with pytest.raises(UserError, match="No space left on device; make room"):
             store.append(episode(3))
         assert files(store.root) == before
@@ -364,7 +365,7 @@ def test_kill_9_leaves_whole_episodes_only(tmp_path: Path) -> None:
         seen = len(store)
         assert all(same(found, episode(number, length=20)) for number, found in enumerate(store))
         assert json.loads((root / "meta/info.json").read_text())["total_episodes"] == seen
-        assert not (root / atomic.STAGING).exists()
+        assert not (root / disk.STAGING).exists()
     assert seen > 0
 
 
@@ -378,9 +379,9 @@ def test_two_writers_take_turns(store: EpisodeStore) -> None:
 
 
 def test_a_reader_leaves_a_writer_alone(store: EpisodeStore) -> None:
-    with atomic.locked(store.root):
-        (store.root / atomic.STAGING).mkdir()
+    with disk.locked(store.root):
+        (store.root / disk.STAGING).mkdir()
         assert len(EpisodeStore(store.root)) == 3
-        assert (store.root / atomic.STAGING).exists()
+        assert (store.root / disk.STAGING).exists()
     EpisodeStore(store.root)
-    assert not (store.root / atomic.STAGING).exists()
+    assert not (store.root / disk.STAGING).exists()

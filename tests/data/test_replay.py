@@ -6,7 +6,6 @@ from typing import Any
 import pytest
 import torch
 
-from irevla.data import atomic
 from irevla.data.replay import (
     EPISODES,
     HEADER,
@@ -17,6 +16,7 @@ from irevla.data.replay import (
     sample_both,
 )
 from irevla.errors import UserError
+from irevla.storage import disk
 from irevla.types import Features
 
 SPEC = LatentSpec(weights="a" * 64, suite="toy", tokens=3, width=4, action_dim=2)
@@ -124,7 +124,7 @@ def test_a_half_written_episode_is_none(tmp_path: Path, tail: bytes) -> None:
 
 def test_a_kill_while_it_is_made_is_no_harm(tmp_path: Path) -> None:
     (tmp_path / RECORDS).touch()
-    (tmp_path / atomic.STAGING).mkdir()
+    (tmp_path / disk.STAGING).mkdir()
     LatentReplay(tmp_path, SPEC).append(episode(0, 5, terminated=False))
     assert len(LatentReplay(tmp_path, SPEC)) == 5
 
@@ -169,7 +169,7 @@ def test_a_full_disk_costs_one_episode_and_says_so(
         raise OSError(28, "No space left on device")
 
     with monkeypatch.context() as patch, pytest.raises(UserError, match="make room"):
-        patch.setattr(atomic, "extend", full)
+        patch.setattr(disk, "extend", full)
         buffer.append(episode(10, 5, terminated=False))
     buffer.append(episode(20, 1, terminated=True))
     assert seen(LatentReplay(tmp_path, SPEC)) == {0, 1, 2, 3, 4, 20}

@@ -9,10 +9,10 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 
-from irevla.category import Category
 from irevla.config import EnvConfig
-from irevla.envs.suite import Task, find_task
+from irevla.envs.suite import Suite
 from irevla.errors import UserError
+from irevla.tasks import Category, Task
 
 FLAG = "IREVLA_TEST_FLAG"  # names a file: present once an environment has misbehaved
 NAMES = (
@@ -82,28 +82,21 @@ class ScriptedEnv(gym.Env[Any, Any]):
     def picture(self, size: int) -> np.ndarray:
         image = np.zeros((size, size, 3), np.uint8)
         if self.draw:
-            image[0, 0], image[0, 1], image[1, 0, :2] = (
-                self.seed,
-                self.steps,
-                np.round(self.action * 100 + 100),
-            )
+            image[0, 0] = self.seed
+            image[0, 1] = self.steps
+            image[1, 0, :2] = np.round(self.action * 100 + 100)
         return image
 
 
-class ScriptedSuite:
-    name = "scripted"
-    tasks = tuple(Task(name, Category.EXPERT, f"do {name}") for name in NAMES)
-    action_dim = 2
-    fps = 10
-
-    def make(self, task: str, config: EnvConfig) -> ScriptedEnv:
-        return ScriptedEnv(find_task(self, task), config)
-
-    def render_settings(self, config: EnvConfig) -> dict[str, Any]:
-        return {}
-
-    def check(self) -> None:
-        pass
+def make(task: str, config: EnvConfig) -> ScriptedEnv:
+    return ScriptedEnv(SCRIPTED.task(task), config)
 
 
-SCRIPTED = ScriptedSuite()
+SCRIPTED = Suite(
+    name="scripted",
+    tasks=tuple(Task(name, Category.EXPERT, f"do {name}") for name in NAMES),
+    action_dim=2,
+    fps=10,
+    make=make,
+    render_settings=lambda config: {},
+)

@@ -13,7 +13,7 @@ pytest.importorskip("gymnasium_robotics")
 
 import h5py
 
-from irevla.cli.commands import main
+from irevla.cli.main import main
 from irevla.config import EnvConfig
 from irevla.data.episodes import EpisodeStore
 from irevla.envs.kitchen import humans

@@ -2,6 +2,7 @@
 success that is earned, experts that come back."""
 
 import importlib.util
+from dataclasses import replace
 
 import gymnasium as gym
 import mujoco
@@ -14,15 +15,15 @@ pytest.importorskip("gymnasium_robotics")
 import arms
 from arms import CONFIG, PATIENT, STILL, play
 
-from irevla.envs.suite import TaskEnv, load_suite
-from irevla.envs.panda import produce
+from irevla.envs.panda import vegetables
 from irevla.envs.panda.env import PandaEnv, places
 from irevla.envs.panda.goals import LIFT
 from irevla.envs.panda.scene import model_of
-from irevla.envs.panda.suite import PANDA_SIM, WRIST_SHARE
-from irevla.envs.panda.tasks import BLOCKS, PRODUCE, SPECS
+from irevla.envs.panda.suite import PANDA_SIM
+from irevla.envs.panda.tasks import BLOCKS, PRODUCE, SPECS, WRIST_SHARE
+from irevla.envs.suite import TaskEnv, load_suite
 from irevla.errors import UserError
-from irevla.types import Category
+from irevla.tasks import Category
 
 SKILLS = (
     "pick-red-block",
@@ -51,7 +52,7 @@ def test_it_is_a_gymnasium_environment() -> None:
 
 
 def test_the_tasks_are_the_papers() -> None:
-    assert load_suite("panda-sim") is PANDA_SIM
+    assert load_suite("panda-sim") == replace(PANDA_SIM, source="panda-sim")
     of = {
         category: {task.name for task in PANDA_SIM.tasks if task.category is category}
         for category in Category
@@ -165,7 +166,7 @@ def test_things_of_other_shapes_look_unlike() -> None:
 
 @pytest.mark.parametrize("name", PRODUCE)
 def test_shapes_are_irregular_and_fit_the_gripper(name: str) -> None:
-    pieces = produce.MAKERS[name]()
+    pieces = vegetables.MAKERS[name]()
     vertices = np.concatenate([mesh[0] for mesh, _ in pieces])
     widest = max(np.ptp(mesh[0][:, 1]) for mesh, _ in pieces)
     assert 0.02 < widest < 0.07 and np.ptp(vertices, axis=0).max() < 0.18

@@ -13,11 +13,13 @@ import numpy as np
 import pytest
 
 from irevla.config import EnvConfig
-from irevla.envs.vector import Job, Slots, VectorEnv
+from irevla.envs.suite import load_suite
+from irevla.envs.vector import Job, StepResult, VectorEnv
 from irevla.envs.worker import Disturbance
 from irevla.errors import UserError
 
-SCRIPTED = "scripted_suite:SCRIPTED"
+SCRIPTED = load_suite("scripted_suite:SCRIPTED")
+POINTMASS = load_suite("pointmass")
 CONFIG = EnvConfig(image_size=16, horizon=3, workers=1, envs_per_worker=2, timeout=20.0)
 
 
@@ -25,7 +27,7 @@ def zeros(vec: VectorEnv) -> np.ndarray:
     return np.zeros((vec.n, vec.action_dim), np.float32)
 
 
-def walk(vec: VectorEnv, *, worker: int = 0) -> Iterator[Slots]:
+def walk(vec: VectorEnv, *, worker: int = 0) -> Iterator[StepResult]:
     """What one worker shows, step by step, until it has no more jobs."""
     while True:
         slots = vec.recv(worker)
@@ -260,18 +262,19 @@ def test_a_worker_that_dies_in_reset_gives_up_after_the_retries() -> None:
 
 def test_unknown_names_are_told_before_any_worker_starts() -> None:
     with pytest.raises(UserError, match="did you mean 'pointmass'"):
-        VectorEnv("pointmas", CONFIG, iter([]))
+        VectorEnv(load_suite("pointmas"), CONFIG, iter([]))
     with pytest.raises(UserError, match="did you mean 'left-disc'"):
-        VectorEnv("pointmass", CONFIG, iter([Job("left-disk", 0)]))
+        VectorEnv(POINTMASS, CONFIG, iter([Job("left-disk", 0)]))
 
 
 PARENT = """
 import sys, time
 from irevla.config import EnvConfig
+from irevla.envs.suite import load_suite
 from irevla.envs.vector import Job, VectorEnv
 import numpy as np
 config = EnvConfig(image_size=16, horizon=3, workers=2, envs_per_worker=1)
-vec = VectorEnv("scripted_suite:SCRIPTED", config, iter([Job("win", 0), Job("hang", 1)]))
+vec = VectorEnv(load_suite("scripted_suite:SCRIPTED"), config, iter([Job("win", 0), Job("hang", 1)]))
 for worker in range(2):
     vec.recv(worker)
 vec.send(1, np.zeros((1, 2), np.float32))  # hangs
@@ -300,7 +303,7 @@ def test_no_orphans_when_the_driver_is_killed() -> None:
 def test_a_worker_has_no_torch_and_one_thread() -> None:
     script = "import irevla.envs.worker, irevla.envs.pointmass, sys, json; print(json.dumps('torch' in sys.modules))"
     assert json.loads(subprocess.check_output([sys.executable, "-c", script])) is False
-    with VectorEnv("pointmass", CONFIG, iter([Job("left-disc", 0)])) as vec:
+    with VectorEnv(POINTMASS, CONFIG, iter([Job("left-disc", 0)])) as vec:
         vec.recv(0)
         environment = Path(f"/proc/{vec.pids[0]}/environ").read_bytes().split(b"\0")
     assert b"OMP_NUM_THREADS=1" in environment and b"LP_NUM_THREADS=0" in environment

@@ -16,7 +16,7 @@ from irevla.data.replay import LatentEpisode, LatentReplay
 from irevla.errors import UserError
 from irevla.learners.sac import SAC
 from irevla.models.heads import ActionHead
-from irevla.runs import checkpoint
+from irevla.storage import checkpoint
 from irevla.types import Features, weights_hash
 
 CONFIG = SACConfig(batch=32, utd=2, critics=4)

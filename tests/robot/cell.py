@@ -14,19 +14,19 @@ import yaml
 from loopback import Seen, SimulatedArm
 from PIL import Image
 
-from irevla.envs.panda.suite import CAMERA_POS, LOOK_AT
+from irevla.envs.panda.tasks import CAMERA_POS, LOOK_AT
 from irevla.robot.teleop import READY, send_keys
 
-RATE = 15  # pictures a second
+RATE = 15  # images a second
 
 
 class Stream(ThreadingHTTPServer):
-    """The newest picture, again and again, as network cameras send it (MJPEG)."""
+    """The newest image, again and again, as network cameras send it (MJPEG)."""
 
     daemon_threads = True
 
     def __init__(self) -> None:
-        self.picture, self.over = b"", False
+        self.image, self.over = b"", False
         super().__init__(("127.0.0.1", 0), Frames)
 
     def handle_error(self, request: object, client_address: object) -> None:
@@ -42,7 +42,7 @@ class Frames(BaseHTTPRequestHandler):
         self.end_headers()
         while not self.server.over:
             self.wfile.write(
-                b"--frame\r\nContent-Type: image/jpeg\r\n\r\n" + self.server.picture + b"\r\n"
+                b"--frame\r\nContent-Type: image/jpeg\r\n\r\n" + self.server.image + b"\r\n"
             )
             time.sleep(1 / RATE)
 
@@ -52,7 +52,7 @@ class Frames(BaseHTTPRequestHandler):
 
 class SimulatedCell:
     """`with SimulatedCell(path) as cell`: settings at `path` name the arm `cell.sim` and its
-    pictures."""
+    images."""
 
     def __init__(self, path: Path) -> None:
         self.path, self.sim = path, SimulatedArm()
@@ -72,7 +72,8 @@ class SimulatedCell:
             "device": f"http://127.0.0.1:{self.stream.server_port}/stream.mjpg",
         }
         found = {
-            "driver": "franka", "host": self.sim.host, "dry_run": False, "realtime": False, "dynamics": 0.2,
+            "driver": "franka", "host": self.sim.host, "realtime": False, "dynamics": 0.2,
+            "dry_run": False,
             "workspace": {"low": [0.35, -0.25, 0.05], "high": [0.65, 0.25, 0.5]},
             "home": {"position": [0.42, 0.0, 0.3]}, "cameras": {"front": camera, "wrist": camera},
             "limits": {"max_age": 0.5},
@@ -102,14 +103,14 @@ class SimulatedCell:
                 Image.fromarray(seen.read()).save(file, "JPEG")
             except OSError:  # the arm is being replaced
                 continue
-            self.stream.picture = file.getvalue()
+            self.stream.image = file.getvalue()
             self._drawn.set()
             time.sleep(1 / RATE)
 
     def __enter__(self) -> "SimulatedCell":
         for thread in self._threads:
             thread.start()
-        assert self._drawn.wait(30), "no picture"
+        assert self._drawn.wait(30), "no image"
         return self
 
     def __exit__(

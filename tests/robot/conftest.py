@@ -1,4 +1,4 @@
-"""The cell around a simulated arm: settings in a file, pictures as a video stream over HTTP, a
+"""The cell around a simulated arm: settings in a file, images as a video stream over HTTP, a
 person at the keys."""
 
 from collections.abc import Iterator
@@ -7,7 +7,6 @@ from pathlib import Path
 import pytest
 
 from irevla.robot.settings import FILE
-from irevla.robot.suite import POLICY
 
 
 @pytest.fixture
@@ -18,6 +17,4 @@ def cell(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator["Simulated
 
     with SimulatedCell(tmp_path / "arm.yaml") as cell:
         monkeypatch.setenv(FILE, str(cell.path))
-        monkeypatch.setenv(POLICY, "")
-        monkeypatch.delenv(POLICY)  # and whatever an `admit` sets is gone afterwards
         yield cell

@@ -5,10 +5,10 @@ from dataclasses import replace
 
 import numpy as np
 
-from irevla.robot.safe_arm import SafeArm
 from irevla.robot.driver import ArmState, DriverError
 from irevla.robot.limits import Cleared, Limits
 from irevla.robot.pose import Pose
+from irevla.robot.safe_arm import SafeArm
 
 LIMITS = Limits(low=(0.3, -0.3, 0.02), high=(0.7, 0.3, 0.5))
 DOWN = np.array([1.0, 0.0, 0.0, 0.0])  # fingers down
@@ -36,7 +36,7 @@ class FakeDriver:
     def __init__(self, clock: FakeClock, pose: Pose = MIDDLE, *, share: float = 1.0) -> None:
         self.clock, self.pose, self.share = clock, pose, share
         self.sent: list[Pose] = []
-        self.grips: list[bool] = []
+        self.gripper: list[bool] = []
         self.holds = self.cleared = 0
         self.held_at: list[float] = []
         self.mend: Callable[[ArmState], ArmState] = lambda state: state
@@ -56,9 +56,9 @@ class FakeDriver:
             self.pose.position + way, target.pose.quaternion if self.share else self.pose.quaternion
         )
 
-    def grip(self, *, shut: bool) -> None:
+    def set_gripper(self, *, shut: bool) -> None:
         self._break()
-        self.grips.append(shut)
+        self.gripper.append(shut)
 
     def hold(self) -> None:
         self.holds += 1
@@ -84,7 +84,7 @@ def arm_of(
     clock = FakeClock()
     driver = FakeDriver(clock, pose, share=share)
     arm = SafeArm(driver, limits, clock=clock, announce=lambda text: None, **options)  # type: ignore[arg-type]
-    arm.authorise(HASH)
+    arm.authorize(HASH)
     return arm, driver, clock
 
 

@@ -11,12 +11,12 @@ import pytest
 from fakes import DOWN, LIMITS, MIDDLE, STILL, FakeClock, FakeDriver, arm_of, at
 
 import irevla.robot
-from irevla.robot.safe_arm import ArmFault, ArmStopped, SafeArm
+from irevla.errors import UserError
 from irevla.robot.driver import ArmState
 from irevla.robot.limits import Cleared, Limits
-from irevla.robot.stop_latch import Latch
 from irevla.robot.pose import Pose, length, turn_between, turned
-from irevla.errors import UserError
+from irevla.robot.safe_arm import ArmFault, ArmStopped, SafeArm
+from irevla.robot.stop_latch import StopLatch
 
 PERIOD = LIMITS.period
 HASH = "ab" * 32
@@ -70,14 +70,15 @@ def wild_arm(random: np.random.Generator) -> tuple[SafeArm, Checking, FakeClock]
     clock = FakeClock()
     driver = Checking(clock, share=float(random.uniform(0.2, 1.0)))
     arm = SafeArm(driver, LIMITS, clock=clock, announce=lambda text: None)
-    arm.authorise(HASH)
+    arm.authorize(HASH)
     return arm, driver, clock
 
 
 @pytest.mark.timeout(600)
 @pytest.mark.parametrize("motions", [10_000, pytest.param(100_000, marks=pytest.mark.slow)])
 def test_motions_of_every_kind_stay_within_the_limits(motions: int) -> None:
-    """Steps, approaches, recoveries and grips in a random order, from states within and without."""
+    """Steps, approaches, recoveries and grips in a random order, from states within and
+    without."""
     random = np.random.default_rng(0)
     arm, driver, clock = wild_arm(random)
     asked = refused = 0
@@ -132,11 +133,11 @@ def test_commands_far_too_often_move_no_faster() -> None:
 def test_a_full_action_goes_its_way_and_a_small_one_unchanged() -> None:
     arm, driver, clock = arm_of()
     arm.step(np.array([0.04, 0.0, 0.0]), np.array([0.0, 0.0, 0.25]), shut=True)
-    assert np.allclose(driver.pose.position, [0.54, 0.0, 0.25]) and driver.grips == [True]
+    assert np.allclose(driver.pose.position, [0.54, 0.0, 0.25]) and driver.gripper == [True]
     assert np.allclose(turn_between(DOWN, driver.pose.quaternion), [0.0, 0.0, 0.25])
     clock.time += PERIOD
     arm.step(np.array([0.0, -0.01, 0.02]), STILL, shut=True)
-    assert np.allclose(driver.pose.position, [0.54, -0.01, 0.27]) and driver.grips == [True]
+    assert np.allclose(driver.pose.position, [0.54, -0.01, 0.27]) and driver.gripper == [True]
 
 
 def test_an_arm_that_sags_does_not_sink() -> None:
@@ -158,7 +159,7 @@ def test_what_is_not_finite_stops_the_arm(bad: float) -> None:
         arm, driver, _ = arm_of()
         with pytest.raises(ArmStopped, match="not finite"):
             arm.step(shift, turn, shut=False)
-        assert not driver.sent and not driver.grips and driver.holds == 1
+        assert not driver.sent and not driver.gripper and driver.holds == 1
 
 
 def test_from_outside_the_only_way_is_back() -> None:
@@ -296,12 +297,12 @@ def test_a_fault_holds_the_arm_within_two_periods_and_latches(fault: str, steppi
     for motion in (
         lambda: arm.step(STILL, STILL, shut=True),
         lambda: arm.approach(MIDDLE),
-        lambda: arm.grip(shut=True),
+        lambda: arm.set_gripper(shut=True),
         arm.recover,
     ):
         with pytest.raises(ArmStopped, match="irevla arm release"):
             motion()
-    assert len(driver.sent) == last and not driver.cleared and True not in driver.grips
+    assert len(driver.sent) == last and not driver.cleared and True not in driver.gripper
 
 
 def test_an_arm_that_stops_itself_moves_only_after_recovery() -> None:
@@ -349,7 +350,7 @@ def test_without_a_command_in_time_the_arm_holds_and_goes_on_with_the_next() -> 
         arm.watch()
     assert driver.holds == 1 and driver.held_at[0] - began <= 2 * PERIOD and not arm.stopped
     arm.step(np.array([0.02, 0.0, 0.0]), STILL, shut=False)
-    assert len(driver.sent) == 2 and driver.grips == [False]
+    assert len(driver.sent) == 2 and driver.gripper == [False]
 
 
 def test_a_command_that_fails_stops() -> None:
@@ -403,7 +404,7 @@ def test_a_dry_run_checks_everything_and_sends_nothing() -> None:
     arm.approach(at(0.6, 0.1, 0.3))
     driver.reason = "cartesian_reflex"
     arm.recover()
-    assert arm.last_target is None and not driver.grips
+    assert arm.last_target is None and not driver.gripper
     driver.reason = ""
     with pytest.raises(ArmStopped, match="not finite"):
         arm.step(np.array([np.nan, 0.0, 0.0]), STILL, shut=True)
@@ -421,19 +422,19 @@ def test_nothing_moves_before_the_policy_is_known() -> None:
     for motion in (
         lambda: arm.step(STILL, STILL, shut=True),
         lambda: arm.approach(at(0.4, 0.0, 0.3)),
-        lambda: arm.grip(shut=True),
+        lambda: arm.set_gripper(shut=True),
         arm.recover,
     ):
         with pytest.raises(UserError, match="nobody is authorised"):
             motion()
     with pytest.raises(UserError, match="64 hexadecimal digits"):
-        arm.authorise("latest")
+        arm.authorize("latest")
     with pytest.raises(UserError, match="not the one that the settings name"):
-        arm.authorise("cd" * 32)
+        arm.authorize("cd" * 32)
     with pytest.raises(UserError, match="nobody is authorised"):
         arm.step(STILL, STILL, shut=True)
-    assert not driver.sent and not driver.grips and not said
-    arm.authorise(HASH)
+    assert not driver.sent and not driver.gripper and not said
+    arm.authorize(HASH)
     arm.step(STILL, STILL, shut=True)
     assert HASH in said[0] and driver.sent
 
@@ -442,39 +443,37 @@ def test_a_policy_that_learns_is_named_as_such_and_refused_where_one_is_pinned()
     said: list[str] = []
     clock = FakeClock()
     arm = SafeArm(FakeDriver(clock), LIMITS, clock=clock, announce=said.append)
-    arm.authorise(HASH, learning=True)
+    arm.authorize(HASH, learning=True)
     assert arm.who == HASH and HASH in said[0] and "as it learns" in said[0]
-    pinned = SafeArm(
-        FakeDriver(clock), LIMITS, clock=clock, expected=HASH[:8], announce=said.append
-    )
+    picky = SafeArm(FakeDriver(clock), LIMITS, clock=clock, expected=HASH[:8], announce=said.append)
     with pytest.raises(UserError, match="take `policy` out"):
-        pinned.authorise(HASH, learning=True)
-    assert not pinned.who
+        picky.authorize(HASH, learning=True)
+    assert not picky.who
 
 
-def test_only_the_guard_makes_commands() -> None:
-    with pytest.raises(AssertionError, match=r"only Guard\.clear"):
+def test_only_the_limits_make_commands() -> None:
+    with pytest.raises(AssertionError, match=r"only Limits\.clear"):
         Cleared(MIDDLE, object())
 
 
 def test_no_other_module_reaches_a_driver() -> None:
-    """`send` and the like are called in `arm.py` alone."""
+    """`send` and the like are called in `safe_arm.py` alone."""
     root = Path(irevla.robot.__file__).parent
     calls = {"send", "clear_fault"}
     for path in root.rglob("*.py"):
         for node in ast.walk(ast.parse(path.read_text())):
             if isinstance(node, ast.Attribute) and node.attr in calls:
-                assert path.name == "arm.py", f"{path}:{node.lineno} calls {node.attr}"
+                assert path.name == "safe_arm.py", f"{path}:{node.lineno} calls {node.attr}"
 
 
 # --- a stop outlives its process
 
 
 def test_a_stop_is_still_there_in_the_next_session(tmp_path: Path) -> None:
-    arm, _, _ = arm_of(latch=Latch(tmp_path / "stopped.json"))
+    arm, _, _ = arm_of(stop_latch=StopLatch(tmp_path / "stopped.json"))
     arm.stop("the hand hit the tray")
     arm.close()
-    arm, driver, _ = arm_of(latch=Latch(tmp_path / "stopped.json"))
+    arm, driver, _ = arm_of(stop_latch=StopLatch(tmp_path / "stopped.json"))
     with pytest.raises(ArmStopped, match="the hand hit the tray"):
         arm.step(STILL, STILL, shut=True)
     arm.release()
@@ -485,15 +484,15 @@ def test_a_stop_is_still_there_in_the_next_session(tmp_path: Path) -> None:
 
 def test_after_a_session_that_was_killed_the_arm_is_stopped(tmp_path: Path) -> None:
     (tmp_path / "stopped.json").write_text('{"pid": 999999999, "stopped": ""}')
-    assert Latch(tmp_path / "stopped.json").reason == "the last session ended without closing"
+    assert StopLatch(tmp_path / "stopped.json").reason == "the last session ended without closing"
     (tmp_path / "half.json").write_text('{"pid": 99')
-    assert Latch(tmp_path / "half.json").reason == "the last session ended without closing"
+    assert StopLatch(tmp_path / "half.json").reason == "the last session ended without closing"
 
 
 def test_two_sessions_at_once_are_refused(tmp_path: Path) -> None:
     (tmp_path / "stopped.json").write_text('{"pid": 1, "stopped": ""}')
     with pytest.raises(UserError, match="process 1 already moves this arm"):
-        Latch(tmp_path / "stopped.json")
+        StopLatch(tmp_path / "stopped.json")
 
 
 @pytest.mark.parametrize(

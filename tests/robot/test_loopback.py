@@ -19,14 +19,14 @@ from loopback import Seen, SimulatedArm  # after the packages that it needs
 from test_real_env import FORTH, STILL, FakePerson
 
 from irevla.config import EnvConfig
-from irevla.envs.panda.suite import CAMERA_POS, LOOK_AT
-from irevla.robot.safe_arm import ArmStopped, SafeArm
+from irevla.envs.panda.tasks import CAMERA_POS, LOOK_AT
+from irevla.errors import UserError
 from irevla.robot.cell import Cell, open_arm
 from irevla.robot.env import PandaRealEnv
-from irevla.robot.success import PersonJudge
 from irevla.robot.pose import Pose, length, turn_between
+from irevla.robot.safe_arm import ArmStopped, SafeArm
 from irevla.robot.settings import Settings, read_settings
-from irevla.errors import UserError
+from irevla.robot.success import KeyDetector
 
 pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 CONFIG = EnvConfig(image_size=64, horizon=1000, workers=1, envs_per_worker=1, timeout=600.0)
@@ -61,7 +61,7 @@ def sim() -> Iterator[SimulatedArm]:
 @pytest.fixture
 def arm(sim: SimulatedArm, tmp_path: Path) -> Iterator[SafeArm]:
     arm = open_arm(settings_for(sim.host, tmp_path))
-    arm.authorise(HASH)
+    arm.authorize(HASH)
     yield arm
     arm.close()
 
@@ -70,7 +70,7 @@ def env_on(sim: SimulatedArm, arm: SafeArm, folder: Path) -> PandaRealEnv:
     person, front = FakePerson(), Seen(sim, CAMERA_POS, LOOK_AT)
     home = settings_for(sim.host, folder).home
     return PandaRealEnv(
-        "pick-red-block", CONFIG, cell=Cell(arm, home, front, front, person, PersonJudge(person))
+        "pick-red-block", CONFIG, cell=Cell(arm, home, front, front, person, KeyDetector(person))
     )
 
 
@@ -116,7 +116,7 @@ def test_an_episode_reaches_where_it_was_sent_and_its_pictures_show_it(tmp_path:
         folder.mkdir()
         with SimulatedArm() as sim:
             arm = open_arm(settings_for(sim.host, folder))
-            arm.authorise(HASH)
+            arm.authorize(HASH)
             try:
                 play_an_episode(env_on(sim, arm, folder), sim)
                 return
@@ -228,7 +228,7 @@ def test_a_stop_by_a_person_holds_a_moving_arm(arm: SafeArm, sim: SimulatedArm) 
 def test_a_dry_run_moves_nothing(sim: SimulatedArm, tmp_path: Path) -> None:
     arm, before = open_arm(replace(settings_for(sim.host, tmp_path), dry_run=True)), rest(sim)
     width = sim.fingers()
-    arm.authorise(HASH)
+    arm.authorize(HASH)
     for _ in range(5):
         arm.step(np.array([0.03, 0.0, 0.0]), np.zeros(3), shut=width > 0.04)
         time.sleep(0.1)
@@ -242,4 +242,4 @@ def test_no_arm_is_said_in_one_line(tmp_path: Path) -> None:
     settings = settings_for("127.99.99.99", tmp_path)
     with pytest.raises(UserError, match=r"no arm answers at 127\.99\.99\.99") as told:
         open_arm(settings)
-    assert "\n" not in str(told.value) and not settings.latch.exists()
+    assert "\n" not in str(told.value) and not settings.stop_latch.exists()

@@ -14,16 +14,16 @@ import pytest
 from fakes import LIMITS, MIDDLE, FakeClock, FakeDriver, arm_of, at
 
 from irevla.config import EnvConfig
-from irevla.envs.suite import TaskEnv
-from irevla.robot.safe_arm import PERSON, ArmStopped, SafeArm
+from irevla.envs.suite import PERSON, TaskEnv
+from irevla.errors import UserError
 from irevla.robot.cameras import CameraError, Streaming, compose, open_camera
 from irevla.robot.cell import Cell
 from irevla.robot.env import PandaRealEnv
-from irevla.robot.success import ClassifierJudge, PersonJudge
-from irevla.robot.teleop import DONE, READY, STOP, Keys, send_keys
+from irevla.robot.safe_arm import ArmStopped, SafeArm
 from irevla.robot.settings import CameraSettings
+from irevla.robot.success import ClassifierDetector, KeyDetector
 from irevla.robot.suite import PANDA
-from irevla.errors import UserError
+from irevla.robot.teleop import DONE, READY, STOP, KeyTeleop, send_keys
 
 CONFIG = EnvConfig(image_size=64, horizon=5, workers=1, envs_per_worker=1, timeout=600.0)
 STILL = np.array([0, 0, 0, 0, 0, 0, -1], np.float32)
@@ -39,7 +39,7 @@ class FakePerson:
         self.says: bool | None = None
         self.asked: list[str] = []
 
-    def there(self) -> bool:
+    def present(self) -> bool:
         return self.watching
 
     def action(self) -> np.ndarray | None:
@@ -63,7 +63,7 @@ class FakeCamera:
 
     def read(self) -> np.ndarray:
         if self.broken:
-            raise CameraError("the front camera has given no picture for 1.0 s")
+            raise CameraError("the front camera has given no image for 1.0 s")
         return np.full((48, 64, 3), self.colour, np.uint8)
 
     def close(self) -> None:
@@ -76,7 +76,7 @@ def env_of(
     arm, driver, clock = arm_of(at(0.6, 0.2, 0.1))
     person = FakePerson()
     cell = Cell(
-        arm, MIDDLE, FakeCamera(200), FakeCamera(30), person, PersonJudge(person), clock, tmp_path
+        arm, MIDDLE, FakeCamera(200), FakeCamera(30), person, KeyDetector(person), clock, tmp_path
     )
     return PandaRealEnv(task, CONFIG, cell=cell), person, driver, clock
 
@@ -89,14 +89,14 @@ def test_an_episode_is_one_like_any_other() -> None:
     assert isinstance(env, TaskEnv)
     picture, info = env.reset(seed=3)
     assert env.observation_space.contains(picture) and info == {"success": False}
-    assert np.allclose(driver.pose.position, MIDDLE.position, atol=0.007) and driver.grips == [
+    assert np.allclose(driver.pose.position, MIDDLE.position, atol=0.007) and driver.gripper == [
         False
     ]
     assert "pick up the carrot" in person.asked[0]
     began, x = clock.time, driver.pose.position[0]
     picture, reward, terminated, truncated, info = env.step(FORTH)
     assert (reward, terminated, truncated, info["success"]) == (0.0, False, False, False)
-    assert driver.pose.position[0] == pytest.approx(x + 0.04) and driver.grips[-1]
+    assert driver.pose.position[0] == pytest.approx(x + 0.04) and driver.gripper[-1]
     assert clock.time - began == pytest.approx(LIMITS.period)
     person.says = True
     _, reward, terminated, truncated, info = env.step(STILL)
@@ -169,7 +169,7 @@ def test_without_authorisation_not_even_the_start_is_approached() -> None:
     env.cell.arm = SafeArm(driver, LIMITS, clock=clock)
     with pytest.raises(UserError, match="nobody is authorised"):
         env.reset()
-    assert not driver.sent and not driver.grips
+    assert not driver.sent and not driver.gripper
 
 
 def test_without_a_person_nothing_moves() -> None:
@@ -210,7 +210,7 @@ def test_a_camera_that_fails_stops_the_arm() -> None:
     env.cell.front.broken = True  # type: ignore[attr-defined]
     with pytest.raises(CameraError):
         env.step(FORTH)
-    assert "no picture" in env.cell.arm.stopped
+    assert "no image" in env.cell.arm.stopped
 
 
 def test_two_environments_cannot_play_at_once() -> None:
@@ -242,16 +242,18 @@ def test_who_takes_over_is_recorded_and_can_be_imported(tmp_path: Path) -> None:
     env.reset()
     person.says = True  # without the person's help: not a demonstration
     env.step(STILL)
-    (episode,) = PANDA.demonstrations(folder, ["pick-carrot"], CONFIG, most=5)
+    demonstrations = PANDA.demonstrations
+    assert demonstrations is not None
+    (episode,) = demonstrations(folder, ["pick-carrot"], CONFIG, 5)
     assert np.array_equal(episode.actions, [STILL, FORTH, STILL]) and episode.success
     assert episode.images.shape == (3, 64, 64, 3) and episode.instruction == "pick up the carrot"
     with pytest.raises(UserError, match="shows no pick-corn"):
-        next(PANDA.demonstrations(folder, ["pick-corn"], CONFIG, most=5))
+        next(demonstrations(folder, ["pick-corn"], CONFIG, 5))
 
 
 def test_who_is_authorised_as_a_person_is_no_policy() -> None:
     env, person, driver, _ = env_of()
-    env.cell.arm.authorise(PERSON)
+    env.cell.arm.authorize(PERSON)
     env.reset()
     before = len(driver.sent)
     with pytest.raises(UserError, match="this is a policy"):
@@ -293,10 +295,10 @@ def typing(*keys: str) -> Callable[[float], str]:
 
 def test_keys_in_another_terminal_reach_the_arm(tmp_path: Path) -> None:
     stops: list[str] = []
-    keys = Keys(tmp_path / "arm.keys", stops.append)
-    assert not keys.there() and keys.action() is None
+    keys = KeyTeleop(tmp_path / "arm.keys", stops.append)
+    assert not keys.present() and keys.action() is None
     send_keys(tmp_path / "arm.keys", typing("", "w", "g", DONE, STOP))
-    assert soon(lambda: bool(stops)) and keys.there()
+    assert soon(lambda: bool(stops)) and keys.present()
     action = keys.action()
     assert action is not None and action[0] == 1.0 and action[6] == 1.0
     assert keys.verdict() is True and keys.verdict() is None
@@ -310,7 +312,7 @@ def test_keys_in_another_terminal_reach_the_arm(tmp_path: Path) -> None:
     send_keys(tmp_path / "arm.keys", typing(READY))  # nobody listens: no harm
 
 
-# --- cameras and judges
+# --- cameras and success detectors
 
 
 def test_a_camera_gives_its_newest_picture_and_no_old_one() -> None:
@@ -327,7 +329,7 @@ def test_a_camera_gives_its_newest_picture_and_no_old_one() -> None:
     assert camera.read().shape == (4, 4, 3)
     stuck.set()
     time.sleep(0.35)
-    with pytest.raises(CameraError, match="no picture for"):
+    with pytest.raises(CameraError, match="no image for"):
         camera.read()
     stuck.clear()
     before = taken[0]
@@ -361,18 +363,21 @@ def test_a_person_goes_before_the_classifier() -> None:
     def bright(picture: np.ndarray, instruction: str) -> bool:
         return instruction == "pick up the carrot" and picture.mean() > 100
 
-    judge = ClassifierJudge(bright, person := FakePerson())
+    person = FakePerson()
+    detector = ClassifierDetector(bright, person)
     dark, light = (np.full((64, 64, 3), value, np.uint8) for value in (20, 200))
-    assert judge.judge(light, "pick up the carrot") is True
+    assert detector.detect(light, "pick up the carrot") is True
     assert (
-        judge.judge(dark, "pick up the carrot") is None and judge.judge(light, "place it") is None
+        detector.detect(dark, "pick up the carrot") is None
+        and detector.detect(light, "place it") is None
     )
     person.says = False
-    assert judge.judge(light, "pick up the carrot") is False
+    assert detector.detect(light, "pick up the carrot") is False
 
 
 def test_nothing_of_the_arm_is_loaded_for_a_list_of_tasks() -> None:
-    code = "import sys, irevla.robot.suite; print({'franky', 'cv2', 'torch', 'mujoco'} & set(sys.modules))"
+    heavy = {"franky", "cv2", "torch", "mujoco"}
+    code = f"import sys, irevla.robot.suite; print({heavy} & set(sys.modules))"
     out = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, check=True, env=os.environ
     )

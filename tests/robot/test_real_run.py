@@ -1,5 +1,5 @@
 """Algorithm 1 with SAC on an arm, shortened: a simulated one behind libfranka's protocol, its
-pictures, and a person at the keys, who says what succeeded and takes over once."""
+images, and a person at the keys, who says what succeeded and takes over once."""
 
 import json
 from dataclasses import replace
@@ -14,24 +14,29 @@ pytest.importorskip("franky_sim")
 
 from cell import SimulatedCell  # after the package that it needs
 
-from irevla import collect
 from irevla.algorithm import run_algorithm
-from irevla.rollout.demonstrations import import_shown
-from irevla.config import Config, EnvConfig, EvalConfig, HarvestConfig, ModelConfig, SFTConfig
+from irevla.config import (
+    AugmentConfig,
+    Config,
+    EvalConfig,
+    HarvestConfig,
+    ModelConfig,
+    SFTConfig,
+)
 from irevla.data.episodes import EpisodeStore
 from irevla.data.replay import LatentReplay, reopen
-from irevla.envs.suite import load_suite
 from irevla.envs.panda.tasks import SPECS
-from irevla.robot.teleop import DONE, READY
-from irevla.robot.recorder import Recorder
+from irevla.envs.suite import load_suite
 from irevla.envs.vector import VectorEnv
 from irevla.errors import UserError
 from irevla.evaluation import evaluate
-from irevla.models.build import build_policy
-from irevla.models.policy import VLAPolicy
+from irevla.models.policy import VLAPolicy, build_policy
 from irevla.presets import find_preset
+from irevla.robot.recorder import Recorder
+from irevla.robot.teleop import DONE, READY
+from irevla.rollout.demonstrations import import_recordings
 from irevla.runs.run import open_run
-from irevla.stages import sac
+from irevla.stages import harvest, sac
 from irevla.types import weights_hash
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]
@@ -78,7 +83,7 @@ def shown(folder: Path, config: Config) -> str:
             )
         recorder.end(success=True)
     suite, root = load_suite("panda"), folder / "demonstrations"
-    import_shown(suite, [EXPERT], path=folder / "recorded", most=4, env=config.env, root=root)
+    import_recordings(suite, [EXPERT], path=folder / "recorded", most=4, env=config.env, root=root)
     return str(root)
 
 
@@ -102,11 +107,13 @@ def shortened(folder: Path) -> Config:
         env=replace(preset.env, horizon=25),
         model=ModelConfig(vlm="tiny-random", width=32, layers=1, head_groups=4, head_hidden=16),
         sac=replace(
-            preset.sac, steps=150, demonstrations=3, attempts=10, batch=16, utd=2, critics=2, warmup=10,
-            checkpoint_every=20,
+            preset.sac, steps=150, demonstrations=3, attempts=10, batch=16, utd=2, critics=2,
+            warmup=10, checkpoint_every=20,
         ),
-        harvest=HarvestConfig(episodes=2, attempts=4, practice=True),
-        sl=SFTConfig(steps=4, batch=16, shift=0, validate_every=4, warmup=1),
+        harvest=HarvestConfig(episodes=2, attempts=4, from_training=True),
+        sl=SFTConfig(
+            steps=4, batch=16, validate_every=4, warmup=1, augment=AugmentConfig(shift=0)
+        ),
         eval=EvalConfig(episodes=1, interim=0, videos=False),
     )  # fmt: skip
     expert = replace(config.expert, dataset=shown(folder, config))
@@ -123,11 +130,11 @@ def test_algorithm_1_with_sac_on_an_arm(
     class Freshly(VectorEnv):
         """With a new arm each time (see `SimulatedCell.replace_arm`)."""
 
-        def __init__(self, suite: str, config: EnvConfig, *more: Any) -> None:
+        def __init__(self, *what: Any, **more: Any) -> None:
             cell.replace_arm()
-            super().__init__(suite, config, *more)
+            super().__init__(*what, **more)
 
-    for module in (collect, evaluate, sac):
+    for module in (harvest, evaluate, sac):
         monkeypatch.setattr(module, "VectorEnv", Freshly)
     config, directory = shortened(tmp_path), tmp_path / "run"
     watching = Watching(cell, directory / "latents" / TASK / "online" / "episodes.jsonl")

@@ -1,22 +1,28 @@
 """The whole way, as `irevla eval --suite panda` goes it: a worker process, settings in a file, a
-simulated arm behind libfranka's protocol, its pictures as a video stream over HTTP, and a person at
+simulated arm behind libfranka's protocol, its images as a video stream over HTTP, and a person at
 another process's keys."""
 
+import itertools
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 pytest.importorskip("franky_sim")
 
 from cell import SimulatedCell  # after the package that it needs
 
-from irevla.config import EnvConfig
-from irevla.envs.suite import Supervised, load_suite
-from irevla.robot.suite import POLICY
-from irevla.envs.vector import Job, Slots, VectorEnv
+from irevla.config import EnvConfig, ExpertConfig
+from irevla.envs.suite import PERSON, Authorization, load_suite
+from irevla.envs.vector import Job, VectorEnv
 from irevla.errors import UserError
-from irevla.rollout.serve import play
+from irevla.robot.teleop import DONE, READY
+from irevla.rollout.demonstrations import collect_expert
+from irevla.rollout.episodes import EpisodeRecorder, Outcome
+from irevla.rollout.serve import Actor, Choice, Server, View
+from irevla.types import Observation
 
 pytestmark = pytest.mark.slow
 HASH = "ab" * 32
@@ -31,53 +37,78 @@ class Forth:
         self.seen: list[np.ndarray] = []
         self.hands: list[float] = []
 
-    def act(self, slots: Slots, instructions: tuple[str, ...]) -> np.ndarray:
-        self.seen.append(slots.images[0])
+    def encode(self, observation: Observation) -> None:
+        """It needs no latents."""
+
+    def act(self, view: View) -> Choice:
+        self.seen.append(view.result.images[0])
         self.hands.append(float(self._cell.sim.hand()[0]))
-        return np.array([[0.5, 0, 0, 0, 0, 0, -1]], np.float32)
+        return Choice(torch.tensor([[0.5, 0, 0, 0, 0, 0, -1]]))
+
+
+def play(actor: Actor, env: EnvConfig, *tasks: str, who: Authorization | None) -> list[Outcome]:
+    jobs = [Job(task, seed) for seed, task in enumerate(tasks)]
+    with VectorEnv(load_suite("panda"), env, iter(jobs), authorization=who) as vec:
+        return list(Server(vec, actor, EpisodeRecorder(vec, policy_hash=HASH)).serve())
 
 
 def test_a_policy_acts_on_the_arm_through_a_worker(cell: SimulatedCell) -> None:
-    suite, policy = load_suite("panda"), Forth(cell)
-    assert isinstance(suite, Supervised)
-    env = suite.admit(HASH, EnvConfig(image_size=64, horizon=30), learning=False)
-    with (
-        cell.person(),
-        VectorEnv("panda", env, iter([Job("pick-red-block", 0), Job("pick-carrot", 1)])) as vec,
-    ):
-        outcomes = list(play(vec, policy, keep_images=True, policy_hash=HASH))
+    policy = Forth(cell)
+    env = EnvConfig(image_size=64, horizon=30)
+    with cell.person():
+        outcomes = play(policy, env, "pick-red-block", "pick-carrot", who=Authorization(HASH))
     assert [outcome.job.task for outcome in outcomes] == ["pick-red-block", "pick-carrot"]
-    assert [outcome.length for outcome in outcomes] == [30, 30] and not any(
-        outcome.success for outcome in outcomes
-    )
-    assert max(policy.hands) - 0.42 > 0.03, (
-        policy.hands
-    )  # 60 cm were asked for, of a simulator without time
+    assert [outcome.length for outcome in outcomes] == [30, 30]
+    assert not any(outcome.success for outcome in outcomes)
+    moved = max(policy.hands) - 0.42
+    assert moved > 0.03, policy.hands  # 60 cm were asked for, of a simulator without time
     assert len(np.unique(policy.seen[0].reshape(-1, 3), axis=0)) > 50
     assert not cell.path.with_suffix(".stopped.json").exists()  # it closed in order
 
 
-def test_what_a_worker_refuses_is_said_in_one_line(
-    cell: SimulatedCell, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    env = EnvConfig(image_size=64, horizon=8, workers=1, envs_per_worker=1, timeout=600.0)
-    monkeypatch.setenv(POLICY, HASH)
+def test_what_a_worker_refuses_is_said_in_one_line(cell: SimulatedCell) -> None:
+    env = EnvConfig(image_size=64, horizon=8)
 
-    def error() -> str:
-        with (
-            pytest.raises(UserError) as told,
-            VectorEnv("panda", env, iter([Job("pick-carrot", 0)])) as vec,
-        ):
-            list(play(vec, Forth(cell)))
+    def error(who: Authorization | None, actor: Actor | None = None) -> str:
+        with pytest.raises(UserError) as told:
+            play(actor or Forth(cell), env, "pick-carrot", who=who)
         assert "\n" not in str(told.value)
         return str(told.value)
 
-    assert "irevla arm keys" in error()
     stopped = cell.path.with_suffix(".stopped.json")
+    assert "irevla arm keys" in error(Authorization(HASH))
+    with cell.person():
+        assert "nobody is authorised" in error(None)
+        assert "64 hexadecimal digits" in error(Authorization("latest"))
+        assert "this is a policy" in error(Authorization(PERSON))
+    assert not stopped.exists()  # it closed in order
     stopped.write_text(json.dumps({"pid": 999999999, "stopped": ""}))
     with cell.person():
-        assert "the last session ended without closing" in error()
+        assert "the last session ended without closing" in error(Authorization(HASH))
     stopped.unlink()
-    monkeypatch.setenv(POLICY, HASH + "+learning")
     cell.describe(policy=HASH)
-    assert "changes as it learns" in error()
+    assert "changes as it learns" in error(Authorization(HASH, learning=True))
+    assert "not the one that the settings name" in error(Authorization("cd" * 32))
+    assert not stopped.exists()
+
+
+def test_a_person_demonstrates_through_a_worker(cell: SimulatedCell, tmp_path: Path) -> None:
+    """As `irevla collect panda` does: they press a key, then say that it is done."""
+    turns = itertools.cycle([READY, "w"])
+
+    def says() -> str:
+        forth = float(cell.sim.hand()[0]) > 0.45
+        return DONE if forth else next(turns)
+
+    env = EnvConfig(image_size=64, horizon=100)
+    config = ExpertConfig(episodes=1, noisy_fraction=0.0)
+    suite = load_suite("panda")
+    with cell.person(says):
+        store = collect_expert(
+            suite, ("pick-red-block",), config, env=env, seed=0, root=tmp_path / "demonstrations"
+        )
+    (episode,) = store
+    assert episode.success and (episode.actions[:, 0] == 1.0).sum() > 2
+    assert not (
+        cell.path.with_suffix(".demonstrations")
+    ).exists()  # collected where it was asked for

@@ -12,10 +12,11 @@ import numpy as np
 import pytest
 from fakes import DOWN, LIMITS, STILL
 
-from irevla.robot.safe_arm import PERSON, ArmStopped, SafeArm
+from irevla.envs.suite import PERSON
+from irevla.errors import UserError
 from irevla.robot.drivers.serl import SerlDriver
 from irevla.robot.pose import Pose
-from irevla.errors import UserError
+from irevla.robot.safe_arm import ArmStopped, SafeArm
 
 
 class Server(ThreadingHTTPServer):
@@ -78,7 +79,7 @@ def server() -> Iterator[Server]:
 @pytest.fixture
 def arm(server: Server) -> Iterator[SafeArm]:
     arm = SafeArm(SerlDriver(server.url, timeout=0.1), LIMITS, announce=lambda text: None)
-    arm.authorise(PERSON)
+    arm.authorize(PERSON)
     arm.start_watchdog()
     yield arm
     arm.close()
@@ -89,7 +90,7 @@ def test_it_moves_and_grips_by_the_servers_routes(arm: SafeArm, server: Server) 
     assert [path for path, _ in server.calls] == ["/pose", "/close_gripper"]
     assert np.allclose(server.calls[0][1]["arr"], [0.53, 0.0, 0.25, *DOWN])
     arm.approach(Pose(np.array([0.5, 0.0, 0.28]), DOWN))
-    arm.grip(shut=False)
+    arm.set_gripper(shut=False)
     assert (
         np.allclose(server.pose[:3], [0.5, 0.0, 0.28], atol=0.01)
         and server.calls[-1][0] == "/open_gripper"
@@ -122,7 +123,7 @@ def test_a_server_in_a_bad_mood_stops_the_arm_within_two_periods(
 
 def test_a_server_that_is_gone_stops_the_arm(server: Server) -> None:
     arm = SafeArm(SerlDriver(server.url, timeout=0.1), LIMITS, announce=lambda text: None)
-    arm.authorise(PERSON)
+    arm.authorize(PERSON)
     server.shutdown()
     server.server_close()
     time.sleep(0.15)

@@ -8,13 +8,13 @@ import pytest
 import yaml
 
 from irevla.config import EnvConfig
-from irevla.envs.suite import Suite, load_suite
 from irevla.envs.panda.suite import PANDA_SIM
-from irevla.robot.settings import FILE, read_settings
-from irevla.robot.suite import PANDA
+from irevla.envs.suite import Suite, load_suite
 from irevla.errors import UserError
 from irevla.presets import find_preset
-from irevla.setting import check
+from irevla.robot.settings import FILE, read_settings
+from irevla.robot.suite import PANDA
+from irevla.stages.preflight import preflight
 
 GOOD = {
     "driver": "franka",
@@ -45,7 +45,7 @@ def test_it_reads_what_was_written(tmp_path: Path) -> None:
     )
     assert settings.dry_run and settings.realtime  # unless a person says otherwise
     assert np.allclose(settings.home.position, [0.5, 0.0, 0.3]) and settings.home.tilt < 1e-6
-    assert settings.wrist.device == "0123" and settings.latch.parent == tmp_path
+    assert settings.wrist.device == "0123" and settings.stop_latch.parent == tmp_path
 
 
 @pytest.mark.parametrize(
@@ -70,7 +70,10 @@ def test_it_reads_what_was_written(tmp_path: Path) -> None:
         ({"cameras": {"front": {"kind": "opencv"}}}, "cameras.wrist must be settings"),
         ({"cameras": {"frnt": {}}}, "did you mean 'front'"),
         ({"cameras": {"front": {"kind": "webcam"}, "wrist": {}}}, "unknown kind 'webcam'"),
+        ({"success_detector": "classifier"}, "needs 'classifier'"),
+        ({"success_detector": "referee"}, "unknown success_detector 'referee'"),
         ({"judge": "classifier"}, "needs 'classifier'"),
+        ({"person": "spacemouse"}, "spacemouse is not supported any more"),
         ({"dry_run": "no"}, "dry_run must be a bool"),
         ({"dynamics": 2.0}, "dynamics must be in"),
     ],
@@ -81,6 +84,12 @@ def test_what_is_wrong_is_said_in_one_line(
     with pytest.raises(UserError, match=words) as told:
         read_settings(written(tmp_path, **changes))
     assert "\n" not in str(told.value) and "arm.yaml" in str(told.value)
+
+
+def test_a_file_of_version_0_1_reads_as_before(tmp_path: Path) -> None:
+    old = written(tmp_path, judge="classifier", classifier="carrot", person="keys")
+    settings = read_settings(old)
+    assert (settings.success_detector, settings.classifier) == ("classifier", "carrot")
 
 
 def test_a_file_that_is_none_is_said_in_one_line(
@@ -98,7 +107,7 @@ def test_a_file_that_is_none_is_said_in_one_line(
 
 
 def test_the_suite_offers_the_tasks_of_its_simulated_twin() -> None:
-    assert load_suite("panda") is PANDA and isinstance(PANDA, Suite)
+    assert load_suite("panda") == replace(PANDA, source="panda") and isinstance(PANDA, Suite)
     assert (
         PANDA.tasks == PANDA_SIM.tasks
         and PANDA.action_dim == PANDA_SIM.action_dim
@@ -132,15 +141,15 @@ def test_a_run_on_the_arm_asks_for_what_people_have_shown(
     monkeypatch.setenv(FILE, str(written(tmp_path, cameras=cameras, driver="serl")))
     preset = find_preset("panda")
     with pytest.raises(UserError, match="let people demonstrate"):
-        check(preset)
+        preflight(preset)
     shown = replace(preset, expert=replace(preset.expert, dataset=str(tmp_path)))
     with pytest.raises(UserError, match=r"name one policy \(12345678\), and a run makes others"):
-        check(shown)
-    check(replace(shown, method="sft"))
+        preflight(shown)
+    preflight(replace(shown, method="sft"))
     written(tmp_path, cameras=cameras, driver="serl", policy="")
     with pytest.raises(UserError, match=r"no videos of panda: --eval\.no-videos"):
-        check(replace(shown, eval=replace(preset.eval, videos=True)))
+        preflight(replace(shown, eval=replace(preset.eval, videos=True)))
     with pytest.raises(UserError, match="--rl sac on panda"):
-        check(replace(shown, rl="ppo", harvest=replace(preset.harvest, practice=False)))
-    _, tasks = check(shown)
+        preflight(replace(shown, rl="ppo", harvest=replace(preset.harvest, from_training=False)))
+    _, tasks = preflight(shown)
     assert tasks.rl == ("pick-carrot",)

@@ -1,7 +1,7 @@
 import os
 import signal
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from itertools import count
 from pathlib import Path
 
@@ -11,45 +11,42 @@ import torch
 from torch import Tensor
 
 from irevla.config import EnvConfig
+from irevla.envs.suite import load_suite
 from irevla.envs.vector import Job, VectorEnv
-from irevla.rollout.serve import Actor, BlindReplay, Collector, endless_jobs, play
+from irevla.rollout.actors import BlindReplay, GaussianActor, MeanActor, ScriptedExpert
+from irevla.rollout.batches import Collector, RolloutRecorder
+from irevla.rollout.episodes import EpisodeRecorder, Outcome, endless_jobs
+from irevla.rollout.serve import Actor, Server
 from irevla.types import Features
 
-sys.path.append(
-    str(Path(__file__).parent / "envs")
-)  # the scripted suite, as pytest puts it for the tests beside it
-SCRIPTED = "scripted_suite:SCRIPTED"
+# the scripted suite, as pytest puts it for the tests beside it
+sys.path.append(str(Path(__file__).parents[1] / "envs"))
+sys.path.append(str(Path(__file__).parents[1]))
+from toys import LatentLabels  # noqa: E402
+
+POINTMASS = load_suite("pointmass")
+SCRIPTED = load_suite("scripted_suite:SCRIPTED")
 ONE = EnvConfig(image_size=16, horizon=3, workers=1, envs_per_worker=2, timeout=20.0)
 TWO = EnvConfig(image_size=16, horizon=3, workers=2, envs_per_worker=2, timeout=20.0)
 # The scripted suite's "mixed" task: even seeds succeed at decision 2, odd ones are truncated at 3.
 
 
-class FakePolicy:
-    """Latents that say which picture they are of: one token (seed, step), and padding that differs
-    between batches."""
+class FakePolicy(LatentLabels):
+    """Latents that say which image they are of, and padding that differs between batches."""
 
     def __init__(self, *, mean: float = 0.25, std: float = 0.5) -> None:
-        self.log_std = torch.tensor([std, std]).log()
-        self.encoded: list[tuple[int, int]] = []
-        self.instructions: list[str] = []
-        self.calls = 0
+        super().__init__(padded=True, std=std)
         self._mean = mean
-
-    def encode(self, images: np.ndarray, instructions: Sequence[str]) -> Features:
-        assert len(images) == len(instructions)
-        self.calls += 1
-        self.encoded += [(int(image[0, 0, 0]), int(image[0, 1, 0])) for image in images]
-        self.instructions += instructions
-        latents = torch.tensor(self.encoded[-len(images) :], dtype=torch.float32)[:, None]
-        padding = torch.zeros(len(images), self.calls % 3, 2)
-        mask = torch.tensor([[True] + [False] * (self.calls % 3)] * len(images))
-        return Features(torch.cat([latents, padding], 1), mask)
 
     def mean(self, features: Features) -> Tensor:
         return torch.full((len(features), 2), self._mean)
 
-    def decide(self, features: Features, chance: Tensor) -> Tensor:
-        return self.mean(features)
+
+def play(
+    vec: VectorEnv, actor: Actor, *, images: bool = False, policy_hash: str = ""
+) -> Iterator[Outcome]:
+    recorder = EpisodeRecorder(vec, images=images, policy_hash=policy_hash)
+    return Server(vec, actor, recorder).serve()
 
 
 def value(features: Features) -> Tensor:
@@ -63,15 +60,18 @@ def mixed() -> Iterator[VectorEnv]:
         yield vec
 
 
-def collector(vec: VectorEnv, *, keep_observations: bool = False) -> Collector:
-    return Collector(
-        vec, generator=torch.Generator().manual_seed(0), keep_observations=keep_observations
-    )
+class Rollouts:
+    """A collector, with the policy beside it."""
+
+    def __init__(self, vec: VectorEnv, policy: FakePolicy, *, live: bool = False) -> None:
+        actor = GaussianActor(policy, torch.Generator().manual_seed(0))
+        self.collect = Collector(Server(vec, actor, RolloutRecorder(vec)), live=live).collect
 
 
 def test_collector_against_numbers_worked_by_hand(mixed: VectorEnv) -> None:
-    policy, collect = FakePolicy(), collector(mixed).collect
-    batch, stats = collect(policy, value, 4)
+    policy = FakePolicy()
+    collect = Rollouts(mixed, policy).collect
+    batch, stats = collect(value, 4)
 
     # slot 0 plays seeds 0, 0, 2, 2 (each ends in success); slot 1 plays 1, 1, 1 (cut off), 3
     assert batch.values.tolist() == [[0, 10], [1, 11], [20, 12], [21, 30]]
@@ -107,20 +107,17 @@ def test_collector_against_numbers_worked_by_hand(mixed: VectorEnv) -> None:
         (1, False, 3),
         (2, True, 2),
     ]
-    assert (
-        stats.decisions == 8 and stats.dropped == 0 and stats.success_rate == pytest.approx(2 / 3)
-    )
+    assert stats.decisions == 8 and stats.dropped == 0 and stats.successes == [True, False, True]
 
 
 def test_collector_goes_on_and_encodes_every_observation_once(mixed: VectorEnv) -> None:
-    policy, collect = FakePolicy(), collector(mixed).collect
-    collect(policy, value, 4)
+    policy = FakePolicy()
+    collect = Rollouts(mixed, policy).collect
+    collect(value, 4)
     assert (
         len(policy.encoded) == 4 * 2 + 2 + 1
     )  # every step, the last observations, the one cut off
-    batch, stats = collect(
-        policy, lambda features: -value(features), 2
-    )  # the critic has changed, the latents have not
+    batch, stats = collect(lambda features: -value(features), 2)
     assert batch.values.tolist() == [[-40, -31], [-41, -32]]
     assert batch.next_values.tolist() == [[-41, -32], [0, -33]]
     assert len(policy.encoded) == 11 + 2 * 2 + 1
@@ -130,7 +127,7 @@ def test_collector_goes_on_and_encodes_every_observation_once(mixed: VectorEnv) 
 
 def test_columns_of_several_workers_keep_their_order() -> None:
     with VectorEnv(SCRIPTED, TWO, endless_jobs("timeout", 0)) as vec:
-        batch, _ = collector(vec, keep_observations=True).collect(FakePolicy(), value, 2)
+        batch, _ = Rollouts(vec, FakePolicy(), live=True).collect(value, 2)
     # few jobs are spread first: worker 0 has seeds 0 and 2, worker 1 has 1 and 3
     assert batch.values.tolist() == [[0, 20, 10, 30], [1, 21, 11, 31]]
     assert batch.next_values.tolist() == [[1, 21, 11, 31], [2, 22, 12, 32]]
@@ -142,14 +139,14 @@ def test_columns_of_several_workers_keep_their_order() -> None:
 
 def test_actions_are_gaussian_and_reach_the_environment_clipped(mixed: VectorEnv) -> None:
     policy = FakePolicy(mean=0.9, std=0.5)
-    batch, _ = collector(mixed, keep_observations=True).collect(policy, value, 2)
+    batch, _ = Rollouts(mixed, policy, live=True).collect(value, 2)
     z = (batch.actions - 0.9) / 0.5
     expected = (-0.5 * z**2 - np.log(0.5) - 0.5 * np.log(2 * np.pi)).sum(-1)
     torch.testing.assert_close(batch.log_probs, expected)
     assert batch.actions.max() > 1  # kept as sampled
     assert batch.observations is not None
     executed = (
-        batch.observations.images[2:, 1, 0, :2].astype(float) / 100 - 1
+        batch.observations.images[2:, 1, 0, :2].double().numpy() / 100 - 1
     )  # as the second pictures show it
     np.testing.assert_allclose(executed, batch.actions[0].clamp(-1, 1), atol=0.006)
     assert not torch.equal(batch.actions[0], batch.actions[1])
@@ -159,16 +156,17 @@ def test_exploration_noise_is_the_generators_alone() -> None:
     def actions() -> Tensor:
         torch.rand(3)  # the global generator is not read
         with VectorEnv(SCRIPTED, ONE, endless_jobs("mixed", 0)) as vec:
-            return collector(vec).collect(FakePolicy(), value, 2)[0].actions
+            return Rollouts(vec, FakePolicy()).collect(value, 2)[0].actions
 
     assert torch.equal(actions(), actions())
 
 
 def test_live_encoder_encodes_the_carried_observation_afresh(mixed: VectorEnv) -> None:
-    policy, collect = FakePolicy(), collector(mixed, keep_observations=True).collect
-    collect(policy, value, 1)
+    policy = FakePolicy()
+    collect = Rollouts(mixed, policy, live=True).collect
+    collect(value, 1)
     before = len(policy.encoded)
-    collect(policy, value, 1)
+    collect(value, 1)
     assert len(policy.encoded) == before + 2 + 2 and policy.encoded[before : before + 2] == [
         (0, 1),
         (1, 1),
@@ -189,7 +187,7 @@ class KillsAWorker(FakePolicy):
 
 
 def test_partial_episodes_of_a_lost_worker_are_not_valid(mixed: VectorEnv) -> None:
-    batch, stats = collector(mixed).collect(KillsAWorker(mixed), value, 4)
+    batch, stats = Rollouts(mixed, KillsAWorker(mixed)).collect(value, 4)
     # lost with the step at t = 2: slot 0 had begun seed 2 there, slot 1 was in seed 1 from the
     # start; both begin again
     assert batch.valid.tolist() == [[True, False], [True, False], [False, False], [True, True]]
@@ -203,7 +201,7 @@ def test_play_plays_each_job_once(config: EnvConfig) -> None:
     jobs = [Job("mixed", seed) for seed in range(9)]
     policy = FakePolicy()
     with VectorEnv(SCRIPTED, config, iter(jobs)) as vec:
-        outcomes = list(play(vec, Actor(policy)))
+        outcomes = list(play(vec, MeanActor(policy)))
     assert sorted(o.job.seed for o in outcomes) == list(range(9))
     assert all(
         o.success == (o.job.seed % 2 == 0) and o.length == (2 if o.success else 3) for o in outcomes
@@ -218,7 +216,7 @@ def test_play_plays_each_job_once(config: EnvConfig) -> None:
 def test_play_survives_a_killed_worker_with_whole_episodes() -> None:
     jobs = [Job("timeout", seed) for seed in range(5)]
     with VectorEnv(SCRIPTED, ONE, iter(jobs)) as vec:
-        outcomes = list(play(vec, Actor(KillsAWorker(vec)), keep_images=True))
+        outcomes = list(play(vec, MeanActor(KillsAWorker(vec)), images=True))
         assert vec.dropped == 2
     assert [o.job for o in outcomes] == jobs
     for outcome in outcomes:
@@ -230,7 +228,7 @@ def test_play_survives_a_killed_worker_with_whole_episodes() -> None:
 
 def test_episodes_of_the_expert_have_clean_labels_and_provenance() -> None:
     with VectorEnv(SCRIPTED, ONE, iter([Job("win", 7, noise=0.4)])) as vec:
-        (outcome,) = play(vec, None, keep_images=True)
+        (outcome,) = play(vec, ScriptedExpert(), images=True)
     episode = outcome.episode
     assert episode is not None and episode.success and episode.instruction == "do win"
     assert episode.actions.tolist() == [[0.5, -0.25]] * 2
@@ -247,7 +245,7 @@ def test_episodes_of_the_expert_have_clean_labels_and_provenance() -> None:
 
 def test_episodes_of_a_policy_have_the_actions_as_executed() -> None:
     with VectorEnv(SCRIPTED, ONE, iter([Job("win", 7)])) as vec:
-        (outcome,) = play(vec, Actor(FakePolicy(mean=1.5)), keep_images=True, policy_hash="abc")
+        (outcome,) = play(vec, MeanActor(FakePolicy(mean=1.5)), images=True, policy_hash="abc")
     assert outcome.episode is not None
     assert outcome.episode.actions.tolist() == [[1, 1]] * 2
     assert (outcome.episode.provenance.source, outcome.episode.provenance.policy) == ("rl", "abc")
@@ -257,7 +255,7 @@ def test_where_a_person_took_over_the_episode_has_what_they_did_and_is_no_succes
     None
 ):
     with VectorEnv(SCRIPTED, ONE, iter([Job("taken-over", 7)])) as vec:
-        (outcome,) = play(vec, Actor(FakePolicy(mean=1.5)), keep_images=True)
+        (outcome,) = play(vec, MeanActor(FakePolicy(mean=1.5)), images=True)
     assert outcome.episode is not None and outcome.episode.actions.tolist() == [[-0.5, 0.5], [1, 1]]
     assert not outcome.success and not outcome.episode.success
 
@@ -265,14 +263,13 @@ def test_where_a_person_took_over_the_episode_has_what_they_did_and_is_no_succes
 def test_actor_explores_only_with_a_generator() -> None:
     def executed(actor: Actor) -> list[list[int]]:
         with VectorEnv(SCRIPTED, ONE, iter([Job("timeout", 7)])) as vec:
-            (outcome,) = play(vec, actor, keep_images=True)
+            (outcome,) = play(vec, actor, images=True)
         assert outcome.episode is not None
         return outcome.episode.images[1:, 1, 0, :2].tolist()
 
-    assert executed(Actor(FakePolicy())) == [[125, 125]] * 2
+    assert executed(MeanActor(FakePolicy())) == [[125, 125]] * 2
     assert (
-        executed(Actor(FakePolicy(), generator=torch.Generator().manual_seed(0)))
-        != [[125, 125]] * 2
+        executed(GaussianActor(FakePolicy(), torch.Generator().manual_seed(0))) != [[125, 125]] * 2
     )
 
 
@@ -286,9 +283,7 @@ def test_blind_replay_plays_demonstrations_of_each_task_in_turn_and_holds_its_la
     }
     jobs = [Job("timeout", 1), Job("win", 2), Job("win", 3)]
     with VectorEnv(SCRIPTED, ONE, iter(jobs)) as vec:
-        outcomes = {
-            o.job: o.episode for o in play(vec, BlindReplay(demonstrations), keep_images=True)
-        }
+        outcomes = {o.job: o.episode for o in play(vec, BlindReplay(demonstrations), images=True)}
     played = [
         (episode.actions[:, 0] * 10).round().tolist()
         for episode in map(outcomes.get, jobs)
@@ -299,11 +294,11 @@ def test_blind_replay_plays_demonstrations_of_each_task_in_turn_and_holds_its_la
 
 def test_blind_replay_of_the_point_mass_mostly_fails() -> None:
     config = EnvConfig(image_size=16, horizon=12, workers=1, envs_per_worker=4)
-    with VectorEnv("pointmass", config, iter([Job("left-disc", 1000)])) as vec:
-        (demonstration,) = play(vec, None, keep_images=True)
+    with VectorEnv(POINTMASS, config, iter([Job("left-disc", 1000)])) as vec:
+        (demonstration,) = play(vec, ScriptedExpert(), images=True)
     assert demonstration.success and demonstration.episode is not None
     jobs = [Job("left-disc", seed, draw=False) for seed in range(40)]
-    with VectorEnv("pointmass", config, iter(jobs)) as vec:
+    with VectorEnv(POINTMASS, config, iter(jobs)) as vec:
         outcomes = list(play(vec, BlindReplay({"left-disc": [demonstration.episode.actions]})))
     assert np.mean([o.success for o in outcomes]) < 0.4
 

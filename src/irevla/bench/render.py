@@ -30,7 +30,7 @@ class Stock:
 def _metaworld(env: Any) -> Any:
     from gymnasium.envs.mujoco.mujoco_rendering import MujocoRenderer
 
-    from irevla.envs.metaworld.suite import CAMERA, CAMERA_POS
+    from irevla.envs.metaworld.tasks import CAMERA, CAMERA_POS
 
     inner = env._inner
     inner.model.cam_pos[inner.model.camera(CAMERA).id] = CAMERA_POS
@@ -40,7 +40,7 @@ def _metaworld(env: Any) -> Any:
 def _kitchen(env: Any) -> Any:
     from gymnasium.envs.mujoco.mujoco_rendering import MujocoRenderer
 
-    from irevla.envs.kitchen.suite import CAMERA_POS, LOOK_AT
+    from irevla.envs.kitchen.tasks import CAMERA_POS, LOOK_AT
 
     away = np.array(LOOK_AT) - np.array(CAMERA_POS)
     camera = {
@@ -58,7 +58,7 @@ class _Panda:
     def __init__(self, env: Any) -> None:
         from gymnasium.envs.mujoco.mujoco_rendering import MujocoRenderer
 
-        from irevla.envs.panda.suite import WRIST_SHARE
+        from irevla.envs.panda.tasks import WRIST_SHARE
 
         sides = {"front": SIZE, "wrist": round(WRIST_SHARE * SIZE)}
         self._cameras = [

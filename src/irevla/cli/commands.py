@@ -326,11 +326,11 @@ def ask(argv: Sequence[str]) -> None:
 
 
 def classifier(argv: Sequence[str]) -> None:
-    """Train what tells a robot that its task is done, from labelled pictures."""
+    """Train what tells a robot that its task is done, from labelled images."""
 
     @dataclasses.dataclass(frozen=True)
     class ClassifierArguments:
-        """Learn from the pictures in FOLDER/success and FOLDER/failure (PNG or JPEG, 50 of each at
+        """Learn from the images in FOLDER/success and FOLDER/failure (PNG or JPEG, 50 of each at
         least) when a task is done. The classifier starts from the VLM of a policy, which is not
         changed."""
 
@@ -342,27 +342,17 @@ def classifier(argv: Sequence[str]) -> None:
 
     arguments = parse(ClassifierArguments, argv, prog="irevla classifier")
 
-    from irevla.models.policy import VLAPolicy
-    from irevla.progress import bar
-    from irevla.robot.classifier import SFT, train_classifier
+    from irevla.robot.commands import classifier_command
 
-    if arguments.out.exists():  # perhaps the policy itself, which it would replace
-        raise UserError(f"{arguments.out} is there already; choose another --out")
     writable(arguments.out)
-    config = dataclasses.replace(SFT, steps=arguments.steps)
-    policy = VLAPolicy.from_pretrained(arguments.policy)
-    with bar("Classifier", arguments.steps) as advance:
-        trained, verdict = train_classifier(
-            arguments.folder,
-            arguments.instruction,
-            policy,
-            config,
-            on_step=lambda done, _: advance(done, ""),
-        )
-    trained.save_pretrained(
-        arguments.out, card=f"# Is it done? {arguments.instruction}\n\n{verdict}\n"
+    said = classifier_command(
+        arguments.folder,
+        policy=arguments.policy,
+        instruction=arguments.instruction,
+        out=arguments.out,
+        steps=arguments.steps,
     )
-    print(f"{verdict}; written to {arguments.out}")
+    print(said)
 
 
 def arm(argv: Sequence[str]) -> None:

@@ -74,24 +74,15 @@ class PointMassEnv(PixelEnv):
         super().__init__(task, config, action_dim=2, control_hz=CONTROL_HZ)
         self._scene = SCENES[task]
 
-    def reset(
-        self, *, seed: int | None = None, options: dict[str, Any] | None = None
-    ) -> tuple[np.ndarray, dict[str, Any]]:
-        """A new scene, wholly decided by `seed`."""
-        super().reset(seed=seed)
-        places = self.np_random.uniform(self._scene.low, self._scene.high, (2, 2)) * [
-            (-1, 1),
-            (1, 1),
-        ]
+    def _set_scene(self) -> None:
+        places = self.np_random.uniform(self._scene.low, self._scene.high, (2, 2))
+        places *= [(-1, 1), (1, 1)]
         self._target, self._other = places if self._scene.side == "left" else places[::-1]
         self._dot = self.np_random.uniform((-0.6, -0.8), (0.6, -0.5))
-        return self._begin()
 
-    def step(self, action: np.ndarray) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
-        """One decision. Solved ends the episode (`terminated`); out of time cuts it off
-        (`truncated`); never both."""
-        self._dot = np.clip(self._dot + self._stride * np.clip(action, -1, 1), -1, 1)
-        return self._outcome(bool(np.linalg.norm(self._target - self._dot) < SUCCESS))
+    def _advance(self, action: Float32[np.ndarray, "2"]) -> bool:
+        self._dot = np.clip(self._dot + self._stride * action, -1, 1)
+        return bool(np.linalg.norm(self._target - self._dot) < SUCCESS)
 
     def expert_action(self) -> Float32[np.ndarray, "2"]:
         """Straight to the target."""

@@ -40,11 +40,15 @@ class TaskEnv(Protocol):
         ...
 
 
+PERSON = "person"
+"""Who acts on a real arm where no policy does: in the place of a sha256."""
+
+
 @dataclass(frozen=True)
 class Authorization:
     """Who may act. A worker has it in its greeting; nobody else does."""
 
-    policy: str  # sha256 of the policy
+    policy: str  # sha256 of the policy, or `PERSON`
     learning: bool = False  # and what the policy becomes while it acts
 
 
@@ -53,7 +57,7 @@ class RealArm:
     """What a suite also has that moves a real arm: it acts only for whom it was told of."""
 
     authorize: Callable[[Authorization], None]  # for the environments of this process
-    pinned: Callable[[], str]  # sha256, or its beginning, of the only policy that may act; "": any
+    only_policy: Callable[[], str]  # sha256, or its beginning, of the one that may act; "": any
     env_config: Callable[[EnvConfig], EnvConfig]  # one worker, one environment, time for a person
 
 

@@ -83,15 +83,13 @@ class StepResult:
 
     def observation(self) -> Observation:
         """What the slots that are not idle see now, in their order."""
-        playing = np.flatnonzero(self.playing)
-        return Observation.of(self.images[playing], _instructions(self.jobs, playing.tolist()))
+        playing = np.flatnonzero(self.playing).tolist()
+        return Observation.of(self.images[playing], _instructions(self.jobs, playing))
 
     def final_observation(self) -> Observation:
         """The true last observations of the episodes just cut off, in the order of their slots."""
-        cut_off = np.flatnonzero(self.cut_off)
-        return Observation.of(
-            self.final_images[cut_off], _instructions(self.previous, cut_off.tolist())
-        )
+        cut_off = np.flatnonzero(self.cut_off).tolist()
+        return Observation.of(self.final_images[cut_off], _instructions(self.previous, cut_off))
 
 
 def _instructions(jobs: Sequence[Job | None], slots: Iterable[int]) -> list[str]:

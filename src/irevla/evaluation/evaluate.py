@@ -1,4 +1,4 @@
-"""Success rates on fixed seeds that training never uses: no exploration noise, counts, intervals."""
+"""Success rates on fixed seeds that training never uses, without exploration noise."""
 
 import time
 from collections import defaultdict

@@ -151,6 +151,6 @@ def _read_films(run: Run) -> tuple[Stage, dict[str, np.ndarray]]:
         return Stage.parse(kept["stage"]), actions
     except (OSError, ValueError, KeyError) as error:
         raise UserError(
-            f"{path} is missing or damaged, so that there is nothing to film: --eval.no-videos with "
-            "another --out"
+            f"{path} is missing or damaged, so that there is nothing to film: --eval.no-videos "
+            "with another --out"
         ) from error

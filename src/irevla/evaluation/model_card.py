@@ -1,4 +1,4 @@
-"""A policy on its way out: its files, the settings of its run, and a card with its success table."""
+"""A policy on its way out: its files, its run's settings, and a card with its success table."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -25,8 +25,8 @@ def export(path: Path | str, *, name: str) -> tuple[dict[str, Any], str]:
     """Return the files of the policy in `path`, and its model card under `name`.
 
     `path` is a run, a checkpoint or a saved policy. A run's success table is that of the stage that
-    made this policy. What was exported before keeps its card, which a person may have edited. Raises
-    `UserError` where there is no policy.
+    made this policy. What was exported before keeps its card, which a person may have edited.
+    Raises `UserError` where there is no policy.
     """
     place = locate(path)
     files = read_policy(place)

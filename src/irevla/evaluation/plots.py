@@ -218,7 +218,7 @@ def learning(results: Results, metrics: MetricRows, theme: Theme) -> Figure | No
         axes.set_title(stage.target)
         axes.set_xlabel("Decisions")
         axes.set_xlim(left=0)
-        axes.xaxis.set_major_formatter(_thousands)
+        axes.xaxis.set_major_formatter(lambda value, _: f"{value / 1000:g}k" if value else "0")
         _rate_axis(axes)
     _legend_once(figure, panels)
     return figure
@@ -443,10 +443,6 @@ def _panels(count: int, *, height: float, width: float = 0.0) -> tuple[Figure, l
 def _rate_axis(axes: Axes) -> None:
     axes.set_ylim(0, 1.08)
     axes.set_yticks([0, 0.25, 0.5, 0.75, 1.0], ["0", "25%", "50%", "75%", "100%"], fontsize=8)
-
-
-def _thousands(value: float, _: int | None) -> str:
-    return f"{value / 1000:g}k" if value else "0"
 
 
 def _few_log_ticks(axes: Axes) -> None:

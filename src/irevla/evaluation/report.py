@@ -1,4 +1,4 @@
-"""The report of a run: one HTML page that needs nothing else, from the run directory's files alone."""
+"""The report of a run: one HTML page that needs nothing else, from the run's files alone."""
 
 import base64
 import json
@@ -22,8 +22,8 @@ from irevla.tasks import BASELINE, SFT, Category, Stage
 CAPTIONS = {
     "categories": (
         "Success by category, after every stage",
-        f"{POOLED} Whiskers are 95% Wilson intervals. The dotted line is a policy that sees nothing "
-        "and replays demonstrations.",
+        f"{POOLED} Whiskers are 95% Wilson intervals. The dotted line is a policy that sees "
+        "nothing and replays demonstrations.",
     ),
     "learning": (
         "Reinforcement learning, task by task",
@@ -207,8 +207,8 @@ def notes(run_dir: Path, results: Results) -> Iterator[str]:
         yield f"{code(results.git)}. Nobody can repeat this run to the bit."
     if len(results.seeds) == 1:
         yield (
-            "One seed: the intervals cover the luck of the evaluation episodes, not that of another "
-            "training run."
+            "One seed: the intervals cover the luck of the evaluation episodes, not that of "
+            "another training run."
         )
     blind = [task for task in results.tasks() if _blind_suffices(results, task)]
     if blind:

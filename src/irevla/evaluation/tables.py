@@ -27,7 +27,8 @@ from irevla.tasks import SFT, Category, Stage
 TITLES = {Category.EXPERT: "Expert tasks", Category.RL: "RL tasks", Category.UNSEEN: "Unseen tasks"}
 NOISE, DROP, NONE = "≈", "▼", "–"
 POOLED = (
-    "A category pools all its episodes; the expert tasks are expert tasks that RL does not train."
+    "A category pools the episodes of its tasks. What RL trains counts as an RL task alone: the "
+    "expert rate is of expert tasks that RL does not train."
 )
 LEGEND = (
     "Each cell: success rate, its 95% interval (Wilson), successes/episodes. "

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float, UInt8
 
-from irevla.envs.metaworld.suite import CAMERA, CAMERA_POS
+from irevla.envs.metaworld.tasks import CAMERA, CAMERA_POS
 from irevla.envs.render import Camera, camera_of, looking
 
 USUAL = 0.65  # share of the views that are the benchmark's, a little shaken or not at all ...

@@ -1,5 +1,5 @@
-"""Where pictures come from, and how two of them become what the policy sees: the same picture as
-`panda-sim` draws."""
+"""Where images come from, and how two of them become what the policy sees: the same image as
+`panda-sim` renders."""
 
 import threading
 import time
@@ -9,24 +9,24 @@ import numpy as np
 from jaxtyping import UInt8
 from PIL import Image
 
-from irevla.envs.panda.suite import WRIST_SHARE
+from irevla.envs.panda.tasks import WRIST_SHARE
 from irevla.errors import UserError
 from irevla.robot.settings import CameraSettings
 
-MAX_AGE = 0.3  # s: an older picture shows another world
-PATIENCE = 5.0  # s until the first picture
+MAX_AGE = 0.3  # s: an older image shows another world
+PATIENCE = 5.0  # s until the first image
 
 
 class CameraError(UserError):
-    """A camera gives no fresh pictures."""
+    """A camera gives no fresh images."""
 
 
 @runtime_checkable
 class Camera(Protocol):
-    """Gives pictures."""
+    """Gives images."""
 
     def read(self) -> UInt8[np.ndarray, "H W 3"]:
-        """The newest picture, RGB, its first row at the top; at once. Raises `CameraError`."""
+        """Return the newest image, RGB, its first row at the top; at once. Raises `CameraError`."""
         ...
 
     def close(self) -> None:
@@ -37,45 +37,52 @@ class Camera(Protocol):
 def compose(
     front: UInt8[np.ndarray, "H W 3"], wrist: UInt8[np.ndarray, "h w 3"], *, size: int
 ) -> UInt8[np.ndarray, "size size 3"]:
-    """The middle square of the front view, with that of the wrist's view over its top left
+    """Return the middle square of the front image, with that of the wrist's over its top left
     corner."""
-    picture, side = square(front, size), round(WRIST_SHARE * size)
-    picture[:side, :side] = square(wrist, side)
-    return picture
+    image = square(front, size)
+    side = round(WRIST_SHARE * size)
+    image[:side, :side] = square(wrist, side)
+    return image
 
 
-def square(picture: UInt8[np.ndarray, "H W 3"], size: int) -> UInt8[np.ndarray, "size size 3"]:
-    """The middle square, at another size."""
-    height, width, _ = picture.shape
+def square(image: UInt8[np.ndarray, "H W 3"], size: int) -> UInt8[np.ndarray, "size size 3"]:
+    """Return the middle square, at another size."""
+    height, width, _ = image.shape
     side = min(height, width)
-    top, left = (height - side) // 2, (width - side) // 2
-    cut = Image.fromarray(np.ascontiguousarray(picture[top : top + side, left : left + side]))
+    top = (height - side) // 2
+    left = (width - side) // 2
+    cut = Image.fromarray(np.ascontiguousarray(image[top : top + side, left : left + side]))
     return np.array(cut.resize((size, size), Image.Resampling.BOX))
 
 
 class Streaming:
-    """The newest picture of a device whose `grab` waits for the next one. (Devices queue pictures:
-    who reads only when he needs one gets an old one.)"""
+    """The newest image of a device whose `grab` waits for the next one, or returns None.
+
+    Devices queue images: who reads only when one is needed gets an old one.
+    """
 
     def __init__(self, name: str, grab: Any, release: Any, *, upside_down: bool = False) -> None:
-        self._name, self._grab, self._release, self._flip = name, grab, release, upside_down
-        self._newest: tuple[float, np.ndarray] | None = None
-        self._first, self._over = threading.Event(), threading.Event()
+        self._name = name
+        self._grab = grab
+        self._release = release
+        self._flip = upside_down
+        self._newest: tuple[float, np.ndarray] | None = None  # when it was taken, and the image
+        self._first = threading.Event()  # one has come
+        self._over = threading.Event()
         self._thread = threading.Thread(target=self._run, name=f"camera-{name}", daemon=True)
         self._thread.start()
         if not self._first.wait(PATIENCE) or self._newest is None:
             self.close()
-            raise CameraError(f"the {name} camera gives no picture: is another program using it?")
+            raise CameraError(f"the {name} camera gives no image: is another program using it?")
 
     def read(self) -> UInt8[np.ndarray, "H W 3"]:
-        """The newest picture."""
+        """Return the newest image. Raises `CameraError` where it is older than `MAX_AGE`."""
         assert self._newest is not None
-        taken, picture = self._newest
-        if time.monotonic() - taken > MAX_AGE:
-            raise CameraError(
-                f"the {self._name} camera has given no picture for {time.monotonic() - taken:.1f} s"
-            )
-        return picture
+        taken, image = self._newest
+        age = time.monotonic() - taken
+        if age > MAX_AGE:
+            raise CameraError(f"the {self._name} camera has given no image for {age:.1f} s")
+        return image
 
     def close(self) -> None:
         """Let the device go."""
@@ -85,18 +92,24 @@ class Streaming:
 
     def _run(self) -> None:
         while not self._over.is_set():
-            picture = self._grab()
-            if picture is None:
+            image = self._grab()
+            if image is None:
                 time.sleep(0.01)
                 continue
-            self._newest = time.monotonic(), picture[::-1, ::-1] if self._flip else picture
+            if self._flip:
+                image = image[::-1, ::-1]
+            self._newest = (time.monotonic(), image)
             self._first.set()
 
 
 def open_camera(name: str, settings: CameraSettings) -> Camera:
-    """The camera that the settings describe. Raises `UserError` where it, or its package, is
-    missing."""
-    return (_opencv if settings.kind == "opencv" else _realsense)(name, settings)
+    """Return the camera that the settings describe.
+
+    Raises `UserError` where it, or its package, is missing.
+    """
+    if settings.kind == "opencv":
+        return _opencv(name, settings)
+    return _realsense(name, settings)
 
 
 def _opencv(name: str, settings: CameraSettings) -> Camera:
@@ -113,8 +126,8 @@ def _opencv(name: str, settings: CameraSettings) -> Camera:
         )
 
     def grab() -> np.ndarray | None:
-        there, picture = capture.read()
-        return picture[:, :, ::-1] if there else None  # OpenCV's are BGR
+        taken, image = capture.read()
+        return image[:, :, ::-1] if taken else None  # OpenCV's are BGR
 
     return Streaming(name, grab, capture.release, upside_down=settings.upside_down)
 
@@ -124,7 +137,8 @@ def _realsense(name: str, settings: CameraSettings) -> Camera:
         import pyrealsense2
     except ImportError as error:
         raise UserError(f"the {name} camera needs its package: pip install pyrealsense2") from error
-    pipeline, config = pyrealsense2.pipeline(), pyrealsense2.config()
+    pipeline = pyrealsense2.pipeline()
+    config = pyrealsense2.config()
     if settings.device:
         config.enable_device(settings.device)
     config.enable_stream(pyrealsense2.stream.color, 640, 480, pyrealsense2.format.rgb8, 30)

@@ -1,25 +1,22 @@
-"""From settings to an arm in its cell. The only module that knows the drivers, which it gives to
-`SafeArm`."""
+"""From settings to an arm in its cell, and who may move it in this process. The only module that
+knows the drivers, which it gives to `SafeArm`."""
 
 import atexit
-import functools
-import importlib
-import os
 import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from irevla.envs.suite import Authorization
 from irevla.errors import UserError
 from irevla.robot.cameras import Camera, open_camera
 from irevla.robot.driver import Driver
 from irevla.robot.pose import Pose
 from irevla.robot.safe_arm import Clock, SafeArm, WallClock
 from irevla.robot.settings import Settings, read_settings
-from irevla.robot.stop_latch import Latch
-from irevla.robot.success import Classifier, ClassifierJudge, Judge, PersonJudge
-from irevla.robot.suite import LEARNING, POLICY
-from irevla.robot.teleop import Keys, Person, SpaceMouse
+from irevla.robot.stop_latch import StopLatch
+from irevla.robot.success import ClassifierDetector, KeyDetector, SuccessDetector
+from irevla.robot.teleop import KeyTeleop, Teleop
 
 
 @dataclass
@@ -30,8 +27,8 @@ class Cell:
     home: Pose
     front: Camera
     wrist: Camera
-    person: Person
-    judge: Judge
+    teleop: Teleop
+    success_detector: SuccessDetector
     clock: Clock = field(default_factory=WallClock)
     demonstrations: Path | None = None  # where episodes go that a person took part in
     player: Any = None  # the environment whose episode is under way
@@ -41,22 +38,24 @@ class Cell:
         self.arm.close()
         self.front.close()
         self.wrist.close()
-        self.person.close()
+        self.teleop.close()
 
 
 def open_arm(settings: Settings) -> SafeArm:
-    """The arm alone, watched. Raises `UserError` where none answers, or another process moves
-    it."""
-    latch = Latch(settings.latch)
+    """Return the arm alone, watched; nobody may move it yet.
+
+    Raises `UserError` where none answers, or another process moves it.
+    """
+    stop_latch = StopLatch(settings.stop_latch)
     try:
         driver = _driver(settings)
     except UserError:
-        latch.close()
+        stop_latch.close()
         raise
     arm = SafeArm(
         driver,
         settings.limits,
-        latch=latch,
+        stop_latch=stop_latch,
         dry_run=settings.dry_run,
         expected=settings.policy,
         announce=_announce,
@@ -65,38 +64,71 @@ def open_arm(settings: Settings) -> SafeArm:
     return arm
 
 
-def open_cell(settings: Settings) -> Cell:
-    """Everything that the settings name. Raises `UserError` where something is missing; nothing
-    stays open then."""
+def open_cell(settings: Settings, who: Authorization | None) -> Cell:
+    """Return everything that the settings name, with an arm that `who` may move (None: nobody).
+
+    Raises `UserError` where something is missing, and where the settings name another policy;
+    nothing stays open then.
+    """
     arm = open_arm(settings)
     opened: list[Any] = [arm]
     try:
-        person = (Keys if settings.person == "keys" else SpaceMouse)(settings.keys, arm.stop)
-        opened.append(person)
-        for name in ("front", "wrist"):
-            opened.append(open_camera(name, getattr(settings, name)))
-        judge: Judge = PersonJudge(person)
-        if settings.judge == "classifier":
-            judge = ClassifierJudge(_classifier(settings.path.parent / settings.classifier), person)
+        teleop = KeyTeleop(settings.keys, arm.stop)
+        opened.append(teleop)
+        front = open_camera("front", settings.front)
+        opened.append(front)
+        wrist = open_camera("wrist", settings.wrist)
+        opened.append(wrist)
+        success_detector = _success_detector(settings, teleop)
+        if who is not None:
+            arm.authorize(who.policy, learning=who.learning)
     except UserError:
         for thing in opened:
             thing.close()
         raise
-    if POLICY in os.environ:
-        who, learning, _ = os.environ[POLICY].partition(LEARNING)
-        arm.authorise(who, learning=bool(learning))
     folder = settings.path.with_suffix(".demonstrations")
-    return Cell(arm, settings.home, opened[2], opened[3], person, judge, demonstrations=folder)
+    return Cell(arm, settings.home, front, wrist, teleop, success_detector, demonstrations=folder)
 
 
-@functools.cache
+# --- the cell of this process: there is one arm, and all environments share it
+
+
+@dataclass
+class _ThisProcess:
+    who: Authorization | None = None  # may move the arm; None: nobody
+    cells: dict[Path, Cell] = field(default_factory=dict)  # those that are open, by their settings
+
+
+_this_process = _ThisProcess()
+
+
+def authorize(who: Authorization) -> None:
+    """Let `who` move the arm of this process: the one that is open, or that is opened later.
+
+    Raises `UserError` where the settings of an open one name another policy.
+    """
+    for cell in _this_process.cells.values():
+        cell.arm.authorize(who.policy, learning=who.learning)
+    _this_process.who = who
+
+
 def cell_of(path: Path) -> Cell:
-    """The cell of this process: there is one arm, and all environments share it."""
-    cell = open_cell(read_settings(path))
-    atexit.register(
-        cell.close
-    )  # a process that is killed leaves its mark, and the next one begins stopped
-    return cell
+    """Return the cell with the settings at `path`, opened at the first call."""
+    cells = _this_process.cells
+    if path not in cells:
+        cells[path] = open_cell(read_settings(path), _this_process.who)
+        # A process that is killed leaves its mark, and the next one begins stopped.
+        atexit.register(cells[path].close)
+    return cells[path]
+
+
+def _success_detector(settings: Settings, teleop: Teleop) -> SuccessDetector:
+    if settings.success_detector == "key":
+        return KeyDetector(teleop)
+    from irevla.robot.classifier import Classifier  # only here does an arm's worker load torch
+
+    classifier = Classifier(settings.path.parent / settings.classifier)
+    return ClassifierDetector(classifier, teleop)
 
 
 def _driver(settings: Settings) -> Driver:
@@ -118,12 +150,6 @@ def _driver(settings: Settings) -> Driver:
         raise UserError(
             f"the driver 'franka' needs the package {error.name!r}: pip install 'irevla[franka]'"
         ) from error
-
-
-def _classifier(path: Path) -> Classifier:
-    """By name, for environments stand below models: only here does an arm's worker load torch."""
-    made: Classifier = importlib.import_module("irevla.robot.classifier").Classifier(path)
-    return made
 
 
 def _announce(text: str) -> None:

@@ -1,22 +1,24 @@
-"""`irevla arm`: what a person does at the arm without a policy."""
+"""`irevla arm`, what a person does at the arm without a policy, and `irevla classifier`."""
 
 import contextlib
+import dataclasses
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
+from irevla.envs.suite import PERSON
 from irevla.errors import UserError, unknown
 from irevla.robot.cameras import compose, open_camera
 from irevla.robot.cell import open_arm
 from irevla.robot.driver import DriverError
-from irevla.robot.safe_arm import PERSON, ArmFault, SafeArm
+from irevla.robot.safe_arm import ArmFault, SafeArm
 from irevla.robot.settings import Settings, read_settings
-from irevla.robot.stop_latch import Latch
+from irevla.robot.stop_latch import StopLatch
 from irevla.robot.teleop import HELP, keyboard, send_keys
 
-PICTURE = 512  # side of the picture that `show` writes, pixels
+SHOWN = 512  # side of the image that `show` writes, pixels
 
 
 def keys(settings: Settings) -> None:
@@ -32,48 +34,48 @@ def keys(settings: Settings) -> None:
 
 
 def show(settings: Settings) -> None:
-    """Say where the arm is and why it is stopped, and write what the policy would see; nothing
-    moves."""
+    """Say where the arm is and why it is stopped, and write what the policy would see.
+
+    Nothing moves.
+    """
     with _connected(settings) as arm:
-        try:
-            state = arm.look()
-        except DriverError as error:
-            raise UserError(f"the arm's state cannot be read: {error}") from error
-        place, tilt = np.round(state.pose.position, 3).tolist(), np.degrees(state.pose.tilt)
-        print(f"hand at {place} m, fingers {tilt:.0f} degrees from straight down")
-        print(
-            f"home at {settings.home.position.tolist()}, box {settings.limits.low} to "
-            f"{settings.limits.high}"
-        )
-        print(
-            f"fault: {state.fault or 'none'}; stopped: {arm.stopped or 'no'}; dry run: "
-            f"{settings.dry_run}"
-        )
-    pictures = []
+        _describe(settings, arm)
+    images = []
     for name, camera in (("front", settings.front), ("wrist", settings.wrist)):
         opened = open_camera(name, camera)
-        pictures.append(opened.read())
+        images.append(opened.read())
         opened.close()
-    picture = settings.path.with_suffix(".png")
-    Image.fromarray(compose(*pictures, size=PICTURE)).save(picture)
-    print(f"what a policy sees: {picture}")
+    path = settings.path.with_suffix(".png")
+    Image.fromarray(compose(*images, size=SHOWN)).save(path)
+    print(f"what a policy sees: {path}")
+
+
+def _describe(settings: Settings, arm: SafeArm) -> None:
+    try:
+        state = arm.look()
+    except DriverError as error:
+        raise UserError(f"the arm's state cannot be read: {error}") from error
+    place = np.round(state.pose.position, 3).tolist()
+    tilt = np.degrees(state.pose.tilt)
+    home = settings.home.position.tolist()
+    limits = settings.limits
+    fault = state.fault or "none"
+    stopped = arm.stopped or "no"
+    print(f"hand at {place} m, fingers {tilt:.0f} degrees from straight down")
+    print(f"home at {home}, box {limits.low} to {limits.high}")
+    print(f"fault: {fault}; stopped: {stopped}; dry run: {settings.dry_run}")
 
 
 def home(settings: Settings) -> None:
     """Move the arm slowly to its start, after a person has agreed: the first motion to try."""
     with _connected(settings) as arm:
-        begin, end = (
-            np.round(arm.state().pose.position, 3).tolist(),
-            settings.home.position.tolist(),
-        )
+        begin = np.round(arm.state().pose.position, 3).tolist()
+        end = settings.home.position.tolist()
         print(f"from {begin} to {end}, at {settings.limits.pace} m/s")
-        if (
-            input("Is the way free, and the emergency stop in your hand? Type yes: ").strip()
-            != "yes"
-        ):
+        if not _agreed("Is the way free, and the emergency stop in your hand? Type yes: "):
             print("nothing moves")
             return
-        arm.authorise(PERSON)
+        arm.authorize(PERSON)
         try:
             arm.approach(settings.home)
         except ArmFault as fault:
@@ -84,15 +86,16 @@ def home(settings: Settings) -> None:
 
 def release(settings: Settings) -> None:
     """Let a stopped arm move again, after a person has looked at it."""
-    latch = Latch(settings.latch)
-    reason = latch.reason
-    if (
-        reason
-        and input(f"stopped: {reason}. Have you looked at the arm? Type yes: ").strip() == "yes"
-    ):
-        latch.release()
-    latch.close()
-    print("still stopped" if latch.reason else "the arm is not stopped")
+    stop_latch = StopLatch(settings.stop_latch)
+    reason = stop_latch.reason
+    if reason and _agreed(f"stopped: {reason}. Have you looked at the arm? Type yes: "):
+        stop_latch.release()
+    stop_latch.close()
+    print("still stopped" if stop_latch.reason else "the arm is not stopped")
+
+
+def _agreed(question: str) -> bool:
+    return input(question).strip() == "yes"
 
 
 WORDS: dict[str, Callable[[Settings], None]] = {
@@ -104,7 +107,7 @@ WORDS: dict[str, Callable[[Settings], None]] = {
 
 
 def arm_command(word: str, path: Path) -> None:
-    """One of `WORDS`, with the settings at `path`. Raises `UserError`."""
+    """Do one of `WORDS`, with the settings at `path`. Raises `UserError`."""
     if word not in WORDS:
         raise unknown("arm command", word, WORDS)
     WORDS[word](read_settings(path))
@@ -117,3 +120,26 @@ def _connected(settings: Settings) -> Iterator[SafeArm]:
         yield arm
     finally:
         arm.close()
+
+
+def classifier_command(
+    folder: Path, *, policy: Path, instruction: str, out: Path, steps: int
+) -> str:
+    """Train a classifier from labelled images, write it to `out`, and return what came of it.
+
+    Raises `UserError` where `out` is there already, and where the images are too few.
+    """
+    from irevla.models.policy import VLAPolicy
+    from irevla.progress import bar
+    from irevla.robot.classifier import TRAINING, train_classifier
+
+    if out.exists():  # perhaps the policy itself, which it would replace
+        raise UserError(f"{out} is there already; choose another --out")
+    config = dataclasses.replace(TRAINING, steps=steps)
+    start = VLAPolicy.from_pretrained(policy)
+    with bar("Classifier", steps) as advance:
+        trained, grade = train_classifier(
+            folder, instruction, start, config, on_step=lambda done: advance(done, "")
+        )
+    trained.save_pretrained(out, card=f"# Is it done? {instruction}\n\n{grade}\n")
+    return f"{grade}; written to {out}"

@@ -23,9 +23,7 @@ class ArmState:
     stamp: float  # s, by the arm's own clock (or a count that grows with every new state)
     received: float  # s, when it came, by the clock of `SafeArm` (`time.monotonic`)
     fault: str = ""  # what the arm stopped itself for; empty: nothing
-    held: bool = (
-        False  # a person stopped it (user stop, enabling device): never cleared by a program
-    )
+    held: bool = False  # by a person (user stop, enabling device): never cleared by a program
 
 
 @runtime_checkable
@@ -34,7 +32,7 @@ class Driver(Protocol):
     `DriverError`."""
 
     def state(self) -> ArmState:
-        """The newest state known; at once, even where the arm has fallen silent (then an old
+        """Return the newest state known; at once, even where the arm has fallen silent (then an old
         one)."""
         ...
 
@@ -42,7 +40,7 @@ class Driver(Protocol):
         """Go there now, in the place of what was sent before; returns at once."""
         ...
 
-    def grip(self, *, shut: bool) -> None:
+    def set_gripper(self, *, shut: bool) -> None:
         """Close or open the fingers; returns at once."""
         ...
 
@@ -64,7 +62,8 @@ class Polled:
     not."""
 
     def __init__(self, read: Callable[[], ArmState], *, interval: float = 0.02) -> None:
-        self._read, self._interval = read, interval
+        self._read = read
+        self._interval = interval
         self._state: ArmState = read()  # the first one in the caller's thread, with its error
         self._error: DriverError | None = None
         self._over = threading.Event()
@@ -72,7 +71,7 @@ class Polled:
         self._thread.start()
 
     def newest(self) -> ArmState:
-        """The last one read. Raises `DriverError` where reading has failed since."""
+        """Return the last one read. Raises `DriverError` where reading has failed since."""
         if self._error is not None:
             raise self._error
         return self._state
@@ -85,11 +84,12 @@ class Polled:
     def _run(self) -> None:
         while not self._over.wait(self._interval):
             try:
-                self._state, self._error = self._read(), None
+                self._state = self._read()
+                self._error = None
             except DriverError as error:
                 self._error = error
 
 
 def now() -> float:
-    """The clock of `ArmState.received`, s."""
+    """Return the time by the clock of `ArmState.received`, s."""
     return time.monotonic()

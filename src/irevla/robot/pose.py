@@ -35,12 +35,12 @@ class Pose:
 
 
 def length(vector: Vector) -> float:
-    """Euclidean."""
+    """Return the Euclidean length."""
     return math.hypot(*vector.tolist())
 
 
 def shortened(vector: Vector, longest: float) -> Vector:
-    """The same direction, at most so long. Finite for whatever finite `vector`, however long."""
+    """Return the same direction, at most so long. Finite for any finite `vector`, however long."""
     largest = max(map(abs, vector.tolist()))
     if largest > 1e6:  # so that squares do not overflow
         vector = vector / largest
@@ -50,7 +50,7 @@ def shortened(vector: Vector, longest: float) -> Vector:
 
 
 def turned(quaternion: Quaternion, rotation_vector: Vector) -> Quaternion:
-    """An orientation, turned around an axis of the world: axis times angle, rad."""
+    """Return an orientation, turned around an axis of the world: axis times angle, rad."""
     angle = length(rotation_vector)
     if angle < 1e-12:
         return quaternion / length(quaternion)
@@ -59,7 +59,7 @@ def turned(quaternion: Quaternion, rotation_vector: Vector) -> Quaternion:
 
 
 def product(a: Quaternion, b: Quaternion) -> Quaternion:
-    """First the rotation `b`, then `a`; of length 1."""
+    """Return the rotation that is first `b`, then `a`; of length 1."""
     ax, ay, az, aw = a.tolist()
     bx, by, bz, bw = b.tolist()
     both = np.array([
@@ -72,8 +72,8 @@ def product(a: Quaternion, b: Quaternion) -> Quaternion:
 
 
 def turn_between(start: Quaternion, end: Quaternion) -> Vector:
-    """The shortest turn around an axis of the world that leads from one orientation to another:
-    axis times angle."""
+    """Return the shortest turn around an axis of the world from one orientation to another: axis
+    times angle, rad."""
     x, y, z, w = product(end, start * np.array([-1.0, -1.0, -1.0, 1.0])).tolist()
     if w < 0:  # the same orientation, the other way round
         x, y, z, w = -x, -y, -z, -w

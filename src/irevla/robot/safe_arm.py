@@ -13,21 +13,19 @@ from typing import NoReturn, Protocol, runtime_checkable
 
 import numpy as np
 
+from irevla.envs.suite import PERSON
 from irevla.errors import UserError
 from irevla.robot.driver import ArmState, Driver, DriverError
-from irevla.robot.limits import Guard, Limits, Refused
+from irevla.robot.limits import Limits, Refused
 from irevla.robot.pose import Pose, Vector, length, shortened, turn_between
-from irevla.robot.stop_latch import Latch
+from irevla.robot.stop_latch import StopLatch
 
 LATE = 1.5  # periods without a new command after which the arm is told to hold: it does within two
-NEAR, NEAR_TURN, RESTING = (
-    0.006,
-    0.06,
-    3,
-)  # m and rad: there, where it is seen there so many times in a row
+NEAR = 0.006  # m from a goal ...
+NEAR_TURN = 0.06  # ... and rad: the arm is there ...
+RESTING = 3  # ... where it is seen there so many times in a row
 PATIENCE = 30.0  # s that an approach may take
 FULL_SPEED = float("inf")
-PERSON = "person"
 
 _log = logging.getLogger(__name__)
 
@@ -70,8 +68,8 @@ class SafeArm:
     """An arm that is moved within its limits, on fresh states, by an authorised policy or person,
     or not at all.
 
-    Any violation holds the arm and latches: every later motion raises `ArmStopped` until `release`.
-    With `dry_run` everything is computed, checked and logged, and nothing at all is sent.
+    Any violation holds the arm and stops it: every later motion raises `ArmStopped` until
+    `release`. With `dry_run` everything is computed, checked and logged, and nothing is sent.
     """
 
     def __init__(
@@ -80,33 +78,38 @@ class SafeArm:
         limits: Limits,
         *,
         clock: Clock | None = None,
-        latch: Latch | None = None,
+        stop_latch: StopLatch | None = None,
         dry_run: bool = False,
         expected: str = "",
         announce: Callable[[str], None] = _log.warning,
     ) -> None:
-        self.limits, self.dry_run = limits, dry_run
+        self.limits = limits
+        self.dry_run = dry_run
         self.last_target: Pose | None = None  # where the arm was sent, until it was told to hold
         self.__driver = driver
-        self._guard, self._clock = Guard(limits), clock or WallClock()
-        self._latch = latch or Latch(None)
-        self._expected, self._announce = expected, announce
+        self._clock = clock or WallClock()
+        self._stop_latch = stop_latch or StopLatch(None)
+        self._expected = expected
+        self._announce = announce
         self._who = ""  # is authorised
-        self._wire, self._reading = threading.RLock(), threading.RLock()
+        self._wire = threading.RLock()  # held while a command is on its way
+        self._reading = threading.RLock()  # held while a state is read
         self._commanded = 0.0  # when the last command was sent
-        self._stamp, self._stamp_seen = (
-            -float("inf"),
-            0.0,
-        )  # of the newest state, and when it was first seen
-        self._shut: bool | None = None
-        self._clears_episode = self._clears_run = 0
+        self._stamp = -float("inf")  # of the newest state ...
+        self._stamp_seen = 0.0  # ... and when it was first seen
+        self._shut: bool | None = None  # what the fingers were told; None: nothing yet
+        self._clears_episode = 0
+        self._clears_run = 0
         self._watchdog: _Watchdog | None = None
 
     # --- who may move it
 
-    def authorise(self, who: str, *, learning: bool = False) -> None:
-        """Let a policy (its sha256), and with `learning` what it becomes, or a "person" move the
-        arm; says which. Raises `UserError` for any other than the settings expect."""
+    def authorize(self, who: str, *, learning: bool = False) -> None:
+        """Let `who` move the arm, a policy (its sha256) or a `PERSON`, and say which it is.
+
+        With `learning`, what the policy becomes may move it too. Raises `UserError` for any other
+        policy than the settings expect.
+        """
         if who != PERSON and not re.fullmatch("[0-9a-f]{64}", who):
             raise UserError(
                 f"a policy's sha256 (64 hexadecimal digits) or {PERSON!r} may move the arm, not "
@@ -126,10 +129,8 @@ class SafeArm:
             )
         self._who = who
         named = "a person" if who == PERSON else f"the policy {who}"
-        self._announce(
-            "the arm obeys "
-            f"{named}{', and what it becomes as it learns' if learning else ''}{self._dry()}"
-        )
+        later = ", and what it becomes as it learns" if learning else ""
+        self._announce(f"the arm obeys {named}{later}{self._dry()}")
 
     @property
     def who(self) -> str:
@@ -139,18 +140,19 @@ class SafeArm:
     @property
     def stopped(self) -> str:
         """Why the arm is stopped; empty where it is not."""
-        return self._latch.reason
+        return self._stop_latch.reason
 
     def stop(self, reason: str) -> None:
         """Hold, and refuse every motion from now on."""
-        self._latch_stop(reason)
+        self._remember_stop(reason)
         self._hold()
 
     def release(self) -> None:
         """A person has looked at the arm, and lets it move again. Never call this from a
         program."""
-        self._latch.release()
-        self._clears_episode = self._clears_run = 0
+        self._stop_latch.release()
+        self._clears_episode = 0
+        self._clears_run = 0
         self._stamp = -float("inf")  # the arm may have been restarted
         self._forget()
 
@@ -161,69 +163,68 @@ class SafeArm:
         self._clears_episode = 0
 
     def step(self, shift: Vector, turn: Vector, *, shut: bool) -> None:
-        """One decision: move by `shift` (m) and `turn` (axis times angle, rad), along and around
-        the axes of the base, and close or open the fingers. Returns at once. Raises `ArmStopped`,
-        `ArmFault`."""
+        """Carry out one decision: move by `shift` (m) and `turn` (axis times angle, rad), along and
+        around the axes of the base, and close or open the fingers.
+
+        Returns at once. Raises `ArmStopped`, `ArmFault`.
+        """
         self._move(shift, turn, speed=FULL_SPEED)
-        self.grip(shut=shut)
+        self.set_gripper(shut=shut)
 
     def approach(self, goal: Pose) -> None:
-        """Go to a pose at the slow `pace`, straight, and wait until the arm is there. Raises
-        `ArmStopped`."""
-        if not goal.sound or self._guard.outside(goal.position) > 0:
+        """Go to a pose at the slow `pace`, straight, and wait until the arm is there.
+
+        Raises `ArmStopped`.
+        """
+        if not goal.sound or self.limits.outside(goal.position) > 0:
             raise UserError(
                 f"the pose {goal.position.tolist()} is not within the workspace: change the "
                 "settings"
             )
-        began, limits, seen = self._clock.now(), self.limits, 0
+        limits = self.limits
+        spin = limits.spin * limits.period * min(1.0, limits.pace / limits.speed)
+        began = self._clock.now()
+        seen = 0  # there, so many times in a row
         while True:
-            state = self.state()
-            base = self._guard.base(state.pose, self.last_target)
-            shift, turn = (
-                goal.position - base.position,
-                turn_between(base.quaternion, goal.quaternion),
-            )
-            away, off = (
-                goal.position - state.pose.position,
-                turn_between(state.pose.quaternion, goal.quaternion),
-            )
-            seen = seen + 1 if length(away) < NEAR and length(off) < NEAR_TURN else 0
+            pose = self.state().pose
+            seen = seen + 1 if _is_near(pose, goal) else 0
             if seen == RESTING:
                 return
-            spin = limits.spin * limits.period * min(1.0, limits.pace / limits.speed)
-            self._move(
-                shortened(shift, limits.pace * limits.period),
-                shortened(turn, spin),
-                speed=limits.pace,
-            )
+            base = limits.base(pose, self.last_target)
+            shift = shortened(goal.position - base.position, limits.pace * limits.period)
+            turn = shortened(turn_between(base.quaternion, goal.quaternion), spin)
+            self._move(shift, turn, speed=limits.pace)
             if self.dry_run:
                 return  # it will never be there
             if self._clock.now() - began > PATIENCE:
                 self._fail(f"the arm did not reach its start within {PATIENCE:g} s")
             self._clock.sleep(limits.period)
 
-    def grip(self, *, shut: bool) -> None:
-        """Close or open the fingers, where they are not told so already. Returns at once. Raises
-        `ArmStopped`."""
+    def set_gripper(self, *, shut: bool) -> None:
+        """Close or open the fingers, where they are not told so already.
+
+        Returns at once. Raises `ArmStopped`.
+        """
         self._require_leave()
         if shut == self._shut:
             return
         self._shut = shut
         if not self.dry_run:
-            self._wired(lambda: self.__driver.grip(shut=shut))
+            self._wired(lambda: self.__driver.set_gripper(shut=shut))
 
     def recover(self) -> None:
-        """Clear a fault of the arm, if it has one. After the stated number of times, or where a
-        person has stopped the arm, it stops for good instead. Raises `ArmStopped`."""
+        """Clear a fault of the arm, if it has one.
+
+        After the stated number of times, or where a person has stopped the arm, it stops for good
+        instead. Raises `ArmStopped`.
+        """
         self._require_leave()
         state = self._read()
         if not state.fault:
             return
-        limits = self.limits
-        if (
-            self._clears_episode >= limits.clears_per_episode
-            or self._clears_run >= limits.clears_per_run
-        ):
+        in_episode = self._clears_episode >= self.limits.clears_per_episode
+        in_run = self._clears_run >= self.limits.clears_per_run
+        if in_episode or in_run:
             self._fail(
                 f"{state.fault}, after {self._clears_run} faults were cleared: that is enough "
                 "without a person"
@@ -243,8 +244,10 @@ class SafeArm:
     # --- what it is like
 
     def state(self) -> ArmState:
-        """The newest state, which is fresh, sound and without a fault. Raises `ArmStopped` (and
-        stops), or `ArmFault`."""
+        """Return the newest state, which is fresh, sound and without a fault.
+
+        Raises `ArmStopped` (and stops), or `ArmFault`.
+        """
         self._refuse_if_stopped()
         state = self._read()
         if state.fault:
@@ -253,12 +256,14 @@ class SafeArm:
         return state
 
     def look(self) -> ArmState:
-        """The newest state, whatever it is, also of a stopped arm. Raises `DriverError`."""
+        """Return the newest state, whatever it is, also of a stopped arm. Raises `DriverError`."""
         return self.__driver.state()
 
     def watch(self) -> None:
-        """Once in a while: hold where no command has come in time, stop where the state is no
-        longer sound."""
+        """Hold where no command has come in time, and stop where the state is no longer sound.
+
+        To be called once in a while.
+        """
         if self.last_target is None or self.stopped:
             return
         try:
@@ -281,17 +286,18 @@ class SafeArm:
         if self.last_target is not None:
             self._hold()
         self.__driver.close()
-        self._latch.close()
+        self._stop_latch.close()
 
     # --- the ways to the driver
 
     def _move(self, shift: Vector, turn: Vector, *, speed: float) -> None:
         with self._wire:
             self._require_leave()
-            state, now = self.state(), self._clock.now()
+            state = self.state()
+            now = self._clock.now()
             elapsed = self.limits.period if self.last_target is None else now - self._commanded
             try:
-                cleared = self._guard.clear(
+                cleared = self.limits.clear(
                     shift,
                     turn,
                     measured=state.pose,
@@ -301,17 +307,15 @@ class SafeArm:
                 )
             except Refused as refused:
                 self._fail(str(refused))
-            self.last_target, self._commanded = (
-                cleared.pose,
-                now,
-            )  # before it is sent: the watchdog sees a slow one
+            # Before it is sent: the watchdog sees a slow one.
+            self.last_target = cleared.pose
+            self._commanded = now
             if self.dry_run:
                 _log.info("dry run: would go to %s", np.round(cleared.pose.position, 4).tolist())
                 return
             self._wired(lambda: self.__driver.send(cleared))
-            self.last_target = (
-                cleared.pose
-            )  # and after, where the watchdog told it to hold in between
+            # And after, where the watchdog told it to hold in between.
+            self.last_target = cleared.pose
 
     def _wired(self, command: Callable[[], None]) -> None:
         """Send, unless stopped; and hold once more where a stop came while the command was on its
@@ -336,12 +340,14 @@ class SafeArm:
             self.__driver.hold()
         except DriverError as error:
             if not self.stopped:
-                self._latch.set(f"it could not be told to hold: {error}")
+                self._stop_latch.set(f"it could not be told to hold: {error}")
             self._announce(f"the arm could not be told to hold ({error}): PRESS THE EMERGENCY STOP")
 
     def _read(self) -> ArmState:
-        """The newest state, if it can be trusted. One thread at a time: two could see each other's
-        stamps."""
+        """Return the newest state, if it can be trusted.
+
+        One thread at a time: two could see each other's stamps.
+        """
         with self._reading:
             try:
                 state = self.__driver.state()
@@ -351,16 +357,18 @@ class SafeArm:
             return state
 
     def _check(self, state: ArmState, now: float) -> None:
-        if not (state.pose.sound and all(map(math.isfinite, (state.stamp, state.received)))):
+        timed = math.isfinite(state.stamp) and math.isfinite(state.received)
+        if not (state.pose.sound and timed):
             self._fail(f"its state is not sound: {state}")
         if state.stamp < self._stamp:
             self._fail(
                 f"its state is older ({state.stamp:.3f} s) than one before ({self._stamp:.3f} s)"
             )
         if state.stamp > self._stamp:
-            self._stamp, self._stamp_seen = state.stamp, min(now, state.received)
+            self._stamp = state.stamp
+            self._stamp_seen = min(now, state.received)
         if state.held:
-            self._latch_stop("a person stopped it, or holds its enabling device")
+            self._remember_stop("a person stopped it, or holds its enabling device")
             self.last_target = None  # it stands, and takes no commands
             self._refuse_if_stopped()
         if now - self._stamp_seen > self.limits.max_age:
@@ -369,9 +377,8 @@ class SafeArm:
     def _require_leave(self) -> None:
         if not self._who:
             raise UserError(
-                "nobody is authorised to move the arm: call arm.authorise with the policy's hash, "
-                "or set "
-                "IREVLA_POLICY_HASH (`irevla arm --help`)"
+                "nobody is authorised to move the arm: call suite.authorize with the policy's "
+                "sha256, or name it as VectorEnv's `authorization`"
             )
         self._refuse_if_stopped()
 
@@ -385,9 +392,9 @@ class SafeArm:
         self.stop(reason)
         raise ArmStopped(f"the arm is stopped ({reason}): look at it, then `irevla arm release`")
 
-    def _latch_stop(self, reason: str) -> None:
+    def _remember_stop(self, reason: str) -> None:
         if not self.stopped:
-            self._latch.set(reason)
+            self._stop_latch.set(reason)
             self._announce(f"the arm is stopped: {reason}")
 
     def _wait_until_sound(self) -> None:
@@ -399,17 +406,26 @@ class SafeArm:
         self._fail("its fault could not be cleared")
 
     def _forget(self) -> None:
-        """The next motion starts from where the arm is, and the fingers are told again."""
-        self.last_target, self._shut = None, None
+        """Let the next motion start from where the arm is, and the fingers be told again."""
+        self.last_target = None
+        self._shut = None
 
     def _dry(self) -> str:
         return "; dry run: nothing is sent" if self.dry_run else ""
 
 
+def _is_near(pose: Pose, goal: Pose) -> bool:
+    away = length(goal.position - pose.position)
+    turned_off = length(turn_between(pose.quaternion, goal.quaternion))
+    return away < NEAR and turned_off < NEAR_TURN
+
+
 class _Watchdog(threading.Thread):
     def __init__(self, arm: SafeArm, interval: float) -> None:
         super().__init__(name="arm-watchdog", daemon=True)
-        self._arm, self._interval, self._over = arm, interval, threading.Event()
+        self._arm = arm
+        self._interval = interval
+        self._over = threading.Event()
 
     def run(self) -> None:
         while not self._over.wait(self._interval):

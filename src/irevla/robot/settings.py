@@ -15,17 +15,19 @@ from irevla.errors import UserError, unknown
 from irevla.robot.limits import Limits
 from irevla.robot.pose import Pose, turned
 
+HZ = 10  # decisions per second
 FILE = "IREVLA_ARM"  # environment variable: the path of the file
 DRIVERS = ("franka", "serl")
 CAMERAS = ("opencv", "realsense")
-JUDGES = ("key", "classifier")
-PERSONS = ("keys", "spacemouse")
-DOWN = np.array([1.0, 0.0, 0.0, 0.0])
+SUCCESS_DETECTORS = ("key", "classifier")
+DOWN = np.array([1.0, 0.0, 0.0, 0.0])  # quaternion, x y z w: the fingers point straight down
+NEEDED = ("driver", "host", "workspace", "home", "cameras")
+RENAMED = {"judge": "success_detector"}  # settings of files that were written for version 0.1
 
 
 @dataclass(frozen=True)
 class CameraSettings:
-    """Where pictures come from."""
+    """Where images come from."""
 
     kind: str  # one of CAMERAS
     device: str  # opencv: an index, a path or an address; realsense: a serial number, or empty
@@ -46,16 +48,15 @@ class Settings:
     # sha256 of the only policy that may move the arm, or its beginning; empty: any, which is shown
     policy: str = ""
     dry_run: bool = True  # compute and log, send nothing
-    judge: str = "key"  # who says that a task is done
-    classifier: str = ""  # for the judge "classifier": a folder that `irevla classifier` wrote
-    person: str = "keys"  # how a person takes over
+    success_detector: str = "key"  # what says that a task is done: a person's key, or a classifier
+    classifier: str = ""  # the folder that `irevla classifier` wrote, relative to the file
     dynamics: float = 0.1  # franka: share of the arm's limits of acceleration and jerk
     realtime: bool = True  # franka: demand a realtime kernel
     force: float = 20.0  # franka: of the fingers, N
     timeout: float = 0.1  # serl: s, of each request
 
     @property
-    def latch(self) -> Path:
+    def stop_latch(self) -> Path:
         """Where a stop is remembered."""
         return self.path.with_suffix(".stopped.json")
 
@@ -66,7 +67,7 @@ class Settings:
 
 
 def settings_path() -> Path:
-    """The file that the environment names. Raises `UserError` where it names none."""
+    """Return the file that the environment names. Raises `UserError` where it names none."""
     if FILE not in os.environ:
         raise UserError(
             "which arm? Write its settings (docs/real-robot.md) and name them: export "
@@ -76,7 +77,7 @@ def settings_path() -> Path:
 
 
 def read_settings(path: Path) -> Settings:
-    """The settings in `path`. Raises `UserError` for whatever is wrong with them."""
+    """Return the settings in `path`. Raises `UserError` for whatever is wrong with them."""
     try:
         found = yaml.safe_load(path.read_text())
     except OSError as error:
@@ -92,27 +93,22 @@ def read_settings(path: Path) -> Settings:
 
 
 def _settings(found: dict[str, Any], path: Path) -> Settings:
-    plain = {
-        field.name: field
-        for field in dataclasses.fields(Settings)
-        if field.default is not dataclasses.MISSING
-    }
-    needed = ("driver", "host", "workspace", "home", "cameras")
+    found = _renamed(found)
+    plain = _with_default(Settings)
+    known = [*NEEDED, "limits", *plain]
     for name in found:
-        if name not in (*needed, "limits", *plain):
-            raise unknown("setting", name, [*needed, "limits", *plain])
-    for name in needed:
+        if name not in known:
+            raise unknown("setting", name, known)
+    for name in NEEDED:
         if name not in found:
             raise UserError(f"{name!r} is missing")
     _one_of(found, "driver", DRIVERS)
-    _one_of(found, "judge", JUDGES)
-    _one_of(found, "person", PERSONS)
-    values = {
-        name: _as(found[name], type(plain[name].default), name) for name in plain if name in found
-    }
-    if values.get("judge") == "classifier" and not values.get("classifier"):
+    _one_of(found, "success_detector", SUCCESS_DETECTORS)
+    values = {name: _as(found[name], kind, name) for name, kind in plain.items() if name in found}
+    if values.get("success_detector") == "classifier" and not values.get("classifier"):
         raise UserError(
-            "the judge 'classifier' needs 'classifier', the folder that `irevla classifier` wrote"
+            "the success_detector 'classifier' needs 'classifier', the folder that `irevla "
+            "classifier` wrote"
         )
     if not 0 < values.get("dynamics", 0.1) <= 1:
         raise UserError(f"dynamics must be in (0, 1], not {values['dynamics']}")
@@ -133,42 +129,58 @@ def _settings(found: dict[str, Any], path: Path) -> Settings:
     )
 
 
+def _renamed(found: dict[str, Any]) -> dict[str, Any]:
+    """Return the settings of a file of version 0.1 as they are called now.
+
+    Such a file also said how a person takes over: by keys, the only way that is left.
+    """
+    renamed = {RENAMED.get(name, name): value for name, value in found.items()}
+    person = renamed.pop("person", "keys")
+    if person != "keys":
+        raise UserError(
+            f"person: {person} is not supported any more, people take over with `irevla arm "
+            "keys`: take `person` out"
+        )
+    return renamed
+
+
 def _limits(found: dict[str, Any]) -> Limits:
-    workspace, chosen = (
-        _mapping(found["workspace"], "workspace"),
-        _mapping(found.get("limits") or {}, "limits"),
-    )
-    low, high = (_triple(workspace.get(name), f"workspace.{name}") for name in ("low", "high"))
-    known = {
-        field.name: field
-        for field in dataclasses.fields(Limits)
-        if field.default is not dataclasses.MISSING
-    }
+    workspace = _mapping(found["workspace"], "workspace")
+    low = _triple(workspace.get("low"), "workspace.low")
+    high = _triple(workspace.get("high"), "workspace.high")
+    chosen = _mapping(found.get("limits") or {}, "limits")
+    known = _with_default(Limits)
     for name in chosen:
         if name not in known:
             raise unknown("limit", name, known)
-    return Limits(
-        low,
-        high,
-        **{name: _as(value, type(known[name].default), name) for name, value in chosen.items()},
-    )
+    values = {name: _as(value, known[name], name) for name, value in chosen.items()}
+    return Limits(low, high, **values)
+
+
+def _with_default(kind: type[Any]) -> dict[str, type[Any]]:
+    """Return the fields of a dataclass that may be left out, with the types of their values."""
+    return {
+        field.name: type(field.default)
+        for field in dataclasses.fields(kind)
+        if field.default is not dataclasses.MISSING
+    }
 
 
 def _home(found: dict[str, Any], limits: Limits) -> Pose:
     position = _triple(found.get("position"), "home.position")
     yaw = _as(found.get("yaw", 0.0), float, "home.yaw")
-    if not all(
-        low <= x <= high for low, x, high in zip(limits.low, position, limits.high, strict=True)
-    ):
+    within = zip(limits.low, position, limits.high, strict=True)
+    if not all(low <= x <= high for low, x, high in within):
         raise UserError(f"home.position {list(position)} is outside the workspace")
     return Pose(np.array(position), turned(DOWN, np.array([0.0, 0.0, yaw])))
 
 
 def _camera(cameras: dict[str, Any], name: str) -> CameraSettings:
     found = _mapping(cameras.get(name), f"cameras.{name}")
+    known = ("kind", "device", "upside_down")
     for key in found:
-        if key not in ("kind", "device", "upside_down"):
-            raise unknown(f"setting of the {name} camera", key, ("kind", "device", "upside_down"))
+        if key not in known:
+            raise unknown(f"setting of the {name} camera", key, known)
     _one_of(found, "kind", CAMERAS)
     upside_down = _as(found.get("upside_down", False), bool, f"cameras.{name}.upside_down")
     return CameraSettings(found.get("kind", "opencv"), str(found.get("device", "")), upside_down)

@@ -9,11 +9,11 @@ from typing import Any
 from irevla.errors import UserError
 
 
-class Latch:
+class StopLatch:
     """Why the arm is stopped, kept in a file (or, without one, in memory).
 
-    While a session is open the file names its process. A session that finds one that never closed
-    is stopped from its beginning: nobody knows what the arm is doing.
+    While a session is open the file holds its process id. A session that finds one that never
+    closed is stopped from its beginning: nobody knows what the arm is doing.
     """
 
     def __init__(self, path: Path | None) -> None:

@@ -2,128 +2,128 @@
 before an environment is made."""
 
 import importlib.util
-import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import gymnasium as gym
 import numpy as np
 
 from irevla.config import EnvConfig
-from irevla.envs.panda.suite import ACTION_DIM, REACH, TURN, WRIST_SHARE
-from irevla.envs.panda.tasks import SPECS
-from irevla.envs.suite import Task
+from irevla.envs.panda.tasks import ACTION_DIM, REACH, SPECS, TURN, WRIST_SHARE
+from irevla.envs.suite import Authorization, RealArm, Suite
 from irevla.errors import UserError
+from irevla.robot.settings import HZ, read_settings, settings_path
 
 if TYPE_CHECKING:
-    import gymnasium as gym
-
     from irevla.types import Episode
 
-# environment variable: who moves the arm, a policy's sha256 or "person" ...
-POLICY = "IREVLA_POLICY_HASH"
-LEARNING = "+learning"  # ... and what follows the sha256 of a policy that learns while it acts
-HZ = 10  # decisions per second
+NAME = "panda"
+TASKS = tuple(spec.task for spec in SPECS.values())  # lay out what their instructions name
 PATIENCE = 120.0  # s: the least `env.timeout`, as a person puts things back within it
 
 
-class PandaReal:
-    """The suite `panda`. The tasks are those of `panda-sim`: lay out what their instructions
-    name."""
+def _make(task: str, config: EnvConfig) -> gym.Env[Any, Any]:
+    """Return a new environment of `task`, on the one arm of this process.
 
-    name = "panda"
-    tasks: tuple[Task, ...] = tuple(spec.task for spec in SPECS.values())
-    action_dim = ACTION_DIM
-    fps = HZ
-
-    def make(self, task: str, config: EnvConfig) -> "gym.Env[Any, Any]":
-        """A new environment of `task`, on the one arm of this process. Raises `UserError` for
-        whatever is missing."""
-        if config.workers * config.envs_per_worker != 1:
-            raise UserError("there is one arm: --env.workers 1 --env.envs-per-worker 1")
-        if config.timeout < PATIENCE:
-            raise UserError(
-                f"a person puts things back before each episode: --env.timeout {PATIENCE:.0f}, or "
-                "longer"
-            )
-        from irevla.robot.cell import cell_of
-        from irevla.robot.env import PandaRealEnv
-        from irevla.robot.settings import settings_path
-
-        return PandaRealEnv(task, config, cell=cell_of(settings_path()))
-
-    def render_settings(self, config: EnvConfig) -> Mapping[str, Any]:
-        """What a dataset can know of the picture. Where the cameras stand, and the light, it
-        cannot."""
-        return {
-            "camera": "real",
-            "wrist_share": WRIST_SHARE,
-            "image_size": config.image_size,
-            "reach": REACH,
-            "turn": TURN,
-            "hz": HZ,
-        }
-
-    def check(self) -> None:
-        """Raise `UserError` where the settings cannot be read, or what they need is not installed.
-        Touches no arm."""
-        from irevla.robot.settings import read_settings, settings_path
-
-        settings = read_settings(settings_path())
-        cameras = (settings.front, settings.wrist)
-        needs = {
-            "franky": settings.driver == "franka",
-            "cv2": any(camera.kind == "opencv" for camera in cameras),
-            "pyrealsense2": any(camera.kind == "realsense" for camera in cameras),
-            "pyspacemouse": settings.person == "spacemouse",
-        }
-        for package, needed in needs.items():
-            if needed and importlib.util.find_spec(package) is None:
-                extra = (
-                    package if package in ("pyrealsense2", "pyspacemouse") else "'irevla[franka]'"
-                )
-                raise UserError(f"these settings need the package {package!r}: pip install {extra}")
-
-    def pinned(self) -> str:
-        """The `policy` of the settings."""
-        from irevla.robot.settings import read_settings, settings_path
-
-        return read_settings(settings_path()).policy
-
-    def admit(self, policy_hash: str, config: EnvConfig, *, learning: bool) -> EnvConfig:
-        """Let this policy move the arm (the settings may still refuse it); one worker, one
-        environment, and time for a person."""
-        os.environ[POLICY] = policy_hash + (LEARNING if learning else "")
-        return replace(
-            config, workers=1, envs_per_worker=1, timeout=max(config.timeout, 5 * PATIENCE)
+    Raises `UserError` for whatever is missing.
+    """
+    if config.workers * config.envs_per_worker != 1:
+        raise UserError("there is one arm: --env.workers 1 --env.envs-per-worker 1")
+    if config.timeout < PATIENCE:
+        raise UserError(
+            f"a person puts things back before each episode: --env.timeout {PATIENCE:.0f}, or "
+            "longer"
         )
+    from irevla.robot.cell import cell_of
+    from irevla.robot.env import PandaRealEnv
 
-    def demonstrations(
-        self, path: Path, tasks: Sequence[str], config: EnvConfig, *, most: int
-    ) -> "Iterator[Episode]":
-        """What people have shown at the arm, as it was recorded in `path`."""
-        from irevla.robot.recorder import recordings
-        from irevla.types import Episode, Provenance
-
-        found: dict[str, list[Any]] = {task: [] for task in tasks}
-        for task, pictures, actions in recordings(path, tasks, size=config.image_size):
-            found[task].append((pictures, actions))
-        lacking = [task for task in tasks if not found[task]]
-        if lacking:
-            raise UserError(
-                f"{path} shows no {', no '.join(lacking)}: choose --tasks among what people have "
-                "shown"
-            )
-        instructions = {task.name: task.instruction for task in self.tasks}
-        for task in tasks:
-            for number, (pictures, actions) in enumerate(found[task][:most]):
-                rewards = np.zeros(len(actions), np.float32)
-                rewards[-1] = 1.0
-                made = Provenance(self.name, task, number, "expert")
-                yield Episode(
-                    pictures, actions, rewards, instructions[task], success=True, provenance=made
-                )
+    return PandaRealEnv(task, config, cell=cell_of(settings_path()))
 
 
-PANDA = PandaReal()
+def _render_settings(config: EnvConfig) -> Mapping[str, Any]:
+    """Return what a dataset can know of the image. Where the cameras stand, and the light, it
+    cannot."""
+    return {
+        "camera": "real",
+        "wrist_share": WRIST_SHARE,
+        "image_size": config.image_size,
+        "reach": REACH,
+        "turn": TURN,
+        "hz": HZ,
+    }
+
+
+def _check() -> None:
+    """Raise `UserError` where the settings cannot be read, or what they need is not installed.
+
+    Touches no arm.
+    """
+
+    settings = read_settings(settings_path())
+    kinds = {settings.front.kind, settings.wrist.kind}
+    packages = {
+        "franky": (settings.driver == "franka", "'irevla[franka]'"),
+        "cv2": ("opencv" in kinds, "'irevla[franka]'"),
+        "pyrealsense2": ("realsense" in kinds, "pyrealsense2"),
+    }
+    for package, (needed, remedy) in packages.items():
+        if needed and importlib.util.find_spec(package) is None:
+            raise UserError(f"these settings need the package {package!r}: pip install {remedy}")
+
+
+def _authorize(who: Authorization) -> None:
+    """Let `who` move the arm of this process."""
+    from irevla.robot import cell
+
+    cell.authorize(who)
+
+
+def _only_policy() -> str:
+    """Return the `policy` of the settings."""
+
+    return read_settings(settings_path()).policy
+
+
+def _env_config(config: EnvConfig) -> EnvConfig:
+    """Return `config` for one arm, with time for a person."""
+    timeout = max(config.timeout, 5 * PATIENCE)
+    return replace(config, workers=1, envs_per_worker=1, timeout=timeout)
+
+
+def _demonstrations(
+    path: Path, tasks: Sequence[str], config: EnvConfig, most: int
+) -> "Iterator[Episode]":
+    """Yield what people have demonstrated at the arm, as it was recorded in `path`."""
+    from irevla.robot.recorder import recordings
+    from irevla.types import Episode, Provenance
+
+    found: dict[str, list[Any]] = {task: [] for task in tasks}
+    for task, images, actions in recordings(path, tasks, size=config.image_size):
+        found[task].append((images, actions))
+    lacking = [task for task in tasks if not found[task]]
+    if lacking:
+        raise UserError(
+            f"{path} shows no {', no '.join(lacking)}: choose --tasks among what people have shown"
+        )
+    for task in tasks:
+        for number, (images, actions) in enumerate(found[task][:most]):
+            rewards = np.zeros(len(actions), np.float32)
+            rewards[-1] = 1.0
+            instruction = SPECS[task].task.instruction
+            made = Provenance(NAME, task, number, "expert")
+            yield Episode(images, actions, rewards, instruction, success=True, provenance=made)
+
+
+PANDA = Suite(
+    name=NAME,
+    tasks=TASKS,
+    action_dim=ACTION_DIM,
+    fps=HZ,
+    make=_make,
+    render_settings=_render_settings,
+    check=_check,
+    demonstrations=_demonstrations,
+    real_arm=RealArm(authorize=_authorize, only_policy=_only_policy, env_config=_env_config),
+)

@@ -21,10 +21,16 @@ from jaxtyping import Float32
 
 from irevla.errors import UserError
 
-ALIVE = b"\0"  # the sign of life ...
-BEAT, SILENCE = 0.3, 1.0  # ... every so many s; without one for so long, nobody is there
+ALIVE = b"\0"  # the sign of life
+BEAT = 0.3  # s between two of them
+SILENCE = 1.0  # s without one after which nobody is there
 HELD = 0.6  # s that a key counts as pressed: keyboards repeat after half a second
-STOP, READY, DONE, FAILED, SHUT = " ", "r", "y", "n", "g"
+STOP = " "
+READY = "r"
+DONE = "y"
+FAILED = "n"
+SHUT = "g"
+LEAVE = "\x03"  # Ctrl-C
 MOVES: dict[str, tuple[int, float]] = {  # key: axis of the action, and its sign
     "w": (0, 1.0), "s": (0, -1.0), "a": (1, 1.0), "d": (1, -1.0), "e": (2, 1.0), "q": (2, -1.0),
     "u": (5, 1.0), "o": (5, -1.0), "i": (4, 1.0), "k": (4, -1.0), "j": (3, 1.0), "l": (3, -1.0),
@@ -37,24 +43,24 @@ HELP = (
 
 
 @runtime_checkable
-class Person(Protocol):
-    """Who watches."""
+class Teleop(Protocol):
+    """How the person who watches is heard."""
 
-    def there(self) -> bool:
-        """Whether somebody is."""
+    def present(self) -> bool:
+        """Return whether somebody watches the arm now."""
         ...
 
     def action(self) -> Float32[np.ndarray, "7"] | None:
-        """What they do with the arm now, in [-1, 1]; None: they let the policy act."""
+        """Return what they do with the arm now, in [-1, 1]; None where they let the policy act."""
         ...
 
     def verdict(self) -> bool | None:
-        """Whether they said, since the last call, that the task is done (or has failed); None:
-        nothing."""
+        """Return whether they said, since the last call, that the task is done (True) or has failed
+        (False); None where they said nothing."""
         ...
 
     def wait_ready(self, request: str, *, patience: float) -> bool:
-        """Ask for something; whether they said within `patience` s that it is so."""
+        """Ask for something; return whether they said within `patience` s that it is so."""
         ...
 
     def close(self) -> None:
@@ -62,12 +68,13 @@ class Person(Protocol):
         ...
 
 
-class Keys:
+class KeyTeleop:
     """A person at the keys of another terminal. `on_stop` is called as soon as they press the stop
     key."""
 
     def __init__(self, path: Path, on_stop: Callable[[str], None]) -> None:
-        self._path, self._on_stop = path, on_stop
+        self._path = path
+        self._on_stop = on_stop
         path.unlink(missing_ok=True)
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
         self._socket.settimeout(0.2)
@@ -78,19 +85,22 @@ class Keys:
                 f"the socket {path} cannot be made ({error.strerror}): choose a shorter, writable "
                 "place"
             ) from error
-        self._seen = -float("inf")
+        self._heard = -float("inf")  # when the last sign of life came
         self._pressed: dict[str, float] = {}  # key: when
         self._verdict: bool | None = None
-        self._ready, self._over, self._shut = threading.Event(), threading.Event(), False
-        self._thread = threading.Thread(target=self._run, name="person", daemon=True)
+        self._shut = False
+        self._ready = threading.Event()
+        self._over = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="teleop", daemon=True)
         self._thread.start()
 
-    def there(self) -> bool:
-        """Whether there was a sign of life."""
-        return time.monotonic() - self._seen < SILENCE
+    def present(self) -> bool:
+        """Return whether there was a sign of life within the last `SILENCE` s."""
+        return time.monotonic() - self._heard < SILENCE
 
     def action(self) -> Float32[np.ndarray, "7"] | None:
-        """Full speed along the axes whose keys are pressed; the grip as it was last chosen."""
+        """Return full speed along the axes whose keys are pressed, and the gripper as last
+        chosen."""
         now = time.monotonic()
         pressed = [key for key, when in list(self._pressed.items()) if now - when < HELD]
         if not pressed:
@@ -104,8 +114,9 @@ class Keys:
         return action
 
     def verdict(self) -> bool | None:
-        """What they said since the last call."""
-        verdict, self._verdict = self._verdict, None
+        """Return what they said since the last call."""
+        verdict = self._verdict
+        self._verdict = None
         return verdict
 
     def wait_ready(self, request: str, *, patience: float) -> bool:
@@ -128,7 +139,8 @@ class Keys:
                 self._take(self._socket.recv(16))
 
     def _take(self, message: bytes) -> None:
-        self._seen, key = time.monotonic(), message.decode(errors="replace")
+        self._heard = time.monotonic()
+        key = message.decode(errors="replace")
         if key == STOP:
             self._on_stop("a person pressed stop")
         elif key == READY:
@@ -143,16 +155,20 @@ class Keys:
 
 
 def send_keys(path: Path, read: Callable[[float], str]) -> None:
-    """Send what `read` gives (a key, or nothing, within so many s; "\\x03" ends) to the environment
-    at `path`."""
+    """Send what `read` returns to the environment at `path`, until that is `LEAVE`.
+
+    `read` waits for a key for so many s at most; without one it returns "".
+    """
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sender:
-        while (key := read(BEAT)) != "\x03":
+        key = read(BEAT)
+        while key != LEAVE:
             with suppress(OSError):  # no environment yet, or no more
                 sender.sendto(key.encode() or ALIVE, str(path))
+            key = read(BEAT)
 
 
 def keyboard() -> tuple[Callable[[float], str], Callable[[], None]]:
-    """A function that reads single keys of this terminal, and one that gives it back."""
+    """Return a function that reads single keys of this terminal, and one that gives it back."""
     import select
     import termios
     import tty
@@ -163,38 +179,7 @@ def keyboard() -> tuple[Callable[[float], str], Callable[[], None]]:
     tty.setcbreak(sys.stdin)
 
     def read(seconds: float) -> str:
-        there, _, _ = select.select([sys.stdin], [], [], seconds)
-        return os.read(sys.stdin.fileno(), 1).decode(errors="replace") if there else ""
+        typed, _, _ = select.select([sys.stdin], [], [], seconds)
+        return os.read(sys.stdin.fileno(), 1).decode(errors="replace") if typed else ""
 
     return read, lambda: termios.tcsetattr(sys.stdin, termios.TCSADRAIN, before)
-
-
-class SpaceMouse(Keys):
-    """The same, with a 3Dconnexion SpaceMouse for the motions and the grip; its second button says
-    "done". The keys stay: somebody must be able to stop. Never tried: there was no SpaceMouse."""
-
-    def __init__(self, path: Path, on_stop: Callable[[str], None]) -> None:
-        super().__init__(path, on_stop)
-        try:
-            import pyspacemouse
-        except ImportError as error:
-            raise UserError("a SpaceMouse needs its package: pip install pyspacemouse") from error
-        self._device: Any = pyspacemouse
-        if not self._device.open():
-            raise UserError("no SpaceMouse was found: plug it in, and allow its HID device")
-        self._buttons = [0, 0]
-
-    def action(self) -> Float32[np.ndarray, "7"] | None:
-        """The deflection of the knob; None where it rests and nothing is pressed."""
-        now = self._device.read()
-        rose = [int(b and not a) for a, b in zip(self._buttons, now.buttons, strict=False)]
-        self._buttons = list(now.buttons[:2])
-        if rose[0]:
-            self._shut = not self._shut
-        if rose[1]:
-            self._verdict = True
-        motion = np.array([now.y, -now.x, now.z, now.roll, now.pitch, -now.yaw], np.float32)
-        motion[np.abs(motion) < 0.1] = 0.0
-        if not motion.any() and not rose[0]:
-            return super().action()
-        return np.append(motion.clip(-1, 1), np.float32(1.0 if self._shut else -1.0))

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from irevla.config import EnvConfig, ExpertConfig
 from irevla.data.episodes import EpisodeStore, StoreSpec
-from irevla.envs.suite import Suite
+from irevla.envs.suite import PERSON, Authorization, Suite
 from irevla.envs.vector import Job, VectorEnv
 from irevla.errors import UserError
 from irevla.progress import bar
@@ -78,10 +78,14 @@ def collect_expert(
 
 
 def play_expert(suite: Suite, env: EnvConfig, jobs: Sequence[Job]) -> Iterator[Outcome]:
-    """Yield episodes of the scripted expert, with images, in the order of `jobs`."""
+    """Yield episodes of the scripted expert, with images, in the order of `jobs`.
+
+    On a real arm the expert is a person, who moves it by hand.
+    """
     if not jobs:
         return
-    with VectorEnv(suite, env, iter(jobs)) as vec:
+    who = None if suite.real_arm is None else Authorization(PERSON)
+    with VectorEnv(suite, env, iter(jobs), authorization=who) as vec:
         server = Server(vec, ScriptedExpert(), EpisodeRecorder(vec, images=True))
         yield from in_order(server.serve(), jobs)
 

@@ -4,9 +4,11 @@ A learner learns and nothing else; the stage around it loops, saves, logs. What 
 what the policy, the learner and the stage say they need to go on, each by files of its own.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Protocol, runtime_checkable
 
+from irevla.envs.suite import Suite
+from irevla.envs.vector import Job
 from irevla.progress import console
 from irevla.runs.run import Run
 from irevla.storage.checkpoint import Checkpoints, load, series_name
@@ -86,3 +88,20 @@ def complete(run: Run, policy: Policy, stage: Stage, **facts: Any) -> None:
     run.checkpoints.save(stage.folder, policy.files())
     run.journal.append(stage.name, **facts)
     run.checkpoints.drop(stage.folder)
+
+
+def still_to_play(
+    suite: Suite, jobs: Sequence[Job], done: Mapping[int, int], *, wanted: int
+) -> tuple[list[Job], int, int]:
+    """Return the jobs to play until `wanted` have succeeded, and the episodes and decisions before.
+
+    `done` has the seed and the decisions of each that has succeeded. In a simulator they are played
+    again, so that the counts come out as if nothing had been interrupted; on a real arm, where a
+    person watches, they are not, and count as played before.
+    """
+    if len(done) >= wanted:
+        return [], len(done), sum(done.values())
+    if suite.real_arm is None:
+        return list(jobs), 0, 0
+    rest = [job for job in jobs if job.seed not in done]
+    return rest, len(done), sum(done.values())

@@ -10,6 +10,7 @@ from irevla.rollout.actors import MeanActor
 from irevla.rollout.episodes import EpisodeRecorder, in_order
 from irevla.rollout.serve import Server
 from irevla.runs.run import Run
+from irevla.stages.contract import still_to_play
 from irevla.tasks import Purpose, Stage, first_seed
 
 
@@ -30,8 +31,12 @@ def run_harvest(
     first = first_seed(Purpose.HARVEST, run.config.seed, round=stage.round)
     seeds = range(first, first + config.attempts)
     jobs = [Job(stage.task, seed, noise=config.noise, burst=config.burst) for seed in seeds]
-    done_seeds = {seed for seed in seeds if (stage.task, seed) in online.seeds()}
-    tried = decisions = 0
+    done = {
+        info.provenance.seed: info.length
+        for info in online.episodes
+        if info.provenance.task == stage.task and info.provenance.seed in seeds
+    }
+    jobs, tried, decisions = still_to_play(suite, jobs, done, wanted=config.episodes)
     with (
         threads(1),
         bar(f"Harvest of {stage.target}", config.episodes) as advance,
@@ -45,13 +50,13 @@ def run_harvest(
         recorder = EpisodeRecorder(vec, policy_hash=policy_hash, images=True)
         server = Server(vec, MeanActor(policy), recorder)
         for outcome in in_order(server.serve(), jobs):
-            if len(done_seeds) >= config.episodes:
-                break
             tried += 1
             decisions += outcome.length
-            if outcome.success and outcome.job.seed not in done_seeds:
+            if outcome.success and outcome.job.seed not in done:
                 assert outcome.episode is not None
                 online.append(outcome.episode)
-                done_seeds.add(outcome.job.seed)
-            advance(len(done_seeds), f"{len(done_seeds)} successes in {tried} episodes")
-    run.journal.append(stage.name, tried=tried, decisions=decisions, kept=len(done_seeds))
+                done[outcome.job.seed] = outcome.length
+            advance(len(done), f"{len(done)} successes in {tried} episodes")
+            if len(done) >= config.episodes:
+                break
+    run.journal.append(stage.name, tried=tried, decisions=decisions, kept=len(done))

@@ -45,10 +45,10 @@ def _check_real_arm(suite: Suite, config: Config) -> None:
             f"(`irevla collect {config.suite}`), and name what they recorded as --expert.dataset"
         )
     learns = METHODS[config.method].rl != "none"
-    pinned = suite.real_arm.pinned()
-    if learns and pinned:
+    only = suite.real_arm.only_policy()
+    if learns and only:
         raise UserError(
-            f"the arm's settings name one policy ({pinned[:16]}), and a run makes others: "
+            f"the arm's settings name one policy ({only[:16]}), and a run makes others: "
             "take `policy` out of the settings"
         )
     if learns and config.rl != "sac":

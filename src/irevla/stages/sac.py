@@ -26,7 +26,7 @@ from irevla.rollout.serve import Server
 from irevla.runs.rl_progress import RLProgress
 from irevla.runs.run import Run
 from irevla.stages.async_learner import AsyncLearner
-from irevla.stages.contract import complete, load_if_done, resume, save
+from irevla.stages.contract import complete, load_if_done, resume, save, still_to_play
 from irevla.stages.learner import OnlineLearner, SACLearner
 from irevla.tasks import Purpose, Stage, first_seed
 from irevla.types import Observation
@@ -147,8 +147,8 @@ def collect_seed_successes(
     acting = policy.hash()
     first = first_seed(Purpose.ZERO_SHOT, run.config.seed, round=stage.round)
     jobs = [Job(stage.task, first + index) for index in range(config.attempts)]
-    done_seeds = {episode["seed"] for episode in store.episodes}
-    tried = decisions = 0
+    done = {episode["seed"]: episode["decisions"] for episode in store.episodes}
+    jobs, tried, decisions = still_to_play(suite, jobs, done, wanted=config.demonstrations)
     with (
         threads(1),
         bar(f"Zero-shot successes of {stage.target}", config.demonstrations) as advance,
@@ -156,15 +156,15 @@ def collect_seed_successes(
     ):
         server = Server(vec, MeanActor(policy, stored=True), _recorder(run, acting, vec))
         for outcome in in_order(server.play(iter(jobs)), jobs):
-            if len(done_seeds) >= config.demonstrations:
-                break
             tried += 1
             decisions += outcome.length
-            if outcome.success and outcome.job.seed not in done_seeds:
+            if outcome.success and outcome.job.seed not in done:
                 _keep(outcome, practice=store, online=online)
-                done_seeds.add(outcome.job.seed)
-            advance(len(done_seeds), f"{len(done_seeds)} successes in {tried} episodes")
-    kept = len(done_seeds)
+                done[outcome.job.seed] = outcome.length
+            advance(len(done), f"{len(done)} successes in {tried} episodes")
+            if len(done) >= config.demonstrations:
+                break
+    kept = len(done)
     if not kept:
         raise UserError(
             f"the policy solved {stage.task} in none of {tried} episodes, so that SAC has nothing to "

@@ -22,9 +22,9 @@ import mujoco  # isort: skip
 
 from irevla.envs.franka import Arm, Motion, assets
 from irevla.envs.kitchen.experts import Expert, Scene
-from irevla.envs.kitchen.suite import ACTION_DIM, CAMERA_POS, CONTROL_HZ, KITCHEN, LOOK_AT
-from irevla.envs.kitchen.tasks import SPECS
-from irevla.envs.pixel_env import PixelEnv
+from irevla.envs.kitchen.install import check
+from irevla.envs.kitchen.tasks import ACTION_DIM, CAMERA_POS, CONTROL_HZ, LOOK_AT, SPECS
+from irevla.envs.pixel_env import PixelEnv, mujoco_broke
 from irevla.errors import unknown
 
 START = np.array(
@@ -60,13 +60,10 @@ class KitchenEnv(PixelEnv):
         self._joint = int(self.model.joint(SPECS[task].skill.joint).qposadr[0])
         self._expert = Expert(SPECS[task].script)
 
-    def reset(
-        self, *, seed: int | None = None, options: dict[str, Any] | None = None
-    ) -> tuple[np.ndarray, dict[str, Any]]:
-        """Start the episode of `seed`; without one, of a seed drawn from the generator that the
-        last seed started."""
-        super().reset(seed=seed)
-        random, model, data = self.np_random, self.model, self.data
+    def _set_scene(self) -> None:
+        random = self.np_random
+        model = self.model
+        data = self.data
         mujoco.mj_resetData(model, data)
         skill = SPECS[self.task.name].skill
         shift = random.uniform(skill.low, skill.high)
@@ -79,15 +76,10 @@ class KitchenEnv(PixelEnv):
         data.ctrl[:9] = data.qpos[:9]
         mujoco.mj_forward(model, data)
         self._expert = Expert(SPECS[self.task.name].script)
-        return self._begin()
 
-    def step(
-        self, action: Float32[np.ndarray, " A"]
-    ) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
-        """One decision: the action, clipped to [-1, 1], held for `action_repeat` control steps or
-        until success."""
-        clipped = np.clip(action, -1.0, 1.0).astype(np.float64)
-        self.arm.drive(self.arm.velocities(clipped))
+    def _advance(self, action: Float32[np.ndarray, " A"]) -> bool:
+        """Hold the action for `action_repeat` control steps or until success."""
+        self.arm.drive(self.arm.velocities(action.astype(np.float64)))
         success = False
         for _ in range(self.config.action_repeat):
             mujoco.mj_step(self.model, self.data, self._substeps)
@@ -95,7 +87,10 @@ class KitchenEnv(PixelEnv):
             if success:
                 break
         mujoco.mj_forward(self.model, self.data)  # positions of sites, of the present state
-        return self._outcome(success)
+        return success
+
+    def _unstable(self) -> bool:
+        return mujoco_broke(self.data)
 
     def show(self, qpos: Float[np.ndarray, "30"]) -> None:
         """Put the arm and the kitchen, which is not shifted, into a recorded state."""
@@ -138,7 +133,7 @@ class KitchenEnv(PixelEnv):
 
 def model_path() -> Path:
     """Where the installed gymnasium-robotics keeps the kitchen. `UserError` where there is none."""
-    KITCHEN.check()
+    check()
     return assets() / "kitchen_assets" / "kitchen_env_model.xml"
 
 

@@ -7,16 +7,13 @@ from typing import TYPE_CHECKING, Any
 import gymnasium as gym
 
 from irevla.config import EnvConfig
-from irevla.envs.kitchen.tasks import SPECS
-from irevla.envs.suite import Suite, check_packages, register
+from irevla.envs.kitchen.install import check
+from irevla.envs.kitchen.tasks import ACTION_DIM, CAMERA_POS, CONTROL_HZ, LOOK_AT, SPECS
+from irevla.envs.suite import Suite, register
 
 if TYPE_CHECKING:
     from irevla.types import Episode  # which imports torch, and workers have none
 
-CAMERA_POS = (-0.33, -0.93, 2.87)  # m
-LOOK_AT = (-0.33, 0.58, 2.2)  # m
-CONTROL_HZ = 25  # control steps per second of simulated time
-ACTION_DIM = 7
 DRAWING = 1  # version of how images look; raise it when they change: old datasets are refused
 DYNAMICS = 1  # version of how actions act; likewise
 SCENES = 2  # version of which scene a seed gives; likewise
@@ -50,15 +47,6 @@ def _demonstrations(
     return humans.demonstrations(path, tasks, config, most=most)
 
 
-def _check() -> None:
-    check_packages(
-        "Franka Kitchen", "gymnasium_robotics", "mujoco", "fast_simplification", extra="kitchen"
-    )
-    from irevla.envs import render
-
-    render.check_gl()
-
-
 KITCHEN = Suite(
     name="kitchen",
     tasks=tuple(spec.task for spec in SPECS.values()),
@@ -66,7 +54,7 @@ KITCHEN = Suite(
     fps=CONTROL_HZ // EnvConfig().action_repeat,
     make=_make,
     render_settings=_render_settings,
-    check=_check,
+    check=check,
     demonstrations=_demonstrations,
 )
 register(KITCHEN, "irevla.envs.kitchen.env:KitchenEnv")

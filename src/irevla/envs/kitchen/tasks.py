@@ -10,6 +10,11 @@ from dataclasses import dataclass, field
 
 from irevla.tasks import Category, Task
 
+CAMERA_POS = (-0.33, -0.93, 2.87)  # m
+LOOK_AT = (-0.33, 0.58, 2.2)  # m
+CONTROL_HZ = 25  # control steps per second of simulated time
+ACTION_DIM = 7
+
 RGB = tuple[float, float, float]
 XYZ = tuple[float, float, float]
 

@@ -15,9 +15,16 @@ import numpy as np
 from jaxtyping import Float32, UInt8
 
 from irevla.config import EnvConfig
-from irevla.envs.metaworld.suite import ACTION_DIM, CAMERA, CAMERA_POS, CONTROL_HZ
-from irevla.envs.metaworld.tasks import SPECS, Handle, Variant
-from irevla.envs.pixel_env import PixelEnv
+from irevla.envs.metaworld.tasks import (
+    ACTION_DIM,
+    CAMERA,
+    CAMERA_POS,
+    CONTROL_HZ,
+    SPECS,
+    Handle,
+    Variant,
+)
+from irevla.envs.pixel_env import PixelEnv, mujoco_broke
 from irevla.errors import UserError, unknown
 
 FIXED = (
@@ -58,30 +65,21 @@ class MetaWorldEnv(PixelEnv):
         self._policy = _policy(SPECS[task].skill)
         self._state = np.zeros(39)
 
-    def reset(
-        self, *, seed: int | None = None, options: dict[str, Any] | None = None
-    ) -> tuple[np.ndarray, dict[str, Any]]:
-        """Start the episode of `seed`; without one, of a seed drawn from the generator that the
-        last seed started."""
-        super().reset(seed=seed)
+    def _set_scene(self) -> None:
         self._inner.seed(int(self.np_random.integers(2**31)))
         self._state, _ = self._inner.reset()
         self._policy = _policy(SPECS[self.task.name].skill)
-        return self._begin()
 
-    def step(
-        self, action: Float32[np.ndarray, "4"]
-    ) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
-        """One decision: the action, clipped to [-1, 1], held for `action_repeat` control steps or
-        until success."""
-        clipped = np.clip(action, -1.0, 1.0).astype(np.float32)
-        success = False
+    def _advance(self, action: Float32[np.ndarray, "4"]) -> bool:
+        """Hold the action for `action_repeat` control steps or until success."""
         for _ in range(self.config.action_repeat):
-            self._state, _, _, _, info = self._inner.step(clipped)
-            success = bool(info["success"])
-            if success:
-                break
-        return self._outcome(success)
+            self._state, _, _, _, info = self._inner.step(action)
+            if info["success"]:
+                return True
+        return False
+
+    def _unstable(self) -> bool:
+        return mujoco_broke(self._inner.data)
 
     def expert_action(self) -> Float32[np.ndarray, "4"]:
         """The scripted expert's clean action for the present state."""

@@ -6,13 +6,10 @@ from typing import Any
 import gymnasium as gym
 
 from irevla.config import EnvConfig
-from irevla.envs.metaworld.tasks import SPECS
-from irevla.envs.suite import Suite, check_packages, register
+from irevla.envs.metaworld.install import check
+from irevla.envs.metaworld.tasks import ACTION_DIM, CAMERA, CAMERA_POS, CONTROL_HZ, SPECS
+from irevla.envs.suite import Suite, register
 
-CAMERA = "corner2"
-CAMERA_POS = (0.75, 0.075, 0.7)  # m: nearer than stock, so that objects fill a small image
-CONTROL_HZ = 80  # stock control steps per second of simulated time
-ACTION_DIM = 4
 DRAWING = 1  # version of how images look; raise it when they change: old datasets are refused
 SCENES = 2  # version of which scene a seed gives; likewise
 
@@ -35,13 +32,6 @@ def _render_settings(config: EnvConfig) -> Mapping[str, Any]:
     }
 
 
-def _check() -> None:
-    check_packages("Meta-World", "metaworld", "mujoco", "fast_simplification", extra="metaworld")
-    from irevla.envs import render
-
-    render.check_gl()
-
-
 METAWORLD = Suite(
     name="metaworld",
     tasks=tuple(spec.task for spec in SPECS.values()),
@@ -49,6 +39,6 @@ METAWORLD = Suite(
     fps=CONTROL_HZ // EnvConfig().action_repeat,
     make=_make,
     render_settings=_render_settings,
-    check=_check,
+    check=check,
 )
 register(METAWORLD, "irevla.envs.metaworld.env:MetaWorldEnv")

@@ -11,6 +11,11 @@ from dataclasses import dataclass, field
 
 from irevla.tasks import Category, Task
 
+CAMERA = "corner2"
+CAMERA_POS = (0.75, 0.075, 0.7)  # m: nearer than stock, so that objects fill a small image
+CONTROL_HZ = 80  # stock control steps per second of simulated time
+ACTION_DIM = 4
+
 RGB = tuple[float, float, float]
 XYZ = tuple[float, float, float]
 

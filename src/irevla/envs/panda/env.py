@@ -17,10 +17,10 @@ import mujoco  # isort: skip
 from irevla.envs.franka import JOINTS, OPEN, Arm, Motion
 from irevla.envs.panda.experts import SCRIPTS
 from irevla.envs.panda.goals import DONE, Pose, Scene
+from irevla.envs.panda.install import check
 from irevla.envs.panda.scene import HAND, LINK, LINKS, POST, model_of
-from irevla.envs.panda.suite import ACTION_DIM, CONTROL_HZ, PANDA_SIM, REACH, TURN, WRIST_SHARE
-from irevla.envs.panda.tasks import SPECS, Prop
-from irevla.envs.pixel_env import PixelEnv
+from irevla.envs.panda.tasks import ACTION_DIM, CONTROL_HZ, REACH, SPECS, TURN, WRIST_SHARE, Prop
+from irevla.envs.pixel_env import PixelEnv, mujoco_broke
 from irevla.errors import unknown
 
 HOME = (0.0, -0.2, 0.0, -2.4, 0.0, 0.63, 0.0)  # rad: the hand 25 cm above the table, fingers down
@@ -45,7 +45,7 @@ class PandaEnv(PixelEnv):
     ) -> None:
         if task not in SPECS:
             raise unknown("task of panda-sim", task, SPECS)
-        PANDA_SIM.check()
+        check()
         self._spec = SPECS[task]
         super().__init__(
             self._spec.task,
@@ -68,17 +68,12 @@ class PandaEnv(PixelEnv):
         )
         self._rest = 0.0  # height of the target at the start, m
 
-    def reset(
-        self, *, seed: int | None = None, options: dict[str, Any] | None = None
-    ) -> tuple[np.ndarray, dict[str, Any]]:
-        """Start the episode of `seed`; without one, of a seed drawn from the generator that the
-        last seed started."""
-        super().reset(seed=seed)
-        model, data = self.model, self.data
+    def _set_scene(self) -> None:
+        model = self.model
+        data = self.data
         mujoco.mj_resetData(model, data)
-        for prop, (x, y, yaw) in zip(
-            self._spec.props, places(self._spec.props, self.np_random), strict=True
-        ):
+        found = places(self._spec.props, self.np_random)
+        for prop, (x, y, yaw) in zip(self._spec.props, found, strict=True):
             self._put(prop.name, np.array([x, y]), yaw)
         if self._links:
             self._bend()
@@ -89,14 +84,10 @@ class PandaEnv(PixelEnv):
         mujoco.mj_step(model, data, round(SETTLE / model.opt.timestep))
         mujoco.mj_forward(model, data)
         self._rest = float(data.xpos[self._target, 2])
-        return self._begin()
 
-    def step(
-        self, action: Float32[np.ndarray, " A"]
-    ) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
-        """One decision: the action, clipped to [-1, 1], held for `action_repeat` control steps or
-        until success."""
-        self.arm.drive(self.arm.velocities(np.clip(action, -1.0, 1.0).astype(np.float64)))
+    def _advance(self, action: Float32[np.ndarray, " A"]) -> bool:
+        """Hold the action for `action_repeat` control steps or until success."""
+        self.arm.drive(self.arm.velocities(action.astype(np.float64)))
         success = False
         for _ in range(self.config.action_repeat):
             mujoco.mj_step(self.model, self.data, self._substeps)
@@ -104,7 +95,10 @@ class PandaEnv(PixelEnv):
             success = self.success
             if success:
                 break
-        return self._outcome(success)
+        return success
+
+    def _unstable(self) -> bool:
+        return mujoco_broke(self.data)
 
     @property
     def success(self) -> bool:

@@ -12,8 +12,16 @@ import mujoco  # isort: skip
 
 from irevla.envs.franka import assets
 from irevla.envs.panda import vegetables
-from irevla.envs.panda.suite import CAMERA_POS, FOVY, LOOK_AT, WRIST_FOVY, WRIST_LOOK_AT, WRIST_POS
-from irevla.envs.panda.tasks import SPECS, Prop
+from irevla.envs.panda.tasks import (
+    CAMERA_POS,
+    FOVY,
+    LOOK_AT,
+    SPECS,
+    WRIST_FOVY,
+    WRIST_LOOK_AT,
+    WRIST_POS,
+    Prop,
+)
 
 BOX, CYLINDER, CAPSULE = (
     mujoco.mjtGeom.mjGEOM_BOX,

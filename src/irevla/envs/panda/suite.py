@@ -6,23 +6,18 @@ from typing import Any
 import gymnasium as gym
 
 from irevla.config import EnvConfig
-from irevla.envs.panda.tasks import SPECS
-from irevla.envs.suite import Suite, check_packages, register
+from irevla.envs.panda.install import check
+from irevla.envs.panda.tasks import (
+    ACTION_DIM,
+    CAMERA_POS,
+    CONTROL_HZ,
+    LOOK_AT,
+    SPECS,
+    WRIST_POS,
+    WRIST_SHARE,
+)
+from irevla.envs.suite import Suite, register
 
-CAMERA_POS, LOOK_AT, FOVY = (
-    (1.25, 0.0, 0.72),
-    (0.43, -0.02, 0.08),
-    34.0,
-)  # m and degrees: in front of the arm
-WRIST_POS, WRIST_LOOK_AT, WRIST_FOVY = (
-    (0.06, -0.06, 0.09),
-    (0.012, -0.012, 0.30),
-    58.0,
-)  # in the last link
-WRIST_SHARE = 0.375  # of the picture's side, in its top left corner
-CONTROL_HZ = 20  # control steps per second of simulated time
-ACTION_DIM = 7
-REACH, TURN = 0.04, 0.25  # m and rad of a full action; the real arm's are the same
 DRAWING = 2  # version of how images look; raise it when they change: old datasets are refused
 DYNAMICS = 1  # version of how actions act; likewise
 
@@ -47,19 +42,6 @@ def _render_settings(config: EnvConfig) -> Mapping[str, Any]:
     }
 
 
-def _check() -> None:
-    check_packages(
-        "the Panda on a table",
-        "gymnasium_robotics",
-        "mujoco",
-        "fast_simplification",
-        extra="panda",
-    )
-    from irevla.envs import render
-
-    render.check_gl()
-
-
 PANDA_SIM = Suite(
     name="panda-sim",
     tasks=tuple(spec.task for spec in SPECS.values()),
@@ -67,6 +49,6 @@ PANDA_SIM = Suite(
     fps=CONTROL_HZ // EnvConfig().action_repeat,
     make=_make,
     render_settings=_render_settings,
-    check=_check,
+    check=check,
 )
 register(PANDA_SIM, "irevla.envs.panda.env:PandaEnv")

@@ -10,6 +10,18 @@ from dataclasses import dataclass
 
 from irevla.tasks import Category, Task
 
+CAMERA_POS = (1.25, 0.0, 0.72)  # m: in front of the arm
+LOOK_AT = (0.43, -0.02, 0.08)  # m
+FOVY = 34.0  # degrees
+WRIST_POS = (0.06, -0.06, 0.09)  # m, in the last link
+WRIST_LOOK_AT = (0.012, -0.012, 0.30)  # m, in the last link
+WRIST_FOVY = 58.0  # degrees
+WRIST_SHARE = 0.375  # of the picture's side, in its top left corner
+CONTROL_HZ = 20  # control steps per second of simulated time
+ACTION_DIM = 7
+REACH = 0.04  # m of a full action; the real arm's is the same
+TURN = 0.25  # rad; likewise
+
 XY = tuple[float, float]
 
 

@@ -52,12 +52,13 @@ class FrankyDriver:
         self._polled = Polled(self._read)
 
     def state(self) -> ArmState:
-        """The newest state known."""
+        """Return the newest state known."""
         return self._polled.newest()
 
     def send(self, target: Cleared) -> None:
         """Take over from the motion before."""
-        franky, pose = self._franky, target.pose
+        franky = self._franky
+        pose = target.pose
         goal = franky.Affine(pose.position, pose.quaternion)
         motion = franky.CartesianMotion(
             goal, franky.ReferenceType.Absolute, return_when_finished=False
@@ -65,7 +66,7 @@ class FrankyDriver:
         self._call(self._robot.move, motion, asynchronous=True)
         self._moving = True
 
-    def grip(self, *, shut: bool) -> None:
+    def set_gripper(self, *, shut: bool) -> None:
         """Close with `force`, or open."""
         self._fingers.want(shut=shut)
 
@@ -91,15 +92,16 @@ class FrankyDriver:
 
     def _read(self) -> ArmState:
         state = self._call(lambda: self._robot.state)
-        mode, modes = state.robot_mode, self._franky.RobotMode
-        errors = str(state.current_errors).strip("[]")
-        fault = errors or ("reflex" if mode == modes.Reflex else "") or self._ended()
+        mode = state.robot_mode
+        modes = self._franky.RobotMode
+        reflex = "reflex" if mode == modes.Reflex else ""
+        fault = str(state.current_errors).strip("[]") or reflex or self._ended()
         pose = Pose(state.O_T_EE.translation.reshape(3), state.O_T_EE.quaternion.reshape(4))
         held = mode in (modes.UserStopped, modes.Guiding)
         return ArmState(pose, state.time.to_sec(), now(), fault, held)
 
     def _ended(self) -> str:
-        """What ended a motion that should still go on."""
+        """Return what ended a motion that should still go on; empty where nothing did."""
         if self._moving and not self._broken:
             try:
                 self._robot.poll_motion()
@@ -118,17 +120,21 @@ class _Fingers:
     """The hand, whose commands wait until they are done: in a thread, the newest wish wins."""
 
     def __init__(self, gripper: Any, force: float, *, errors: tuple[type[Exception], ...]) -> None:
-        self._gripper, self._force, self._errors = gripper, force, errors
+        self._gripper = gripper
+        self._force = force
+        self._errors = errors
         self._wish: bool | None = None
         self._error = ""
-        self._news, self._over = threading.Event(), threading.Event()
+        self._news = threading.Event()
+        self._over = threading.Event()
         self._thread = threading.Thread(target=self._run, name="arm-fingers", daemon=True)
         self._thread.start()
 
     def want(self, *, shut: bool) -> None:
         """Close or open, soon. Raises `DriverError` where the last wish failed."""
         if self._error:
-            error, self._error = self._error, ""
+            error = self._error
+            self._error = ""
             raise DriverError(f"the gripper failed: {error}")
         self._wish = shut
         self._news.set()

@@ -26,7 +26,9 @@ class SerlDriver:
         parts = urllib.parse.urlsplit(url)
         if parts.scheme != "http" or not parts.hostname:
             raise UserError(f"host must be the robot server's http://HOST:PORT, not {url!r}")
-        self._host, self._port, self._timeout = parts.hostname, parts.port or 5000, timeout
+        self._host = parts.hostname
+        self._port = parts.port or 5000
+        self._timeout = timeout
         self._last: Any = None
         self._changes = 0
         try:
@@ -37,14 +39,14 @@ class SerlDriver:
             ) from error
 
     def state(self) -> ArmState:
-        """The newest state known."""
+        """Return the newest state known."""
         return self._polled.newest()
 
     def send(self, target: Cleared) -> None:
         """Post the pose."""
         self._post_pose(target.pose)
 
-    def grip(self, *, shut: bool) -> None:
+    def set_gripper(self, *, shut: bool) -> None:
         """Close or open."""
         self._post("close_gripper" if shut else "open_gripper")
 
@@ -83,8 +85,7 @@ class SerlDriver:
         return ArmState(Pose(numbers[:3], numbers[3:]), float(self._changes), now())
 
     def _post(self, path: str, body: dict[str, Any] | None = None) -> bytes:
-        """One request, by a connection of its own: an idle one may have been closed by the
-        server."""
+        """Send one request, by a connection of its own: the server may have closed an idle one."""
         line = http.client.HTTPConnection(self._host, self._port, timeout=self._timeout)
         try:
             line.request(

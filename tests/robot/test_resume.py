@@ -1,0 +1,185 @@
+"""Stage 1 on a real arm, interrupted: what was played is kept, for it cannot be played again."""
+
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from irevla.compute.device import seeded
+from irevla.config import Config, EnvConfig, HarvestConfig, ModelConfig, SACConfig
+from irevla.data.replay import LatentReplay, reopen
+from irevla.envs.suite import RealArm, Suite, load_suite
+from irevla.envs.vector import Job
+from irevla.models.policy import VLAPolicy, build_policy
+from irevla.rollout.demonstrations import open_store
+from irevla.runs.run import Run, open_run
+from irevla.stages import harvest, sac
+from irevla.stages.contract import still_to_play
+from irevla.storage.metrics import Metrics
+from irevla.tasks import Stage
+
+TASK = "left-disc"
+STAGE = Stage("rl", TASK)
+CONFIG = Config(
+    suite="pointmass",
+    rl="sac",
+    threads=1,
+    env=EnvConfig(image_size=32, horizon=12, workers=1, envs_per_worker=1),
+    model=ModelConfig(vlm="tiny-random", width=32, layers=1, head_groups=4, head_hidden=16),
+    sac=SACConfig(
+        steps=60, demonstrations=3, attempts=60, gripper=False, batch=16, utd=1, critics=2,
+        warmup=10, checkpoint_every=20, updates_per_decision=0.1, converged=2.0,
+    ),
+    harvest=HarvestConfig(episodes=3, attempts=60),
+)  # fmt: skip
+
+
+def suite_of(*, real: bool) -> Suite:
+    """The toy, which for our side of the pipe moves a real arm."""
+    arm = RealArm(lambda who: None, only_policy=lambda: "", env_config=lambda config: config)
+    return replace(load_suite("pointmass"), real_arm=arm if real else None)
+
+
+def going_one_way() -> VLAPolicy:
+    """A policy that goes one way, whatever it sees: now and then it succeeds."""
+    with seeded(0):
+        policy = build_policy(CONFIG.model, action_dim=2, image_size=32)
+    with torch.no_grad():
+        policy.action_head.mlp[-1].weight.mul_(0.1)
+        policy.action_head.mlp[-1].bias.copy_(torch.atanh(torch.tensor([-0.5, 0.9])))
+    return policy
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Iterator[Run]:
+    with open_run(tmp_path / "run", CONFIG) as run:
+        yield run
+
+
+def recorded(run: Run, name: str) -> LatentReplay:
+    return reopen(run.directory / "latents" / TASK / name)
+
+
+class Jobs:
+    """Remembers which jobs were to be played, each time."""
+
+    def __init__(self, module: Any, patch: pytest.MonkeyPatch) -> None:
+        self.asked: list[list[int]] = []
+        in_order = module.in_order
+
+        def noted(outcomes: Any, jobs: list[Job]) -> Any:
+            self.asked.append([job.seed for job in jobs])
+            return in_order(outcomes, jobs)
+
+        patch.setattr(module, "in_order", noted)
+
+
+def stop_after(calls: int, function: Any) -> Any:
+    """`function`, and Ctrl-C after so many calls."""
+    left = [calls]
+
+    def stopping(*what: Any, **more: Any) -> None:
+        function(*what, **more)
+        left[0] -= 1
+        if not left[0]:
+            raise KeyboardInterrupt
+
+    return stopping
+
+
+@pytest.mark.parametrize("real", [True, False], ids=["real arm", "simulator"])
+def test_zero_shot_successes_are_not_played_again_on_a_real_arm(
+    real: bool, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    suite = suite_of(real=real)
+    policy = going_one_way()
+    store = sac.open_replay(run, policy, STAGE, "demonstrations", suite=suite)
+    online = open_store(suite, CONFIG.env, run.directory / "online", online=True)
+    asked = Jobs(sac, monkeypatch).asked
+
+    def collect() -> None:
+        stage = STAGE.then("zero-shot")
+        sac.collect_seed_successes(run, policy, stage, suite=suite, store=store, online=online)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(sac, "_keep", stop_after(2, sac._keep))
+        with pytest.raises(KeyboardInterrupt):
+            collect()
+    done = {episode["seed"] for episode in store.episodes}
+    assert len(done) == 2
+    collect()
+    again = set(asked[1]) & done
+    assert again == (set() if real else done)
+    seeds = [episode["seed"] for episode in store.episodes]
+    assert len(set(seeds)) == len(seeds) == 3
+    record = run.journal.done(f"zero-shot:{TASK}")
+    assert record is not None and record["kept"] == 3 <= record["tried"]
+    assert record["decisions"] >= len(store)
+
+
+def test_a_harvest_is_not_played_again_on_a_real_arm(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    suite = suite_of(real=True)
+    policy = going_one_way()
+    online = open_store(suite, CONFIG.env, run.directory / "online", online=True)
+    asked = Jobs(harvest, monkeypatch).asked
+    stage = STAGE.then("harvest")
+    with monkeypatch.context() as patch:
+        patch.setattr(online, "append", stop_after(2, online.append))
+        with pytest.raises(KeyboardInterrupt):
+            harvest.run_harvest(run, policy, stage, suite=suite, online=online)
+    done = {info.provenance.seed for info in online.episodes}
+    harvest.run_harvest(run, policy, stage, suite=suite, online=online)
+    assert len(done) == 2 and not set(asked[1]) & done and len(online) == 3
+    record = run.journal.done(stage.name)
+    assert record is not None and record["kept"] == 3 <= record["tried"]
+
+
+@pytest.mark.parametrize("real", [True, False], ids=["real arm", "simulator"])
+def test_practice_is_not_rewound_on_a_real_arm(
+    real: bool, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    suite = suite_of(real=real)
+    online = open_store(suite, CONFIG.env, run.directory / "online", online=True)
+
+    def practise() -> None:
+        sac.run_sac(run, going_one_way(), STAGE, suite=suite, online=online)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Metrics, "log", stop_after(3, Metrics.log))
+        with pytest.raises(KeyboardInterrupt):
+            practise()
+    begun = recorded(run, "online").episodes
+    assert len(begun) == 3
+
+    kept: list[int] = []
+    rewind = LatentReplay.rewind
+
+    def noted(self: LatentReplay, episodes: int) -> None:
+        kept.append(episodes)
+        rewind(self, episodes)
+
+    monkeypatch.setattr(LatentReplay, "rewind", noted)
+    practise()
+    whole = recorded(run, "online").episodes
+    assert kept == ([] if real else [0])
+    assert len(whole) > 3
+    assert (whole[:3] == begun) == real  # their time as well: they were not written again
+    bits = [episode["crc32"] for episode in begun]
+    assert [episode["crc32"] for episode in whole[:3]] == bits, "a simulator plays them again"
+    seeds = [episode["seed"] for episode in whole]
+    assert len(set(seeds)) == len(seeds)
+
+
+def test_where_enough_have_succeeded_nothing_is_played() -> None:
+    jobs = [Job(TASK, seed) for seed in range(5)]
+    for real in (True, False):
+        found = still_to_play(suite_of(real=real), jobs, {1: 4, 3: 6}, wanted=2)
+        assert found == ([], 2, 10)
+    rest, tried, decisions = still_to_play(suite_of(real=True), jobs, {1: 4, 3: 6}, wanted=3)
+    assert ([job.seed for job in rest], tried, decisions) == ([0, 2, 4], 2, 10)
+    assert still_to_play(suite_of(real=False), jobs, {1: 4}, wanted=3) == (jobs, 0, 0)

@@ -1,0 +1,75 @@
+"""Policies that are small enough to work out by hand."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from irevla.tasks import Parts
+from irevla.types import Features, Observation
+
+
+class ToyPolicy:
+    """All that a `Policy` has, and nothing in it: a test brings what it needs."""
+
+    action_head: Any = None
+
+    def __init__(self, *, action_dim: int = 2, std: float = 0.5) -> None:
+        self.log_std = nn.Parameter(torch.full((action_dim,), std).log(), requires_grad=False)
+
+    @property
+    def device(self) -> torch.device:
+        return self.log_std.device
+
+    def encode(self, observation: Observation) -> Features:
+        raise NotImplementedError
+
+    def mean(self, features: Features) -> Tensor:
+        raise NotImplementedError
+
+    def decide(self, features: Features, chance: Tensor) -> Tensor:
+        return self.mean(features)
+
+    def trainable(self, parts: Parts) -> list[nn.Parameter]:
+        return []
+
+    def train(self, mode: bool = True) -> "ToyPolicy":
+        return self
+
+    def hash(self) -> str:
+        return "toy"
+
+    def files(self) -> dict[str, Any]:
+        return {}
+
+    def load_files(self, files: Mapping[str, Any]) -> None:
+        pass
+
+
+class LatentLabels(ToyPolicy):
+    """Latents that say which image of the scripted suite they are of: one token (seed, step).
+
+    `padding` masked tokens follow it, as many as the number of calls before, modulo 3.
+    """
+
+    def __init__(self, *, padded: bool = False, std: float = 0.5) -> None:
+        super().__init__(std=std)
+        self.encoded: list[tuple[int, int]] = []
+        self.instructions: list[str] = []
+        self.calls = 0
+        self._padded = padded
+
+    def encode(self, observation: Observation) -> Features:
+        self.calls += 1
+        images = observation.images
+        labels = [(int(image[0, 0, 0]), int(image[0, 1, 0])) for image in images]
+        self.encoded += labels
+        self.instructions += observation.instructions
+        padding = self.calls % 3 if self._padded else 0
+        tokens = torch.tensor(labels, dtype=torch.float32).view(-1, 1, 2)
+        mask = torch.tensor([[True] + [False] * padding] * len(labels))
+        return Features(torch.cat([tokens, torch.zeros(len(labels), padding, 2)], 1), mask)
+
+    def mean(self, features: Features) -> Tensor:
+        return features.tokens[:, 0] / 10
