@@ -93,9 +93,13 @@ def test_everything_is_there_in_the_end(tmp_path: Path) -> None:
         "eval": saved["config"]["eval"]
     }
     assert len(EpisodeStore(tmp_path / "run" / "expert")) == 12
-    assert sorted(path.name for path in (tmp_path / "run" / "checkpoints").iterdir() if path.name[0] != ".") == [
-        "rl-left-disc-new", "sft", "sl-left-disc-new",
-    ]  # fmt: skip
+    assert sorted(
+        path.name for path in (tmp_path / "run" / "checkpoints").iterdir() if path.name[0] != "."
+    ) == [
+        "rl-left-disc-new",
+        "sft",
+        "sl-left-disc-new",
+    ]
     page = write_report(tmp_path / "run").read_text()
     assert "left-disc-new" in page and "<video" in page
 

@@ -22,10 +22,11 @@ __version__ = "0.2.0"
 
 
 def preset(name: str, **changes: Any) -> "Config":
-    """Return the settings of a preset, with other values for some fields: `preset("kitchen", seed=1)`.
+    """Return the settings of a preset, with other values for some fields: `preset("kitchen",
+    seed=1)`.
 
-    A group of settings is changed with `dataclasses.replace`. Raises `UserError` for an unknown preset
-    or field, and for a value that cannot be.
+    A group of settings is changed with `dataclasses.replace`. Raises `UserError` for an unknown
+    preset or field, and for a value that cannot be.
     """
     from irevla.config_io import check_names
     from irevla.presets import find_preset
@@ -38,8 +39,8 @@ def preset(name: str, **changes: Any) -> "Config":
 def run(config: "Config", *, out: Path | str, tensorboard: bool = False) -> "VLAPolicy":
     """Run Algorithm 1 in the directory `out` and return the policy; the same call again resumes.
 
-    It leaves out/results.json, out/report.html (with the extra "report") and all checkpoints. Raises `UserError` for whatever a
-    user can mend.
+    It leaves out/results.json, out/report.html (with the extra "report") and all checkpoints.
+    Raises `UserError` for whatever a user can mend.
     """
     from irevla.algorithm import run_algorithm
     from irevla.progress import console
@@ -69,9 +70,9 @@ def evaluate(
 ) -> "list[Row]":
     """Return the success rates of a policy, one row a task, on evaluation seeds of block `seed`.
 
-    `policy` is one in memory, or whatever `VLAPolicy.from_pretrained` takes. The environments have the
-    settings of the preset with the suite's name, where there is one. Raises `UserError` where policy
-    and suite do not fit.
+    `policy` is one in memory, or whatever `VLAPolicy.from_pretrained` takes. The environments have
+    the settings of the preset with the suite's name, where there is one. Raises `UserError` where
+    policy and suite do not fit.
     """
     from irevla.evaluation.saved import evaluate_on
 

@@ -1,7 +1,7 @@
 """Algorithm 1 of the paper: iterative RL for VLA models (iRe-VLA).
 
-`run_algorithm` is the paper's box, line by line. Every call is one step of it: it is skipped where the
-journal says that it is done, and goes on from its newest checkpoint where it was interrupted.
+`run_algorithm` is the paper's box, line by line. Every call is one step of it: it is skipped where
+the journal says that it is done, and goes on from its newest checkpoint where it was interrupted.
 """
 
 from irevla.config import METHODS

@@ -1,7 +1,7 @@
 """What crosses the walls of the house: frozen, shaped, and importing nothing of ours but names.
 
-Notation, here and everywhere: `B` batch, `T` time, `m` tokens, `d` width, `A` action dimensions, `H W`
-pixels.
+Notation, here and everywhere: `B` batch, `T` time, `m` tokens, `d` width, `A` action dimensions, `H
+W` pixels.
 """
 
 import hashlib
@@ -108,7 +108,8 @@ class Policy(Protocol):
         ...
 
     def encode(self, observation: Observation) -> Features:
-        """Return the VLM's latents, with gradients where the VLM is trainable and they are enabled."""
+        """Return the VLM's latents, with gradients where the VLM is trainable and they are
+        enabled."""
         ...
 
     def mean(self, features: Features) -> Float[Tensor, "B A"]:
@@ -145,7 +146,8 @@ class Policy(Protocol):
 
 @dataclass(frozen=True)
 class Provenance:
-    """Where an episode came from. Kept with it for ever: who acted, from which seed, how noisily."""
+    """Where an episode came from. Kept with it for ever: who acted, from which seed, how
+    noisily."""
 
     suite: str
     task: str

@@ -274,7 +274,8 @@ from irevla.envs.suite import load_suite
 from irevla.envs.vector import Job, VectorEnv
 import numpy as np
 config = EnvConfig(image_size=16, horizon=3, workers=2, envs_per_worker=1)
-vec = VectorEnv(load_suite("scripted_suite:SCRIPTED"), config, iter([Job("win", 0), Job("hang", 1)]))
+jobs = iter([Job("win", 0), Job("hang", 1)])
+vec = VectorEnv(load_suite("scripted_suite:SCRIPTED"), config, jobs)
 for worker in range(2):
     vec.recv(worker)
 vec.send(1, np.zeros((1, 2), np.float32))  # hangs
@@ -301,7 +302,8 @@ def test_no_orphans_when_the_driver_is_killed() -> None:
 
 
 def test_a_worker_has_no_torch_and_one_thread() -> None:
-    script = "import irevla.envs.worker, irevla.envs.pointmass, sys, json; print(json.dumps('torch' in sys.modules))"
+    script = "import irevla.envs.worker, irevla.envs.pointmass, sys, json;"
+    script += "print(json.dumps('torch' in sys.modules))"
     assert json.loads(subprocess.check_output([sys.executable, "-c", script])) is False
     with VectorEnv(POINTMASS, CONFIG, iter([Job("left-disc", 0)])) as vec:
         vec.recv(0)

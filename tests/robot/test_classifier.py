@@ -89,7 +89,7 @@ def test_some_of_both_labels_are_held_out_in_stretches(folder: Path) -> None:
 
 def test_too_few_or_broken_images_are_named(folder: Path, tmp_path: Path) -> None:
     (folder / "success/0000.png").write_bytes(b"no picture")
-    with pytest.raises(UserError, match=r"0000\.png is not a picture"):
+    with pytest.raises(UserError, match=r"0000\.png is not an image"):
         labelled(folder, INSTRUCTION, 32)
     for path in sorted((folder / "success").iterdir())[FEWEST - 1 :]:
         path.unlink()

@@ -18,7 +18,7 @@ from irevla.rollout.serve import Server
 # the scripted suite, as pytest puts it for the tests there
 sys.path.append(str(Path(__file__).parents[1] / "envs"))
 sys.path.append(str(Path(__file__).parents[1]))
-from toys import LatentLabels  # noqa: E402
+from toys import LatentLabels
 
 SCRIPTED = load_suite("scripted_suite:SCRIPTED")
 ONE = EnvConfig(image_size=16, horizon=3, workers=1, envs_per_worker=2, timeout=20.0)

@@ -61,13 +61,22 @@ CONFIG = Config(
     model=ModelConfig(vlm="tiny-random", width=32, layers=1, head_groups=4, head_hidden=16),
     sft=SUPERVISED,
     sac=SACConfig(
-        steps=200, demonstrations=3, attempts=60, gripper=False, batch=16, utd=1, critics=2, warmup=10,
-        checkpoint_every=8, updates_per_decision=0.5, converged=2.0,
+        steps=200,
+        demonstrations=3,
+        attempts=60,
+        gripper=False,
+        batch=16,
+        utd=1,
+        critics=2,
+        warmup=10,
+        checkpoint_every=8,
+        updates_per_decision=0.5,
+        converged=2.0,
     ),
     harvest=HarvestConfig(episodes=2, attempts=20),
     sl=replace(SUPERVISED, steps=4, validate_every=4, warmup=1),
     eval=EvalConfig(episodes=1, interim=1, videos=False),
-)  # fmt: skip
+)
 
 
 @pytest.fixture(scope="module")
@@ -202,7 +211,8 @@ LEFT = ("checkpoints/*/*.safetensors", "online/data/*/*", "latents/*/*/records.b
 def test_interrupted_anywhere_it_ends_with_the_same_bits(
     config: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, updates: int
 ) -> None:
-    """In the midst of a leg: what was played after the checkpoint is played again, to the same bits."""
+    """In the midst of a leg: what was played after the checkpoint is played again, to the same
+    bits."""
     config = replace(config, harvest=replace(config.harvest, from_training=True))
     play(tmp_path / "whole", config)
     update = SAC.update

@@ -9,7 +9,8 @@ from irevla.errors import UserError
 
 
 def find_device(name: str) -> torch.device:
-    """Return the device that a configuration names; "auto" is CUDA where there is one, else the CPU.
+    """Return the device that a configuration names; "auto" is CUDA where there is one, else the
+    CPU.
 
     Raises `UserError` for a device that cannot be used here.
     """
@@ -25,7 +26,8 @@ def find_device(name: str) -> torch.device:
 
 @contextmanager
 def threads(number: int) -> Iterator[None]:
-    """Let torch use `number` threads on the CPU. Sums depend on it: it is part of a run's settings."""
+    """Let torch use `number` threads on the CPU. Sums depend on it: it is part of a run's
+    settings."""
     before = torch.get_num_threads()
     torch.set_num_threads(number)
     try:
@@ -36,7 +38,8 @@ def threads(number: int) -> Iterator[None]:
 
 @contextmanager
 def seeded(seed: int) -> Iterator[None]:
-    """Let torch's global generators begin at `seed`, and be afterwards as if nothing had been drawn."""
+    """Let torch's global generators begin at `seed`, and be afterwards as if nothing had been
+    drawn."""
     cuda = [torch.cuda.current_device()] if torch.cuda.is_available() else []
     with torch.random.fork_rng(devices=cuda):
         torch.manual_seed(seed)

@@ -37,8 +37,35 @@ def augment(
 
 
 COLOURS = frozenset(
-    "red green blue yellow orange purple violet pink brown black white grey gray cyan magenta teal "
-    "turquoise gold golden silver beige tan maroon navy olive lime crimson".split()
+    [
+        "red",
+        "green",
+        "blue",
+        "yellow",
+        "orange",
+        "purple",
+        "violet",
+        "pink",
+        "brown",
+        "black",
+        "white",
+        "grey",
+        "gray",
+        "cyan",
+        "magenta",
+        "teal",
+        "turquoise",
+        "gold",
+        "golden",
+        "silver",
+        "beige",
+        "tan",
+        "maroon",
+        "navy",
+        "olive",
+        "lime",
+        "crimson",
+    ]
 )
 
 

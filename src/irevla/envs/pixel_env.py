@@ -15,9 +15,9 @@ from irevla.tasks import Task
 class PixelEnv(gym.Env[np.ndarray, np.ndarray]):
     """Observation: `uint8[S, S, 3]`. Action: `float32[A]` in [-1, 1]; what lies outside is clipped.
 
-    The reward is 1 at success, where the episode terminates; else 0. After `horizon` decisions it is
-    truncated, unless it has just terminated. A subclass sets the scene (`_set_scene`), carries out a
-    decision (`_advance`) and renders (`picture`).
+    The reward is 1 at success, where the episode terminates; else 0. After `horizon` decisions it
+    is truncated, unless it has just terminated. A subclass sets the scene (`_set_scene`), carries
+    out a decision (`_advance`) and renders (`picture`).
     """
 
     metadata: dict[str, Any] = {"render_modes": ["rgb_array"], "render_fps": 10}  # noqa: RUF012
@@ -49,7 +49,8 @@ class PixelEnv(gym.Env[np.ndarray, np.ndarray]):
     ) -> tuple[np.ndarray, dict[str, Any]]:
         """Start the episode of `seed`, wholly decided by it; without one, the generator's next.
 
-        Each task has its own scenes for one seed: else what is held out in one has twins in another.
+        Each task has its own scenes for one seed: else what is held out in one has twins in
+        another.
         """
         super().reset(seed=seed)
         if seed is not None:
@@ -64,9 +65,9 @@ class PixelEnv(gym.Env[np.ndarray, np.ndarray]):
     ) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
         """Carry out one decision, clipped to [-1, 1].
 
-        Success ends the episode (`terminated`); out of time cuts it off (`truncated`); never both. So
-        does a simulation that has become unstable: that is never a success. Raises `ValueError` for an
-        action that is not finite.
+        Success ends the episode (`terminated`); out of time cuts it off (`truncated`); never both.
+        So does a simulation that has become unstable: that is never a success. Raises `ValueError`
+        for an action that is not finite.
         """
         if not np.isfinite(action).all():
             raise ValueError(f"the action for {self.task.name} is not finite: {action}")
@@ -106,7 +107,8 @@ class PixelEnv(gym.Env[np.ndarray, np.ndarray]):
 
 
 def mujoco_broke(data: Any) -> bool:
-    """Whether MuJoCo found a state or an acceleration that is not finite or huge since the last reset.
+    """Whether MuJoCo found a state or an acceleration that is not finite or huge since the last
+    reset.
 
     It then resets the scene by itself, to a start at which some tasks are solved.
     """

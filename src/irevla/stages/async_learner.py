@@ -1,10 +1,10 @@
 """Actor and learner apart, as on a real arm: acting never waits for learning (section V-D; SERL).
 
-The learner has a process of its own: in a thread, each step of an update could hold Python's lock while
-a decision is due. Episodes reach it through the buffers on disk. It publishes the newest actor through
-a piece of anonymous memory, which the actor looks at before each decision and never waits for, and says
-over a pipe, in JSON, how it fares; it writes the checkpoints. "finish" over the pipe: make the pending
-updates, save, leave. "stop": save and leave.
+The learner has a process of its own: in a thread, each step of an update could hold Python's lock
+while a decision is due. Episodes reach it through the buffers on disk. It publishes the newest
+actor through a piece of anonymous memory, which the actor looks at before each decision and never
+waits for, and says over a pipe, in JSON, how it fares; it writes the checkpoints. "finish" over the
+pipe: make the pending updates, save, leave. "stop": save and leave.
 """
 
 import json
@@ -82,7 +82,8 @@ class SharedWeights:
         self._header[0] += 1
 
     def read(self) -> bool:
-        """Let the actor have the newest weights, if they are new and whole; return whether it has."""
+        """Let the actor have the newest weights, if they are new and whole; return whether it
+        has."""
         number, checksum = self._header.tolist()
         if number == self._seen:
             return False
@@ -98,7 +99,8 @@ class SharedWeights:
 
 
 class AsyncLearner:
-    """The actor's side. The learner goes on from the newest checkpoint, made here where there is none."""
+    """The actor's side. The learner goes on from the newest checkpoint, made here where there is
+    none."""
 
     def __init__(self, run: Run, policy: VLAPolicy, stage: Stage, learner: SACLearner) -> None:
         self._run = run
@@ -125,7 +127,8 @@ class AsyncLearner:
         self._generator.manual_seed(draw_seed(self._run.draws(self._stage), "explore", key))
 
     def act(self, features: Features) -> Float[Tensor, "B A"]:
-        """Return actions of the newest actor, with exploration noise; a simulator is held to the rate."""
+        """Return actions of the newest actor, with exploration noise; a simulator is held to the
+        rate."""
         self._weights.read()
         actions = self._actor.act(features, generator=self._generator)
         if self._rate:
@@ -144,7 +147,8 @@ class AsyncLearner:
         return means.take()
 
     def finish(self) -> None:
-        """Wait until the learner has made the pending updates; then the policy has what it learnt."""
+        """Wait until the learner has made the pending updates; then the policy has what it
+        learnt."""
         self._tell("finish")
         with suppress(EOFError):
             while True:
@@ -225,7 +229,8 @@ class _PolicyFiles:
 
 
 class LearnerProcess:
-    """SAC in a process of its own: the run in `directory`, from its newest checkpoint of `stage`."""
+    """SAC in a process of its own: the run in `directory`, from its newest checkpoint of
+    `stage`."""
 
     def __init__(self, directory: Path, stage: Stage) -> None:
         config = read_config(directory)
@@ -250,8 +255,8 @@ class LearnerProcess:
         self.learner.load_state(files)
 
     def learn_until_told(self, pipe: Connection, weights: SharedWeights) -> str:
-        """Make the pending updates for all that comes to the online buffer until the actor's side says
-        a word; return it.
+        """Make the pending updates for all that comes to the online buffer until the actor's side
+        says a word; return it.
 
         Raises EOFError where that side is gone.
         """

@@ -1,7 +1,7 @@
 """What all stages share: how one is skipped, resumed, saved and completed.
 
-A learner learns and nothing else; the stage around it loops, saves, logs. What a checkpoint holds is
-what the policy, the learner and the stage say they need to go on, each by files of its own.
+A learner learns and nothing else; the stage around it loops, saves, logs. What a checkpoint holds
+is what the policy, the learner and the stage say they need to go on, each by files of its own.
 """
 
 from collections.abc import Mapping, Sequence
@@ -58,7 +58,8 @@ def load_if_done(run: Run, policy: Policy, stage: Stage) -> bool:
 def resume(
     checkpoints: Checkpoints, policy: Policy, stage: Stage, learner: Learner
 ) -> dict[str, Any]:
-    """Take up the newest sound checkpoint of `stage`; return its files, none where there is none."""
+    """Take up the newest sound checkpoint of `stage`; return its files, none where there is
+    none."""
     found = checkpoints.newest(stage.folder)
     for reason in checkpoints.passed_over:
         console.print(f"[yellow]passed over:[/] {reason}", soft_wrap=True)
@@ -84,7 +85,8 @@ def save(
 
 
 def complete(run: Run, policy: Policy, stage: Stage, **facts: Any) -> None:
-    """Note that `stage` is done: keep its policy for good, then write the journal, then clean up."""
+    """Note that `stage` is done: keep its policy for good, then write the journal, then clean
+    up."""
     run.checkpoints.save(stage.folder, policy.files())
     run.journal.append(stage.name, **facts)
     run.checkpoints.drop(stage.folder)

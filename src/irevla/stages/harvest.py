@@ -19,9 +19,9 @@ def run_harvest(
 ) -> None:
     """Play until `harvest.episodes` successes of this stage are in D_RL; failures never are.
 
-    The policy's own actions are the labels; with `harvest.noise` what is executed is disturbed, so that
-    D_RL shows how to come back, as the expert's demonstrations do (DART, Laskey et al. 2017). Ends after
-    `harvest.attempts` episodes at the latest.
+    The policy's own actions are the labels; with `harvest.noise` what is executed is disturbed, so
+    that D_RL shows how to come back, as the expert's demonstrations do (DART, Laskey et al. 2017).
+    Ends after `harvest.attempts` episodes at the latest.
     """
     if run.journal.done(stage.name) is not None:
         return

@@ -35,7 +35,8 @@ class OnlineLearner(Protocol):
         ...
 
     def train_pending(self) -> dict[str, float]:
-        """Learn from what has come to the online buffer; return the means of the updates' metrics."""
+        """Learn from what has come to the online buffer; return the means of the updates'
+        metrics."""
         ...
 
     def finish(self) -> None:

@@ -1,5 +1,5 @@
-"""Stage 1 by PPO: online RL until convergence, equation (3). Line 4: pi^1 starts as pi^2, with a new
-critic head; line 5: optimise."""
+"""Stage 1 by PPO: online RL until convergence, equation (3). Line 4: pi^1 starts as pi^2, with a
+new critic head; line 5: optimise."""
 
 import torch
 

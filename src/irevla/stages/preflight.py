@@ -25,7 +25,8 @@ def preflight(config: Config) -> tuple[Suite, TaskLists]:
     check_model(_starting_model(config, suite), find_device(config.device))
     if config.expert.dataset and not Path(config.expert.dataset).is_dir():
         raise UserError(
-            f"no dataset {config.expert.dataset}; name another as expert.dataset, or none to collect "
+            f"no dataset {config.expert.dataset}; name another as expert.dataset, or none to "
+            "collect "
             "one"
         )
     if config.eval.videos and find_spec("av") is None:
@@ -53,7 +54,8 @@ def _check_real_arm(suite: Suite, config: Config) -> None:
         )
     if learns and config.rl != "sac":
         raise UserError(
-            f"--rl sac on {config.suite}: PPO would take what a person does there for its own action"
+            f"--rl sac on {config.suite}: PPO would take what a person does there for its own "
+            "action"
         )
     if config.eval.videos:
         raise UserError(f"there are no videos of {config.suite}: --eval.no-videos")

@@ -98,8 +98,8 @@ def _play_leg(
 ) -> Iterator[Outcome]:
     """Play so many whole episodes; when all of them have ended, there may be a checkpoint.
 
-    Nothing is under way then, so that a run that goes on from it plays what one would that was never
-    stopped.
+    Nothing is under way then, so that a run that goes on from it plays what one would that was
+    never stopped.
     """
     first = first_seed(Purpose.RL, run.config.seed, round=stage.round) + progress.episodes
     learning.explore(progress.episodes)
@@ -138,8 +138,8 @@ def collect_seed_successes(
 ) -> None:
     """Bring `store` to `sac.demonstrations` successes of the policy as it is, without noise.
 
-    With `harvest.from_training` they go to `online`, D_RL, too. Fewer are told; where there is none at
-    all, `UserError`.
+    With `harvest.from_training` they go to `online`, D_RL, too. Fewer are told; where there is none
+    at all, `UserError`.
     """
     if run.journal.done(stage.name) is not None:
         return
@@ -167,7 +167,8 @@ def collect_seed_successes(
     kept = len(done)
     if not kept:
         raise UserError(
-            f"the policy solved {stage.task} in none of {tried} episodes, so that SAC has nothing to "
+            f"the policy solved {stage.task} in none of {tried} episodes, so that SAC has nothing "
+            "to "
             "begin with: begin with a better policy, allow more --sac.attempts, or choose --rl ppo "
             "(with another --out)"
         )
@@ -178,7 +179,8 @@ def collect_seed_successes(
 
 
 def _repeats(suite: Suite, config: SACConfig) -> bool:
-    """Whether episodes can be played again to the same bits: not on a real arm, nor with two clocks."""
+    """Whether episodes can be played again to the same bits: not on a real arm, nor with two
+    clocks."""
     return suite.real_arm is None and not config.async_learner
 
 

@@ -41,8 +41,8 @@ def new_policy(run: Run, suite: Suite, stage: Stage) -> VLAPolicy:
 def starting_policy(run: Run, suite: Suite) -> VLAPolicy:
     """Return the policy that `from_checkpoint` names.
 
-    Raises `UserError` where it does not fit the suite, and where it is not the one that the run began
-    with.
+    Raises `UserError` where it does not fit the suite, and where it is not the one that the run
+    began with.
     """
     config = run.config
     name = config.from_checkpoint
@@ -60,7 +60,8 @@ def starting_policy(run: Run, suite: Suite) -> VLAPolicy:
 
 
 def expert_dataset(run: Run, suite: Suite, tasks: TaskLists) -> EpisodeStore:
-    """Return D_e: the dataset that the configuration names, or demonstrations by the scripted experts.
+    """Return D_e: the dataset that the configuration names, or demonstrations by the scripted
+    experts.
 
     Raises `UserError` where it is not of the expert tasks, and where it is not the one that the run
     began with.

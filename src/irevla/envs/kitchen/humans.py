@@ -112,8 +112,12 @@ def cut(states: States, skill: Skill, longest: int) -> States | None:
 
 
 JOINT_INDEX: Mapping[str, int] = {
-    "knob_Joint_1": 9, "light_switch": 17, "slide_cabinet": 19, "left_hinge_cabinet": 20, "microwave": 22,
-}  # fmt: skip
+    "knob_Joint_1": 9,
+    "light_switch": 17,
+    "slide_cabinet": 19,
+    "left_hinge_cabinet": 20,
+    "microwave": 22,
+}
 """Where in qpos the tasks' joints stand, in FrankaKitchen-v1 and so in both kinds of files."""
 
 

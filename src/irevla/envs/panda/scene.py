@@ -64,8 +64,11 @@ GRIP = (
 RGB = tuple[float, float, float]
 XYZ = tuple[float, float, float]
 COLOURS: dict[str, RGB] = {
-    "red": (0.85, 0.08, 0.08), "blue": (0.10, 0.25, 0.85), "green": (0.05, 0.60, 0.20), "yellow": (0.98, 0.85, 0.10),
-}  # fmt: skip
+    "red": (0.85, 0.08, 0.08),
+    "blue": (0.10, 0.25, 0.85),
+    "green": (0.05, 0.60, 0.20),
+    "yellow": (0.98, 0.85, 0.10),
+}
 TOP, FLOOR, WOOD, GREY, DARK, WHITE, CYAN = (
     (0.72, 0.66, 0.60),
     (0.45, 0.50, 0.55),
@@ -104,7 +107,10 @@ def _arm() -> Any:
           <include file="{parts}/actuator.xml"/>
           <compiler angle="radian" meshdir="{parts}/meshes"/>
           <option timestep="{TIMESTEP}" cone="elliptic" impratio="10" integrator="implicitfast"/>
-          <visual><headlight ambient=".5 .5 .5" diffuse=".5 .5 .5" specular="0 0 0"/><map znear=".01"/></visual>
+          <visual>
+            <headlight ambient=".5 .5 .5" diffuse=".5 .5 .5" specular="0 0 0"/>
+            <map znear=".01"/>
+          </visual>
           <statistic extent="1" center=".4 0 .1"/>
         </mujoco>"""
     )
@@ -180,9 +186,15 @@ def _button(spec: Any, prop: Prop) -> None:
     _box(body, (0.05, 0.05, 0.018), (0.0, 0.0, 0.018), DARK)
     plunger = body.add_body(name="plunger", pos=[0, 0, 0.048])
     plunger.add_joint(
-        name="plunger", type=SLIDE, axis=[0, 0, -1], range=[0, 0.02], stiffness=80, damping=3, armature=0.05,
+        name="plunger",
+        type=SLIDE,
+        axis=[0, 0, -1],
+        range=[0, 0.02],
+        stiffness=80,
+        damping=3,
+        armature=0.05,
         limited=mujoco.mjtLimited.mjLIMITED_TRUE,
-    )  # fmt: skip
+    )
     plunger.gravcomp = 1.0
     plunger.add_geom(
         type=CYLINDER, size=[0.028, 0.012, 0], rgba=[0.85, 0.1, 0.1, 1], contype=0, mass=0.05
@@ -198,9 +210,15 @@ def _drawer(spec: Any, prop: Prop) -> None:
         _box(body, (0.075, 0.005, 0.05), (0.0, sign * 0.085, 0.05), WOOD)
     drawer = body.add_body(name="drawer")
     drawer.add_joint(
-        name="drawer", type=SLIDE, axis=[1, 0, 0], range=[0, 0.15], damping=4, frictionloss=0.5, armature=0.1,
+        name="drawer",
+        type=SLIDE,
+        axis=[1, 0, 0],
+        range=[0, 0.15],
+        damping=4,
+        frictionloss=0.5,
+        armature=0.1,
         limited=mujoco.mjtLimited.mjLIMITED_TRUE,
-    )  # fmt: skip
+    )
     _box(drawer, (0.068, 0.075, 0.004), (0.004, 0.0, 0.012), GREY)
     _box(drawer, (0.004, 0.078, 0.045), (0.075, 0.0, 0.05), GREY)
     _box(drawer, (0.004, 0.075, 0.03), (-0.06, 0.0, 0.04), GREY)
@@ -227,14 +245,23 @@ def _cable(spec: Any, prop: Prop) -> None:
                 name=f"{name}{index}", axis=axis, damping=0.003, stiffness=0.02, armature=2e-4
             )
         link.add_geom(
-            type=CAPSULE, fromto=[0, 0, 0, LINK, 0, 0], size=[CORD, 0, 0], rgba=[0.95, 0.45, 0.05, 1],
-            mass=0.004, friction=[0.4, 0.005, 0.0001],
-        )  # fmt: skip
+            type=CAPSULE,
+            fromto=[0, 0, 0, LINK, 0, 0],
+            size=[CORD, 0, 0],
+            rgba=[0.95, 0.45, 0.05, 1],
+            mass=0.004,
+            friction=[0.4, 0.005, 0.0001],
+        )
         step = [LINK, 0, 0]
     plug = link.add_body(name="plug", pos=[LINK + 0.015, 0, 0.005])
     plug.add_geom(type=BOX, size=[0.02, 0.014, 0.011], rgba=[*WHITE, 1], mass=0.02, friction=GRIP)
 
 
 MAKERS: Mapping[str, Callable[[Any, Prop], None]] = {
-    "block": _block, "produce": _produce, "tray": _tray, "button": _button, "drawer": _drawer, "cable": _cable,
-}  # fmt: skip
+    "block": _block,
+    "produce": _produce,
+    "tray": _tray,
+    "button": _button,
+    "drawer": _drawer,
+    "cable": _cable,
+}

@@ -65,9 +65,15 @@ BLOCKS = {colour: _block(colour) for colour in ("red", "blue", "green", "yellow"
 PRODUCE = {
     name: _produce(name, room)
     for name, room in {
-        "eggplant": 0.08, "carrot": 0.09, "pear": 0.07, "banana": 0.08, "potato": 0.06, "corn": 0.09, "mushroom": 0.05,
+        "eggplant": 0.08,
+        "carrot": 0.09,
+        "pear": 0.07,
+        "banana": 0.08,
+        "potato": 0.06,
+        "corn": 0.09,
+        "mushroom": 0.05,
     }.items()
-}  # fmt: skip
+}
 RL = ("eggplant", "carrot")
 TRAY = Prop("tray", "tray", turn=0.5, room=0.10)
 BUTTON = Prop("button", "button", turn=math.pi / 4, room=0.08)
