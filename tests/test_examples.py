@@ -1,0 +1,26 @@
+"""Every example runs as a user runs it."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+EXAMPLES = sorted((Path(__file__).parents[1] / "examples").glob("*.py"))
+
+
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.stem)
+def test_it_runs_and_says_something(path: Path, tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, str(path)], cwd=tmp_path, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip()
+    assert "Traceback" not in done.stderr
+    assert not list(tmp_path.iterdir()), "it leaves nothing behind"
+
+
+def test_there_are_examples() -> None:
+    names = {path.stem for path in EXAMPLES}
+    assert {"quickstart", "sac_on_latents", "your_env", "your_vlm"} <= names
