@@ -234,9 +234,9 @@ def policy_folder(path: Path) -> Path:
 
 
 def _newest(run: Path, policies: set[str]) -> str:
-    """Return the newest of a run's checkpoints by its journal: times of files do not survive a copy.
+    """Return the newest of a run's checkpoints by its journal.
 
-    A stage that is under way has numbered checkpoints; what is done has none.
+    Times of files do not survive a copy. A stage that is under way has numbered checkpoints; what is done has none.
     """
     events: list[str] = [record["event"] for record in Journal(run / "journal.jsonl")]
     done = [event.replace(":", "-") for event in events]
