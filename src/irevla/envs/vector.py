@@ -337,7 +337,11 @@ class VectorEnv:
         assert not state.waiting, f"worker {worker} is still at its last step: recv first"
         state.waiting = state.stepping = True
         if actions is not None:
-            assert np.isfinite(actions[state.playing()]).all(), "an action is not finite"
+            if not np.isfinite(actions[state.playing()]).all():
+                raise UserError(
+                    "an action is not finite: the policy's weights are damaged; go on from an "
+                    "earlier checkpoint, or train again with a lower learning rate"
+                )
             state.buffers.actions[:] = actions
         if state.process is not None:
             state.process.tell({"step": _as_json(state.deck), "expert": actions is None})

@@ -35,9 +35,19 @@ def baselines(run: Run, suite: Suite, tasks: TaskLists) -> None:
         return
     config = run.config
     found = replayed_demonstrations(suite, tasks.all, env=config.env, seed=config.seed)
-    demonstrations = {task: [each.actions for each in found[task]] for task in tasks.all}
-    protocol = Protocol(suite, tasks.all, config.env, config.eval.episodes, config.eval.seed)
-    _note(run, BASELINE, evaluate_blind_replay(demonstrations, protocol, run_seed=config.seed))
+    demonstrations = {task: [each.actions for each in found[task]] for task in found}
+    lacking = [task for task in tasks.all if task not in found]
+    if lacking:
+        run.journal.append(
+            "blind replay",
+            note=f"no blind replay of {', '.join(lacking)}: the scripted expert never solved it",
+        )
+    if found:
+        protocol = Protocol(suite, tuple(found), config.env, config.eval.episodes, config.eval.seed)
+        evaluation = evaluate_blind_replay(demonstrations, protocol, run_seed=config.seed)
+        _note(run, BASELINE, evaluation)
+    else:
+        run.journal.append(f"evaluated {BASELINE.name}", rows=[])
 
 
 def evaluate_stage(

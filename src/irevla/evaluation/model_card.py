@@ -6,6 +6,7 @@ from typing import Any
 
 from irevla.config import Config
 from irevla.config_io import from_dict, to_dict
+from irevla.errors import UserError
 from irevla.evaluation.report import acting, code, describe
 from irevla.evaluation.stats import Results, read_results
 from irevla.evaluation.tables import markdown
@@ -33,6 +34,8 @@ def export(path: Path | str, *, name: str) -> tuple[dict[str, Any], str]:
     run = run_of(place)
     if run is None:
         written = place / CARD
+        if written.is_symlink():
+            raise UserError(f"{written} is a link, which would publish another file: copy it here")
         if written.exists():
             return files, written.read_text()
         return files, model_card(files[CONFIG], name=name)

@@ -238,6 +238,12 @@ def _blind_suffices(results: Results, task: str) -> bool:
 # --- Parts of the page
 
 
+def _is_ours(path: Path, run_dir: Path) -> bool:
+    """Whether a file that index.json names lies in the run's own videos: it goes into the page."""
+    inside = path.parent == run_dir / "videos" and path.name == Path(path.name).name
+    return inside and path.is_file() and not path.is_symlink()
+
+
 def clips(run_dir: Path, results: Results) -> Iterator[Clip]:
     """Yield the videos that videos/index.json lists: of RL tasks, expert, unseen and other ones."""
     index = run_dir / "videos" / "index.json"
@@ -257,7 +263,7 @@ def clips(run_dir: Path, results: Results) -> Iterator[Clip]:
     others = [task for task in listed if task not in known]
     for task in [*known, *others]:
         path = run_dir / "videos" / f"{task}.mp4"
-        if task in listed and path.exists():
+        if task in listed and _is_ours(path, run_dir):
             clip = listed[task]
             yield Clip(
                 task=task,

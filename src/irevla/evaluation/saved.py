@@ -6,7 +6,7 @@ from pathlib import Path
 
 from irevla.compute.device import find_device, threads
 from irevla.config import Config
-from irevla.envs.suite import load_suite
+from irevla.envs.suite import load_suite, suite_of_file
 from irevla.errors import UserError
 from irevla.evaluation.evaluate import Protocol, evaluate_policy
 from irevla.evaluation.model_card import exported_settings, run_of
@@ -27,8 +27,8 @@ def evaluate_saved(
     Hub. On the suite of its run, or on another one. Raises `UserError` where they do not fit.
     """
     place, config = _find(path)
-    config = replace(config, suite=suite or config.suite)
-    found = load_suite(config.suite)
+    found = load_suite(suite) if suite else suite_of_file(config.suite, path)
+    config = replace(config, suite=found.source)
     found.check()
     chosen = tuple(found.task(task).name for task in tasks) or found.task_lists(config).all
     policy = VLAPolicy.from_pretrained(place, device=find_device(config.device))

@@ -236,7 +236,8 @@ def policy_folder(path: Path) -> Path:
 def _newest(run: Path, policies: set[str]) -> str:
     """Return the newest of a run's checkpoints by its journal.
 
-    Times of files do not survive a copy. A stage that is under way has numbered checkpoints; what is done has none.
+    Times of files do not survive a copy. A stage that is under way has numbered checkpoints;
+    what is done has none.
     """
     events: list[str] = [record["event"] for record in Journal(run / "journal.jsonl")]
     done = [event.replace(":", "-") for event in events]
@@ -312,6 +313,8 @@ def parse(files: Mapping[str, Any]) -> Description:
             f"{CONFIG} is damaged: model must be a group of settings, action_dim and image_size "
             "integers"
         )
+    if not (0 < action_dim <= 4096 and 0 < image_size <= 4096):
+        raise UserError(f"{CONFIG} is damaged: action_dim {action_dim}, image_size {image_size}")
     config = from_dict(model, kind=ModelConfig, where="model.")
     return Description(config, action_dim, image_size, _base(data), GRIPPER in data)
 

@@ -85,6 +85,11 @@ def open_run(directory: Path, config: Config, *, tensorboard: bool = False) -> I
     """Open or create the directory of a run of Algorithm 1: see `open_directory`."""
     with open_directory(directory, config, tensorboard=tensorboard) as files:
         journal, metrics, checkpoints = files
+        if not journal.whole and any(checkpoints.root.glob("[!.]*")):
+            raise UserError(
+                f"{journal.path} is missing or empty, but {checkpoints.root} is not: restore it, "
+                "or choose another --out"
+            )
         yield Run(directory, config, journal, metrics, checkpoints)
 
 
