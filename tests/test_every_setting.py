@@ -1,7 +1,8 @@
 """Every setting of every config changes something: none is accepted and ignored.
 
-`SETTINGS` says of each field who sees it: a stage of a run, or what it is made of, with episodes that
-nobody played. A field without a line here fails; so does one whose other value changes nothing.
+`SETTINGS` says of each field who sees it: a stage of a run, or what it is made of, with episodes
+that nobody played. A field without a line here fails; so does one whose other value changes
+nothing.
 """
 
 import dataclasses
