@@ -19,7 +19,11 @@ ALIKE = {  # tasks whose things lie within the same bounds
     "metaworld": ("window-open", "window-close"),
     "panda-sim": ("pick-red-block", "pick-blue-block", "pick-green-block", "pick-yellow-block"),
 }
-NEEDS = {"kitchen": "gymnasium_robotics", "metaworld": "metaworld", "panda-sim": "gymnasium_robotics"}
+NEEDS = {
+    "kitchen": "gymnasium_robotics",
+    "metaworld": "metaworld",
+    "panda-sim": "gymnasium_robotics",
+}
 
 
 def needed(suite: str) -> str:

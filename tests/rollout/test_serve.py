@@ -1,7 +1,5 @@
 """The loop over workers, against numbers worked by hand: PPO's rollouts, whole episodes, and who acts."""
 
-import os
-import signal
 from collections.abc import Iterator
 from itertools import count
 
@@ -89,7 +87,9 @@ def test_collector_against_numbers_worked_by_hand(mixed: VectorEnv) -> None:
         (2, True, 2),
     ]
     assert (
-        stats.decisions == 8 and stats.dropped == 0 and stats.metrics()["success"] == pytest.approx(2 / 3)
+        stats.decisions == 8
+        and stats.dropped == 0
+        and stats.metrics()["success"] == pytest.approx(2 / 3)
     )
 
 
@@ -240,8 +240,7 @@ def test_only_the_gaussian_actor_explores() -> None:
 
     assert executed(MeanActor(FakePolicy())) == [[125, 125]] * 2
     assert (
-        executed(GaussianActor(FakePolicy(), torch.Generator().manual_seed(0)))
-        != [[125, 125]] * 2
+        executed(GaussianActor(FakePolicy(), torch.Generator().manual_seed(0))) != [[125, 125]] * 2
     )
 
 
@@ -255,9 +254,7 @@ def test_blind_replay_plays_demonstrations_of_each_task_in_turn_and_holds_its_la
     }
     jobs = [Job("timeout", 1), Job("win", 2), Job("win", 3)]
     with VectorEnv(SCRIPTED, ONE, iter(jobs)) as vec:
-        outcomes = {
-            o.job: o.episode for o in play(vec, BlindReplay(demonstrations), images=True)
-        }
+        outcomes = {o.job: o.episode for o in play(vec, BlindReplay(demonstrations), images=True)}
     played = [
         (episode.actions[:, 0] * 10).round().tolist()
         for episode in map(outcomes.get, jobs)

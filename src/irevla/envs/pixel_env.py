@@ -2,7 +2,6 @@
 left out."""
 
 import zlib
-from collections.abc import Mapping
 from typing import Any
 
 import gymnasium as gym

@@ -196,7 +196,9 @@ class _WorkerState:
         self.buffers = SharedBuffers.on(mmap.mmap(-1, SharedBuffers.nbytes(**size)), **size)
         self.jobs: list[Job | None] = [None] * n
         self.deck: list[Job | None] = [None] * n
-        self.taken: list[list[list[float]]] = [[] for _ in range(n)]  # what was meant in this episode
+        self.taken: list[list[list[float]]] = [
+            [] for _ in range(n)
+        ]  # what was meant in this episode
         self.losses = np.zeros(n, np.int64)  # of each slot's present job
         self.waiting = True  # a command is under way ...
         self.stepping = False  # ... which is a step, not the start of episodes

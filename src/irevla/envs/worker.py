@@ -188,7 +188,7 @@ class EnvPool:
             clean = env.unwrapped.expert_action()  # type: ignore[attr-defined]
         else:
             clean = np.clip(buffers.actions[slot], -1, 1)
-        action = np.clip(clean + self._noise[slot].draw(len(clean)), -1, 1)
+        action = np.clip(clean + self._noise[slot].sample(len(clean)), -1, 1)
         image, reward, terminated, truncated, info = env.step(action)
         person = not expert and info.get("person", False)  # who took over from a policy
         self._helped[slot] |= person
@@ -217,7 +217,7 @@ class Disturbance:
         self._decisions = 0
         self._now: Float32[np.ndarray, " A"] | None = None
 
-    def draw(self, dimensions: int) -> Float32[np.ndarray, " A"]:
+    def sample(self, dimensions: int) -> Float32[np.ndarray, " A"]:
         """Return the noise of the next decision."""
         burst = self._job.burst
         if self._now is None or burst == 0 or self._decisions % burst == 0:

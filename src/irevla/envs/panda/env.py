@@ -19,7 +19,7 @@ from irevla.envs.panda.experts import SCRIPTS
 from irevla.envs.panda.goals import DONE, Pose, Scene
 from irevla.envs.panda.scene import HAND, LINK, LINKS, POST, model_of
 from irevla.envs.panda.suite import ACTION_DIM, CONTROL_HZ, PANDA_SIM, REACH, TURN, WRIST_SHARE
-from irevla.envs.panda.tasks import SPECS, Prop
+from irevla.envs.panda.tasks import SPECS, TableObject
 from irevla.envs.pixel_env import PixelEnv
 from irevla.errors import unknown
 
@@ -76,10 +76,9 @@ class PandaEnv(PixelEnv):
         super().reset(seed=seed)
         model, data = self.model, self.data
         mujoco.mj_resetData(model, data)
-        for prop, (x, y, yaw) in zip(
-            self._spec.props, places(self._spec.props, self.np_random), strict=True
-        ):
-            self._put(prop.name, np.array([x, y]), yaw)
+        objects = self._spec.objects
+        for thing, (x, y, yaw) in zip(objects, places(objects, self.np_random), strict=True):
+            self._put(thing.name, np.array([x, y]), yaw)
         if self._links:
             self._bend()
         data.qpos[:JOINTS] = HOME + self.np_random.uniform(-POSTURE_NOISE, POSTURE_NOISE, JOINTS)
@@ -171,14 +170,17 @@ class PandaEnv(PixelEnv):
             data.joint(f"yaw{index}").qpos = curl
 
 
-def places(props: Sequence[Prop], random: np.random.Generator) -> Float[np.ndarray, "n 3"]:
-    """Random places (x, y in m, yaw in rad) for things, so that each has its room."""
+def places(objects: Sequence[TableObject], random: np.random.Generator) -> Float[np.ndarray, "n 3"]:
+    """Return random places (x, y in m, yaw in rad) for things, so that each has its room."""
+    low = np.array([each.low for each in objects])
+    high = np.array([each.high for each in objects])
+    room = np.array([each.room for each in objects])
     for _ in range(TRIES):
-        low, high = np.array([p.low for p in props]), np.array([p.high for p in props])
-        at, room = random.uniform(low, high), np.array([p.room for p in props])
-        apart = np.linalg.norm(at[:, None] - at[None], axis=2) - room[:, None] - room[None]
-        if (apart[np.triu_indices(len(props), 1)] >= 0).all():
-            yaw = np.array([p.yaw + random.uniform(-p.turn, p.turn) for p in props])
+        at = random.uniform(low, high)
+        distances = np.linalg.norm(at[:, None] - at[None], axis=2)
+        apart = distances - room[:, None] - room[None]
+        if (apart[np.triu_indices(len(objects), 1)] >= 0).all():
+            yaw = np.array([each.yaw + random.uniform(-each.turn, each.turn) for each in objects])
             return np.concatenate([at, yaw[:, None]], axis=1)
     raise AssertionError("the table is too small for the things on it")
 

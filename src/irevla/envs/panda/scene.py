@@ -13,7 +13,7 @@ import mujoco  # isort: skip
 from irevla.envs.franka import assets
 from irevla.envs.panda import vegetables
 from irevla.envs.panda.suite import CAMERA_POS, FOVY, LOOK_AT, WRIST_FOVY, WRIST_LOOK_AT, WRIST_POS
-from irevla.envs.panda.tasks import SPECS, Prop
+from irevla.envs.panda.tasks import SPECS, TableObject
 
 BOX, CYLINDER, CAPSULE = (
     mujoco.mjtGeom.mjGEOM_BOX,
@@ -46,7 +46,7 @@ SLOT, WALL = (
 )  # half the length and width of the slot, and the height of its walls, m
 SLOT_AT, POST = 0.16, 0.03  # how far the slot is from the post, and how high the cable begins, m
 LINKS, LINK, CORD = 9, 0.03, 0.006  # of the cable: how many, their length and radius, m
-DENSITY = 300.0  # of blocks and produce, kg/m^3
+DENSITY = 300.0  # of blocks and vegetables, kg/m^3
 GRIP = (
     1.0,
     0.01,
@@ -80,8 +80,8 @@ def model_of(task: str) -> Any:
     spec.worldbody.add_geom(type=PLANE, size=[4, 4, 0.1], pos=[0, 0, -0.5], rgba=[*FLOOR, 1])
     _add_camera(spec.worldbody, "front", CAMERA_POS, LOOK_AT, FOVY)
     _add_camera(spec.body(HAND), "wrist", WRIST_POS, WRIST_LOOK_AT, WRIST_FOVY)
-    for prop in SPECS[task].props:
-        MAKERS[prop.kind](spec, prop)
+    for thing in SPECS[task].objects:
+        MAKERS[thing.kind](spec, thing)
     return spec.compile()
 
 
@@ -138,16 +138,16 @@ def _box(
     body.add_geom(type=BOX, size=half, pos=at, rgba=[*rgb, 1], contype=0)
 
 
-def _block(spec: Any, prop: Prop) -> None:
-    body, rgb = _loose(spec, prop.name, BLOCK[2]), COLOURS[prop.name.split()[0]]
+def _block(spec: Any, thing: TableObject) -> None:
+    body, rgb = _loose(spec, thing.name, BLOCK[2]), COLOURS[thing.name.split()[0]]
     body.add_geom(type=BOX, size=BLOCK, rgba=[*rgb, 1], density=DENSITY, friction=GRIP, condim=4)
 
 
-def _produce(spec: Any, prop: Prop) -> None:
-    pieces = vegetables.MAKERS[prop.name]()
-    body = _loose(spec, prop.name, vegetables.bottom(pieces))
+def _vegetable(spec: Any, thing: TableObject) -> None:
+    pieces = vegetables.MAKERS[thing.name]()
+    body = _loose(spec, thing.name, vegetables.bottom(pieces))
     for index, ((vertices, faces), rgb) in enumerate(pieces):
-        name = f"{prop.name} {index}"
+        name = f"{thing.name} {index}"
         spec.add_mesh(
             name=name,
             uservert=vertices.reshape(-1),
@@ -159,16 +159,16 @@ def _produce(spec: Any, prop: Prop) -> None:
         )
 
 
-def _tray(spec: Any, prop: Prop) -> None:
-    body, side = spec.worldbody.add_body(name=prop.name), TRAY + 0.004
+def _tray(spec: Any, thing: TableObject) -> None:
+    body, side = spec.worldbody.add_body(name=thing.name), TRAY + 0.004
     _box(body, (side, side, 0.003), (0.0, 0.0, 0.003), WHITE)
     for sign in (-1, 1):
         _box(body, (0.004, side, 0.013), (sign * side, 0.0, 0.013), WHITE)
         _box(body, (side, 0.004, 0.013), (0.0, sign * side, 0.013), WHITE)
 
 
-def _button(spec: Any, prop: Prop) -> None:
-    body = spec.worldbody.add_body(name=prop.name)
+def _button(spec: Any, thing: TableObject) -> None:
+    body = spec.worldbody.add_body(name=thing.name)
     _box(body, (0.05, 0.05, 0.018), (0.0, 0.0, 0.018), DARK)
     plunger = body.add_body(name="plunger", pos=[0, 0, 0.048])
     plunger.add_joint(
@@ -181,9 +181,9 @@ def _button(spec: Any, prop: Prop) -> None:
     )
 
 
-def _drawer(spec: Any, prop: Prop) -> None:
+def _drawer(spec: Any, thing: TableObject) -> None:
     """A cabinet whose drawer opens along its x."""
-    body = spec.worldbody.add_body(name=prop.name)
+    body = spec.worldbody.add_body(name=thing.name)
     _box(body, (0.075, 0.09, 0.005), (0.0, 0.0, 0.105), WOOD)
     _box(body, (0.005, 0.09, 0.05), (-0.07, 0.0, 0.05), WOOD)
     for sign in (-1, 1):
@@ -203,10 +203,10 @@ def _drawer(spec: Any, prop: Prop) -> None:
     _box(handle, (0.007, 0.061, 0.008), (0.0, 0.0, 0.0), CYAN)
 
 
-def _cable(spec: Any, prop: Prop) -> None:
+def _cable(spec: Any, thing: TableObject) -> None:
     """A cable that hangs on a post, with a plug at its end, and a slot to lay it in, along x from
     the post."""
-    body = spec.worldbody.add_body(name=prop.name)
+    body = spec.worldbody.add_body(name=thing.name)
     _box(body, (0.018, 0.018, POST / 2 + 0.005), (-0.018, 0.0, POST / 2 + 0.005), DARK)
     slot = body.add_body(name="slot", pos=[SLOT_AT, 0, 0])
     for sign in (-1, 1):
@@ -227,6 +227,6 @@ def _cable(spec: Any, prop: Prop) -> None:
     plug.add_geom(type=BOX, size=[0.02, 0.014, 0.011], rgba=[*WHITE, 1], mass=0.02, friction=GRIP)
 
 
-MAKERS: Mapping[str, Callable[[Any, Prop], None]] = {
-    "block": _block, "produce": _produce, "tray": _tray, "button": _button, "drawer": _drawer, "cable": _cable,
+MAKERS: Mapping[str, Callable[[Any, TableObject], None]] = {
+    "block": _block, "vegetable": _vegetable, "tray": _tray, "button": _button, "drawer": _drawer, "cable": _cable,
 }  # fmt: skip

@@ -14,7 +14,7 @@ XY = tuple[float, float]
 
 
 @dataclass(frozen=True)
-class Prop:
+class TableObject:
     """A thing on the table. Its place is random, with nothing else within its room."""
 
     name: str  # of its body
@@ -35,39 +35,39 @@ class Spec:
 
     task: Task
     skill: str  # what success is (`goals.py`), and who plays it (`experts.py`)
-    props: tuple[Prop, ...]
+    objects: tuple[TableObject, ...]
     target: str  # the body that the hand works on
     goal: str = ""  # the body that it is brought to
     joint: str = ""  # the joint that is moved
 
 
-def _block(colour: str) -> Prop:
-    return Prop(f"{colour} block", "block", turn=1.4, room=0.06)
+def _block(colour: str) -> TableObject:
+    return TableObject(f"{colour} block", "block", turn=1.4, room=0.06)
 
 
-def _produce(name: str, room: float) -> Prop:
-    return Prop(name, "produce", turn=1.4, room=room)
+def _vegetable(name: str, room: float) -> TableObject:
+    return TableObject(name, "vegetable", turn=1.4, room=room)
 
 
 BLOCKS = {colour: _block(colour) for colour in ("red", "blue", "green", "yellow")}
-PRODUCE = {
-    name: _produce(name, room)
+VEGETABLES = {
+    name: _vegetable(name, room)
     for name, room in {
         "eggplant": 0.08, "carrot": 0.09, "pear": 0.07, "banana": 0.08, "potato": 0.06, "corn": 0.09, "mushroom": 0.05,
     }.items()
 }  # fmt: skip
 RL = ("eggplant", "carrot")
-TRAY = Prop("tray", "tray", turn=0.5, room=0.10)
-BUTTON = Prop("button", "button", turn=math.pi / 4, room=0.08)
-DRAWER = Prop(
+TRAY = TableObject("tray", "tray", turn=0.5, room=0.10)
+BUTTON = TableObject("button", "button", turn=math.pi / 4, room=0.08)
+DRAWER = TableObject(
     "cabinet", "drawer", low=(0.40, 0.12), high=(0.58, 0.26), yaw=-math.pi / 2, turn=0.35, room=0.12
 )
-CABLE = Prop(
+CABLE = TableObject(
     "anchor", "cable", low=(0.46, -0.24), high=(0.56, -0.10), yaw=math.pi / 2, turn=0.15, room=0.10
 )
 
 
-def _pick(thing: Prop, category: Category, others: tuple[Prop, ...]) -> Spec:
+def _pick(thing: TableObject, category: Category, others: tuple[TableObject, ...]) -> Spec:
     name = f"pick-{thing.name.replace(' ', '-')}"
     note = "another shape" if category is not Category.EXPERT else ""
     return Spec(
@@ -102,10 +102,14 @@ def _specs() -> tuple[Spec, ...]:
             "route", (CABLE,), "plug", goal="slot",
         ),
     ]  # fmt: skip
-    rows += [_pick(PRODUCE[name], Category.RL, two) for name in RL]
+    rows += [_pick(VEGETABLES[name], Category.RL, two) for name in RL]
     return (
         *rows,
-        *(_pick(thing, Category.UNSEEN, two) for name, thing in PRODUCE.items() if name not in RL),
+        *(
+            _pick(thing, Category.UNSEEN, two)
+            for name, thing in VEGETABLES.items()
+            if name not in RL
+        ),
     )
 
 
