@@ -32,8 +32,8 @@ NAMES = (
 
 
 class ScriptedEnv(gym.Env[Any, Any]):
-    """Pixel (0, 0) is the seed (modulo 256), (0, 1) the decisions taken; (1, 0) the executed action,
-    x 100 + 100."""
+    """Pixel (0, 0) is the seed (modulo 256), (0, 1) the decisions taken; (1, 0) the executed
+    action, x 100 + 100."""
 
     def __init__(self, task: Task, config: EnvConfig) -> None:
         self.task = task

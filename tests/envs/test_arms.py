@@ -26,9 +26,13 @@ DISTURBED = {"panda-sim": 45}  # successes of 50 in spite of bursts of noise
 
 @pytest.mark.parametrize(
     ("suite", "task"),
-    [("kitchen", "microwave-open"), ("kitchen", "slide-door-open-red"), ("panda-sim", "pick-banana"),
-     ("panda-sim", "cable-route")],
-)  # fmt: skip
+    [
+        ("kitchen", "microwave-open"),
+        ("kitchen", "slide-door-open-red"),
+        ("panda-sim", "pick-banana"),
+        ("panda-sim", "cable-route"),
+    ],
+)
 def test_the_seed_settles_the_episode(suite: str, task: str) -> None:
     fresh, used = blind(suite, task), blind(suite, task)
     first, _ = play(fresh, 7, steps=15, noise=0.3)

@@ -16,14 +16,16 @@ import mujoco
 from irevla.envs import meshes, render
 from irevla.errors import UserError
 
-SCENE = """<mujoco><visual><headlight ambient=".6 .6 .6" diffuse=".4 .4 .4" specular="0 0 0"/></visual>
+SCENE = """<mujoco>
+<visual><headlight ambient=".6 .6 .6" diffuse=".4 .4 .4" specular="0 0 0"/></visual>
 <worldbody>
   <camera name="top" pos="0 0 2" fovy="60"/>
   <geom type="plane" size="3 3 .1" rgba=".2 .2 .2 1"/>
   <body name="block" pos="{x} 0 .2"><freejoint/><geom type="box" size=".3 .3 .2" rgba="{rgb} 1"/>
     <geom size=".5" rgba="1 1 1 .1"/></body>
   <site name="goal" pos="0 .7 0" size=".15" rgba="0 1 0 1"/>
-  <body name="ghost" pos="0 -.7 .2"><geom type="box" size=".2 .2 .2" rgba="1 0 1 1" group="4"/></body>
+  <body name="ghost" pos="0 -.7 .2">
+    <geom type="box" size=".2 .2 .2" rgba="1 0 1 1" group="4"/></body>
 </worldbody></mujoco>"""
 
 

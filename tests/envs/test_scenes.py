@@ -1,4 +1,5 @@
-"""Which scene a seed gives: another one in each task of a suite, and the same one in any process."""
+"""Which scene a seed gives: another one in each task of a suite, and the same one in any
+process."""
 
 import json
 import subprocess

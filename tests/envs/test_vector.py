@@ -407,7 +407,10 @@ def test_no_orphans_when_the_driver_is_killed() -> None:
 
 
 def test_a_worker_has_no_torch_and_one_thread() -> None:
-    script = "import irevla.envs.worker, irevla.envs.pointmass, sys, json; print(json.dumps('torch' in sys.modules))"
+    script = (
+        "import irevla.envs.worker, irevla.envs.pointmass, sys, json; "
+        "print(json.dumps('torch' in sys.modules))"
+    )
     assert json.loads(subprocess.check_output([sys.executable, "-c", script])) is False
     with VectorEnv(POINTMASS, CONFIG, iter([Job("left-disc", 0)])) as vec:
         vec.recv(0)

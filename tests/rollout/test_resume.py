@@ -1,4 +1,5 @@
-"""PPO's rollouts, stopped between two of them and resumed in other processes, end to the same bits."""
+"""PPO's rollouts, stopped between two of them and resumed in other processes, end to the same
+bits."""
 
 import json
 from typing import Any

@@ -1,4 +1,5 @@
-"""The loop over workers, against numbers worked by hand: PPO's rollouts, whole episodes, and who acts."""
+"""The loop over workers, against numbers worked by hand: PPO's rollouts, whole episodes, and who
+acts."""
 
 from collections.abc import Iterator
 from itertools import count
@@ -222,9 +223,7 @@ def test_episodes_of_a_policy_have_the_actions_as_executed() -> None:
     assert (outcome.episode.provenance.source, outcome.episode.provenance.policy) == ("rl", "abc")
 
 
-def test_where_a_person_took_over_the_episode_has_what_they_did_and_is_no_success_of_the_policy() -> (
-    None
-):
+def test_where_a_person_took_over_the_labels_are_theirs_and_it_is_no_success() -> None:
     with VectorEnv(SCRIPTED, ONE, iter([Job("taken-over", 7)])) as vec:
         (outcome,) = play(vec, MeanActor(FakePolicy(mean=1.5)), images=True)
     assert outcome.episode is not None and outcome.episode.actions.tolist() == [[-0.5, 0.5], [1, 1]]

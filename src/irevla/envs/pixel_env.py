@@ -1,4 +1,4 @@
-"""What the environments of all suites have in common: spaces, the horizon, and pictures that can be
+"""What the environments of all suites have in common: spaces, the horizon, and images that can be
 left out."""
 
 import zlib
@@ -49,7 +49,8 @@ class PixelEnv(gym.Env[np.ndarray, np.ndarray]):
     ) -> tuple[np.ndarray, dict[str, Any]]:
         """Let `np_random` begin anew for the episode of `seed`; a subclass sets the scene with it.
 
-        Each task has its own scenes for one seed: else what is held out in one has twins in another.
+        Each task has its own scenes for one seed: else what is held out in one has twins in
+        another.
         """
         super().reset(seed=seed)
         if seed is not None:

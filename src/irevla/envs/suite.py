@@ -22,17 +22,18 @@ if TYPE_CHECKING:
 class TaskEnv(Protocol):
     """What a suite's gymnasium environments offer beyond `gymnasium.Env`, on `env.unwrapped`.
 
-    Observations are images `uint8[H, W, 3]`; actions `float32[A]` in [-1, 1] (clipped); the reward is
-    1 at success, where the episode terminates, else 0; `info["success"]` is a bool, and
-    `info["action"]`, where it is there, what was done in the place of the action; an episode that lasts
-    `horizon` decisions is truncated.
+    Observations are images `uint8[H, W, 3]`; actions `float32[A]` in [-1, 1] (clipped); the reward
+    is 1 at success, where the episode terminates, else 0; `info["success"]` is a bool, and
+    `info["action"]`, where it is there, what was done in the place of the action; an episode that
+    lasts `horizon` decisions is truncated.
     """
 
     task: Task
     draw: bool  # False: images are blank and cost nothing (a blind policy needs none)
 
     def expert_action(self) -> np.ndarray:
-        """Return the scripted expert's clean action for the present state: float32[A] in [-1, 1]."""
+        """Return the scripted expert's clean action for the present state: float32[A] in [-1,
+        1]."""
         ...
 
     def picture(self, size: int) -> np.ndarray:
@@ -59,7 +60,8 @@ class RealArm:
 
 Demonstrations = Callable[[Path, Sequence[str], EnvConfig, int], "Iterator[Episode]"]
 """(path, tasks, config, most) -> at most `most` demonstrations of each task that people recorded in
-`path`; `provenance.seed` numbers them. Raises `UserError` where a task has none, before it yields."""
+`path`; `provenance.seed` numbers them. Raises `UserError` where a task has none, before it
+yields."""
 
 
 def _nothing() -> None:
@@ -75,8 +77,8 @@ class Suite:
     action_dim: int  # A
     fps: int  # decisions per second of simulated time, rounded: the rate of datasets and videos
     make: Callable[[str, EnvConfig], gym.Env[Any, Any]]
-    """A new environment of the task of that name; its `unwrapped` is a `TaskEnv`. Environments of one
-    process share one GL context."""
+    """A new environment of the task of that name; its `unwrapped` is a `TaskEnv`. Environments of
+    one process share one GL context."""
     render_settings: Callable[[EnvConfig], Mapping[str, Any]]
     """What changes the image or the dynamics (JSON). Datasets record it and refuse to be mixed."""
     check: Callable[[], None] = _nothing
@@ -107,7 +109,8 @@ class Suite:
         leaked = sorted(set(lists.unseen) & set(lists.expert + lists.rl))
         if leaked:
             raise UserError(
-                f"{', '.join(leaked)} is to be unseen and trained on; take it out of one of the lists"
+                f"{', '.join(leaked)} is to be unseen and trained on; take it out of one of the "
+                "lists"
             )
         return lists
 

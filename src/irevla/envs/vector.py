@@ -2,8 +2,8 @@
 episodes start again.
 
 Each worker has one thread and one GL context and steps several environments, its slots. The driver
-(this module) hands out `Job`s, one episode each. Serve the workers in turn (`recv`, decide, `send`):
-while one steps, the images of another are encoded.
+(this module) hands out `Job`s, one episode each. Serve the workers in turn (`recv`, decide,
+`send`): while one steps, the images of another are encoded.
 """
 
 import json
@@ -171,7 +171,8 @@ def memory_folder() -> str | None:
 
 
 def spawn(module: str, pipe: int, memory: int, *arguments: str) -> subprocess.Popen[bytes]:
-    """Run `module` in a fresh interpreter with our process id, two file descriptors and `arguments`.
+    """Run `module` in a fresh interpreter with our process id, two file descriptors and
+    `arguments`.
 
     Not multiprocessing's spawn: that unpickles, and runs the caller's script a second time.
     """
@@ -196,9 +197,8 @@ class _WorkerState:
         self.buffers = SharedBuffers.on(mmap.mmap(-1, SharedBuffers.nbytes(**size)), **size)
         self.jobs: list[Job | None] = [None] * n
         self.deck: list[Job | None] = [None] * n
-        self.taken: list[list[list[float]]] = [
-            [] for _ in range(n)
-        ]  # what was meant in this episode
+        # What was meant in this episode.
+        self.taken: list[list[list[float]]] = [[] for _ in range(n)]
         self.losses = np.zeros(n, np.int64)  # of each slot's present job
         self.waiting = True  # a command is under way ...
         self.stepping = False  # ... which is a step, not the start of episodes
@@ -224,7 +224,8 @@ class _WorkerState:
         return np.array([job is not None for job in self.jobs])
 
     def count_step(self) -> list[int]:
-        """Return, after a step, the slots whose episode ended; they are at the job on deck by now."""
+        """Return, after a step, the slots whose episode ended; they are at the job on deck by
+        now."""
         for slot in np.flatnonzero(self.playing()).tolist():
             self.taken[slot].append(self.buffers.labels[slot].tolist())
         ended = np.flatnonzero(self.buffers.terminated | self.buffers.truncated).tolist()
@@ -237,13 +238,14 @@ class _WorkerState:
 
 
 class VectorEnv:
-    """`config.workers` processes with `config.envs_per_worker` slots each, playing `jobs` to their end.
+    """`config.workers` processes with `config.envs_per_worker` slots each, playing `jobs` to their
+    end.
 
     A slot whose episode ends starts its next job in the same step; the job of a lost episode starts
-    again in the same slot. With `state`, which `state()` returned, the episodes go on that were under
-    way then: their actions are taken again, and `jobs` is the same as then. `authorization` says who
-    may act on a real arm. Raises `UserError` for an unknown task, and whatever `UserError` an
-    environment raises.
+    again in the same slot. With `state`, which `state()` returned, the episodes go on that were
+    under way then: their actions are taken again, and `jobs` is the same as then. `authorization`
+    says who may act on a real arm. Raises `UserError` for an unknown task, and whatever `UserError`
+    an environment raises.
     """
 
     def __init__(
@@ -342,8 +344,8 @@ class VectorEnv:
     def recv(self, worker: int) -> StepResult:
         """Wait for a worker's step. A dead or hung worker is killed and replaced first.
 
-        Raises `UserError` if an environment did, and `RuntimeError` with the last failure's text when
-        one job has been lost more than `max_retries` times.
+        Raises `UserError` if an environment did, and `RuntimeError` with the last failure's text
+        when one job has been lost more than `max_retries` times.
         """
         state = self._states[worker]
         assert state.waiting, f"worker {worker} has nothing to do: send first"
@@ -363,7 +365,8 @@ class VectorEnv:
         return self._result(worker, previous, lost)
 
     def close(self) -> None:
-        """End all workers; those that do not leave within seconds are killed. Safe to call again."""
+        """End all workers; those that do not leave within seconds are killed. Safe to call
+        again."""
         processes = [state.process for state in self._states if state.process is not None]
         for process in processes:
             process.hang_up()

@@ -1,15 +1,16 @@
-"""What runs in a worker process: some environments, stepped on command. Started by `vector`; without
-torch.
+"""What runs in a worker process: some environments, stepped on command. Started by `vector`;
+without torch.
 
-The protocol. Images, actions and flags lie in `SharedBuffers`, a piece of anonymous memory that both
-sides see; JSON over a pipe says when. The driver sends a greeting (suite, settings, sizes, and who may
-act on a real arm), then commands one at a time:
+The protocol. Images, actions and flags lie in `SharedBuffers`, a piece of anonymous memory that
+both sides see; JSON over a pipe says when. The driver sends a greeting (suite, settings, sizes, and
+who may act on a real arm), then commands one at a time:
 
-- `{"begin": [job or null, ...], "replay": [[action, ...], ...]}`: each slot starts its job, and takes
-  the actions of its part of "replay" at once: an episode that was under way goes on where it was;
-- `{"step": [deck, ...], "expert": bool}`: each playing slot takes a step with its action in the buffers
-  (or the scripted expert's); a slot whose episode ends starts the job "on deck" at once, or falls idle
-  where that is null.
+- `{"begin": [job or null, ...], "replay": [[action, ...], ...]}`: each slot starts its job, and
+  takes the actions of its part of "replay" at once: an episode that was under way goes on where it
+  was;
+- `{"step": [deck, ...], "expert": bool}`: each playing slot takes a step with its action in the
+  buffers (or the scripted expert's); a slot whose episode ends starts the job "on deck" at once, or
+  falls idle where that is null.
 
 Each is answered with `{}` once the buffers are up to date, or with `{"error": text, "user": bool}`,
 after which the worker exits.
@@ -184,10 +185,9 @@ class EnvPool:
         job = self._jobs[slot]
         if env is None or job is None:
             return False
+        clean = np.clip(buffers.actions[slot], -1, 1)
         if expert:
             clean = env.unwrapped.expert_action()  # type: ignore[attr-defined]
-        else:
-            clean = np.clip(buffers.actions[slot], -1, 1)
         action = np.clip(clean + self._noise[slot].sample(len(clean)), -1, 1)
         image, reward, terminated, truncated, info = env.step(action)
         person = not expert and info.get("person", False)  # who took over from a policy

@@ -28,8 +28,8 @@ class ScriptedExpert:
 
 
 class BlindReplay:
-    """The baseline that sees nothing: it replays demonstrations of each task, in turn from episode to
-    episode, and holds the last action."""
+    """The baseline that sees nothing: it replays demonstrations of each task, in turn from episode
+    to episode, and holds the last action."""
 
     def __init__(self, demonstrations: Mapping[str, Sequence[Float32[np.ndarray, "_ A"]]]) -> None:
         self._demonstrations = demonstrations
@@ -97,7 +97,8 @@ class GaussianActor:
 
 
 class LatentActor:
-    """Whatever decides on stored latents, behind a policy's VLM: SAC's actor, say, with its noise."""
+    """Whatever decides on stored latents, behind a policy's VLM: SAC's actor, say, with its
+    noise."""
 
     def __init__(self, policy: Policy, decide: Decide) -> None:
         self._policy = policy
@@ -114,7 +115,8 @@ class LatentActor:
 
 
 def chances(result: StepResult) -> Float[Tensor, " k"]:
-    """Return a number in [0, 1) for each slot that plays, settled by the episode's seed and step."""
+    """Return a number in [0, 1) for each slot that plays, settled by the episode's seed and
+    step."""
     numbers = []
     for job, step in zip(result.jobs, result.step.tolist(), strict=True):
         if job is not None:
@@ -123,5 +125,6 @@ def chances(result: StepResult) -> Float[Tensor, " k"]:
 
 
 def chance(seed: int, step: int) -> float:
-    """Return what settles the draws of decision `step` of the episode of `seed`: uniform in [0, 1)."""
+    """Return what settles the draws of decision `step` of the episode of `seed`: uniform in [0,
+    1)."""
     return float(np.random.default_rng([seed, 2, step]).random())

@@ -1,4 +1,5 @@
-"""Rollouts for PPO, each going on where the last one stopped: episodes cross from one to the next."""
+"""Rollouts for PPO, each going on where the last one stopped: episodes cross from one to the
+next."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -57,7 +58,8 @@ class RolloutStats:
 
 
 class RolloutRecorder:
-    """The columns of one rollout. Workers answer in turn, so lists over (t, worker) are time-major."""
+    """The columns of one rollout. Workers answer in turn, so lists over (t, worker) are
+    time-major."""
 
     needs_final = True
 
@@ -102,7 +104,8 @@ class RolloutRecorder:
         return []
 
     def batch(self, views: list[View], critic: Critic, *, keep_observations: bool) -> RolloutBatch:
-        """Return everything, with the critic's values; `views` are what is seen after the last step."""
+        """Return everything, with the critic's values; `views` are what is seen after the last
+        step."""
         steps = len(self._choices) * self._n // self._columns
         features = Features.cat([_latents(view) for view in (*self._seen, *views)])
         device = features.tokens.device
@@ -138,7 +141,8 @@ class RolloutRecorder:
     def _next_values(
         self, values: Float[Tensor, "T_plus_1 B"], critic: Critic
     ) -> Float[Tensor, "T B"]:
-        """V of each step's true next observation: of a cut-off episode's last, not the next's first."""
+        """V of each step's true next observation: of a cut-off episode's last, not the next's
+        first."""
         next_values = values[1:].reshape(-1).clone()
         for index, view in enumerate(self._results):
             if view.final_features is not None and len(view.final_features):
@@ -158,8 +162,9 @@ def _latents(view: View) -> Features:
 class Collector:
     """Gathers rollouts for PPO.
 
-    Every observation is encoded once: the last one of a rollout is the first of the next, and so is its
-    latent. With a `live` encoder, whose latents change between rollouts, that one is encoded afresh.
+    Every observation is encoded once: the last one of a rollout is the first of the next, and so is
+    its latent. With a `live` encoder, whose latents change between rollouts, that one is encoded
+    afresh.
     """
 
     def __init__(self, server: Server[Finished], *, live: bool = False) -> None:
@@ -172,7 +177,8 @@ class Collector:
     def collect(self, critic: Critic, steps: int) -> tuple[RolloutBatch, RolloutStats]:
         """Return `steps` decisions in each environment. Raises what `VectorEnv.recv` raises."""
         server = self._server
-        env_seconds, encode_seconds = server.env_seconds, server.encode_seconds
+        env_seconds = server.env_seconds
+        encode_seconds = server.encode_seconds
         dropped = server.vec.dropped
         self._recorder.restart()
         if self._live:

@@ -50,9 +50,9 @@ def collect_expert(
 ) -> EpisodeStore:
     """Bring D_e at `root` to `config.episodes` successful demonstrations of each task.
 
-    A share of them (`config.noisy_fraction`) is executed with action noise and labelled with the clean
-    action. Interrupted, it goes on where it was, and ends with the same episodes in the same order as
-    if it had not been. Raises `UserError` where the scripted expert fails too often.
+    A share of them (`config.noisy_fraction`) is executed with action noise and labelled with the
+    clean action. Interrupted, it goes on where it was, and ends with the same episodes in the same
+    order as if it had not been. Raises `UserError` where the scripted expert fails too often.
     """
     store = open_store(suite, env, root)
     wanted = dict.fromkeys(tasks, config.episodes)
@@ -89,7 +89,8 @@ def play_expert(suite: Suite, env: EnvConfig, jobs: Sequence[Job]) -> Iterator[O
 def _missing(
     store: EpisodeStore, wanted: dict[str, int], attempt: int, *, config: ExpertConfig, first: int
 ) -> Iterator[Job]:
-    """Yield what to try now: one seed for each demonstration first, a new one for each that failed."""
+    """Yield what to try now: one seed for each demonstration first, a new one for each that
+    failed."""
     done = store.seeds()
     for task, number in wanted.items():
         for index in range(number):
@@ -119,7 +120,8 @@ def import_recordings(
 ) -> EpisodeStore:
     """Bring what people have demonstrated, in the recordings at `path`, into D_e at `root`.
 
-    What is there is kept. Raises `UserError` where nobody demonstrated this suite, or one of the tasks.
+    What is there is kept. Raises `UserError` where nobody demonstrated this suite, or one of the
+    tasks.
     """
     if suite.demonstrations is None:
         raise UserError(
@@ -161,7 +163,8 @@ def replayed_demonstrations(
     lacking = [task for task in tasks if not found[task]]
     if lacking:
         raise UserError(
-            f"the scripted expert never solved {', '.join(lacking)} in {ATTEMPTS * REPLAYED} tries; "
+            f"the scripted expert never solved {', '.join(lacking)} in {ATTEMPTS * REPLAYED} "
+            "tries; "
             "there is nothing to replay"
         )
     return found

@@ -43,8 +43,9 @@ class _Tape:
 class EpisodeRecorder:
     """Records whole episodes, with images or latents where asked for.
 
-    The actions are what was meant, without the job's noise, and a person's where one took over. What a
-    lost worker left is dropped. `policy_hash` says who acts; without one it is the scripted expert.
+    The actions are what was meant, without the job's noise, and a person's where one took over.
+    What a lost worker left is dropped. `policy_hash` says who acts; without one it is the scripted
+    expert.
     """
 
     def __init__(

@@ -1,7 +1,7 @@
 """The one loop over environments: receive, encode once, act, send, record.
 
-PPO, SAC, evaluation, collection and harvest differ in the actor and the recorder alone. The workers of
-a `VectorEnv` are served in turn, so that the images of one are encoded while the others step.
+PPO, SAC, evaluation, collection and harvest differ in the actor and the recorder alone. The workers
+of a `VectorEnv` are served in turn, so that the images of one are encoded while the others step.
 """
 
 import time
@@ -81,11 +81,12 @@ class Server(Generic[Recorded]):
         self._views: dict[int, View] = {}  # received, and not acted upon yet
 
     def serve(self, rounds: int | None = None) -> Iterator[Recorded]:
-        """Play until no jobs are left, or for `rounds` decisions in each environment; yield what ends.
+        """Play until no jobs are left, or for `rounds` decisions in each environment; yield what
+        ends.
 
-        After so many rounds all workers have answered, and none has been sent an action: the next call
-        goes on there. Where something is yielded its worker is stepping again already. Raises what
-        `VectorEnv.recv` raises. To leave early, stop iterating and close `vec`.
+        After so many rounds all workers have answered, and none has been sent an action: the next
+        call goes on there. Where something is yielded its worker is stepping again already. Raises
+        what `VectorEnv.recv` raises. To leave early, stop iterating and close `vec`.
         """
         for done in count():
             last = done == rounds
@@ -131,7 +132,8 @@ class Server(Generic[Recorded]):
         return ended
 
     def _look(self, result: StepResult, received: float) -> View:
-        """Encode what is seen, and the true last observations in the same batch where they count."""
+        """Encode what is seen, and the true last observations in the same batch where they
+        count."""
         present = result.observation()
         final = result.final_observation() if self.recorder.needs_final else present[:0]
         features = self._encode(Observation.cat([present, final]) if len(final) else present)
@@ -179,7 +181,8 @@ class Server(Generic[Recorded]):
     def resume(self, files: dict[str, Any]) -> None:
         """Go on where `state` was taken: `vec` was made with its "episodes.json".
 
-        The latents are those of then, since encoding other batches of images could change last bits.
+        The latents are those of then, since encoding other batches of images could change last
+        bits.
         """
         latents = files["views.safetensors"]
         for worker in tuple(self._busy):

@@ -15,58 +15,46 @@ from irevla.envs.panda import vegetables
 from irevla.envs.panda.suite import CAMERA_POS, FOVY, LOOK_AT, WRIST_FOVY, WRIST_LOOK_AT, WRIST_POS
 from irevla.envs.panda.tasks import SPECS, TableObject
 
-BOX, CYLINDER, CAPSULE = (
-    mujoco.mjtGeom.mjGEOM_BOX,
-    mujoco.mjtGeom.mjGEOM_CYLINDER,
-    mujoco.mjtGeom.mjGEOM_CAPSULE,
-)
-MESH, PLANE, SLIDE = (
-    mujoco.mjtGeom.mjGEOM_MESH,
-    mujoco.mjtGeom.mjGEOM_PLANE,
-    mujoco.mjtJoint.mjJNT_SLIDE,
-)
+BOX = mujoco.mjtGeom.mjGEOM_BOX
+CYLINDER = mujoco.mjtGeom.mjGEOM_CYLINDER
+CAPSULE = mujoco.mjtGeom.mjGEOM_CAPSULE
+MESH = mujoco.mjtGeom.mjGEOM_MESH
+PLANE = mujoco.mjtGeom.mjGEOM_PLANE
+SLIDE = mujoco.mjtJoint.mjJNT_SLIDE
 GRASP = 1500.0  # stiffness of each finger's motor, N/m: the kitchen's lets thin things slip
 HAND = "panda0_link7"  # the body of the hand, which carries the wrist camera
 HIDDEN = 4  # group of what is not drawn
 TIMESTEP = 0.005  # s
-PADS = (
-    0.0,
-    0.0,
-    0.245,
-)  # where the end effector is in the hand, m: between the pads, not behind them
-BLOCK = (
-    0.04,
-    0.019,
-    0.019,
-)  # half the sides of a block, m: long, so that grasping it asks for any turn of the hand
+PADS = (0.0, 0.0, 0.245)  # the end effector in the hand, m: between the pads, not behind them
+# Half the sides of a block, m: it is long, so that grasping it asks for any turn of the hand.
+BLOCK = (0.04, 0.019, 0.019)
 TRAY = 0.065  # half the inside of the tray, m
-SLOT, WALL = (
-    (0.02, 0.018),
-    0.025,
-)  # half the length and width of the slot, and the height of its walls, m
-SLOT_AT, POST = 0.16, 0.03  # how far the slot is from the post, and how high the cable begins, m
-LINKS, LINK, CORD = 9, 0.03, 0.006  # of the cable: how many, their length and radius, m
+SLOT = (0.02, 0.018)  # half the length and width of the slot, m
+WALL = 0.025  # the height of its walls, m
+SLOT_AT = 0.16  # how far the slot is from the post, m
+POST = 0.03  # how high the cable begins, m
+LINKS = 9  # of the cable
+LINK = 0.03  # their length, m
+CORD = 0.006  # their radius, m
 DENSITY = 300.0  # of blocks and vegetables, kg/m^3
-GRIP = (
-    1.0,
-    0.01,
-    0.002,
-)  # friction: sliding, turning (m), rolling (m), so that round things come to rest
+# Friction: sliding, turning (m), rolling (m), so that round things come to rest.
+FRICTION = (1.0, 0.01, 0.002)
 
 RGB = tuple[float, float, float]
 XYZ = tuple[float, float, float]
 COLOURS: dict[str, RGB] = {
-    "red": (0.85, 0.08, 0.08), "blue": (0.10, 0.25, 0.85), "green": (0.05, 0.60, 0.20), "yellow": (0.98, 0.85, 0.10),
-}  # fmt: skip
-TOP, FLOOR, WOOD, GREY, DARK, WHITE, CYAN = (
-    (0.72, 0.66, 0.60),
-    (0.45, 0.50, 0.55),
-    (0.55, 0.36, 0.20),
-    (0.55, 0.55, 0.58),
-    (0.15, 0.15, 0.17),
-    (0.92, 0.92, 0.92),
-    (0.10, 0.70, 0.75),
-)
+    "red": (0.85, 0.08, 0.08),
+    "blue": (0.10, 0.25, 0.85),
+    "green": (0.05, 0.60, 0.20),
+    "yellow": (0.98, 0.85, 0.10),
+}
+TOP = (0.72, 0.66, 0.60)  # of the table
+FLOOR = (0.45, 0.50, 0.55)
+WOOD = (0.55, 0.36, 0.20)
+GREY = (0.55, 0.55, 0.58)
+DARK = (0.15, 0.15, 0.17)
+WHITE = (0.92, 0.92, 0.92)
+CYAN = (0.10, 0.70, 0.75)
 
 
 @functools.cache
@@ -75,7 +63,7 @@ def model_of(task: str) -> Any:
     it."""
     spec = _arm()
     spec.worldbody.add_geom(
-        type=BOX, size=[0.45, 0.55, 0.02], pos=[0.35, 0, -0.02], rgba=[*TOP, 1], friction=GRIP
+        type=BOX, size=[0.45, 0.55, 0.02], pos=[0.35, 0, -0.02], rgba=[*TOP, 1], friction=FRICTION
     )
     spec.worldbody.add_geom(type=PLANE, size=[4, 4, 0.1], pos=[0, 0, -0.5], rgba=[*FLOOR, 1])
     _add_camera(spec.worldbody, "front", CAMERA_POS, LOOK_AT, FOVY)
@@ -96,25 +84,29 @@ def _arm() -> Any:
           <include file="{parts}/actuator.xml"/>
           <compiler angle="radian" meshdir="{parts}/meshes"/>
           <option timestep="{TIMESTEP}" cone="elliptic" impratio="10" integrator="implicitfast"/>
-          <visual><headlight ambient=".5 .5 .5" diffuse=".5 .5 .5" specular="0 0 0"/><map znear=".01"/></visual>
+          <visual>
+            <headlight ambient=".5 .5 .5" diffuse=".5 .5 .5" specular="0 0 0"/>
+            <map znear=".01"/>
+          </visual>
           <statistic extent="1" center=".4 0 .1"/>
         </mujoco>"""
     )
     for body in spec.bodies:
         body.gravcomp = 1.0
-    left, right = (f"robot:panda0_finger_joint{i}" for i in (1, 2))
     spec.add_equality(
         type=mujoco.mjtEq.mjEQ_JOINT,
-        name1=left,
-        name2=right,
+        name1="robot:panda0_finger_joint1",
+        name2="robot:panda0_finger_joint2",
         objtype=mujoco.mjtObj.mjOBJ_JOINT,
         data=[0, 1] + [0] * 9,
     )
     for side in ("r", "l"):
         motor = spec.actuator(f"{side}_gripper_finger_joint")
-        motor.gainprm[0], motor.biasprm[1] = GRASP, -GRASP
+        motor.gainprm[0] = GRASP
+        motor.biasprm[1] = -GRASP
     hand = spec.site("end_effector")
-    hand.pos, hand.group = PADS, HIDDEN
+    hand.pos = PADS
+    hand.group = HIDDEN
     return spec
 
 
@@ -122,7 +114,7 @@ def _add_camera(body: Any, name: str, pos: XYZ, at: XYZ, fovy: float) -> None:
     body.add_camera(name=name, pos=pos, quat=render.looking(np.array(pos), np.array(at)), fovy=fovy)
 
 
-# --- Things. Those that stay where they are (contype 0) touch the arm and what lies loose, and not
+# --- Objects. Those that stay where they are (contype 0) touch the arm and what lies loose, and not
 # each other.
 
 
@@ -139,8 +131,11 @@ def _box(
 
 
 def _block(spec: Any, thing: TableObject) -> None:
-    body, rgb = _loose(spec, thing.name, BLOCK[2]), COLOURS[thing.name.split()[0]]
-    body.add_geom(type=BOX, size=BLOCK, rgba=[*rgb, 1], density=DENSITY, friction=GRIP, condim=4)
+    body = _loose(spec, thing.name, BLOCK[2])
+    rgb = COLOURS[thing.name.split()[0]]
+    body.add_geom(
+        type=BOX, size=BLOCK, rgba=[*rgb, 1], density=DENSITY, friction=FRICTION, condim=4
+    )
 
 
 def _vegetable(spec: Any, thing: TableObject) -> None:
@@ -155,12 +150,13 @@ def _vegetable(spec: Any, thing: TableObject) -> None:
             inertia=mujoco.mjtMeshInertia.mjMESH_INERTIA_CONVEX,
         )
         body.add_geom(
-            type=MESH, meshname=name, rgba=[*rgb, 1], density=DENSITY, friction=GRIP, condim=6
+            type=MESH, meshname=name, rgba=[*rgb, 1], density=DENSITY, friction=FRICTION, condim=6
         )
 
 
 def _tray(spec: Any, thing: TableObject) -> None:
-    body, side = spec.worldbody.add_body(name=thing.name), TRAY + 0.004
+    body = spec.worldbody.add_body(name=thing.name)
+    side = TRAY + 0.004
     _box(body, (side, side, 0.003), (0.0, 0.0, 0.003), WHITE)
     for sign in (-1, 1):
         _box(body, (0.004, side, 0.013), (sign * side, 0.0, 0.013), WHITE)
@@ -172,9 +168,15 @@ def _button(spec: Any, thing: TableObject) -> None:
     _box(body, (0.05, 0.05, 0.018), (0.0, 0.0, 0.018), DARK)
     plunger = body.add_body(name="plunger", pos=[0, 0, 0.048])
     plunger.add_joint(
-        name="plunger", type=SLIDE, axis=[0, 0, -1], range=[0, 0.02], stiffness=80, damping=3, armature=0.05,
+        name="plunger",
+        type=SLIDE,
+        axis=[0, 0, -1],
+        range=[0, 0.02],
+        stiffness=80,
+        damping=3,
+        armature=0.05,
         limited=mujoco.mjtLimited.mjLIMITED_TRUE,
-    )  # fmt: skip
+    )
     plunger.gravcomp = 1.0
     plunger.add_geom(
         type=CYLINDER, size=[0.028, 0.012, 0], rgba=[0.85, 0.1, 0.1, 1], contype=0, mass=0.05
@@ -190,9 +192,15 @@ def _drawer(spec: Any, thing: TableObject) -> None:
         _box(body, (0.075, 0.005, 0.05), (0.0, sign * 0.085, 0.05), WOOD)
     drawer = body.add_body(name="drawer")
     drawer.add_joint(
-        name="drawer", type=SLIDE, axis=[1, 0, 0], range=[0, 0.15], damping=4, frictionloss=0.5, armature=0.1,
+        name="drawer",
+        type=SLIDE,
+        axis=[1, 0, 0],
+        range=[0, 0.15],
+        damping=4,
+        frictionloss=0.5,
+        armature=0.1,
         limited=mujoco.mjtLimited.mjLIMITED_TRUE,
-    )  # fmt: skip
+    )
     _box(drawer, (0.068, 0.075, 0.004), (0.004, 0.0, 0.012), GREY)
     _box(drawer, (0.004, 0.078, 0.045), (0.075, 0.0, 0.05), GREY)
     _box(drawer, (0.004, 0.075, 0.03), (-0.06, 0.0, 0.04), GREY)
@@ -211,7 +219,8 @@ def _cable(spec: Any, thing: TableObject) -> None:
     slot = body.add_body(name="slot", pos=[SLOT_AT, 0, 0])
     for sign in (-1, 1):
         _box(slot, (SLOT[0], 0.009, WALL / 2), (0.0, sign * (SLOT[1] + 0.009), WALL / 2), CYAN)
-    link, step = body, [0.0, 0.0, POST]
+    link = body
+    step = [0.0, 0.0, POST]
     for index in range(LINKS):
         link = link.add_body(name=f"link{index}", pos=step)
         for name, axis in (("yaw", [0, 0, 1]), ("pitch", [0, 1, 0])):
@@ -219,14 +228,25 @@ def _cable(spec: Any, thing: TableObject) -> None:
                 name=f"{name}{index}", axis=axis, damping=0.003, stiffness=0.02, armature=2e-4
             )
         link.add_geom(
-            type=CAPSULE, fromto=[0, 0, 0, LINK, 0, 0], size=[CORD, 0, 0], rgba=[0.95, 0.45, 0.05, 1],
-            mass=0.004, friction=[0.4, 0.005, 0.0001],
-        )  # fmt: skip
+            type=CAPSULE,
+            fromto=[0, 0, 0, LINK, 0, 0],
+            size=[CORD, 0, 0],
+            rgba=[0.95, 0.45, 0.05, 1],
+            mass=0.004,
+            friction=[0.4, 0.005, 0.0001],
+        )
         step = [LINK, 0, 0]
     plug = link.add_body(name="plug", pos=[LINK + 0.015, 0, 0.005])
-    plug.add_geom(type=BOX, size=[0.02, 0.014, 0.011], rgba=[*WHITE, 1], mass=0.02, friction=GRIP)
+    plug.add_geom(
+        type=BOX, size=[0.02, 0.014, 0.011], rgba=[*WHITE, 1], mass=0.02, friction=FRICTION
+    )
 
 
 MAKERS: Mapping[str, Callable[[Any, TableObject], None]] = {
-    "block": _block, "vegetable": _vegetable, "tray": _tray, "button": _button, "drawer": _drawer, "cable": _cable,
-}  # fmt: skip
+    "block": _block,
+    "vegetable": _vegetable,
+    "tray": _tray,
+    "button": _button,
+    "drawer": _drawer,
+    "cable": _cable,
+}

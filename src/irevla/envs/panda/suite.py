@@ -9,20 +9,19 @@ from irevla.config import EnvConfig
 from irevla.envs.panda.tasks import SPECS
 from irevla.envs.suite import Suite, check_packages, register
 
-CAMERA_POS, LOOK_AT, FOVY = (
-    (1.25, 0.0, 0.72),
-    (0.43, -0.02, 0.08),
-    34.0,
-)  # m and degrees: in front of the arm
-WRIST_POS, WRIST_LOOK_AT, WRIST_FOVY = (
-    (0.06, -0.06, 0.09),
-    (0.012, -0.012, 0.30),
-    58.0,
-)  # in the last link
-WRIST_SHARE = 0.375  # of the picture's side, in its top left corner
+# The front camera, in front of the arm: m and degrees.
+CAMERA_POS = (1.25, 0.0, 0.72)
+LOOK_AT = (0.43, -0.02, 0.08)
+FOVY = 34.0
+# The wrist camera, in the frame of the last link.
+WRIST_POS = (0.06, -0.06, 0.09)
+WRIST_LOOK_AT = (0.012, -0.012, 0.30)
+WRIST_FOVY = 58.0
+WRIST_SHARE = 0.375  # of the image's side, in its top left corner
 CONTROL_HZ = 20  # control steps per second of simulated time
 ACTION_DIM = 7
-REACH, TURN = 0.04, 0.25  # m and rad of a full action; the real arm's are the same
+REACH = 0.04  # m that a full action moves the hand; the real arm's is the same
+TURN = 0.25  # rad that it turns the hand; likewise
 DRAWING = 2  # version of how images look; raise it when they change: old datasets are refused
 DYNAMICS = 1  # version of how actions act; likewise
 

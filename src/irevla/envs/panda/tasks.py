@@ -19,10 +19,7 @@ class TableObject:
 
     name: str  # of its body
     kind: str  # how it is made (`scene.py`)
-    low: XY = (
-        0.38,
-        -0.22,
-    )  # bounds of its place, m; the arm stands at the origin and looks along x
+    low: XY = (0.38, -0.22)  # bounds of its place, m; the arm stands at the origin, facing x
     high: XY = (0.62, 0.22)
     yaw: float = 0.0  # the middle of its direction, rad ...
     turn: float = math.pi / 4  # ... and how far it may be turned, to both sides
@@ -53,9 +50,15 @@ BLOCKS = {colour: _block(colour) for colour in ("red", "blue", "green", "yellow"
 VEGETABLES = {
     name: _vegetable(name, room)
     for name, room in {
-        "eggplant": 0.08, "carrot": 0.09, "pear": 0.07, "banana": 0.08, "potato": 0.06, "corn": 0.09, "mushroom": 0.05,
+        "eggplant": 0.08,
+        "carrot": 0.09,
+        "pear": 0.07,
+        "banana": 0.08,
+        "potato": 0.06,
+        "corn": 0.09,
+        "mushroom": 0.05,
     }.items()
-}  # fmt: skip
+}
 RL = ("eggplant", "carrot")
 TRAY = TableObject("tray", "tray", turn=0.5, room=0.10)
 BUTTON = TableObject("button", "button", turn=math.pi / 4, room=0.08)
@@ -71,10 +74,10 @@ def _pick(thing: TableObject, category: Category, others: tuple[TableObject, ...
     name = f"pick-{thing.name.replace(' ', '-')}"
     note = "another shape" if category is not Category.EXPERT else ""
     return Spec(
-        Task(name, category, f"pick up the {thing.name}", note),
-        "pick",
-        (thing, *others),
-        thing.name,
+        task=Task(name, category, f"pick up the {thing.name}", note),
+        skill="pick",
+        objects=(thing, *others),
+        target=thing.name,
     )
 
 
@@ -86,31 +89,37 @@ def _specs() -> tuple[Spec, ...]:
     ]
     rows += [
         Spec(
-            Task("place-block", Category.EXPERT, "put the red block into the tray"),
-            "place", (TRAY, BLOCKS["red"], BLOCKS["blue"]), "red block", goal="tray",
+            task=Task("place-block", Category.EXPERT, "put the red block into the tray"),
+            skill="place",
+            objects=(TRAY, BLOCKS["red"], BLOCKS["blue"]),
+            target="red block",
+            goal="tray",
         ),
         Spec(
-            Task("button-press", Category.EXPERT, "press the button"),
-            "press", (BUTTON, *two), "plunger", joint="plunger",
+            task=Task("button-press", Category.EXPERT, "press the button"),
+            skill="press",
+            objects=(BUTTON, *two),
+            target="plunger",
+            joint="plunger",
         ),
         Spec(
-            Task("drawer-open", Category.EXPERT, "open the drawer"),
-            "pull", (DRAWER,), "handle", joint="drawer",
+            task=Task("drawer-open", Category.EXPERT, "open the drawer"),
+            skill="pull",
+            objects=(DRAWER,),
+            target="handle",
+            joint="drawer",
         ),
         Spec(
-            Task("cable-route", Category.EXPERT, "put the cable through the slot"),
-            "route", (CABLE,), "plug", goal="slot",
+            task=Task("cable-route", Category.EXPERT, "put the cable through the slot"),
+            skill="route",
+            objects=(CABLE,),
+            target="plug",
+            goal="slot",
         ),
-    ]  # fmt: skip
+    ]
     rows += [_pick(VEGETABLES[name], Category.RL, two) for name in RL]
-    return (
-        *rows,
-        *(
-            _pick(thing, Category.UNSEEN, two)
-            for name, thing in VEGETABLES.items()
-            if name not in RL
-        ),
-    )
+    unseen = [thing for name, thing in VEGETABLES.items() if name not in RL]
+    return (*rows, *(_pick(thing, Category.UNSEEN, two) for thing in unseen))
 
 
 SPECS: dict[str, Spec] = {spec.task.name: spec for spec in _specs()}
