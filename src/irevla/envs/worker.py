@@ -185,7 +185,7 @@ class EnvPool:
         job = self._jobs[slot]
         if env is None or job is None:
             return False
-        if expert:  # noqa: SIM108  two different worlds
+        if expert:
             clean = env.unwrapped.expert_action()  # type: ignore[attr-defined]
         action = np.clip(clean + self._noise[slot].sample(len(clean)), -1, 1)
         image, reward, terminated, truncated, info = env.step(action)
