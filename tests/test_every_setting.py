@@ -141,10 +141,11 @@ def environments(config: Config, folder: Path) -> Any:
 def workers(config: Config, folder: Path) -> Any:
     """Which processes are started, and how long they may take to answer."""
     started: list[Any] = []
+    real = vector._Process
 
     def process(greeting: dict[str, Any], *, timeout: float) -> MagicMock:
         started.append((greeting["buffers"]["n"], timeout))
-        return MagicMock()
+        return MagicMock(spec=real)
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(vector, "_Process", process)
@@ -384,10 +385,11 @@ def steps(config: Config, folder: Path) -> Any:
     """The steps of Algorithm 1 that are made, of what, and in which order."""
     made: list[Any] = []
 
-    def note(name: str) -> Callable[..., None]:
-        def noted(run: Any, *args: Any, **options: Any) -> None:
+    def note(name: str) -> Callable[..., Any]:
+        def noted(run: Any, *args: Any, **options: Any) -> Any:
             known = (Stage, TaskLists, str)
             made.append((name, [arg for arg in args if isinstance(arg, known)], options.keys()))
+            return MagicMock(spec=VLAPolicy)
 
         return noted
 

@@ -173,7 +173,7 @@ def test_a_person_who_is_the_expert_succeeds() -> None:
 def test_not_a_number_is_never_sent() -> None:
     with VectorEnv(SCRIPTED, CONFIG, iter([Job("win", 0)])) as vec:
         vec.recv(0)
-        with pytest.raises(AssertionError, match="not finite"):
+        with pytest.raises(UserError, match="not finite"):
             vec.send(0, np.full((2, 2), np.nan, np.float32))
 
 

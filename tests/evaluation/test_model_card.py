@@ -17,6 +17,7 @@ from irevla.evaluation.model_card import export, exported_settings, success_tabl
 from irevla.evaluation.stats import read_results
 from irevla.models.policy import VLAPolicy, build_policy
 from irevla.storage.checkpoint import Checkpoints
+from irevla.storage.journal import Journal
 from irevla.tasks import BASELINE, Stage
 
 Make = Callable[..., Path]
@@ -45,6 +46,9 @@ def run(make_run: Make) -> Path:
     checkpoints = Checkpoints(directory / "checkpoints")
     checkpoints.save(FIRST, policy().files())
     checkpoints.save(FINAL, policy().files())
+    journal = Journal(directory / "journal.jsonl")
+    for event in ("sft", "sl:button-press-new"):
+        journal.append(event)
     return directory
 
 

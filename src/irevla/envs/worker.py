@@ -185,6 +185,7 @@ class EnvPool:
         job = self._jobs[slot]
         if env is None or job is None:
             return False
+        clean = np.clip(buffers.actions[slot], -1, 1)
         if expert:
             clean = env.unwrapped.expert_action()  # type: ignore[attr-defined]
         action = np.clip(clean + self._noise[slot].sample(len(clean)), -1, 1)

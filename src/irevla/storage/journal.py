@@ -14,7 +14,7 @@ from typing import Any
 from irevla.errors import UserError
 from irevla.storage.disk import sync, writing
 
-CHECKSUM = "crc32"  # of the record beside it
+CHECKSUM = "line_crc32"  # of the record beside it; `crc32` is a fact of some records
 
 
 class Journal:
