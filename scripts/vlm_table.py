@@ -13,8 +13,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from statistics import mean
 
-from irevla.category import Category
-from irevla.evaluation.stats import BASELINE, FIRST, Results, newcombe, read_results
+from irevla.evaluation.stats import Results, newcombe, read_results
+from irevla.tasks import BASELINE, SFT, Category
 
 COLUMNS = {Category.EXPERT: "expert", Category.RL: "RL, zero-shot", Category.UNSEEN: "unseen"}
 REFERENCE = "random"  # the arm that the others are compared with
@@ -64,7 +64,7 @@ def _pooled(runs: Sequence[Results], category: Category) -> tuple[int, int]:
 
 
 def _count(run: Results, category: Category) -> tuple[int, int]:
-    count = run.count(FIRST, category=category)
+    count = run.count(SFT, category=category)
     assert count is not None, "a run without an evaluation after SFT"
     return count.successes, count.episodes
 

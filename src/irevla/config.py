@@ -34,6 +34,13 @@ def _not_negative(config: Any, group: str, *names: str) -> None:
         _check(value >= 0, f"{group}{name} must not be negative, but is {value}")
 
 
+def _at_most(config: Any, group: str, **largest: int) -> None:
+    """Files of others are parsed into configs: nothing in one may take all memory."""
+    for name, most in largest.items():
+        value = getattr(config, name)
+        _check(value <= most, f"{group}{name} must be at most {most}, not {value}")
+
+
 def _shares(config: Any, group: str, *names: str) -> None:
     for name in names:
         value = getattr(config, name)
@@ -68,6 +75,7 @@ class EnvConfig:
 
     def __post_init__(self) -> None:
         _usable(self.image_size, "env.image_size")
+        _at_most(self, "env.", image_size=4096, workers=1024, envs_per_worker=1024)
         _positive(self, "env.", "action_repeat", "horizon", "workers", "envs_per_worker", "timeout")
         _not_negative(self, "env.", "rl_horizon")
 
@@ -150,6 +158,8 @@ class ModelConfig:
     compile: bool = False  # torch.compile: minutes at the first images, faster afterwards
 
     def __post_init__(self) -> None:
+        _positive(self, "model.", "width", "layers", "head_groups", "head_hidden")
+        _at_most(self, "model.", width=65_536, layers=1024, head_hidden=65_536)
         for name, known in {"dtype": DTYPES, "quantize": QUANTIZED}.items():
             value = getattr(self, name)
             _check(value in known, f"model.{name} must be one of {known}, not {value!r}")

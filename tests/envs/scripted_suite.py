@@ -1,8 +1,11 @@
 """A suite whose environments do exactly what a test needs: end when told, hang, raise or die.
-Importable by workers."""
+
+Workers import it as `scripted_suite:SCRIPTED`.
+"""
 
 import os
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +13,7 @@ import gymnasium as gym
 import numpy as np
 
 from irevla.config import EnvConfig
-from irevla.envs.suite import Suite
+from irevla.envs.suite import Authorization, RealArm, Suite
 from irevla.errors import UserError
 from irevla.tasks import Category, Task
 
@@ -29,11 +32,13 @@ NAMES = (
 
 
 class ScriptedEnv(gym.Env[Any, Any]):
-    """Pixel (0, 0) is the seed, (0, 1) the decisions taken; (1, 0) the executed action x 100 +
-    100."""
+    """Pixel (0, 0) is the seed (modulo 256), (0, 1) the decisions taken; (1, 0) the executed
+    action, x 100 + 100."""
 
     def __init__(self, task: Task, config: EnvConfig) -> None:
-        self.task, self.draw, self.config = task, True, config
+        self.task = task
+        self.draw = True
+        self.config = config
         self.observation_space = gym.spaces.Box(
             0, 255, (config.image_size, config.image_size, 3), np.uint8
         )
@@ -46,11 +51,14 @@ class ScriptedEnv(gym.Env[Any, Any]):
         if self.task.name == "reset-dies":
             os._exit(7)
         assert seed is not None
-        self.seed, self.steps, self.action = seed, 0, np.zeros(2)
+        self.seed = seed
+        self.steps = 0
+        self.action = np.zeros(2)
         return self.picture(self.config.image_size), {"success": False}
 
     def step(self, action: np.ndarray) -> tuple[np.ndarray, float, bool, bool, dict]:
-        self.steps, self.action = self.steps + 1, action
+        self.steps += 1
+        self.action = action
         self.misbehave()
         wins = self.task.name in ("win", "taken-over") or (
             self.task.name == "mixed" and self.seed % 2 == 0
@@ -82,14 +90,33 @@ class ScriptedEnv(gym.Env[Any, Any]):
     def picture(self, size: int) -> np.ndarray:
         image = np.zeros((size, size, 3), np.uint8)
         if self.draw:
-            image[0, 0] = self.seed
+            image[0, 0] = self.seed % 256
             image[0, 1] = self.steps
             image[1, 0, :2] = np.round(self.action * 100 + 100)
         return image
 
 
-def make(task: str, config: EnvConfig) -> ScriptedEnv:
+class ToldEnv(ScriptedEnv):
+    """Pixel (0, 2) is what this process was told of who may act: 0 nobody, 1 a policy, 2 a policy
+    that learns; pixel (0, 3) whether its environment variables name that policy."""
+
+    def picture(self, size: int) -> np.ndarray:
+        image = super().picture(size)
+        if self.draw and TOLD:
+            image[0, 2] = 1 + TOLD[-1].learning
+            image[0, 3] = any(TOLD[-1].policy in value for value in os.environ.values())
+        return image
+
+
+TOLD: list[Authorization] = []  # in this process
+
+
+def _make(task: str, config: EnvConfig) -> ScriptedEnv:
     return ScriptedEnv(SCRIPTED.task(task), config)
+
+
+def _make_told(task: str, config: EnvConfig) -> ScriptedEnv:
+    return ToldEnv(SCRIPTED.task(task), config)
 
 
 SCRIPTED = Suite(
@@ -97,6 +124,15 @@ SCRIPTED = Suite(
     tasks=tuple(Task(name, Category.EXPERT, f"do {name}") for name in NAMES),
     action_dim=2,
     fps=10,
-    make=make,
+    make=_make,
     render_settings=lambda config: {},
+)
+REAL = replace(
+    SCRIPTED,
+    make=_make_told,
+    real_arm=RealArm(
+        authorize=TOLD.append,
+        only_policy=lambda: "",
+        env_config=lambda config: replace(config, workers=1, envs_per_worker=1),
+    ),
 )

@@ -13,12 +13,13 @@ import numpy as np
 import pytest
 
 from irevla.config import EnvConfig
-from irevla.envs.suite import load_suite
+from irevla.envs.suite import Authorization, load_suite
 from irevla.envs.vector import Job, StepResult, VectorEnv
 from irevla.envs.worker import Disturbance
 from irevla.errors import UserError
 
 SCRIPTED = load_suite("scripted_suite:SCRIPTED")
+REAL = load_suite("scripted_suite:REAL")
 POINTMASS = load_suite("pointmass")
 CONFIG = EnvConfig(image_size=16, horizon=3, workers=1, envs_per_worker=2, timeout=20.0)
 
@@ -30,9 +31,9 @@ def zeros(vec: VectorEnv) -> np.ndarray:
 def walk(vec: VectorEnv, *, worker: int = 0) -> Iterator[StepResult]:
     """What one worker shows, step by step, until it has no more jobs."""
     while True:
-        slots = vec.recv(worker)
-        yield slots
-        if not slots.playing.any():
+        result = vec.recv(worker)
+        yield result
+        if not result.playing.any():
             return
         vec.send(worker, zeros(vec))
 
@@ -57,35 +58,35 @@ def test_jobs_in_order_with_auto_reset_and_idle_slots() -> None:
         first, *later = walk(vec)
     assert first.jobs == (jobs[0], jobs[1]) and first.previous == (None, None)
     assert not first.ended.any() and not first.rewards.any()
-    assert [slots.jobs for slots in later] == [
+    assert [result.jobs for result in later] == [
         (jobs[0], jobs[1]),
         (jobs[2], jobs[1]),
         (jobs[2], None),
         (None, None),
     ]
-    assert [slots.step.tolist() for slots in later] == [[1, 1], [0, 2], [1, 0], [0, 0]]
-    assert [slots.ended.tolist() for slots in later] == [
+    assert [result.step.tolist() for result in later] == [[1, 1], [0, 2], [1, 0], [0, 0]]
+    assert [result.ended.tolist() for result in later] == [
         [False, False],
         [True, False],
         [False, True],
         [True, False],
     ]
-    assert [slots.previous for slots in later][1:3] == [(jobs[0], jobs[1]), (jobs[2], jobs[1])]
+    assert [result.previous for result in later][1:3] == [(jobs[0], jobs[1]), (jobs[2], jobs[1])]
 
 
 def test_terminated_truncated_and_success_stay_three_fields() -> None:
     with VectorEnv(
         SCRIPTED, CONFIG, iter([Job("mixed", 0), Job("mixed", 1), Job("mixed", 4)])
     ) as vec:
-        slots = list(walk(vec))
-    assert [s.terminated.tolist() for s in slots[2:4]] == [[True, False], [False, False]]
-    assert [s.success.tolist() for s in slots[2:4]] == [[True, False], [False, False]]
-    assert [s.truncated.tolist() for s in slots[2:4]] == [[False, False], [False, True]]
-    assert [s.rewards.tolist() for s in slots[2:4]] == [[1, 0], [0, 0]]
-    ended = slots[2]
+        result = list(walk(vec))
+    assert [s.terminated.tolist() for s in result[2:4]] == [[True, False], [False, False]]
+    assert [s.success.tolist() for s in result[2:4]] == [[True, False], [False, False]]
+    assert [s.truncated.tolist() for s in result[2:4]] == [[False, False], [False, True]]
+    assert [s.rewards.tolist() for s in result[2:4]] == [[1, 0], [0, 0]]
+    ended = result[2]
     assert ended.final_images[0, 0, :2, 0].tolist() == [0, 2]  # seed 0 after two decisions
     assert ended.images[0, 0, :2, 0].tolist() == [4, 0]  # already seed 4 before its first
-    assert slots[3].final_images[1, 0, :2, 0].tolist() == [1, 3]
+    assert result[3].final_images[1, 0, :2, 0].tolist() == [1, 3]
 
 
 def test_few_jobs_are_spread_over_the_workers_and_the_rest_stays_idle() -> None:
@@ -104,9 +105,9 @@ def test_expert_labels_are_clean_and_noise_is_seeded_by_the_job() -> None:
         with VectorEnv(SCRIPTED, CONFIG, iter([Job("timeout", seed, noise=noise)])) as vec:
             vec.recv(0)
             vec.send(0, None)
-            slots = vec.recv(0)
-            assert slots.labels.tolist() == [[0.5, -0.25], [0, 0]]
-            return slots.images[0, 1, 0, :2].tolist()
+            result = vec.recv(0)
+            assert result.labels.tolist() == [[0.5, -0.25], [0, 0]]
+            return result.images[0, 1, 0, :2].tolist()
 
     assert executed(0.0, 1) == [150, 75]
     noisy = executed(0.3, 1)
@@ -120,9 +121,9 @@ def test_a_policys_labels_are_clean_of_the_jobs_noise() -> None:
     ) as vec:
         vec.recv(0)
         vec.send(0, np.array([[0.5, -0.25], [0.5, -0.25]], np.float32))
-        slots = vec.recv(0)
-    assert slots.labels.tolist() == [[0.5, -0.25], [0.5, -0.25]]
-    disturbed, calm = slots.images[:, 1, 0, :2].tolist()
+        result = vec.recv(0)
+    assert result.labels.tolist() == [[0.5, -0.25], [0.5, -0.25]]
+    disturbed, calm = result.images[:, 1, 0, :2].tolist()
     assert disturbed != [150, 75] and calm == [150, 75]
 
 
@@ -139,9 +140,9 @@ def test_actions_are_clipped_and_labels_are_what_was_done() -> None:
     with VectorEnv(SCRIPTED, CONFIG, iter([Job("timeout", 0), Job("timeout", 1)])) as vec:
         vec.recv(0)
         vec.send(0, np.array([[5, 0.1], [-0.2, -9]], np.float32))
-        slots = vec.recv(0)
-    assert slots.images[:, 1, 0, :2].tolist() == [[200, 110], [80, 0]]
-    assert np.allclose(slots.labels, [[1, 0.1], [-0.2, -1]])
+        result = vec.recv(0)
+    assert result.images[:, 1, 0, :2].tolist() == [[200, 110], [80, 0]]
+    assert np.allclose(result.labels, [[1, 0.1], [-0.2, -1]])
 
 
 @pytest.mark.parametrize("noise", [0.0, 0.3])
@@ -150,14 +151,14 @@ def test_where_somebody_takes_over_labels_are_theirs_and_the_success_too(noise: 
     with VectorEnv(SCRIPTED, CONFIG, iter(jobs)) as vec:
         vec.recv(0)
         vec.send(0, np.array([[1, 1], [1, 1]], np.float32))
-        slots = vec.recv(0)
-        assert np.allclose(slots.labels, [[-0.5, 0.5], [1, 1]])
+        result = vec.recv(0)
+        assert np.allclose(result.labels, [[-0.5, 0.5], [1, 1]])
         vec.send(0, np.array([[1, 1], [1, 1]], np.float32))
-        slots = vec.recv(0)
+        result = vec.recv(0)
     assert (
-        slots.terminated.all()
-        and slots.rewards.tolist() == [1, 1]
-        and slots.success.tolist() == [False, True]
+        result.terminated.all()
+        and result.rewards.tolist() == [1, 1]
+        and result.success.tolist() == [False, True]
     )
 
 
@@ -181,24 +182,24 @@ def test_draw_off_reaches_the_environment_and_comes_back_on() -> None:
     with VectorEnv(
         SCRIPTED, EnvConfig(image_size=16, horizon=3, workers=1, envs_per_worker=1), iter(jobs)
     ) as vec:
-        pictures = [slots.images.any() for slots in walk(vec)]
-    assert pictures == [False, False, True, True, False]
+        images = [result.images.any() for result in walk(vec)]
+    assert images == [False, False, True, True, False]
 
 
 def test_killed_workers_are_replaced_again_and_again() -> None:
     jobs = [Job("timeout", seed) for seed in range(8)]
     finished, kills = [], 0
     with VectorEnv(SCRIPTED, CONFIG, iter(jobs), max_retries=1) as vec:
-        for slots in walk(vec):
+        for result in walk(vec):
             finished += [
-                job for job, ended in zip(slots.previous, slots.ended, strict=True) if ended
+                job for job, ended in zip(result.previous, result.ended, strict=True) if ended
             ]
-            if slots.lost.any():
-                assert slots.lost.all() and slots.jobs == slots.previous  # the same episodes ...
+            if result.lost.any():
+                assert result.lost.all() and result.jobs == result.previous  # the same episodes ...
                 assert (
-                    not slots.step.any() and not slots.images[:, 0, 1].any()
+                    not result.step.any() and not result.images[:, 0, 1].any()
                 )  # ... from their beginning
-            if kills < 3 and slots.step[0] == 1 and len(finished) == 2 * kills:
+            if kills < 3 and result.step[0] == 1 and len(finished) == 2 * kills:
                 os.kill(vec.pids[0], signal.SIGKILL)
                 kills += 1
         assert vec.dropped == 2 * kills == 6
@@ -216,7 +217,7 @@ def test_a_hung_worker_is_replaced_and_the_others_go_on(
         assert vec.pids[0] == pids[0] and vec.pids[1] != pids[1]
         assert not alive(pids[1])
         assert vec.dropped == 1
-    assert [bool(slots.lost.any()) for slots in seen[1]] == [False, True, False, False, False]
+    assert [bool(result.lost.any()) for result in seen[1]] == [False, True, False, False, False]
 
 
 def test_close_with_a_hung_worker_returns_and_leaves_nobody() -> None:
@@ -262,20 +263,124 @@ def test_a_worker_that_dies_in_reset_gives_up_after_the_retries() -> None:
 
 def test_unknown_names_are_told_before_any_worker_starts() -> None:
     with pytest.raises(UserError, match="did you mean 'pointmass'"):
-        VectorEnv(load_suite("pointmas"), CONFIG, iter([]))
+        load_suite("pointmas")
     with pytest.raises(UserError, match="did you mean 'left-disc'"):
         VectorEnv(POINTMASS, CONFIG, iter([Job("left-disk", 0)]))
+
+
+# --- further jobs, and episodes that go on in another process
+
+
+def shown(vec: VectorEnv) -> list[list[np.ndarray]]:
+    """All that the workers show to their last jobs' ends."""
+    found = []
+    for worker in range(vec.workers):
+        for result in walk(vec, worker=worker):
+            told = (result.images, result.step, result.rewards, result.terminated, result.truncated)
+            jobs = np.array([str(job) for job in result.jobs])
+            found.append([*told, result.final_images[result.ended], jobs])
+    return found
+
+
+def numbered(task: str, *seeds: int) -> list[Job]:
+    return [Job(task, seed) for seed in seeds]
+
+
+@pytest.mark.parametrize(
+    ("first", "second"),
+    [
+        (numbered("mixed", 0, 1, 2, 3, 4, 5, 6), numbered("mixed", 7, 8, 9, 10, 11)),
+        (numbered("mixed", 0, 1, 2, 3), numbered("win", 7)),  # fewer than slots
+        (numbered("mixed", 0), numbered("timeout", 7, 8, 9, 10, 11)),  # one worker had nothing
+        ([], numbered("mixed", 7, 8, 9, 10, 11)),
+    ],
+)
+def test_further_jobs_play_as_in_a_fresh_one(first: list[Job], second: list[Job]) -> None:
+    config = EnvConfig(image_size=16, horizon=3, workers=2, envs_per_worker=2, timeout=20.0)
+    with VectorEnv(SCRIPTED, config, iter(second)) as fresh:
+        expected = shown(fresh)
+    with VectorEnv(SCRIPTED, config, iter(first)) as used:
+        shown(used)
+        pids = used.pids
+        used.play(iter(second))
+        found = shown(used)
+        assert used.pids[: len(pids)] == pids or not pids
+    np.testing.assert_equal(found, expected)
+
+
+def test_further_jobs_wait_for_the_first() -> None:
+    with VectorEnv(SCRIPTED, CONFIG, iter(numbered("mixed", 0))) as vec:
+        vec.recv(0)
+        with pytest.raises(AssertionError, match="under way"):
+            vec.play(iter(numbered("mixed", 1)))
+
+
+@pytest.mark.parametrize("actor", ["policy", "expert"])
+def test_what_was_under_way_goes_on_in_another_process(actor: str) -> None:
+    jobs = [Job("mixed", seed, noise=0.3, burst=2) for seed in range(9)]
+
+    def choice(vec: VectorEnv) -> np.ndarray | None:
+        return None if actor == "expert" else zeros(vec) + 0.25
+
+    with VectorEnv(SCRIPTED, CONFIG, iter(jobs)) as vec:
+        for _ in range(3):
+            vec.recv(0)
+            vec.send(0, choice(vec))
+        before = vec.recv(0)
+        state = json.loads(json.dumps(vec.state()))
+        vec.send(0, choice(vec))
+        expected = vec.recv(0)
+    assert before.step.max() > 0
+    with VectorEnv(SCRIPTED, CONFIG, iter(jobs), state=state) as vec:
+        again = vec.recv(0)
+        assert again.jobs == before.jobs and again.previous == (None, None)
+        assert np.array_equal(again.images, before.images)
+        assert np.array_equal(again.step, before.step)
+        assert not again.rewards.any() and not again.ended.any()
+        vec.send(0, choice(vec))
+        found = vec.recv(0)
+    assert found.jobs == expected.jobs and found.previous == expected.previous
+    assert np.array_equal(found.images, expected.images)
+    assert np.array_equal(found.ended, expected.ended)
+    ended = found.ended
+    assert np.array_equal(found.final_images[ended], expected.final_images[ended])
+
+
+def test_there_is_no_state_amid_a_step() -> None:
+    with VectorEnv(SCRIPTED, CONFIG, iter(numbered("mixed", 0))) as vec:
+        with pytest.raises(AssertionError, match="at a step"):
+            vec.state()
+        vec.recv(0)
+        vec.state()
+
+
+# --- who may act
+
+
+def test_who_may_act_reaches_the_worker_in_its_greeting_alone() -> None:
+    before = dict(os.environ)
+
+    def told(authorization: Authorization | None) -> list[int]:
+        jobs = iter([Job("win", 0)])
+        with VectorEnv(REAL, CONFIG, jobs, authorization=authorization) as vec:
+            assert (vec.workers, vec.n) == (1, 1)  # as a real arm has it
+            return vec.recv(0).images[0, 0, 2:4, 0].tolist()
+
+    assert told(None) == [0, 0]
+    assert told(Authorization("5ecc0de")) == [1, 0]
+    assert told(Authorization("5ecc0de", learning=True)) == [2, 0]
+    assert dict(os.environ) == before
 
 
 PARENT = """
 import sys, time
 from irevla.config import EnvConfig
-from irevla.envs.suite import load_suite
+from irevla.envs.suite import Authorization, load_suite
 from irevla.envs.vector import Job, VectorEnv
 import numpy as np
 config = EnvConfig(image_size=16, horizon=3, workers=2, envs_per_worker=1)
-jobs = iter([Job("win", 0), Job("hang", 1)])
-vec = VectorEnv(load_suite("scripted_suite:SCRIPTED"), config, jobs)
+suite = load_suite("scripted_suite:SCRIPTED")
+vec = VectorEnv(suite, config, iter([Job("win", 0), Job("hang", 1)]))
 for worker in range(2):
     vec.recv(worker)
 vec.send(1, np.zeros((1, 2), np.float32))  # hangs

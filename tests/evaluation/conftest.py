@@ -37,16 +37,35 @@ RATES = {  # after each of STAGES
     "drawer-open-blue": (0.22, 0.20, 0.24, 0.18, 0.30),
     "door-open-shifted": (0.56, 0.50, 0.30, 0.28, 0.26),
 }
-BLIND = {"reach": 0.02, "push": 0.0, "door-open": 0.30, "window-close": 0.24, "window-close-new": 0.06,
-         "button-press-new": 0.0, "drawer-open-blue": 0.0, "door-open-shifted": 0.22}  # fmt: skip
+BLIND = {
+    "reach": 0.02,
+    "push": 0.0,
+    "door-open": 0.30,
+    "window-close": 0.24,
+    "window-close-new": 0.06,
+    "button-press-new": 0.0,
+    "drawer-open-blue": 0.0,
+    "door-open-shifted": 0.22,
+}
+CATEGORIES = {
+    **dict.fromkeys(EXPERT, Category.EXPERT),
+    **dict.fromkeys(RL, Category.RL),
+    **dict.fromkeys(UNSEEN, Category.UNSEEN),
+}
 
 
 def row(task: str, stage: str, rate: float, *, episodes: int = 50, method: str = "irevla") -> Row:
-    category = Category.EXPERT if task in EXPERT else Category.RL if task in RL else Category.UNSEEN
     return Row.of(
-        method=method, task=task, category=category, stage=stage, seed=0, successes=round(rate * episodes),
-        episodes=episodes, env_steps=40 * episodes, seconds=12.5,
-    )  # fmt: skip
+        method=method,
+        task=task,
+        category=CATEGORIES[task],
+        stage=stage,
+        seed=0,
+        successes=round(rate * episodes),
+        episodes=episodes,
+        env_steps=40 * episodes,
+        seconds=12.5,
+    )
 
 
 def rows() -> list[Row]:
@@ -59,10 +78,16 @@ def rows() -> list[Row]:
     ]
 
 
-def write_results(directory: Path, measured: list[Row]) -> None:
+def write_results(
+    directory: Path,
+    measured: list[Row],
+    *,
+    config: Config | None = None,
+    git: str = "3f2a91c04b7d",
+) -> None:
     content: dict[str, Any] = {
-        "config": to_dict(Config()),
-        "git": "3f2a91c04b7d",
+        "config": to_dict(Config() if config is None else config),
+        "git": git,
         "machine": {
             "cpu": "A processor, 2.4 GHz",
             "cores": 2,
@@ -119,10 +144,10 @@ def write_videos(directory: Path) -> None:
 def make_run(tmp_path: Path) -> Callable[..., Path]:
     """A whole run directory, or, with `rows`, one of just those."""
 
-    def make(measured: list[Row] | None = None) -> Path:
+    def make(measured: list[Row] | None = None, **results: Any) -> Path:
         directory = tmp_path / "my run"
         directory.mkdir()
-        write_results(directory, rows() if measured is None else measured)
+        write_results(directory, rows() if measured is None else measured, **results)
         if measured is None:
             write_metrics(directory / "metrics.jsonl")
             write_videos(directory / "videos")

@@ -17,14 +17,20 @@ from irevla.evaluation.model_card import export, exported_settings, success_tabl
 from irevla.evaluation.stats import read_results
 from irevla.models.policy import VLAPolicy, build_policy
 from irevla.storage.checkpoint import Checkpoints
+from irevla.tasks import BASELINE, Stage
 
 Make = Callable[..., Path]
 CONFIG = Config(
-    suite="pointmass", expert_tasks=("left-disc",), rl_tasks=("left-disc-new",), unseen_tasks=("left-square-orange",),
-    from_checkpoint="/home/me/secret", env=EnvConfig(image_size=32, horizon=3, workers=1, envs_per_worker=1),
+    suite="pointmass",
+    expert_tasks=("left-disc",),
+    rl_tasks=("left-disc-new",),
+    unseen_tasks=("left-square-orange",),
+    from_checkpoint="/home/me/secret",
+    env=EnvConfig(image_size=32, horizon=3, workers=1, envs_per_worker=1),
     model=ModelConfig(vlm="tiny-random", width=32, layers=1, head_groups=4, head_hidden=16),
-)  # fmt: skip
-FINAL, FIRST = "sl-button-press-new", "sft"
+)
+FINAL = "sl-button-press-new"
+FIRST = "sft"
 
 
 def policy() -> VLAPolicy:
@@ -40,6 +46,11 @@ def run(make_run: Make) -> Path:
     checkpoints.save(FIRST, policy().files())
     checkpoints.save(FINAL, policy().files())
     return directory
+
+
+def rewrite(run: Path, **changes: object) -> None:
+    path = run / "results.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
 
 
 def push(*argv: str) -> int:
@@ -111,10 +122,9 @@ def test_a_card_in_the_way_is_kept_and_said(
 
 
 def test_results_end_with_the_stage(run: Path) -> None:
-    results = until(read_results(run / "results.json"), "sl:window-close-new")
-    assert results.last == "sl:window-close-new" and "baseline" in {
-        row.stage for row in results.rows
-    }
+    results = until(read_results(run / "results.json"), Stage("sl", "window-close-new"))
+    assert results.last == Stage("sl", "window-close-new")
+    assert BASELINE.name in {row.stage for row in results.rows}
     assert "RL button-press-new" not in success_table(results)
 
 
@@ -247,6 +257,22 @@ def test_pushing_prints_the_address(
         and sent["private"] is True
         and "Success rates" in str(sent["card"])
     )
+
+
+@pytest.mark.parametrize("git", ["", "3f2a91c04b7d-dirty"])
+def test_the_card_of_unknown_code_says_so(git: str, run: Path) -> None:
+    rewrite(run, git=git)
+    _, card = export(run, name="me/policy")
+    assert "- The code is not known: " in card
+    assert "commit `" not in card
+
+
+def test_the_card_says_how_a_gripper_acts(run: Path) -> None:
+    assert "every action is the policy's mean" in export(run, name="me/policy")[1]
+    rewrite(run, config=to_dict(Config(rl="sac")))
+    _, card = export(run, name="me/policy")
+    assert "the gripper is drawn" in card
+    assert "every action is the policy's mean" not in card
 
 
 def test_a_damaged_results_file_is_the_users_error(run: Path) -> None:

@@ -10,14 +10,17 @@ from irevla.evaluation.plots import (
     LIGHT,
     MOST_BARS,
     PLOTS,
+    _warm,
     categories,
     draw_all,
+    forgetting,
     learning,
     smooth,
     stage_colour,
 )
 from irevla.evaluation.stats import Results, read_results
 from irevla.storage.metrics import read_metrics
+from irevla.tasks import SFT, Stage
 
 
 def test_every_plot_is_drawn_for_light_and_dark(make_run: Callable[..., Path]) -> None:
@@ -75,6 +78,30 @@ def test_no_data_no_plot_and_missing_keys_are_borne(tmp_path: Path) -> None:
     assert set(draw_all(nothing, some, tmp_path)) == {"learning"}
 
 
+def test_the_matrix_frames_own_training_of_later_rounds(make_run: Callable[..., Path]) -> None:
+    results = read_results(make_run() / "results.json")
+    names = ("sft", "rl:window-close-new", "sl:push@2", "sl:window-close-new@2")
+    tested = [row for row in results.rows if row.stage == "sft"]
+    rows = tuple(replace(row, stage=name) for name in names for row in tested)
+    figure = forgetting(replace(results, rows=rows), [], LIGHT)
+    assert figure is not None
+    (axes,) = figure.axes
+    frames = [patch for patch in axes.patches if not patch.get_fill()]
+    tasks = results.tasks()
+    places = [(round(frame.get_x() + 0.45), round(frame.get_y() + 0.42)) for frame in frames]
+    own = tasks.index("window-close-new")
+    assert sorted(places) == [(1, own), (2, tasks.index("push")), (3, own)]
+
+
+def test_the_warm_up_is_that_of_the_learner() -> None:
+    """SAC counts updates, of which an episode brings many; PPO makes one for each point."""
+    rl = Stage("rl", "a")
+    points = [{"stage": rl.name, "step": 100 * n, "updates": 30.0 * n} for n in range(1, 6)]
+    for learner, steps in (("ppo", 200), ("sac", 300)):
+        config = {"rl": learner, "ppo": {"warmup": 2}, "sac": {"warmup": 90}}
+        assert _warm(Results(config, "", {}, "", ()), points, rl) == steps
+
+
 def test_smoothing_neither_lags_nor_invents() -> None:
     line = np.arange(20.0)
     assert smooth(line)[3:-3] == pytest.approx(line[3:-3])
@@ -99,6 +126,6 @@ def test_the_evaluation_before_is_never_one_from_afterwards(make_run: Callable[.
     assert figure is not None
     for axis, task in zip(figure.axes, turns, strict=True):
         (before,) = (bars for bars in axis.containers if bars.get_label() == "Evaluation before")
-        count = few.count("sft", task=task)
+        count = few.count(SFT, task=task)
         assert count is not None and before.lines[0].get_ydata()[0] == pytest.approx(count.rate)
         assert not any(bars.get_label() == "Evaluation after" for bars in axis.containers)

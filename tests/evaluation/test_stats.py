@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from irevla.config import SACConfig
 from irevla.errors import UserError
 from irevla.evaluation.stats import (
     Results,
@@ -15,11 +16,12 @@ from irevla.evaluation.stats import (
     change,
     hundredths,
     newcombe,
+    over_seeds,
     pool,
     read_results,
     wilson,
 )
-from irevla.tasks import Category
+from irevla.tasks import SFT, Category, Stage
 
 
 @pytest.mark.parametrize(  # Newcombe (1998), Statistics in Medicine 17:857-872, table I
@@ -61,6 +63,16 @@ def test_the_interval_holds_the_rate(counted: tuple[int, int]) -> None:
     assert 0 <= low <= counted[0] / counted[1] <= high <= 1 and low < high
 
 
+def test_the_interval_over_seeds_worked_by_hand() -> None:
+    """Mean 0.9, deviation 0.1, three seeds: 4.303 * 0.1 / sqrt(3) = 0.2484 on either side."""
+    assert over_seeds([0.8, 0.9, 1.0]) == pytest.approx((0.6516, 1.1484), abs=5e-5)
+    assert over_seeds([0.5, 0.5]) == (0.5, 0.5)
+    low, high = over_seeds([0.4, 0.6])  # 12.706 * 0.1414 / sqrt(2)
+    assert (low, high) == pytest.approx((0.5 - 1.2706, 0.5 + 1.2706), abs=5e-5)
+    many = over_seeds([0.0, 1.0] * 20)  # beyond the table, a little wide: 2.086, not 2.023
+    assert many[1] - 0.5 == pytest.approx(2.086 * 0.50637 / 40**0.5, abs=1e-4)
+
+
 def test_nothing_counted_says_nothing() -> None:
     assert wilson(0, 0) == (0, 1)
 
@@ -78,17 +90,26 @@ def test_rounding_is_what_people_do() -> None:
 
 def row(task: str, successes: int, episodes: int, *, stage: str = "sft", seed: int = 0) -> Row:
     return Row.of(
-        method="irevla", task=task, category=Category.EXPERT, stage=stage, seed=seed, successes=successes,
-        episodes=episodes, env_steps=1, seconds=1.0,
-    )  # fmt: skip
+        method="irevla",
+        task=task,
+        category=Category.EXPERT,
+        stage=stage,
+        seed=seed,
+        successes=successes,
+        episodes=episodes,
+        env_steps=1,
+        seconds=1.0,
+    )
 
 
 def test_a_row_survives_json() -> None:
     one = row("push", 41, 50)
     data = json.loads(json.dumps(one.to_json()))
     assert data["rate"] == 0.82 and data["ci95"] == pytest.approx([0.692, 0.902], abs=1e-3)
-    assert list(data) == ["method", "task", "category", "stage", "seed", "successes", "episodes", "rate", "ci95",
-                          "env_steps", "seconds"]  # fmt: skip
+    assert list(data) == [
+        *("method", "task", "category", "stage", "seed", "successes", "episodes"),
+        *("rate", "ci95", "env_steps", "seconds"),
+    ]
     assert Row.from_json(data) == one
 
 
@@ -112,46 +133,63 @@ def test_a_change_is_noise_only_if_its_interval_holds_zero() -> None:
     )  # half a stage is not compared
 
 
-def test_a_turn_finds_its_task() -> None:
-    for turn in (Turn("knob-on"), Turn("knob-on", 3)):
-        assert Turn.of(turn.stage("sl")) == turn
-    assert Turn("knob-on", 3).stage("rl") == "rl:knob-on@3"
-    assert Turn.of("sft") is None
+def test_a_stage_finds_its_task() -> None:
+    for stage in (Stage("sl", "knob-on"), Stage("sl", "knob-on", 3), SFT):
+        assert Stage.parse(stage.name) == stage
+    assert Stage("rl", "knob-on", 3).name == "rl:knob-on@3"
+    assert not SFT.task
 
 
 def test_forgetting_counts_from_the_newest_of_its_own_stages() -> None:
-    stages = ("sft", "rl:a", "sl:a", "rl:a@2", "sl:a@2", "rl:b@2")
-    results = Results(
-        {}, "", {}, "", tuple(replace(row("a", 1, 2), stage=stage) for stage in stages)
-    )
-    assert [results.reference("a", stage) for stage in stages[1:]] == [
-        "sft",
-        "rl:a",
-        "sl:a",
-        "rl:a@2",
-        "sl:a@2",
-    ]
+    names = ("sft", "rl:a", "sl:a", "rl:a@2", "sl:a@2", "rl:b@2")
+    results = Results({}, "", {}, "", tuple(row("a", 1, 2, stage=name) for name in names))
+    assert [stage.name for stage in results.stages] == list(names)
+    references = [results.reference("a", stage) for stage in results.stages[1:]]
+    assert [stage.name for stage in references] == ["sft", "rl:a", "sl:a", "rl:a@2", "sl:a@2"]
+
+
+def test_a_task_that_rl_trains_counts_as_an_rl_task_alone() -> None:
+    """As the kitchen's left-door-open, which is demonstrated and improved by RL."""
+    rows = (row("a", 9, 10), row("both", 1, 10), replace(row("c", 5, 10), category=Category.RL))
+    results = Results({"rl_tasks": ["c", "both"]}, "", {}, "", rows)
+    assert results.tasks(Category.EXPERT) == ("a",)
+    assert set(results.tasks(Category.RL)) == {"both", "c"}
+    expert = results.line(Category.EXPERT)
+    rl = results.line(Category.RL)
+    assert expert.before and rl.before
+    assert (expert.tasks, expert.before.successes, expert.before.episodes) == (1, 9, 10)
+    assert (rl.tasks, rl.before.successes, rl.before.episodes) == (2, 6, 20)
+    assert [line.task for line in results.lines() if line.task == "both"] == ["both"]
+
+
+def test_settings_younger_than_the_run_have_their_defaults() -> None:
+    old = Results({"suite": "kitchen", "ppo": {"warmup": 7}}, "", {}, "", ())
+    assert old.settings["ppo"]["warmup"] == 7
+    assert old.settings["rl"] == "ppo"
+    assert old.settings["sac"]["warmup"] == SACConfig().warmup
+    assert not old.discrete_gripper
+    assert "sac" not in old.config
 
 
 def test_results_answer(make_run: Callable[..., Path]) -> None:
     results = read_results(make_run() / "results.json")
-    assert (
-        results.stages[0] == "sft"
-        and results.last == "sl:button-press-new"
-        and len(results.stages) == 5
-    )
+    end = Stage("sl", "button-press-new")
+    own = Stage("sl", "window-close-new")
+    assert results.stages[0] == SFT
+    assert results.last == end
+    assert len(results.stages) == 5
     assert results.categories == tuple(Category) and results.seeds == (0,)
     line = results.line(Category.RL)
     assert line.tasks == 2 and line.before and line.after and line.blind
     assert (line.before.successes, line.after.successes, line.blind.successes) == (32, 82, 3)
-    assert results.reference("window-close-new", "sl:button-press-new") == "sl:window-close-new"
-    assert results.reference("window-close-new", "sl:window-close-new") == "rl:window-close-new"
-    assert results.reference("push", "sl:button-press-new") == "sft"
+    assert results.reference("window-close-new", end) == own
+    assert results.reference("window-close-new", own) == Stage("rl", "window-close-new")
+    assert results.reference("push", end) == SFT
 
 
 def test_what_was_measured_again_counts_once(make_run: Callable[..., Path]) -> None:
     results = read_results(make_run([row("a", 1, 10), row("a", 40, 50)]) / "results.json")
-    count = results.count("sft")
+    count = results.count(SFT)
     assert count is not None and (count.successes, count.episodes) == (40, 50)
 
 

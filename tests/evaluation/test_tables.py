@@ -4,8 +4,19 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from irevla.evaluation.stats import Results, read_results
-from irevla.evaluation.tables import Summary, dropped, forgetting, markdown, rows_table, summary
+from irevla.config import Config
+from irevla.evaluation.stats import Results, Row, read_results
+from irevla.evaluation.tables import (
+    Summary,
+    dropped,
+    forgetting,
+    headers,
+    markdown,
+    matrix_cell,
+    rows_table,
+    summary,
+)
+from irevla.tasks import SFT, Category, Stage
 
 Make = Callable[..., Path]
 
@@ -70,7 +81,40 @@ def test_the_matrix_marks_own_training_and_drops(make_run: Make) -> None:
         "0.84",
     ]
     assert line_of(text, "door-open-shifted").count("▼") == 3
-    assert not dropped(results, "push", "sl:button-press-new")
+    assert not dropped(results, "push", Stage("sl", "button-press-new"))
+
+
+def test_the_matrix_marks_own_training_of_later_rounds() -> None:
+    stages = (SFT, Stage("rl", "a"), Stage("sl", "b"), Stage("rl", "a", 2), Stage("sl", "a", 2))
+    rows = tuple(
+        Row.of(
+            method="irevla",
+            task="a",
+            category=Category.RL,
+            stage=stage.name,
+            seed=0,
+            successes=5,
+            episodes=10,
+            env_steps=1,
+            seconds=1.0,
+        )
+        for stage in stages
+    )
+    results = Results({}, "", {}, "", rows)
+    cells = [matrix_cell(results, "a", stage) for stage in stages]
+    assert cells == ["0.50", "[0.50]", "0.50", "[0.50]", "[0.50]"]
+
+
+def test_pooled_expert_tasks_are_those_that_rl_does_not_train(make_run: Make) -> None:
+    config = Config(rl_tasks=("window-close-new", "button-press-new", "push"))
+    results = results_of(make_run(config=config))
+    text = markdown(results)
+    assert "expert tasks that RL does not train" in text
+    assert "137/150" in line_of(text, "**Expert tasks (3)**")  # 177/200 without push
+    assert "72/150" in line_of(text, "**RL tasks (3)**")
+    assert text.count("| push |") == 2
+    for column in headers(results):
+        assert "xpert" not in column
 
 
 def test_the_drop_of_an_rl_task_is_measured_from_its_own_training(make_run: Make) -> None:
@@ -86,7 +130,7 @@ def test_the_drop_of_an_rl_task_is_measured_from_its_own_training(make_run: Make
             '"successes": 15, "episodes": 50, "rate": 0.3',
         )
     )
-    assert dropped(results_of(run), "window-close-new", "sl:button-press-new")
+    assert dropped(results_of(run), "window-close-new", Stage("sl", "button-press-new"))
 
 
 def test_an_unfinished_run_has_tables_too(make_run: Make) -> None:

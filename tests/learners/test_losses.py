@@ -101,9 +101,15 @@ def test_gae_against_torchrl() -> None:
     terminated = torch.rand(shape) < 0.1
     truncated = (torch.rand(shape) < 0.1) & ~terminated
     ours = losses.gae(
-        rewards, values, next_values=next_values, terminated=terminated, truncated=truncated,
-        valid=torch.ones_like(truncated), gamma=0.97, lam=0.9,
-    )  # fmt: skip
+        rewards,
+        values,
+        next_values=next_values,
+        terminated=terminated,
+        truncated=truncated,
+        valid=torch.ones_like(truncated),
+        gamma=0.97,
+        lam=0.9,
+    )
     columns = (values, next_values, rewards, terminated | truncated, terminated)
     oracle = generalized_advantage_estimate(0.97, 0.9, *(column.T[..., None] for column in columns))
     for mine, theirs in zip(ours, oracle, strict=True):
@@ -179,8 +185,13 @@ def test_ppo_losses_against_torchrl() -> None:
     n = 64
     observation, action, old = torch.randn(n, 3), torch.randn(n, 2), torch.randn(n) - 2
     advantages, returns = torch.randn(n), torch.randn(n)
-    data = {"observation": observation, "action": action, "action_log_prob": old, "advantage": advantages[:, None],
-            "value_target": returns[:, None]}  # fmt: skip
+    data = {
+        "observation": observation,
+        "action": action,
+        "action_log_prob": old,
+        "advantage": advantages[:, None],
+        "value_target": returns[:, None],
+    }
     theirs = oracle(TensorDict(data, [n]))
     mean, scale = NormalParamExtractor()(net(observation))
     log_probs = torch.stack(

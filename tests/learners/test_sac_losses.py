@@ -164,8 +164,12 @@ class Q(nn.Module):
 
 def step_data(n: int, action: Tensor) -> TensorDict:
     terminated = torch.rand(n, 1) < 0.3
-    following = {"observation": torch.randn(n, 3), "reward": torch.randn(n, 1), "done": terminated,
-                 "terminated": terminated}  # fmt: skip
+    following = {
+        "observation": torch.randn(n, 3),
+        "reward": torch.randn(n, 1),
+        "done": terminated,
+        "terminated": terminated,
+    }
     return TensorDict(
         {"observation": torch.randn(n, 3), "action": action, "next": TensorDict(following, [n])},
         [n],
@@ -192,9 +196,13 @@ def test_losses_of_the_motion_against_torchrl() -> None:
     )
     critics = [Q(), Q()]
     oracle = SACLoss(
-        actor, [ValueOperator(critic, in_keys=["observation", "action"]) for critic in critics],
-        loss_function="l2", alpha_init=0.3, target_entropy=-2.0, delay_qvalue=False,
-    )  # fmt: skip
+        actor,
+        [ValueOperator(critic, in_keys=["observation", "action"]) for critic in critics],
+        loss_function="l2",
+        alpha_init=0.3,
+        target_entropy=-2.0,
+        delay_qvalue=False,
+    )
     oracle.make_value_estimator(oracle.default_value_estimator, gamma=gamma)
     data = step_data(n, torch.rand(n, 2) * 2 - 1)
     none = torch.zeros(n, 1)  # log-probabilities where there is no gripper
@@ -245,9 +253,16 @@ def test_losses_of_the_gripper_against_torchrl() -> None:
     )
     critic = QValueActor(nn.Linear(3, 2), in_keys=["observation"], action_space="one-hot")
     oracle = DiscreteSACLoss(
-        actor, critic, action_space="one-hot", num_actions=2, num_qvalue_nets=2, loss_function="l2", alpha_init=0.3,
-        target_entropy=0.5, delay_qvalue=False,
-    )  # fmt: skip
+        actor,
+        critic,
+        action_space="one-hot",
+        num_actions=2,
+        num_qvalue_nets=2,
+        loss_function="l2",
+        alpha_init=0.3,
+        target_entropy=0.5,
+        delay_qvalue=False,
+    )
     oracle.make_value_estimator(oracle.default_value_estimator, gamma=gamma)
     choice = torch.randint(2, (n,))
     data = step_data(n, nn.functional.one_hot(choice, 2))

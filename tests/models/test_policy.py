@@ -1,5 +1,6 @@
 import inspect
 import json
+import os
 import shutil
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from irevla.errors import UserError
 from irevla.evaluation.model_card import exported_settings
 from irevla.models.policy import VLAPolicy, build_policy
 from irevla.storage import checkpoint
+from irevla.storage.journal import Journal
 from irevla.types import Observation, Policy, tensors_hash, weights_hash
 
 CONFIG = ModelConfig(vlm="tiny-random", width=32, layers=1, head_groups=4, head_hidden=16)
@@ -138,14 +140,39 @@ def test_a_saved_policy_comes_back_equal(tmp_path: Path) -> None:
     )
 
 
-def test_a_run_gives_its_newest_policy(tmp_path: Path) -> None:
-    checkpoints = checkpoint.Checkpoints(tmp_path / "checkpoints")
-    old, new = small(), small()
-    checkpoints.save("sft", old.files())
-    checkpoints.save("sl:door-open", new.files() | {"progress.json": {"steps": 5}})
-    checkpoint.save(tmp_path / "checkpoints" / "other", {"critic.safetensors": {}})
-    assert VLAPolicy.from_pretrained(tmp_path).hash() == new.hash() != old.hash()
-    assert VLAPolicy.from_pretrained(tmp_path / "checkpoints" / "sft").hash() == old.hash()
+@pytest.mark.parametrize(
+    ("events", "under_way", "newest"),
+    [
+        (["sft"], [], "sft"),
+        (["sft", "evaluated sft", "rl:door"], [], "rl-door"),
+        (["sft", "rl:door", "sl:door", "evaluated sl:door"], [], "sl-door"),
+        (["sft", "rl:door"], ["sl-door-000400", "sl-door-000800"], "sl-door-000800"),
+        (["sft", "rl:door", "sl:door", "rl:door@2"], [], "rl-door@2"),
+    ],
+)
+def test_a_run_gives_its_newest_policy(
+    tmp_path: Path, events: list[str], under_way: list[str], newest: str
+) -> None:
+    """The journal knows the order; times of files do not survive a copy, or an unzip."""
+    journal = Journal(tmp_path / "journal.jsonl")
+    folders = [event.replace(":", "-") for event in events if not event.startswith("evaluated")]
+    policies = {}
+    for number, name in enumerate([*folders, *under_way]):
+        policies[name] = small()
+        policies[name].save_pretrained(tmp_path / "checkpoints" / name)
+        weights = tmp_path / "checkpoints" / name / "model.safetensors"
+        os.utime(weights, (1_000_000 - number, 1_000_000 - number))  # as a clock that jumped
+    for event in events:
+        journal.append(event)
+    assert VLAPolicy.from_pretrained(tmp_path).hash() == policies[newest].hash()
+
+
+def test_without_a_journal_a_checkpoint_must_be_named(tmp_path: Path) -> None:
+    small().save_pretrained(tmp_path / "checkpoints" / "sft")
+    VLAPolicy.from_pretrained(tmp_path)  # there is one alone
+    small().save_pretrained(tmp_path / "checkpoints" / "rl-door")
+    with pytest.raises(UserError, match="name one of rl-door, sft"):
+        VLAPolicy.from_pretrained(tmp_path)
 
 
 def test_missing_and_foreign_folders_are_the_users_error(tmp_path: Path) -> None:

@@ -1,14 +1,18 @@
-"""Demonstrations: the right number, in an order that does not depend on which worker was faster."""
+"""Demonstrations and harvest: the right number, in an order that does not depend on which worker
+was faster."""
 
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from irevla.config import EnvConfig, ExpertConfig
+from irevla.compute.device import seeded
+from irevla.config import Config, EnvConfig, ExpertConfig, ModelConfig
+from irevla.data.episodes import EpisodeStore
 from irevla.envs.suite import load_suite
 from irevla.envs.vector import Job
 from irevla.errors import UserError
+from irevla.models.policy import VLAPolicy, build_policy
 from irevla.rollout.demonstrations import (
     REPLAYED,
     collect_expert,
@@ -16,10 +20,13 @@ from irevla.rollout.demonstrations import (
     replayed_demonstrations,
 )
 from irevla.rollout.episodes import Outcome, in_order
-from irevla.tasks import Purpose, first_seed
+from irevla.runs.run import open_run
+from irevla.stages.harvest import run_harvest
+from irevla.tasks import Purpose, Stage, first_seed
 
 POINTMASS = load_suite("pointmass")
 ENV = EnvConfig(image_size=32, horizon=12, workers=2, envs_per_worker=2)
+MODEL = ModelConfig(vlm="tiny-random", width=32, layers=1, head_groups=4, head_hidden=16)
 TASKS = ("left-disc", "right-disc")
 
 
@@ -70,6 +77,20 @@ def test_in_order() -> None:
     jobs = [Job("t", seed) for seed in range(4)]
     outcomes = [Outcome(jobs[index], True, np.zeros((1, 2), np.float32)) for index in (2, 0, 1, 3)]
     assert [outcome.job.seed for outcome in in_order(outcomes, jobs)] == [0, 1, 2, 3]
+
+
+def harvest(run_at: Path, stage: Stage, config: Config, *, store: EpisodeStore) -> dict[str, int]:
+    """Do one harvest in a run of its own; return what its journal says of it."""
+    with open_run(run_at, config) as run:
+        run_harvest(run, _policy(), stage, suite=POINTMASS, online=store)
+        facts = run.journal.done(stage.name)
+    assert facts is not None
+    return {name: facts[name] for name in ("tried", "decisions", "kept")}
+
+
+def _policy() -> VLAPolicy:
+    with seeded(0):
+        return build_policy(MODEL, action_dim=2, image_size=32)
 
 
 def test_some_demonstrations_of_each_task_for_blind_replay() -> None:

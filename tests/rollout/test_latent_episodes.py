@@ -2,40 +2,34 @@
 
 import os
 import signal
-import sys
 from pathlib import Path
 
 import torch
+from fakes import Labels
+from torch import Tensor
 
-from irevla.config import EnvConfig
-from irevla.data.replay import LatentEpisode
+from irevla.config import EnvConfig, ModelConfig
+from irevla.data.replay import LatentReplay, LatentSpec
 from irevla.envs.suite import load_suite
 from irevla.envs.vector import Job, VectorEnv
+from irevla.models.policy import build_policy
 from irevla.rollout.actors import LatentActor
 from irevla.rollout.episodes import EpisodeRecorder, Outcome, endless_jobs
 from irevla.rollout.serve import Server
-
-# the scripted suite, as pytest puts it for the tests there
-sys.path.append(str(Path(__file__).parents[1] / "envs"))
-sys.path.append(str(Path(__file__).parents[1]))
-from toys import LatentLabels
+from irevla.types import Features
 
 SCRIPTED = load_suite("scripted_suite:SCRIPTED")
 ONE = EnvConfig(image_size=16, horizon=3, workers=1, envs_per_worker=2, timeout=20.0)
 # The scripted suite's "mixed" task: even seeds succeed at decision 2, odd ones are truncated at 3.
 
 
-def server(vec: VectorEnv, policy: LatentLabels) -> Server[Outcome]:
-    return Server(vec, LatentActor(policy, policy.mean), EpisodeRecorder(vec, latents=True))
-
-
-def latents(outcome: Outcome) -> LatentEpisode:
-    assert outcome.latents is not None
-    return outcome.latents
+def server(vec: VectorEnv, policy: Labels) -> Server[Outcome]:
+    actor = LatentActor(policy, policy.mean)
+    return Server(vec, actor, EpisodeRecorder(vec, policy_hash="abc", latents=True))
 
 
 def test_episodes_against_numbers_worked_by_hand() -> None:
-    policy = LatentLabels()
+    policy = Labels()
     with VectorEnv(SCRIPTED, ONE, iter([Job("mixed", seed) for seed in (2, 5, 4)])) as vec:
         won, cut, late = server(vec, policy).serve()
     assert [(o.job.seed, o.success, o.length) for o in (won, cut, late)] == [
@@ -43,20 +37,20 @@ def test_episodes_against_numbers_worked_by_hand() -> None:
         (5, False, 3),
         (4, True, 2),
     ]
-    assert latents(won).features.tokens[:, 0].tolist() == [
+    assert won.latents.features.tokens[:, 0].tolist() == [
         [2, 0],
         [2, 1],
     ]  # terminated: nothing after it
-    assert latents(cut).features.tokens[:, 0].tolist() == [
+    assert cut.latents.features.tokens[:, 0].tolist() == [
         [5, 0],
         [5, 1],
         [5, 2],
         [5, 3],
     ]  # the true last one
-    assert latents(won).terminated and not latents(cut).terminated
-    assert latents(won).rewards.tolist() == [0, 1] and latents(cut).rewards.tolist() == [0, 0, 0]
+    assert won.latents.terminated and not cut.latents.terminated
+    assert won.latents.rewards.tolist() == [0, 1] and cut.latents.rewards.tolist() == [0, 0, 0]
     torch.testing.assert_close(
-        latents(cut).actions, torch.tensor([[0.5, 0.0], [0.5, 0.1], [0.5, 0.2]])
+        cut.latents.actions, torch.tensor([[0.625, 0.0], [0.625, 0.125], [0.625, 0.25]])
     )
     assert sorted(policy.encoded) == [
         (2, 0),
@@ -71,27 +65,54 @@ def test_episodes_against_numbers_worked_by_hand() -> None:
 
 
 def test_what_a_person_did_is_what_is_learnt_from() -> None:
-    policy = LatentLabels()
+    policy = Labels()
     with VectorEnv(SCRIPTED, ONE, iter([Job("taken-over", 5)])) as vec:
         (shown,) = server(vec, policy).serve()
-    assert latents(shown).actions.tolist()[0] == [-0.5, 0.5]
-    assert latents(shown).rewards.tolist() == [0, 1] and not shown.success, (
+    assert shown.latents.actions.tolist()[0] == [-0.5, 0.5]
+    assert shown.latents.rewards.tolist() == [0, 1] and not shown.success, (
         "the reward is theirs too"
     )
 
 
 def test_what_a_lost_worker_left_is_dropped_and_played_again() -> None:
-    policy = LatentLabels()
+    policy = Labels()
     with VectorEnv(SCRIPTED, ONE, endless_jobs("mixed", 0)) as vec:
-        playing = server(vec, policy)
-        list(playing.serve(rounds=1))
+        served = server(vec, policy)
+        list(served.serve(1))
         os.kill(vec.pids[0], signal.SIGKILL)
-        outcomes: list[Outcome] = []
-        while len(outcomes) < 2:
-            outcomes += playing.serve(rounds=1)
+        outcomes = list(served.serve(5))[:2]
         assert vec.dropped == 2
-    assert [(o.job.seed, o.length, len(latents(o).features)) for o in outcomes] == [
+    assert [(o.job.seed, o.length, len(o.latents.features)) for o in outcomes] == [
         (0, 2, 2),
         (1, 3, 4),
     ]
-    assert latents(outcomes[1]).features.tokens[:, 0].tolist() == [[1, 0], [1, 1], [1, 2], [1, 3]]
+    assert outcomes[1].latents.features.tokens[:, 0].tolist() == [[1, 0], [1, 1], [1, 2], [1, 3]]
+
+
+def test_what_was_acted_upon_is_what_the_buffer_gives_back(tmp_path: Path) -> None:
+    """The latents that decide are those that are learnt from, to the last bit: bfloat16."""
+    model = ModelConfig(vlm="tiny-random", width=32, layers=1, head_groups=4, head_hidden=16)
+    policy = build_policy(model, action_dim=2, image_size=32).eval()
+    decided: set[tuple[bytes, tuple[float, ...]]] = set()  # latents, and the action on them
+
+    def decide(features: Features) -> Tensor:
+        actions = policy.mean(features)
+        for tokens, action in zip(features.tokens, actions, strict=True):
+            decided.add((tokens.numpy().tobytes(), tuple(action.tolist())))
+        return actions
+
+    config = EnvConfig(image_size=32, horizon=4, workers=1, envs_per_worker=2)
+    jobs = [Job("left-disc", seed) for seed in range(3)]
+    with VectorEnv(load_suite("pointmass"), config, iter(jobs)) as vec:
+        recorder = EpisodeRecorder(vec, policy_hash="abc", latents=True)
+        episodes = list(Server(vec, LatentActor(policy, decide), recorder).serve())
+    assert episodes[0].latents is not None
+    _, m, width = episodes[0].latents.features.tokens.shape
+    store = LatentReplay(tmp_path, LatentSpec("abc", "cpu float32", "pointmass", m, width, 2))
+    for episode in episodes:
+        assert episode.latents is not None
+        store.append(episode.latents, seed=episode.job.seed)
+    assert len(store) == 12
+    sample = store.sample(200, torch.Generator().manual_seed(0))
+    for tokens, action in zip(sample.features.tokens, sample.actions, strict=True):
+        assert (tokens.numpy().tobytes(), tuple(action.tolist())) in decided

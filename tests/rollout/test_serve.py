@@ -1,13 +1,13 @@
-import os
-import signal
-import sys
+"""The loop over workers, against numbers worked by hand: PPO's rollouts, whole episodes, and who
+acts."""
+
 from collections.abc import Iterator
 from itertools import count
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from fakes import FakePolicy, KillsAWorker
 from torch import Tensor
 
 from irevla.config import EnvConfig
@@ -19,34 +19,11 @@ from irevla.rollout.episodes import EpisodeRecorder, Outcome, endless_jobs
 from irevla.rollout.serve import Actor, Server
 from irevla.types import Features
 
-# the scripted suite, as pytest puts it for the tests beside it
-sys.path.append(str(Path(__file__).parents[1] / "envs"))
-sys.path.append(str(Path(__file__).parents[1]))
-from toys import LatentLabels
-
-POINTMASS = load_suite("pointmass")
 SCRIPTED = load_suite("scripted_suite:SCRIPTED")
+POINTMASS = load_suite("pointmass")
 ONE = EnvConfig(image_size=16, horizon=3, workers=1, envs_per_worker=2, timeout=20.0)
 TWO = EnvConfig(image_size=16, horizon=3, workers=2, envs_per_worker=2, timeout=20.0)
 # The scripted suite's "mixed" task: even seeds succeed at decision 2, odd ones are truncated at 3.
-
-
-class FakePolicy(LatentLabels):
-    """Latents that say which image they are of, and padding that differs between batches."""
-
-    def __init__(self, *, mean: float = 0.25, std: float = 0.5) -> None:
-        super().__init__(padded=True, std=std)
-        self._mean = mean
-
-    def mean(self, features: Features) -> Tensor:
-        return torch.full((len(features), 2), self._mean)
-
-
-def play(
-    vec: VectorEnv, actor: Actor, *, images: bool = False, policy_hash: str = ""
-) -> Iterator[Outcome]:
-    recorder = EpisodeRecorder(vec, images=images, policy_hash=policy_hash)
-    return Server(vec, actor, recorder).serve()
 
 
 def value(features: Features) -> Tensor:
@@ -60,17 +37,20 @@ def mixed() -> Iterator[VectorEnv]:
         yield vec
 
 
-class Rollouts:
-    """A collector, with the policy beside it."""
+def collector(vec: VectorEnv, policy: FakePolicy, *, live: bool = False) -> Collector:
+    actor = GaussianActor(policy, torch.Generator().manual_seed(0))
+    return Collector(Server(vec, actor, RolloutRecorder(vec)), live=live)
 
-    def __init__(self, vec: VectorEnv, policy: FakePolicy, *, live: bool = False) -> None:
-        actor = GaussianActor(policy, torch.Generator().manual_seed(0))
-        self.collect = Collector(Server(vec, actor, RolloutRecorder(vec)), live=live).collect
+
+def play(
+    vec: VectorEnv, actor: Actor, *, images: bool = False, policy_hash: str = ""
+) -> Iterator[Outcome]:
+    return Server(vec, actor, EpisodeRecorder(vec, images=images, policy_hash=policy_hash)).serve()
 
 
 def test_collector_against_numbers_worked_by_hand(mixed: VectorEnv) -> None:
     policy = FakePolicy()
-    collect = Rollouts(mixed, policy).collect
+    collect = collector(mixed, policy).collect
     batch, stats = collect(value, 4)
 
     # slot 0 plays seeds 0, 0, 2, 2 (each ends in success); slot 1 plays 1, 1, 1 (cut off), 3
@@ -107,16 +87,21 @@ def test_collector_against_numbers_worked_by_hand(mixed: VectorEnv) -> None:
         (1, False, 3),
         (2, True, 2),
     ]
-    assert stats.decisions == 8 and stats.dropped == 0 and stats.successes == [True, False, True]
+    assert (
+        stats.decisions == 8
+        and stats.dropped == 0
+        and stats.metrics()["success"] == pytest.approx(2 / 3)
+    )
 
 
 def test_collector_goes_on_and_encodes_every_observation_once(mixed: VectorEnv) -> None:
     policy = FakePolicy()
-    collect = Rollouts(mixed, policy).collect
+    collect = collector(mixed, policy).collect
     collect(value, 4)
     assert (
         len(policy.encoded) == 4 * 2 + 2 + 1
     )  # every step, the last observations, the one cut off
+    # the critic has changed, the latents have not
     batch, stats = collect(lambda features: -value(features), 2)
     assert batch.values.tolist() == [[-40, -31], [-41, -32]]
     assert batch.next_values.tolist() == [[-41, -32], [0, -33]]
@@ -127,7 +112,7 @@ def test_collector_goes_on_and_encodes_every_observation_once(mixed: VectorEnv) 
 
 def test_columns_of_several_workers_keep_their_order() -> None:
     with VectorEnv(SCRIPTED, TWO, endless_jobs("timeout", 0)) as vec:
-        batch, _ = Rollouts(vec, FakePolicy(), live=True).collect(value, 2)
+        batch, _ = collector(vec, FakePolicy(), live=True).collect(value, 2)
     # few jobs are spread first: worker 0 has seeds 0 and 2, worker 1 has 1 and 3
     assert batch.values.tolist() == [[0, 20, 10, 30], [1, 21, 11, 31]]
     assert batch.next_values.tolist() == [[1, 21, 11, 31], [2, 22, 12, 32]]
@@ -139,15 +124,15 @@ def test_columns_of_several_workers_keep_their_order() -> None:
 
 def test_actions_are_gaussian_and_reach_the_environment_clipped(mixed: VectorEnv) -> None:
     policy = FakePolicy(mean=0.9, std=0.5)
-    batch, _ = Rollouts(mixed, policy, live=True).collect(value, 2)
+    batch, _ = collector(mixed, policy, live=True).collect(value, 2)
     z = (batch.actions - 0.9) / 0.5
     expected = (-0.5 * z**2 - np.log(0.5) - 0.5 * np.log(2 * np.pi)).sum(-1)
     torch.testing.assert_close(batch.log_probs, expected)
     assert batch.actions.max() > 1  # kept as sampled
     assert batch.observations is not None
     executed = (
-        batch.observations.images[2:, 1, 0, :2].double().numpy() / 100 - 1
-    )  # as the second pictures show it
+        batch.observations.images[2:, 1, 0, :2].float() / 100 - 1
+    )  # as the second images show it
     np.testing.assert_allclose(executed, batch.actions[0].clamp(-1, 1), atol=0.006)
     assert not torch.equal(batch.actions[0], batch.actions[1])
 
@@ -156,14 +141,14 @@ def test_exploration_noise_is_the_generators_alone() -> None:
     def actions() -> Tensor:
         torch.rand(3)  # the global generator is not read
         with VectorEnv(SCRIPTED, ONE, endless_jobs("mixed", 0)) as vec:
-            return Rollouts(vec, FakePolicy()).collect(value, 2)[0].actions
+            return collector(vec, FakePolicy()).collect(value, 2)[0].actions
 
     assert torch.equal(actions(), actions())
 
 
 def test_live_encoder_encodes_the_carried_observation_afresh(mixed: VectorEnv) -> None:
     policy = FakePolicy()
-    collect = Rollouts(mixed, policy, live=True).collect
+    collect = collector(mixed, policy, live=True).collect
     collect(value, 1)
     before = len(policy.encoded)
     collect(value, 1)
@@ -173,21 +158,8 @@ def test_live_encoder_encodes_the_carried_observation_afresh(mixed: VectorEnv) -
     ]
 
 
-class KillsAWorker(FakePolicy):
-    """At its third look it kills a worker."""
-
-    def __init__(self, vec: VectorEnv) -> None:
-        super().__init__()
-        self._vec = vec
-
-    def mean(self, features: Features) -> Tensor:
-        if self.calls == 3 and not self._vec.dropped:
-            os.kill(self._vec.pids[0], signal.SIGKILL)
-        return super().mean(features)
-
-
 def test_partial_episodes_of_a_lost_worker_are_not_valid(mixed: VectorEnv) -> None:
-    batch, stats = Rollouts(mixed, KillsAWorker(mixed)).collect(value, 4)
+    batch, stats = collector(mixed, KillsAWorker(mixed)).collect(value, 4)
     # lost with the step at t = 2: slot 0 had begun seed 2 there, slot 1 was in seed 1 from the
     # start; both begin again
     assert batch.valid.tolist() == [[True, False], [True, False], [False, False], [True, True]]
@@ -258,7 +230,7 @@ def test_where_a_person_took_over_the_episode_has_what_they_did_and_is_no_succes
     assert not outcome.success and not outcome.episode.success
 
 
-def test_actor_explores_only_with_a_generator() -> None:
+def test_only_the_gaussian_actor_explores() -> None:
     def executed(actor: Actor) -> list[list[int]]:
         with VectorEnv(SCRIPTED, ONE, iter([Job("timeout", 7)])) as vec:
             (outcome,) = play(vec, actor, images=True)

@@ -133,7 +133,8 @@ for trial in range(120):
         checkpoints = Checkpoints(root)
         while True:
             number += 1
-            files = {"w.safetensors": {"w": torch.full((50_000,), float(number))}, "s.json": {"n": number}}
+            weights = {"w": torch.full((50_000,), float(number))}
+            files = {"w.safetensors": weights, "s.json": {"n": number}}
             checkpoints.save(series_name("sft", number), files)
             checkpoints.save("alone", files)
             os.write(write, number.to_bytes(4, "little"))

@@ -47,8 +47,10 @@ def test_a_bad_line_inside_is_told(tmp_path: Path) -> None:
 
 
 def test_two_processes_cannot_run_in_one_directory(tmp_path: Path) -> None:
-    script = "import sys; from pathlib import Path; from irevla.storage.journal import run_lock\n" \
-             "with run_lock(Path(sys.argv[1])): print('held', flush=True); sys.stdin.read()"  # fmt: skip
+    script = (
+        "import sys; from pathlib import Path; from irevla.storage.journal import run_lock\n"
+        "with run_lock(Path(sys.argv[1])): print('held', flush=True); sys.stdin.read()"
+    )
     other = subprocess.Popen(
         [sys.executable, "-c", script, str(tmp_path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE
     )

@@ -10,6 +10,7 @@ at most. info.json and stats.json follow the commit and are repaired on opening.
 import hashlib
 import json
 import os
+import re
 import shutil
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -326,6 +327,7 @@ class EpisodeStore:
             raise UserError(
                 f"dataset {self.root}: the files under meta/ do not fit together; {lerobot.RESTORE}"
             )
+        self._check_rows()
         for number in range(self._files):
             path = self.root / lerobot.file_path(lerobot.DATA_PATH, number)
             if not path.is_file():
@@ -333,6 +335,30 @@ class EpisodeStore:
                 raise UserError(
                     f"{_numbers(lost)} of {self.root}: {path} is missing; {lerobot.RESTORE}"
                 )
+
+    def _check_rows(self) -> None:
+        """Raise `UserError` for rows that no store of ours has, and for a doubled episode."""
+        start = 0
+        seen = set()
+        for info in self._episodes:
+            made = info.provenance
+            if (
+                info.length < 1
+                or info.start != start
+                or not re.fullmatch("[0-9a-f]{64}", info.sha256)
+            ):
+                raise UserError(
+                    f"dataset {self.root}: what meta/ says of episode {info.index} cannot be "
+                    f"(length {info.length}, start {info.start}, sha256 {info.sha256!r}); "
+                    f"{lerobot.RESTORE}"
+                )
+            if (made.task, made.seed) in seen:
+                raise UserError(
+                    f"dataset {self.root} has the episode of {made.task}, seed {made.seed}, twice: "
+                    "two collections wrote to it; collect anew"
+                )
+            start += info.length
+            seen.add((made.task, made.seed))
 
     def _merged_stats(self) -> dict[str, Stats]:
         """Folded file by file in order, as `extend` does: so an interrupted store ends with the

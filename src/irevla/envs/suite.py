@@ -150,13 +150,34 @@ def load_suite(name: str) -> Suite:
     if not attribute:
         raise unknown("suite", name, SUITES)
     try:
-        suite: Suite = getattr(importlib.import_module(module), attribute)
+        suite = getattr(importlib.import_module(module), attribute, None)
+    except (ValueError, TypeError) as error:  # "" or a relative name
+        raise UserError(f"suite {name!r} is no module:attribute that can be imported") from error
     except ModuleNotFoundError as error:
         extra = name.partition(":")[0]
         raise UserError(
             f"suite {name!r} needs the package {error.name!r}: pip install 'irevla[{extra}]'"
         ) from error
+    if not isinstance(suite, Suite):
+        raise UserError(f"suite {name!r}: {attribute} in {module} is no irevla.envs.suite.Suite")
     return replace(suite, source=name)
+
+
+def suite_of_file(name: str, path: Path) -> Suite:
+    """Return the suite that a file names, which may be somebody else's.
+
+    No code that a file names is run, and no arm is moved because a file says so: raises `UserError`
+    for all but our own simulated suites.
+    """
+    if name not in SUITES:
+        raise UserError(
+            f"{path} asks for the suite {name!r}, which is code from elsewhere: if you trust it, "
+            f"say --suite {name}"
+        )
+    suite = load_suite(name)
+    if suite.real_arm is not None:
+        raise UserError(f"{path} asks for {name}, which moves a real arm: say --suite {name}")
+    return suite
 
 
 def check_packages(what: str, *packages: str, extra: str) -> None:

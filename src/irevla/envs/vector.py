@@ -14,7 +14,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, fields, replace
 from itertools import islice
@@ -83,17 +83,21 @@ class StepResult:
 
     def observation(self) -> Observation:
         """What the slots that are not idle see now, in their order."""
-        playing = np.flatnonzero(self.playing).tolist()
-        return Observation.of(self.images[playing], _instructions(self.jobs, playing))
+        return _observation(self.images, self.jobs, self.playing)
 
     def final_observation(self) -> Observation:
         """The true last observations of the episodes just cut off, in the order of their slots."""
-        cut_off = np.flatnonzero(self.cut_off).tolist()
-        return Observation.of(self.final_images[cut_off], _instructions(self.previous, cut_off))
+        return _observation(self.final_images, self.previous, self.cut_off)
 
 
-def _instructions(jobs: Sequence[Job | None], slots: Iterable[int]) -> list[str]:
-    return [job.instruction for slot in slots if (job := jobs[slot]) is not None]
+def _observation(
+    images: UInt8[np.ndarray, "n H W 3"],
+    jobs: Sequence[Job | None],
+    slots: Bool[np.ndarray, " n"],
+) -> Observation:
+    """Return what `slots` show, each with the instruction of its job."""
+    chosen = [job for job, wanted in zip(jobs, slots, strict=True) if wanted and job is not None]
+    return Observation.of(images[slots], [job.instruction for job in chosen])
 
 
 class _Lost(Exception):
@@ -195,7 +199,7 @@ class _WorkerState:
         self.buffers = SharedBuffers.on(mmap.mmap(-1, SharedBuffers.nbytes(**size)), **size)
         self.jobs: list[Job | None] = [None] * n
         self.deck: list[Job | None] = [None] * n
-        self.taken: list[list[list[float]]] = [[] for _ in range(n)]  # actions of this episode
+        self.taken: list[list[list[float]]] = [[] for _ in range(n)]  # what was meant
         self.losses = np.zeros(n, np.int64)  # of each slot's present job
         self.waiting = True  # a command is under way ...
         self.stepping = False  # ... which is a step, not the start of episodes
@@ -224,7 +228,7 @@ class _WorkerState:
         """Return, after a step, the slots whose episode ended; they are at the job on deck by
         now."""
         for slot in np.flatnonzero(self.playing()).tolist():
-            self.taken[slot].append(self.buffers.actions[slot].tolist())
+            self.taken[slot].append(self.buffers.labels[slot].tolist())
         ended = np.flatnonzero(self.buffers.terminated | self.buffers.truncated).tolist()
         for slot in ended:
             self.jobs[slot] = self.deck[slot]
@@ -265,7 +269,7 @@ class VectorEnv:
         self._max_retries = max_retries
         size = {"n": self.n, "image_size": config.image_size, "action_dim": self.action_dim}
         self._greeting = {
-            "suite": suite.source,
+            "suite": suite.source or suite.name,
             "config": asdict(self.config),
             "buffers": size,
             "authorization": None if authorization is None else asdict(authorization),
@@ -333,7 +337,11 @@ class VectorEnv:
         assert not state.waiting, f"worker {worker} is still at its last step: recv first"
         state.waiting = state.stepping = True
         if actions is not None:
-            assert np.isfinite(actions[state.playing()]).all(), "an action is not finite"
+            if not np.isfinite(actions[state.playing()]).all():
+                raise UserError(
+                    "an action is not finite: the policy's weights are damaged; go on from an "
+                    "earlier checkpoint, or train again with a lower learning rate"
+                )
             state.buffers.actions[:] = actions
         if state.process is not None:
             state.process.tell({"step": _as_json(state.deck), "expert": actions is None})

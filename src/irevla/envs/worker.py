@@ -191,6 +191,12 @@ class EnvPool:
             clean = np.clip(buffers.actions[slot], -1, 1)
         action = np.clip(clean + self._noise[slot].draw(len(clean)), -1, 1)
         image, reward, terminated, truncated, info = env.step(action)
+        if "success" not in info or not math.isfinite(reward):
+            fault = "no info['success']" if "success" not in info else f"a reward of {reward}"
+            raise UserError(
+                f"the environment of {job.task}, seed {job.seed}, gives {fault} after a step: an "
+                "environment must say both success and a finite reward"
+            )
         person = not expert and info.get("person", False)  # who took over from a policy
         self._helped[slot] |= person
         disturbed = job.noise > 0 and not person

@@ -1,4 +1,4 @@
-"""Success rates on fixed seeds that training never uses: no exploration noise, counts, intervals."""
+"""Success rates on fixed seeds that training never uses, without exploration noise."""
 
 import time
 from collections import defaultdict
@@ -15,7 +15,7 @@ from irevla.progress import bar
 from irevla.rollout.actors import BlindReplay, MeanActor
 from irevla.rollout.episodes import EpisodeRecorder, Outcome
 from irevla.rollout.serve import Actor, Server
-from irevla.tasks import Purpose, first_seed
+from irevla.tasks import BASELINE, Purpose, first_seed
 from irevla.types import Policy
 
 
@@ -72,7 +72,7 @@ def evaluate_blind_replay(
         protocol,
         who=None,
         method="blind-replay",
-        stage="baseline",
+        stage=BASELINE.name,
         run_seed=run_seed,
         draw=False,
     )

@@ -20,6 +20,7 @@ from irevla.progress import bar
 from irevla.rollout.demonstrations import replayed_demonstrations
 from irevla.runs.run import Run
 from irevla.storage.disk import writing
+from irevla.storage.provenance import git_commit
 from irevla.tasks import BASELINE, Purpose, Stage, TaskLists, first_seed
 
 FILMED = "filmed.json"  # in DIR/videos: what was done in the first episode of each task
@@ -34,9 +35,19 @@ def baselines(run: Run, suite: Suite, tasks: TaskLists) -> None:
         return
     config = run.config
     found = replayed_demonstrations(suite, tasks.all, env=config.env, seed=config.seed)
-    demonstrations = {task: [each.actions for each in found[task]] for task in tasks.all}
-    protocol = Protocol(suite, tasks.all, config.env, config.eval.episodes, config.eval.seed)
-    _note(run, BASELINE, evaluate_blind_replay(demonstrations, protocol, run_seed=config.seed))
+    demonstrations = {task: [each.actions for each in found[task]] for task in found}
+    lacking = [task for task in tasks.all if task not in found]
+    if lacking:
+        run.journal.append(
+            "blind replay",
+            note=f"no blind replay of {', '.join(lacking)}: the scripted expert never solved it",
+        )
+    if found:
+        protocol = Protocol(suite, tuple(found), config.env, config.eval.episodes, config.eval.seed)
+        evaluation = evaluate_blind_replay(demonstrations, protocol, run_seed=config.seed)
+        _note(run, BASELINE, evaluation)
+    else:
+        run.journal.append(f"evaluated {BASELINE.name}", rows=[])
 
 
 def evaluate_stage(
@@ -59,8 +70,7 @@ def evaluate_stage(
         rows = [
             row for task in tasks.all for row in _once(run, policy, suite, task, stage, episodes)
         ]
-        run.journal.append(f"evaluated {stage.name}", rows=rows)
-        run.write_results()
+        _note_rows(run, stage, rows)
         return
     evaluation = _evaluate(run, policy, suite, tasks.all, stage, episodes)
     _note_films(run, stage, evaluation)
@@ -125,8 +135,12 @@ def _once(
 
 
 def _note(run: Run, stage: Stage, evaluation: Evaluation) -> None:
-    rows = [row.to_json() for row in evaluation.rows]
-    run.journal.append(f"evaluated {stage.name}", rows=rows)
+    _note_rows(run, stage, [row.to_json() for row in evaluation.rows])
+
+
+def _note_rows(run: Run, stage: Stage, rows: list[dict[str, Any]]) -> None:
+    """Write down what was measured, and of which code; results.json follows."""
+    run.journal.append(f"evaluated {stage.name}", rows=rows, git=git_commit())
     run.write_results()
 
 
@@ -147,6 +161,6 @@ def _read_films(run: Run) -> tuple[Stage, dict[str, np.ndarray]]:
         return Stage.parse(kept["stage"]), actions
     except (OSError, ValueError, KeyError) as error:
         raise UserError(
-            f"{path} is missing or damaged, so that there is nothing to film: --eval.no-videos with "
-            "another --out"
+            f"{path} is missing or damaged, so that there is nothing to film: --eval.no-videos "
+            "with another --out"
         ) from error

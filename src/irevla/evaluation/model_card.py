@@ -1,5 +1,4 @@
-"""A policy on its way out: its files, the settings of its run, and a model card with its success
-table."""
+"""A policy on its way out: its files, its run's settings, and a card with its success table."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -7,93 +6,96 @@ from typing import Any
 
 from irevla.config import Config
 from irevla.config_io import from_dict, to_dict
-from irevla.evaluation.report import describe
-from irevla.evaluation.stats import BASELINE, Results, read_results
-from irevla.evaluation.tables import markdown, stage_title
+from irevla.errors import UserError
+from irevla.evaluation.report import acting, code, describe
+from irevla.evaluation.stats import Results, read_results
+from irevla.evaluation.tables import markdown
 from irevla.models.files import CARD, CONFIG, read_policy
 from irevla.models.hub import locate, model_card
 from irevla.runs.run import read_config
-from irevla.tasks import Stage
+from irevla.tasks import BASELINE, Stage
 
 SETTINGS = ("suite", "expert_tasks", "rl_tasks", "unseen_tasks", "method", "seed", "env")
-"""What of a run's settings goes with its policy: enough to evaluate it elsewhere, and nothing that
-names files."""
+"""What of a run's settings goes with its policy.
+
+Enough to evaluate it elsewhere, and nothing that names files.
+"""
 
 
 def export(path: Path | str, *, name: str) -> tuple[dict[str, Any], str]:
-    """The files of the policy in `path` (a run, a checkpoint, a saved policy) and its model card,
-    under `name`.
+    """Return the files of the policy in `path`, and its model card under `name`.
 
-    A run's success table is that of the stage that made this policy. What was exported before keeps
-    its card, which a person may have edited. Raises `UserError` where there is no policy.
+    `path` is a run, a checkpoint or a saved policy. A run's success table is that of the stage that
+    made this policy. What was exported before keeps its card, which a person may have edited.
+    Raises `UserError` where there is no policy.
     """
     place = locate(path)
-    files, run = read_policy(place), run_of(place)
+    files = read_policy(place)
+    run = run_of(place)
     if run is None:
         written = place / CARD
-        return files, written.read_text() if written.exists() else model_card(
-            files[CONFIG], name=name
-        )
+        if written.is_symlink():
+            raise UserError(f"{written} is a link, which would publish another file: copy it here")
+        if written.exists():
+            return files, written.read_text()
+        return files, model_card(files[CONFIG], name=name)
     settings = to_dict(read_config(run))
     files[CONFIG] |= {"run": {key: settings[key] for key in SETTINGS}}
     return files, model_card(files[CONFIG], name=name, results=_results(run, place.name))
 
 
 def run_of(place: Path) -> Path | None:
-    """The run whose checkpoint `place` is; None for a policy that stands alone."""
-    run = place.absolute().parent.parent
-    return (
-        run
-        if place.absolute().parent.name == "checkpoints" and (run / "config.yaml").is_file()
-        else None
-    )
+    """Return the run whose checkpoint `place` is; None for a policy that stands alone."""
+    folder = place.absolute().parent
+    run = folder.parent
+    is_checkpoint = folder.name == "checkpoints" and (run / "config.yaml").is_file()
+    return run if is_checkpoint else None
 
 
 def exported_settings(place: Path) -> Config | None:
-    """The settings that an exported policy carries; None where it carries none."""
+    """Return the settings that an exported policy carries; None where it carries none."""
     carried = read_policy(place)[CONFIG].get("run")
     config: Config | None = from_dict(carried) if carried else None
     return config
 
 
 def _results(run: Path, checkpoint: str) -> str:
-    """The success table of the stage that ended with `checkpoint`, in Markdown; empty where that
-    was not evaluated."""
+    """Return the success table of the stage that ended with `checkpoint`, in Markdown.
+
+    Empty where that was not evaluated.
+    """
     if not (run / "results.json").exists():
         return ""
     results = read_results(run / "results.json")
-    stage = next(
-        (stage for stage in results.stages if Stage.parse(stage).folder == checkpoint), None
-    )
-    return success_table(until(results, stage)) if stage else ""
+    for stage in results.stages:
+        if stage.folder == checkpoint:
+            return success_table(until(results, stage))
+    return ""
 
 
-def until(results: Results, stage: str) -> Results:
-    """What had been measured when `stage` was over, the baselines included."""
-    kept = (BASELINE, *results.stages[: results.stages.index(stage) + 1])
+def until(results: Results, stage: Stage) -> Results:
+    """Return what had been measured when `stage` was over, the baselines included."""
+    measured = results.stages[: results.stages.index(stage) + 1]
+    kept = [each.name for each in (BASELINE, *measured)]
     return replace(results, rows=tuple(row for row in results.rows if row.stage in kept))
 
 
 def success_table(results: Results) -> str:
-    """The model card's section on what the policy of the last stage in `results` can do
-    (Markdown)."""
+    """Return the card's section on what the policy of the last stage can do (Markdown)."""
     config = results.config
-    env, method = config["env"], config["method"]
+    env = config["env"]
+    method = config["method"]
+    seeds = ", ".join(map(str, results.seeds))
     said = [
-        f"After {stage_title(results.stages[-1])}. Suite `{config['suite']}`: pictures of "
-        f"{env['image_size']} pixels, "
-        f"{env['action_repeat']} simulator steps per decision, at most {env['horizon']} decisions "
-        "per episode.",
-        f"Method `{method}`{describe(method)}. Seed of the training run: "
-        f"{', '.join(map(str, results.seeds))}; the "
-        "intervals cover the luck of the evaluation episodes, not that of another training run.",
-        f"Evaluated without exploration, on block {config['eval']['seed']} of the evaluation "
-        "seeds, which training "
-        "never uses. Blind replay plays back the actions of demonstrations without looking: where "
-        "it does as well, "
-        "success says nothing about seeing.",
-        f"Code: irevla, commit `{results.git}`." if results.git else "Code: an installed irevla.",
+        f"After {results.stages[-1].title}. Suite `{config['suite']}`: images of "
+        f"{env['image_size']} pixels, {env['action_repeat']} simulator steps per decision, at most "
+        f"{env['horizon']} decisions per episode.",
+        f"Method `{method}`{describe(method)}. Seed of the training run: {seeds}; the intervals "
+        "cover the luck of the evaluation episodes, not that of another training run.",
+        f"{acting(results)}. The seeds are those of block {config['eval']['seed']} of the "
+        "evaluation seeds, which training never uses. Blind replay plays back the actions of "
+        "demonstrations without looking: where it does as well, success says nothing about seeing.",
+        f"{code(results.git)}.",
     ]
-    return "\n\n".join(
-        ["## Success rates", "\n".join(f"- {text}" for text in said), markdown(results)]
-    )
+    bullets = "\n".join(f"- {text}" for text in said)
+    return "\n\n".join(["## Success rates", bullets, markdown(results)])

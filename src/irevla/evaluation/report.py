@@ -1,5 +1,4 @@
-"""The report of a run: one HTML page that needs nothing else, drawn from the run directory's files
-alone."""
+"""The report of a run: one HTML page that needs nothing else, from the run's files alone."""
 
 import base64
 import json
@@ -12,41 +11,31 @@ import yaml
 
 from irevla.config import METHODS
 from irevla.errors import UserError
-from irevla.evaluation.stats import (
-    BASELINE,
-    FIRST,
-    Change,
-    Line,
-    Results,
-    change,
-    hundredths,
-    read_results,
-)
-from irevla.evaluation.tables import TITLES, dropped, stage_title
+from irevla.evaluation.stats import Change, Line, Results, change, hundredths, read_results
+from irevla.evaluation.tables import POOLED, TITLES, dropped
+from irevla.storage.disk import writing
 from irevla.storage.journal import read_lines
 from irevla.storage.metrics import read_metrics
-from irevla.tasks import Category
+from irevla.storage.provenance import is_clean
+from irevla.tasks import BASELINE, SFT, Category, Stage
 
 CAPTIONS = {
     "categories": (
         "Success by category, after every stage",
-        "All episodes of a category pooled; whiskers are 95% Wilson intervals. The dotted line is "
-        "a policy that "
-        "sees nothing and replays demonstrations.",
+        f"{POOLED} Whiskers are 95% Wilson intervals. The dotted line is a policy that sees "
+        "nothing and replays demonstrations.",
     ),
     "learning": (
         "Reinforcement learning, task by task",
         "Success of the training episodes, which explore, against decisions taken in the "
-        "environment; diamonds are the "
-        "policy without exploration noise on evaluation seeds. While the critic warms up the "
-        "policy does not move.",
+        "environment; diamonds are evaluations, without exploration noise, on evaluation seeds. "
+        "While the critic warms up the policy does not move.",
     ),
     "forgetting": (
         "What was kept, and what was forgotten",
         "Success rate of each task (rows) after each stage (columns). An orange frame marks a "
-        "task's own training; "
-        "▼ is a drop, beyond noise, from there (or from SFT, for tasks that RL has not trained "
-        "yet).",
+        "task's own training; ▼ is a drop, beyond noise, from there (or from SFT, for tasks that "
+        "RL has not trained yet).",
     ),
     "losses": (
         "Supervised learning",
@@ -54,6 +43,8 @@ CAPTIONS = {
         "episodes (not augmented).",
     ),
 }
+TRAINED = {"head": "the action head, with the VLM frozen", "all": "the whole model"}
+ORDER = (Category.RL, Category.EXPERT, Category.UNSEEN)  # what a reader wants to know first
 
 
 @dataclass(frozen=True)
@@ -69,11 +60,10 @@ class Clip:
 
 
 def write_report(run_dir: Path) -> Path:
-    """Write `run_dir`/report.html and the PNGs in `run_dir`/plots from what there is so far;
-    returns the page.
+    """Write `run_dir`/report.html and the PNGs in `run_dir`/plots from what there is so far.
 
-    Raises `UserError` where results.json is missing or damaged, or where the packages of
-    'irevla[report]' are.
+    Returns the page. Raises `UserError` where results.json is missing or damaged, or where the
+    packages of 'irevla[report]' are missing.
     """
     results = read_results(run_dir / "results.json")
     try:
@@ -82,120 +72,144 @@ def write_report(run_dir: Path) -> Path:
         raise UserError("a report needs jinja2: pip install 'irevla[report]'") from error
     from irevla.evaluation.plots import DPI, draw_all
 
-    videos, remarks = list(clips(run_dir, results)), list(notes(run_dir, results))
-    plots = draw_all(results, read_metrics(run_dir / "metrics.jsonl"), run_dir / "plots")
     environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("irevla.evaluation"), autoescape=True, undefined=jinja2.StrictUndefined,
-        trim_blocks=True, lstrip_blocks=True,
-    )  # fmt: skip
-    environment.filters |= {
-        "percent": percent,
-        "span": span,
-        "signed": signed,
-        "stage": stage_title,
-        "verdict": verdict,
-    }
+        loader=jinja2.PackageLoader("irevla.evaluation"),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters |= {"percent": percent, "span": span, "signed": signed, "verdict": verdict}
+    videos = list(clips(run_dir, results))
+    remarks = list(notes(run_dir, results))
+    plots = draw_all(results, read_metrics(run_dir / "metrics.jsonl"), run_dir / "plots")
     page = environment.get_template("report.html").render(
         name=run_dir.resolve().name,
         results=results,
         headline=headline(results),
         method=describe(results.config["method"]),
+        acting=acting(results),
         lines=results.lines(),
         titles=TITLES,
-        after=stage_title(results.last) if results.last else None,
-        expert=results.count(BASELINE, method="expert") is not None,
+        pooled=POOLED,
         dropped=dropped,
         captions=CAPTIONS,
-        plots={name: _picture(themes, dpi=DPI) for name, themes in plots.items()},
+        plots={name: _image(themes, dpi=DPI) for name, themes in plots.items()},
         clips=videos,
         settings=_settings(run_dir, results),
         notes=remarks,
     )
     path = run_dir / "report.html"
-    path.with_name(".report.html").write_text(page)
-    path.with_name(".report.html").replace(path)
+    with writing(path) as aside:
+        aside.write_text(page)
     return path
 
 
+# --- In words
+
+
 def headline(results: Results) -> str:
-    """The result in one sentence: "RL tasks rose from 24% to 71%; expert tasks went from 88% to
-    90%, within noise."."""
-    lines = [
-        results.line(category)
-        for category in (Category.RL, Category.EXPERT, Category.UNSEEN)
-        if results.tasks(category)
-    ]
-    parts = [part for line in lines if (part := _clause(line))]
-    if not parts:
+    """Return the result in one sentence.
+
+    "RL tasks rose from 24% to 71%; expert tasks went from 88% to 90%, within noise."
+    """
+    lines = [results.line(category) for category in ORDER if results.tasks(category)]
+    text = "; ".join(_clause(line) for line in lines if line.before)
+    if not text:
         return "Nothing has been evaluated yet."
-    text = "; ".join(parts)
     return f"{text[0].upper()}{text[1:]}."
 
 
-def _clause(line: Line) -> str | None:
-    name = (
-        TITLES[line.category][0].lower() + TITLES[line.category][1:]
-        if line.category != Category.RL
-        else "RL tasks"
-    )
-    if line.before is None:
-        return None
+def _clause(line: Line) -> str:
+    name = TITLES[line.category]
+    if line.category != Category.RL:
+        name = name.lower()
+    assert line.before is not None
+    before = percent(line.before.rate)
     if line.after is None or line.change is None:
-        return f"{name} start at {percent(line.before.rate)}"
-    verb, tail = {"≈": ("went", ", within noise"), "▲": ("rose", ""), "▼": ("fell", "")}[
-        verdict(line.change)
-    ]
-    return f"{name} {verb} from {percent(line.before.rate)} to {percent(line.after.rate)}{tail}"
+        return f"{name} start at {before}"
+    after = percent(line.after.rate)
+    if line.change.noise:
+        return f"{name} went from {before} to {after}, within noise"
+    verb = "rose" if line.change.difference > 0 else "fell"
+    return f"{name} {verb} from {before} to {after}"
 
 
 def verdict(what: Change) -> str:
-    """A change as a sign: better, worse, or within noise."""
+    """Return a change as a sign: better, worse, or within noise."""
     if what.noise:
         return "≈"
     return "▲" if what.difference > 0 else "▼"
 
 
 def percent(rate: float) -> str:
-    """A rate as text: "82%"."""
+    """Return a rate as text: "82%"."""
     return f"{hundredths(rate)}%"
 
 
 def span(ci95: tuple[float, float]) -> str:
-    """An interval of rates as text: "69–90%"."""
-    return f"{hundredths(ci95[0])}–{hundredths(ci95[1])}%"
+    """Return an interval of rates as text: "69–90%"."""
+    low, high = map(hundredths, ci95)
+    return f"{low}–{high}%"
 
 
 def signed(difference: float) -> str:
-    """A difference of rates in percentage points: "+46", "−3", "0"."""
+    """Return a difference of rates in percentage points: "+46", "−3", "0"."""
     points = hundredths(difference)
     return f"{points:+d}".replace("-", "−") if points else "0"
 
 
 def describe(method: str) -> str:
-    """What a method does, in words: "supervised learning on expert demonstrations, then, for each
-    RL task, ..."."""
+    """Return what a method does, in words.
+
+    "supervised learning on expert demonstrations, then, for each RL task, ..."
+    """
     if method not in METHODS:
         return ""
-    what, part = (
-        METHODS[method],
-        {"head": "the action head, with the VLM frozen", "all": "the whole model"},
-    )
-    stages = ["supervised learning on expert demonstrations"] if what.sft else []
-    if what.rl != "none":
-        stages.append(f"for each RL task, reinforcement learning of {part[what.rl]}")
-    if what.sl != "none":
+    row = METHODS[method]
+    stages = []
+    if row.sft:
+        stages.append("supervised learning on expert demonstrations")
+    if row.rl != "none":
+        stages.append(f"for each RL task, reinforcement learning of {TRAINED[row.rl]}")
+    if row.sl != "none":
         stages.append(
-            f"supervised learning of {part[what.sl]} on expert data and on the successes of RL"
+            f"supervised learning of {TRAINED[row.sl]} on expert data and on the successes of RL"
         )
     return f": {', then '.join(stages)}"
 
 
+def acting(results: Results) -> str:
+    """Return how the policy acts while it is evaluated, in words."""
+    if results.discrete_gripper:
+        return (
+            "Evaluated without exploration noise: the motion is the policy's mean; the gripper is "
+            "drawn, open or closed, with the probability that the policy has learnt, and episode "
+            "and step settle what is drawn"
+        )
+    return "Evaluated without exploration noise: every action is the policy's mean"
+
+
+def code(git: str) -> str:
+    """Return which code gave the numbers, in Markdown."""
+    if not git:
+        return "The code is not known: no git commit, as of an installed irevla"
+    if not is_clean(git):
+        return f"The code is not known: it had changes that are not in the commit ({git})"
+    return f"Code: irevla, commit `{git}`"
+
+
 def notes(run_dir: Path, results: Results) -> Iterator[str]:
-    """What a reader should know before believing the numbers."""
+    """Yield what a reader should know before believing the numbers."""
     if results.last is None:
         yield "This run is not finished: nothing has been evaluated after stage 0 yet."
+    if not is_clean(results.git):
+        yield f"{code(results.git)}. Nobody can repeat this run to the bit."
     if len(results.seeds) == 1:
-        yield "One seed: the intervals cover the luck of the evaluation episodes, not that of another training run."
+        yield (
+            "One seed: the intervals cover the luck of the evaluation episodes, not that of "
+            "another training run."
+        )
     blind = [task for task in results.tasks() if _blind_suffices(results, task)]
     if blind:
         yield (
@@ -204,26 +218,34 @@ def notes(run_dir: Path, results: Results) -> Iterator[str]:
         )
     for record in read_lines(run_dir / "journal.jsonl"):
         if record.get("dropped"):
-            yield f"{record['dropped']} episodes were dropped because an environment worker died ({record['event']})."
+            yield (
+                f"{record['dropped']} episodes were dropped because an environment worker died "
+                f"({record['event']})."
+            )
         if record.get("note"):
             yield f"{record['note']} ({record['event']})."
 
 
 def _blind_suffices(results: Results, task: str) -> bool:
     blind = results.count(BASELINE, task=task, method="blind-replay")
-    policy = results.count(results.last or FIRST, task=task)
+    policy = results.count(results.last or SFT, task=task)
     gain = change(blind, policy)
-    return (
-        blind is not None
-        and blind.successes > 0
-        and gain is not None
-        and (gain.difference <= 0 or gain.noise)
-    )
+    if blind is None or blind.successes == 0 or gain is None:
+        return False
+    return gain.difference <= 0 or gain.noise
+
+
+# --- Parts of the page
+
+
+def _is_ours(path: Path, run_dir: Path) -> bool:
+    """Whether a file that index.json names lies in the run's own videos: it goes into the page."""
+    inside = path.parent == run_dir / "videos" and path.name == Path(path.name).name
+    return inside and path.is_file() and not path.is_symlink()
 
 
 def clips(run_dir: Path, results: Results) -> Iterator[Clip]:
-    """The videos that videos/index.json lists, those of RL tasks first, then expert and unseen
-    ones."""
+    """Yield the videos that videos/index.json lists: of RL tasks, expert, unseen and other ones."""
     index = run_dir / "videos" / "index.json"
     if not index.exists():
         return
@@ -233,43 +255,38 @@ def clips(run_dir: Path, results: Results) -> Iterator[Clip]:
         raise UserError(
             f"{index} is damaged; delete it to write the report without videos"
         ) from error
-    order = [
-        (task, category)
-        for category in (Category.RL, Category.EXPERT, Category.UNSEEN)
+    known = {
+        task: TITLES[category].removesuffix("s")
+        for category in ORDER
         for task in results.tasks(category)
-    ]
-    known = dict(order)
-    for task in sorted(
-        listed, key=lambda name: list(known).index(name) if name in known else len(known)
-    ):
+    }
+    others = [task for task in listed if task not in known]
+    for task in [*known, *others]:
         path = run_dir / "videos" / f"{task}.mp4"
-        if path.exists():
+        if task in listed and _is_ours(path, run_dir):
             clip = listed[task]
-            category = TITLES[known[task]].removesuffix("s") if task in known else ""
             yield Clip(
-                task,
-                category,
-                clip["success"],
-                clip["seed"],
-                stage_title(clip["stage"]),
-                _base64(path),
+                task=task,
+                category=known.get(task, ""),
+                success=clip["success"],
+                seed=clip["seed"],
+                stage=Stage.parse(clip["stage"]).title,
+                mp4=_base64(path),
             )
 
 
 def _settings(run_dir: Path, results: Results) -> str:
     path = run_dir / "config.yaml"
-    return (
-        path.read_text() if path.exists() else yaml.safe_dump(dict(results.config), sort_keys=False)
-    )
+    if path.exists():
+        return path.read_text()
+    return yaml.safe_dump(dict(results.config), sort_keys=False)
 
 
-def _picture(themes: Mapping[str, Path], *, dpi: int) -> dict[str, str | int]:
-    """Both PNGs, and the width in CSS pixels at which their letters are as large as the page's."""
+def _image(themes: Mapping[str, Path], *, dpi: int) -> dict[str, str | int]:
+    """Return both PNGs, and the width in CSS pixels at which letters are as large as the page's."""
     width = int.from_bytes(themes["light"].read_bytes()[16:20], "big")  # the PNG header has it
-    return {
-        "width": round(width * 96 / dpi),
-        **{theme: _base64(path) for theme, path in themes.items()},
-    }
+    encoded = {theme: _base64(path) for theme, path in themes.items()}
+    return {"width": round(width * 96 / dpi), **encoded}
 
 
 def _base64(path: Path) -> str:

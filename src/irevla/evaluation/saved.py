@@ -6,7 +6,7 @@ from pathlib import Path
 
 from irevla.compute.device import find_device, threads
 from irevla.config import Config
-from irevla.envs.suite import load_suite
+from irevla.envs.suite import load_suite, suite_of_file
 from irevla.errors import UserError
 from irevla.evaluation.evaluate import Protocol, evaluate_policy
 from irevla.evaluation.model_card import exported_settings, run_of
@@ -23,12 +23,12 @@ def evaluate_saved(
 ) -> list[Row]:
     """Return the success rates of the policy in `path`, with the environment settings of its run.
 
-    `path` is a run (its newest policy), a checkpoint, an exported folder, or "owner/name" on the Hub.
-    On the suite of its run, or on another one. Raises `UserError` where they do not fit.
+    `path` is a run (its newest policy), a checkpoint, an exported folder, or "owner/name" on the
+    Hub. On the suite of its run, or on another one. Raises `UserError` where they do not fit.
     """
     place, config = _find(path)
-    config = replace(config, suite=suite or config.suite)
-    found = load_suite(config.suite)
+    found = load_suite(suite) if suite else suite_of_file(config.suite, path)
+    config = replace(config, suite=found.source)
     found.check()
     chosen = tuple(found.task(task).name for task in tasks) or found.task_lists(config).all
     policy = VLAPolicy.from_pretrained(place, device=find_device(config.device))
@@ -84,7 +84,7 @@ def evaluate_on(
 
 
 def _find(path: Path) -> tuple[Path, Config]:
-    """Return the folder of the policy in `path`, and where it acts: as it says itself, else its run."""
+    """Return the folder of the policy in `path`, and where it acts: as it, or its run, says."""
     if (path / "config.yaml").is_file() and not (path / CONFIG).is_file():
         config = _settings_of_run(path)
         return locate(path), config
@@ -107,6 +107,6 @@ def _settings_of_run(run: Path) -> Config:
     except UserError as error:
         reason = str(error).partition(";")[0]  # without its remedy, for who wrote the file by hand
         raise UserError(
-            f"{run} is no run of Algorithm 1 that can be read here ({reason}): name one, or what push "
-            "has written"
+            f"{run} is no run of Algorithm 1 that can be read here ({reason}): name one, or what "
+            "push has written"
         ) from error

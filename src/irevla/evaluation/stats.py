@@ -1,67 +1,91 @@
-"""From counted episodes to rates with 95% intervals, and to the comparisons that tables and plots
-show."""
+"""From counted episodes to rates with 95% intervals, and to the comparisons of tables and plots."""
 
 import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
+from functools import cached_property
 from pathlib import Path
+from statistics import mean, stdev
 from typing import Any
 
+from irevla.config import Config
+from irevla.config_io import to_dict
 from irevla.errors import UserError
-from irevla.tasks import Category, Stage
+from irevla.tasks import BASELINE, SFT, Category, Stage
 
 Z95 = 1.959963984540054  # the 97.5% point of the normal distribution
-BASELINE = (
-    "baseline"  # the stage of rows that no trained policy made: methods "blind-replay" and "expert"
+T95 = (
+    *(12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228),
+    *(2.201, 2.179, 2.160, 2.145, 2.131, 2.120, 2.110, 2.101, 2.093, 2.086),
 )
-FIRST = "sft"  # the stage that every later one is compared with
+"""The 97.5% points of Student's t with 1, 2, ... 20 degrees of freedom."""
 
 Interval = tuple[float, float]
 
 
+# --- Intervals
+
+
 def wilson(successes: int, episodes: int) -> Interval:
-    """Wilson's 95% score interval of a success rate; (0, 1) where nothing was counted."""
+    """Return Wilson's 95% score interval of a success rate; (0, 1) where nothing was counted."""
     assert 0 <= successes <= episodes
     if episodes == 0:
         return 0.0, 1.0
-    rate, shrink = successes / episodes, 1 + Z95**2 / episodes
+    rate = successes / episodes
+    shrink = 1 + Z95**2 / episodes
     centre = (rate + Z95**2 / (2 * episodes)) / shrink
     half = Z95 / shrink * math.sqrt(rate * (1 - rate) / episodes + Z95**2 / (4 * episodes**2))
-    return (0.0 if successes == 0 else centre - half), (
-        1.0 if successes == episodes else centre + half
-    )
+    low = 0.0 if successes == 0 else centre - half
+    high = 1.0 if successes == episodes else centre + half
+    return low, high
 
 
 def newcombe(before: tuple[int, int], after: tuple[int, int]) -> Interval:
-    """95% interval of the difference of two rates, after - before, each (successes, episodes).
+    """Return the 95% interval of the difference of two rates, after - before.
 
-    Newcombe's hybrid score interval (1998, method 10): distances to the Wilson limits, added as
-    squares.
+    Each is (successes, episodes). Newcombe's hybrid score interval (1998, method 10): the distances
+    to the Wilson limits, added as squares.
     """
-    rate_b, (low_b, high_b) = before[0] / before[1], wilson(*before)
-    rate_a, (low_a, high_a) = after[0] / after[1], wilson(*after)
+    low_b, high_b = wilson(*before)
+    low_a, high_a = wilson(*after)
+    rate_b = before[0] / before[1]
+    rate_a = after[0] / after[1]
     difference = rate_a - rate_b
-    return (
-        difference - math.hypot(rate_a - low_a, high_b - rate_b),
-        difference + math.hypot(high_a - rate_a, rate_b - low_b),
-    )
+    low = difference - math.hypot(rate_a - low_a, high_b - rate_b)
+    high = difference + math.hypot(high_a - rate_a, rate_b - low_b)
+    return low, high
+
+
+def over_seeds(values: Sequence[float]) -> Interval:
+    """Return Student's 95% interval of a mean over training seeds: one rate, or difference, a seed.
+
+    It covers the luck of training too, which Wilson's interval of the pooled episodes does not; it
+    may reach beyond 0 and 1. At least two seeds; with more than 21 it is a little too wide.
+    """
+    assert len(values) > 1, "one seed says nothing about another"
+    freedom = min(len(values) - 1, len(T95))
+    half = T95[freedom - 1] * stdev(values) / math.sqrt(len(values))
+    centre = mean(values)
+    return centre - half, centre + half
 
 
 def hundredths(rate: float) -> int:
-    """A rate or difference in whole percent, halves rounded away from 0: 0.885 is 89, in tables and
-    plots alike."""
+    """Return a rate or difference in whole percent, halves rounded away from 0: 0.885 is 89."""
     return int(math.copysign(math.floor(abs(rate) * 100 + 0.5 + 1e-9), rate))
+
+
+# --- Rows, counts and their differences
 
 
 @dataclass(frozen=True)
 class Row:
     """One line of results.json: one task, played by one policy."""
 
-    method: str  # of METHODS, or "blind-replay" or "expert"
+    method: str  # of METHODS, or "blind-replay"
     task: str
-    category: Category
-    stage: str  # "sft", "rl:TASK" (after stage 1), "sl:TASK" (after stage 2), or "baseline"
+    category: Category  # in its suite
+    stage: str  # the name of a stage; in `irevla eval` where the policy came from
     seed: int  # of the run
     successes: int
     episodes: int
@@ -72,35 +96,49 @@ class Row:
 
     @classmethod
     def of(
-        cls, *, method: str, task: str, category: Category, stage: str, seed: int,
-        successes: int, episodes: int, env_steps: int, seconds: float,
-    ) -> "Row":  # fmt: skip
-        """A row with its rate and interval worked out from the counts."""
-        rate, ci95 = successes / episodes, wilson(successes, episodes)
+        cls,
+        *,
+        method: str,
+        task: str,
+        category: Category,
+        stage: str,
+        seed: int,
+        successes: int,
+        episodes: int,
+        env_steps: int,
+        seconds: float,
+    ) -> "Row":
+        """Return a row with its rate and interval worked out from the counts."""
         return cls(
-            method, task, category, stage, seed, successes, episodes, rate, ci95, env_steps, seconds
+            method=method,
+            task=task,
+            category=category,
+            stage=stage,
+            seed=seed,
+            successes=successes,
+            episodes=episodes,
+            rate=successes / episodes,
+            ci95=wilson(successes, episodes),
+            env_steps=env_steps,
+            seconds=seconds,
         )
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> "Row":
-        """The inverse of `to_json`. Raises `KeyError`, `TypeError` or `ValueError` for what is no
-        row."""
+        """Return the inverse of `to_json`.
+
+        Raises `KeyError`, `TypeError` or `ValueError` for what is no row.
+        """
         values = {field.name: data[field.name] for field in fields(cls)}
         low, high = values["ci95"]
-        values |= {
-            "rate": float(values["rate"]),
-            "seconds": float(values["seconds"]),
-        }  # JSON may say 12 for 12.0
-        return cls(
-            **{
-                **values,
-                "category": Category(values["category"]),
-                "ci95": (float(low), float(high)),
-            }
-        )
+        values["category"] = Category(values["category"])
+        values["ci95"] = (float(low), float(high))
+        values["rate"] = float(values["rate"])  # JSON may say 1 for 1.0
+        values["seconds"] = float(values["seconds"])
+        return cls(**values)
 
     def to_json(self) -> dict[str, Any]:
-        """As results.json has it."""
+        """Return the row as results.json has it."""
         return {**asdict(self), "category": str(self.category), "ci95": list(self.ci95)}
 
 
@@ -126,17 +164,23 @@ class Count:
 
 
 def pool(rows: Sequence[Row]) -> Count | None:
-    """Rows of one stage as one count: sums over everything, and the mean over tasks of their rates.
-    None of no rows."""
+    """Return rows of one stage as one count; None of no rows.
+
+    It has the sums over everything, and the mean over tasks of their rates.
+    """
     if not rows:
         return None
     by_task: dict[str, tuple[int, int]] = {}
     for row in rows:
         successes, episodes = by_task.get(row.task, (0, 0))
-        by_task[row.task] = successes + row.successes, episodes + row.episodes
+        by_task[row.task] = (successes + row.successes, episodes + row.episodes)
     rates = [successes / episodes for successes, episodes in by_task.values()]
-    successes, episodes = (sum(column) for column in zip(*by_task.values(), strict=True))
-    return Count(successes, episodes, len(rates), sum(rates) / len(rates))
+    return Count(
+        successes=sum(row.successes for row in rows),
+        episodes=sum(row.episodes for row in rows),
+        tasks=len(rates),
+        mean=sum(rates) / len(rates),
+    )
 
 
 @dataclass(frozen=True)
@@ -153,8 +197,10 @@ class Change:
 
 
 def change(before: Count | None, after: Count | None) -> Change | None:
-    """What became of a rate; None where either is missing, or where one is of fewer tasks (half a
-    stage)."""
+    """Return what became of a rate.
+
+    None where either is missing, or where one is of fewer tasks (half a stage).
+    """
     if before is None or after is None or before.tasks != after.tasks:
         return None
     interval = newcombe((before.successes, before.episodes), (after.successes, after.episodes))
@@ -163,13 +209,11 @@ def change(before: Count | None, after: Count | None) -> Change | None:
 
 @dataclass(frozen=True)
 class Line:
-    """One line of the before-and-after table: a task, or all tasks of a category (`task` is then
-    empty)."""
+    """One line of the before-and-after table: a task, or a category (`task` is then empty)."""
 
     task: str
     category: Category
     tasks: int
-    expert: Count | None
     blind: Count | None
     before: Count | None
     after: Count | None
@@ -180,26 +224,38 @@ class Line:
         return change(self.before, self.after)
 
 
+# --- All that a run measured
+
+
 @dataclass(frozen=True)
 class Results:
-    """Everything that was measured, and how to ask it. Rows that were measured again replace the
-    older ones."""
+    """Everything that was measured, and how to ask it.
 
-    config: Mapping[str, Any]
+    Rows that were measured again replace the older ones.
+    """
+
+    config: Mapping[str, Any]  # as the run had it; a run of an older version lacks younger settings
     git: str
     machine: Mapping[str, Any]
     command: str
     rows: tuple[Row, ...]
 
-    @property
-    def stages(self) -> tuple[str, ...]:
+    @cached_property
+    def settings(self) -> Mapping[str, Any]:
+        """`config`, with the defaults of today for settings that are younger than the run."""
+        return _filled(self.config, to_dict(Config()))
+
+    @cached_property
+    def stages(self) -> tuple[Stage, ...]:
         """In the order in which they were evaluated, baselines apart."""
-        return tuple(dict.fromkeys(row.stage for row in self.rows if row.stage != BASELINE))
+        names = dict.fromkeys(row.stage for row in self.rows)
+        stages = [Stage.parse(name) for name in names]
+        return tuple(stage for stage in stages if stage != BASELINE)
 
     @property
-    def last(self) -> str | None:
+    def last(self) -> Stage | None:
         """The stage after which the policy was evaluated last, if it is not the first."""
-        return self.stages[-1] if self.stages and self.stages[-1] != FIRST else None
+        return self.stages[-1] if self.stages and self.stages[-1] != SFT else None
 
     @property
     def seeds(self) -> tuple[int, ...]:
@@ -207,68 +263,80 @@ class Results:
         return tuple(sorted({row.seed for row in self.rows}))
 
     @property
+    def discrete_gripper(self) -> bool:
+        """Whether policies open or close the gripper: see `Config.discrete_gripper`."""
+        settings = self.settings
+        return bool(settings["rl"] == "sac" and settings["sac"]["gripper"])
+
+    def category(self, row: Row) -> Category:
+        """Return where a task counts: what RL trains is an RL task, even if it is demonstrated."""
+        return Category.RL if row.task in self.settings["rl_tasks"] else row.category
+
+    @property
     def categories(self) -> tuple[Category, ...]:
         """Those that have tasks, in the paper's order."""
         return tuple(category for category in Category if self.tasks(category))
 
     def tasks(self, category: Category | None = None) -> tuple[str, ...]:
-        """By category, then in the order in which they were first evaluated."""
+        """Return all tasks, or those of a category.
+
+        By category, then in the order in which they were first evaluated.
+        """
         wanted = [category] if category else list(Category)
-        return tuple(
-            dict.fromkeys(row.task for c in wanted for row in self.rows if row.category == c)
-        )
+        found = [row.task for each in wanted for row in self.rows if self.category(row) == each]
+        return tuple(dict.fromkeys(found))
 
     def count(
         self,
-        stage: str,
+        stage: Stage,
         *,
         task: str | None = None,
         category: Category | None = None,
         method: str | None = None,
     ) -> Count | None:
-        """The pooled rows of a stage that are of that task, category and method."""
+        """Return the pooled rows of a stage that are of that task, category and method."""
         return pool(
             [
                 row
                 for row in self.rows
-                if row.stage == stage
+                if row.stage == stage.name
                 and task in (None, row.task)
-                and category in (None, row.category)
+                and category in (None, self.category(row))
                 and method in (None, row.method)
             ]
         )
 
     def line(self, category: Category, task: str | None = None) -> Line:
-        """The line of one task, or of the whole category."""
+        """Return the line of one task, or of the whole category."""
         return Line(
             task=task or "",
             category=category,
             tasks=1 if task else len(self.tasks(category)),
-            expert=self.count(BASELINE, task=task, category=category, method="expert"),
             blind=self.count(BASELINE, task=task, category=category, method="blind-replay"),
-            before=self.count(FIRST, task=task, category=category),
+            before=self.count(SFT, task=task, category=category),
             after=self.count(self.last, task=task, category=category) if self.last else None,
         )
 
     def lines(self) -> list[Line]:
-        """The whole before-and-after table: each category, then its tasks."""
+        """Return the whole before-and-after table: each category, then its tasks."""
         return [
             self.line(category, task)
             for category in self.categories
             for task in (None, *self.tasks(category))
         ]
 
-    def reference(self, task: str, stage: str) -> str:
-        """What forgetting of `task` by `stage` is measured from: the end of its own training, or
-        stage 0."""
-        position = self.stages.index(stage)
-        earlier = [Stage.parse(name) for name in self.stages[:position]]
-        own = [stage.name for stage in earlier if stage.trains(task)]
-        return own[-1] if own else FIRST
+    def reference(self, task: str, stage: Stage) -> Stage:
+        """Return what forgetting of `task` by `stage` is measured from.
+
+        The end of the task's own training, or stage 0.
+        """
+        earlier = self.stages[: self.stages.index(stage)]
+        own = [each for each in earlier if each.trains(task)]
+        return own[-1] if own else SFT
 
 
 def read_results(path: Path) -> Results:
-    """Read results.json. `UserError` where it is missing, torn or something else."""
+    """Read results.json. Raises `UserError` where it is missing, torn or something else."""
     try:
         data = json.loads(path.read_text())
         rows = [Row.from_json(row) for row in data["rows"]]
@@ -284,5 +352,16 @@ def read_results(path: Path) -> Results:
 
 
 def _latest(rows: Iterable[Row]) -> tuple[Row, ...]:
-    """One row per method, task, stage and seed: the last measured, in the place of the first."""
+    """Return one row per method, task, stage and seed: the newest, in the place of the oldest."""
     return tuple({(row.method, row.task, row.stage, row.seed): row for row in rows}.values())
+
+
+def _filled(given: Mapping[str, Any], defaults: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the nested groups `given`, with `defaults` for what they lack."""
+    filled = dict(given)
+    for name, default in defaults.items():
+        if name not in given:
+            filled[name] = default
+        elif isinstance(default, Mapping):
+            filled[name] = _filled(given[name], default)
+    return filled

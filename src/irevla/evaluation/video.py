@@ -22,7 +22,7 @@ def film(
     env: EnvConfig,
     seed: int,
 ) -> tuple[UInt8[np.ndarray, "T_plus_1 H W 3"], bool]:
-    """Play an episode again, in this process: its images at video size, and whether it succeeded."""
+    """Play an episode again, to the bit: its images at video size, and whether it succeeded."""
     world = suite.make(task, env)
     camera = world.unwrapped
     assert isinstance(camera, TaskEnv)

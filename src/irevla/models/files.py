@@ -20,7 +20,9 @@ from irevla.config_io import from_dict
 from irevla.errors import UserError
 from irevla.models.vlm.base import VLM
 from irevla.storage import checkpoint
+from irevla.storage.checkpoint import split_name
 from irevla.storage.disk import remedy, writing
+from irevla.storage.journal import Journal
 
 WEIGHTS = "model.safetensors"
 CONFIG = "config.json"
@@ -219,14 +221,39 @@ def _save_without_card(directory: Path, files: Mapping[str, Any]) -> None:
 
 
 def policy_folder(path: Path) -> Path:
-    """Return where in the folder `path` the files are: in itself, or in the newest policy among the
-    checkpoints of a run."""
+    """Return where in the folder `path` the files are: in itself, or in a run's newest policy.
+
+    Raises `UserError` where there is none, and where nothing says which is the newest.
+    """
     if (path / CONFIG).is_file() or (path / checkpoint.MANIFEST).is_file():
         return path
-    policies = [weights.parent for weights in (path / "checkpoints").glob(f"[!.]*/{WEIGHTS}")]
+    policies = {place.parent.name for place in (path / "checkpoints").glob(f"[!.]*/{WEIGHTS}")}
     if not policies:
         raise UserError(f"{path} holds no policy: neither {CONFIG} nor checkpoints with {WEIGHTS}")
-    return max(policies, key=lambda folder: ((folder / WEIGHTS).stat().st_mtime_ns, folder.name))
+    return path / "checkpoints" / _newest(path, policies)
+
+
+def _newest(run: Path, policies: set[str]) -> str:
+    """Return the newest of a run's checkpoints by its journal.
+
+    Times of files do not survive a copy. A stage that is under way has numbered checkpoints;
+    what is done has none.
+    """
+    events: list[str] = [record["event"] for record in Journal(run / "journal.jsonl")]
+    done = [event.replace(":", "-") for event in events]
+    numbered = [(parts[1], name) for name in policies if (parts := split_name(name))]
+    under_way = [each for each in numbered if (split_name(each[1]) or each)[0] not in done]
+    if under_way:
+        return max(under_way)[1]
+    kept = [name for name in done if name in policies]
+    if not kept and len(policies) == 1:
+        return min(policies)
+    if not kept:
+        raise UserError(
+            f"{run} has policies, and no journal that says which is the newest: name one of "
+            f"{', '.join(sorted(policies))} in its checkpoints"
+        )
+    return kept[-1]
 
 
 @dataclass(frozen=True)
@@ -286,6 +313,8 @@ def parse(files: Mapping[str, Any]) -> Description:
             f"{CONFIG} is damaged: model must be a group of settings, action_dim and image_size "
             "integers"
         )
+    if not (0 < action_dim <= 4096 and 0 < image_size <= 4096):
+        raise UserError(f"{CONFIG} is damaged: action_dim {action_dim}, image_size {image_size}")
     config = from_dict(model, kind=ModelConfig, where="model.")
     return Description(config, action_dim, image_size, _base(data), GRIPPER in data)
 

@@ -31,7 +31,7 @@ class Outcome:
 
 
 @dataclass
-class _Tape:
+class _PartialEpisode:
     """The episode under way in one slot."""
 
     images: list[np.ndarray] = field(default_factory=list)
@@ -56,49 +56,51 @@ class EpisodeRecorder:
         self._policy_hash = policy_hash
         self._images = images
         self._latents = latents
-        self._tapes = [[_Tape() for _ in range(vec.n)] for _ in range(vec.workers)]
+        self._partial = [[_PartialEpisode() for _ in range(vec.n)] for _ in range(vec.workers)]
 
     def chose(self, view: View, choice: Choice) -> None:
         """Keep what is seen; what is done comes back with the step."""
-        tapes = self._tapes[view.result.worker]
+        partial = self._partial[view.result.worker]
         for place, slot in enumerate(np.flatnonzero(view.result.playing).tolist()):
             if self._images:
-                tapes[slot].images.append(view.result.images[slot])
+                partial[slot].images.append(view.result.images[slot])
             if self._latents:
-                tapes[slot].latents.append(_one(view.features, place))
+                partial[slot].latents.append(_one(view.features, place))
 
     def brought(self, view: View) -> list[Outcome]:
         """Note what the step brought; return the episodes that ended with it."""
         result = view.result
-        tapes = self._tapes[result.worker]
+        partial = self._partial[result.worker]
         if self._latents:
             for place, slot in enumerate(np.flatnonzero(result.cut_off).tolist()):
-                tapes[slot].latents.append(_one(view.final_features, place))
+                partial[slot].latents.append(_one(view.final_features, place))
         ended = []
         for slot, job in enumerate(result.previous):
             if job is None or result.lost[slot]:
-                tapes[slot] = _Tape()
+                partial[slot] = _PartialEpisode()
                 continue
-            tapes[slot].actions.append(result.labels[slot])
-            tapes[slot].rewards.append(float(result.rewards[slot]))
+            partial[slot].actions.append(result.labels[slot])
+            partial[slot].rewards.append(float(result.rewards[slot]))
             if result.ended[slot]:
-                ended.append(self._outcome(result, slot, job, tapes[slot]))
-                tapes[slot] = _Tape()
+                ended.append(self._outcome(result, slot, job, partial[slot]))
+                partial[slot] = _PartialEpisode()
         return ended
 
-    def _outcome(self, result: StepResult, slot: int, job: Job, tape: _Tape) -> Outcome:
+    def _outcome(
+        self, result: StepResult, slot: int, job: Job, partial: _PartialEpisode
+    ) -> Outcome:
         success = bool(result.success[slot])
-        actions = np.stack(tape.actions)
-        episode = self._episode(job, success, tape) if self._images else None
-        latents = _latent_episode(tape, bool(result.terminated[slot])) if self._latents else None
+        actions = np.stack(partial.actions)
+        episode = self._episode(job, success, partial) if self._images else None
+        latents = _latent_episode(partial, bool(result.terminated[slot])) if self._latents else None
         return Outcome(job, success, actions, episode, latents)
 
-    def _episode(self, job: Job, success: bool, tape: _Tape) -> Episode:
+    def _episode(self, job: Job, success: bool, partial: _PartialEpisode) -> Episode:
         source = "rl" if self._policy_hash else "expert"
         made = Provenance(self._suite, job.task, job.seed, source, job.noise, self._policy_hash)
-        images = np.stack(tape.images)
-        actions = np.stack(tape.actions)
-        rewards = np.array(tape.rewards, np.float32)
+        images = np.stack(partial.images)
+        actions = np.stack(partial.actions)
+        rewards = np.array(partial.rewards, np.float32)
         return Episode(images, actions, rewards, job.instruction, success, made)
 
 
@@ -108,11 +110,11 @@ def _one(features: Features | None, place: int) -> Features:
     return features[place : place + 1].to("cpu")
 
 
-def _latent_episode(tape: _Tape, terminated: bool) -> LatentEpisode:
+def _latent_episode(partial: _PartialEpisode, terminated: bool) -> LatentEpisode:
     return LatentEpisode(
-        Features.cat(tape.latents),
-        torch.from_numpy(np.stack(tape.actions)),
-        torch.tensor(tape.rewards),
+        Features.cat(partial.latents),
+        torch.from_numpy(np.stack(partial.actions)),
+        torch.tensor(partial.rewards),
         terminated,
     )
 

@@ -6,7 +6,7 @@ of a `VectorEnv` are served in turn, so that the images of one are encoded while
 
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import count
 from typing import Any, Generic, Protocol, TypeVar, runtime_checkable
 
@@ -28,6 +28,7 @@ class View:
     result: StepResult
     features: Features | None  # of what the playing slots see, in their order; None: not asked for
     final_features: Features | None  # of the true last observations of the episodes just cut off
+    received: float  # when it came, by `time.perf_counter`
 
 
 @dataclass(frozen=True)
@@ -78,9 +79,7 @@ class Server(Generic[Recorded]):
         self.latencies: list[float] = []  # seconds from an image to its action, of each decision
         self._busy = list(range(vec.workers))
         self._views: dict[int, View] = {}  # received, and not acted upon yet
-        self._received = [0.0] * vec.workers  # when: seconds of `time.perf_counter`
 
-    @torch.no_grad()
     def serve(self, rounds: int | None = None) -> Iterator[Recorded]:
         """Play until no jobs are left, or for `rounds` decisions in each environment; yield what
         ends.
@@ -116,14 +115,15 @@ class Server(Generic[Recorded]):
         """Encode anew what was not acted upon yet: the VLM has changed."""
         for worker, view in self._views.items():
             features = self._encode(view.result.observation())
-            self._views[worker] = View(view.result, features, view.final_features)
+            self._views[worker] = replace(view, features=features)
 
+    @torch.no_grad()
     def _receive(self, worker: int) -> list[Recorded]:
         start = time.perf_counter()
         result = self.vec.recv(worker)
-        self.env_seconds += time.perf_counter() - start
-        self._received[worker] = time.perf_counter()
-        view = self._look(result)
+        received = time.perf_counter()
+        self.env_seconds += received - start
+        view = self._look(result, received)
         ended = self.recorder.brought(view)
         if result.playing.any():
             self._views[worker] = view
@@ -131,15 +131,15 @@ class Server(Generic[Recorded]):
             self._busy.remove(worker)
         return ended
 
-    def _look(self, result: StepResult) -> View:
+    def _look(self, result: StepResult, received: float) -> View:
         """Encode what is seen, and the true last observations in the same batch where they
         count."""
         present = result.observation()
         final = result.final_observation() if self.recorder.needs_final else present[:0]
         features = self._encode(Observation.cat([present, final]) if len(final) else present)
         if features is None:
-            return View(result, None, None)
-        return View(result, features[: len(present)], features[len(present) :])
+            return View(result, None, None, received)
+        return View(result, features[: len(present)], features[len(present) :], received)
 
     def _encode(self, observation: Observation) -> Features | None:
         if not len(observation):
@@ -149,11 +149,12 @@ class Server(Generic[Recorded]):
         self.encode_seconds += time.perf_counter() - start
         return features
 
+    @torch.no_grad()
     def _act(self, worker: int) -> None:
         view = self._views.pop(worker)
         choice = self.actor.act(view)
         self.vec.send(worker, self._placed(view.result, choice.actions))
-        self.latencies.append(time.perf_counter() - self._received[worker])
+        self.latencies.append(time.perf_counter() - view.received)
         self.recorder.chose(view, choice)
 
     def _placed(
@@ -190,6 +191,6 @@ class Server(Generic[Recorded]):
                 tokens = latents.get(f"{worker}.tokens")
                 mask = latents.get(f"{worker}.mask")
                 features = None if tokens is None else Features(tokens, mask)
-                self._views[worker] = View(result, features, None)
+                self._views[worker] = View(result, features, None, time.perf_counter())
             else:
                 self._busy.remove(worker)

@@ -17,7 +17,7 @@ from irevla.storage.checkpoint import Checkpoints
 from irevla.storage.disk import writing
 from irevla.storage.journal import Journal, run_lock
 from irevla.storage.metrics import Metrics
-from irevla.storage.provenance import command, git_commit, machine
+from irevla.storage.provenance import command, git_commit, is_clean, machine
 from irevla.tasks import Stage, draw_seed
 
 CONFIG, RESULTS = "config.yaml", "results.json"
@@ -42,6 +42,15 @@ class Run:
         measured = [record for record in self.journal if record["event"].startswith("evaluated ")]
         return [row for record in measured for row in record["rows"]]
 
+    def code(self) -> str:
+        """Return the commit that the results are of, whatever this tree has become since.
+
+        Where the tree was changed or unknown in any evaluation, that one: see `is_clean`.
+        """
+        commits: list[str] = [each["git"] for each in self.journal if "git" in each]
+        unclean = [commit for commit in commits if not is_clean(commit)]
+        return [git_commit(), *commits, *unclean[:1]][-1]
+
     def pin(self, what: str, name: str, *, sha256: str) -> None:
         """Note in the journal what the run starts from: `what` is "policy" or "dataset".
 
@@ -62,7 +71,7 @@ class Run:
         """Write results.json anew from the journal; readers never see half a file."""
         results = {
             "config": config_io.to_dict(self.config),
-            "git": git_commit(),
+            "git": self.code(),
             "machine": machine(),
             "command": command(),
             "rows": self.rows(),
@@ -76,6 +85,11 @@ def open_run(directory: Path, config: Config, *, tensorboard: bool = False) -> I
     """Open or create the directory of a run of Algorithm 1: see `open_directory`."""
     with open_directory(directory, config, tensorboard=tensorboard) as files:
         journal, metrics, checkpoints = files
+        if not journal.whole and any(checkpoints.root.glob("[!.]*")):
+            raise UserError(
+                f"{journal.path} is missing or empty, but {checkpoints.root} is not: restore it, "
+                "or choose another --out"
+            )
         yield Run(directory, config, journal, metrics, checkpoints)
 
 

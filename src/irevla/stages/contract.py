@@ -50,7 +50,7 @@ def load_if_done(run: Run, policy: Policy, stage: Stage) -> bool:
     """
     if run.journal.done(stage.name) is None:
         return False
-    policy.load_files(load(run.checkpoints.root / stage.folder))
+    policy.load_files(load(run.checkpoints.root / stage.folder, as_saved=True))
     run.checkpoints.drop(stage.folder)  # what a stop between journal and clean-up has left
     return True
 

@@ -44,7 +44,7 @@ def save(directory: Path, files: Files) -> None:
     try:
         directory.parent.mkdir(parents=True, exist_ok=True)
         _discard(new, old, trash)
-        _write_all(new, files)
+        _write_all(new, directory.name, files)
     except OSError as error:
         shutil.rmtree(new, ignore_errors=True)
         raise UserError(
@@ -59,10 +59,17 @@ def save(directory: Path, files: Files) -> None:
     _discard(trash)
 
 
-def load(directory: Path) -> dict[str, Any]:
-    """What `save` was given, tensors on the CPU, if every byte agrees with the manifest; else
-    `CorruptCheckpoint`."""
+def load(directory: Path, *, as_saved: bool = False) -> dict[str, Any]:
+    """Return what `save` was given, tensors on the CPU.
+
+    Raises `CorruptCheckpoint` where a byte differs from the manifest and, `as_saved`, where the
+    checkpoint was saved under another name: two whole ones may have been swapped.
+    """
     _recover(directory)
+    if as_saved:
+        saved = _manifest(directory).get("name", directory.name)  # version 0.1 noted no name
+        if saved != directory.name:
+            raise CorruptCheckpoint(f"corrupt checkpoint: {directory} was saved as {saved}")
     return {name: _decode(directory / name, data) for name, data in _verified(directory)}
 
 
@@ -97,7 +104,7 @@ class Checkpoints:
         faults: list[str] = []
         for path in self._series(prefix):
             try:
-                return path, load(path)
+                return path, load(path, as_saved=True)
             except CorruptCheckpoint as error:
                 faults.append(str(error))
                 self.passed_over += [text for text in faults[-1:] if text not in self.passed_over]
@@ -214,10 +221,10 @@ def _remove(directory: Path) -> None:
     _discard(trash)
 
 
-def _write_all(directory: Path, files: Files) -> None:
+def _write_all(directory: Path, name: str, files: Files) -> None:
     directory.mkdir()
-    manifest = {name: _write(directory / name, content) for name, content in files.items()}
-    _write(directory / MANIFEST, {"files": manifest})
+    entries = {file: _write(directory / file, content) for file, content in files.items()}
+    _write(directory / MANIFEST, {"name": name, "files": entries})
     sync(directory)
 
 
@@ -251,12 +258,16 @@ def _unshared(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def _verified(directory: Path) -> list[tuple[str, bytes]]:
-    """Name and bytes of every file, each as the manifest says."""
-    manifest = _decode(directory / MANIFEST, _read(directory / MANIFEST))
-    entries = manifest.get("files") if isinstance(manifest, dict) else None
-    if not isinstance(entries, dict):
-        raise CorruptCheckpoint(f"corrupt checkpoint: {directory / MANIFEST} is no manifest")
+    """Return name and bytes of every file, each as the manifest says."""
+    entries = _manifest(directory)["files"]
     return [(name, _checked(directory / Path(name).name, entry)) for name, entry in entries.items()]
+
+
+def _manifest(directory: Path) -> dict[str, Any]:
+    manifest = _decode(directory / MANIFEST, _read(directory / MANIFEST))
+    if not isinstance(manifest, dict) or not isinstance(manifest.get("files"), dict):
+        raise CorruptCheckpoint(f"corrupt checkpoint: {directory / MANIFEST} is no manifest")
+    return manifest
 
 
 def _checked(path: Path, entry: Any) -> bytes:

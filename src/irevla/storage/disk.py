@@ -21,7 +21,7 @@ def writing(path: Path) -> Iterator[Path]:
 
     Where the body raises, `path` is as it was. A kill leaves at most a dotfile beside it.
     """
-    aside = path.with_name(f".{path.name}.{os.getpid()}")
+    aside = path.with_name(f".{path.name}.new")
     try:
         yield aside
         sync(aside)

@@ -5,13 +5,16 @@ import fcntl
 import json
 import os
 import time
-from collections.abc import Iterator
+import zlib
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from irevla.errors import UserError
 from irevla.storage.disk import sync, writing
+
+CHECKSUM = "crc32"  # of the record beside it
 
 
 class Journal:
@@ -25,7 +28,8 @@ class Journal:
         """Write down that `event` happened, with JSON-able `fields`; it is on disk when this
         returns."""
         assert not {"event", "time"} & fields.keys()
-        line = json.dumps({"event": event, "time": round(time.time(), 3), **fields}) + "\n"
+        record = {"event": event, "time": round(time.time(), 3), **fields}
+        line = json.dumps({**record, CHECKSUM: _checksum(record)}) + "\n"
         new = not self.path.exists()
         with self.path.open("ab") as file:
             file.truncate(whole_lines(self.path))
@@ -34,6 +38,11 @@ class Journal:
             os.fsync(file.fileno())
         if new:
             sync(self.path.parent)
+
+    @property
+    def whole(self) -> int:
+        """Bytes of whole lines; 0 where nothing has happened yet."""
+        return whole_lines(self.path)
 
     def rewind(self, lines: int) -> None:
         """Forget all but the first `lines` events."""
@@ -56,19 +65,33 @@ def whole_lines(path: Path) -> int:
 
 
 def read_lines(path: Path) -> list[dict[str, Any]]:
-    """The records of a JSONL file, without a torn last line; none if there is no file. `UserError`
-    for a bad line."""
+    """Return the records of a JSONL file, without a torn last line; none if there is no file.
+
+    Raises `UserError` for a line that is no record, or is not what was written.
+    """
     if not path.exists():
         return []
     records = []
     for number, line in enumerate(path.read_bytes()[: whole_lines(path)].splitlines(), start=1):
         try:
-            records.append(json.loads(line))
-        except ValueError as error:
+            record = json.loads(line)
+        except (ValueError, RecursionError) as error:
             raise UserError(
                 f"{path}, line {number} is not JSON; restore the file or delete that line"
             ) from error
+        if not isinstance(record, dict):
+            raise UserError(
+                f"{path}, line {number} is no record; restore the file or delete that line"
+            )
+        checksum = record.pop(CHECKSUM, None)  # files of version 0.1 have none
+        if checksum is not None and checksum != _checksum(record):
+            raise UserError(f"{path}, line {number} is not what was written; restore the file")
+        records.append(record)
     return records
+
+
+def _checksum(record: Mapping[str, Any]) -> int:
+    return zlib.crc32(json.dumps(record).encode())
 
 
 @contextmanager

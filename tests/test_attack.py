@@ -1,0 +1,249 @@
+"""Damage and malice, file by file: one line that names the file, and nothing believed or run."""
+
+import json
+import mmap
+import multiprocessing
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from irevla.config import Config, EnvConfig, ExpertConfig, ModelConfig
+from irevla.data.episodes import EpisodeStore
+from irevla.envs.suite import load_suite, suite_of_file
+from irevla.envs.worker import EnvPool, SharedBuffers
+from irevla.errors import UserError
+from irevla.evaluation.report import clips
+from irevla.evaluation.stats import Results
+from irevla.models.policy import VLAPolicy, build_policy
+from irevla.rollout.demonstrations import collect_expert
+from irevla.runs.run import open_run
+from irevla.stages.contract import load_if_done
+from irevla.storage import checkpoint, disk
+from irevla.storage.journal import Journal
+from irevla.tasks import Stage
+
+POINTMASS = load_suite("pointmass")
+ENV = EnvConfig(image_size=32, horizon=25, workers=1, envs_per_worker=2)
+CONFIG = Config(suite="pointmass", env=ENV)
+MODEL = ModelConfig(vlm="tiny-random", width=32, layers=1, head_groups=4, head_hidden=16)
+
+
+def policy() -> VLAPolicy:
+    return build_policy(MODEL, action_dim=2, image_size=32)
+
+
+# --- Journal
+
+
+def test_a_digit_changed_in_the_journal_is_noticed(tmp_path: Path) -> None:
+    path = tmp_path / "journal.jsonl"
+    Journal(path).append("evaluated sft", rows=[{"successes": 10, "episodes": 50}])
+    path.write_text(path.read_text().replace('"successes": 10', '"successes": 49'))
+    with pytest.raises(UserError, match="line 1 is not what was written"):
+        list(Journal(path))
+
+
+@pytest.mark.parametrize(
+    "line", ["7", "[1]", '"text"', "[" * 100_000, "\ud800".encode("utf-8", "replace").decode()]
+)
+def test_a_line_that_is_no_record_is_named(tmp_path: Path, line: str) -> None:
+    path = tmp_path / "journal.jsonl"
+    path.write_text(line + "\n")
+    with pytest.raises(UserError, match="line 1"):
+        list(Journal(path))
+
+
+def test_a_journal_of_version_0_1_is_read(tmp_path: Path) -> None:
+    path = tmp_path / "journal.jsonl"
+    path.write_text('{"event": "sft", "time": 1.0, "best_step": 5}\n')
+    assert list(Journal(path)) == [{"event": "sft", "time": 1.0, "best_step": 5}]
+
+
+@pytest.mark.parametrize("damage", [Path.unlink, lambda path: path.write_text("")])
+def test_an_emptied_journal_does_not_start_anew(
+    tmp_path: Path, damage: Callable[[Path], Any]
+) -> None:
+    with open_run(tmp_path, CONFIG) as run:
+        run.journal.append("sft")
+        run.checkpoints.save("sft", policy().files())
+    damage(tmp_path / "journal.jsonl")
+    with pytest.raises(UserError, match="missing or empty"), open_run(tmp_path, CONFIG):
+        pass
+
+
+# --- Checkpoints
+
+
+def test_two_whole_checkpoints_swapped_are_noticed(tmp_path: Path) -> None:
+    with open_run(tmp_path, CONFIG) as run:
+        for name in ("sft", "rl:left-disc-new"):
+            stage = Stage.parse(name)
+            run.checkpoints.save(stage.folder, policy().files())
+            run.journal.append(name)
+        root = run.checkpoints.root
+        (root / "sft").rename(root / "aside")
+        (root / "rl-left-disc-new").rename(root / "sft")
+        (root / "aside").rename(root / "rl-left-disc-new")
+        with pytest.raises(UserError, match="was saved as rl-left-disc-new"):
+            load_if_done(run, policy(), Stage("sft"))
+    # elsewhere, a checkpoint may have any name
+    VLAPolicy.from_pretrained(root / "sft")
+
+
+def test_what_a_kill_left_of_a_write_is_gone_with_the_next(tmp_path: Path) -> None:
+    path = tmp_path / "results.json"
+    (tmp_path / ".results.json.new").write_text("half")
+    with disk.writing(path) as aside:
+        aside.write_text("whole")
+    assert [each.name for each in tmp_path.iterdir()] == ["results.json"]
+    assert path.read_text() == "whole"
+
+
+# --- Datasets
+
+
+@pytest.fixture(scope="module")
+def dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("data") / "expert"
+    few = ExpertConfig(episodes=3)
+    collect_expert(POINTMASS, ("left-disc",), few, env=ENV, seed=0, root=root)
+    return root
+
+
+@pytest.mark.parametrize(
+    ("column", "values"),
+    [
+        ("dataset_from_index", [0, 0, 0]),
+        ("length", [0, 5, 5]),
+        ("irevla/data_sha256", ["", "", ""]),
+        ("irevla/seed", [0, 0, 1]),
+    ],
+)
+def test_rows_that_cannot_be_are_refused(
+    dataset: Path, tmp_path: Path, column: str, values: list[Any]
+) -> None:
+    """Overlapping starts trained on uninitialised memory; an empty hash switched the check off."""
+    (path,) = (dataset / "meta/episodes").rglob("*.parquet")
+    before = path.read_bytes()
+    table = pq.read_table(path)
+    place = table.column_names.index(column)
+    kind = table.schema.field(column)
+    try:
+        changed = table.set_column(place, kind, pa.array(values, kind.type))
+        pq.write_table(changed, path)
+        with pytest.raises(UserError, match=r"cannot be|twice"):
+            EpisodeStore(dataset)
+    finally:
+        path.write_bytes(before)
+    assert len(EpisodeStore(dataset)) == 3
+
+
+def _collect(root: str, answers: Any) -> None:
+    try:
+        many = ExpertConfig(episodes=40)
+        collect_expert(POINTMASS, ("left-disc",), many, env=ENV, seed=0, root=Path(root))
+        answers.put("done")
+    except UserError as error:
+        answers.put(str(error))
+
+
+def test_two_collections_into_one_dataset(tmp_path: Path) -> None:
+    """Every episode was there twice, with exit code 0 for both."""
+    context = multiprocessing.get_context("spawn")
+    answers: Any = context.Queue()
+    root = str(tmp_path / "expert")
+    both = [context.Process(target=_collect, args=(root, answers)) for _ in range(2)]
+    for process in both:
+        process.start()
+    said = sorted(answers.get(timeout=100) for _ in both)
+    for process in both:
+        process.join()
+    store = EpisodeStore(tmp_path / "expert")
+    assert len(store) == len(store.seeds()) == 40
+    assert said[-1] == "done" and all(
+        "another process" in text for text in said[:-1] if text != "done"
+    )
+
+
+# --- Files of others
+
+
+@pytest.mark.parametrize("name", ["os:path", ":y", ".x:y", "irevla.config:Config", "nowhere:X"])
+def test_what_is_no_suite_is_told(name: str) -> None:
+    with pytest.raises(UserError, match="suite"):
+        load_suite(name)
+
+
+def test_no_code_that_a_file_names_is_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "malice.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')\nSUITE = None\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    with pytest.raises(UserError, match="if you trust it, say --suite malice:SUITE"):
+        suite_of_file("malice:SUITE", tmp_path)
+    assert not (tmp_path / "ran").exists()
+    with pytest.raises(UserError, match="moves a real arm"):
+        suite_of_file("panda", tmp_path)
+    assert suite_of_file("pointmass", tmp_path).name == "pointmass"
+
+
+@pytest.mark.parametrize(
+    "change", [{"action_dim": 10**12}, {"image_size": 10**9}, {"model": {"width": 2**24}}]
+)
+def test_a_small_file_cannot_take_all_memory(tmp_path: Path, change: dict[str, Any]) -> None:
+    files = policy().files()
+    config = files["config.json"]
+    for name, value in change.items():
+        config[name] = {**config[name], **value} if isinstance(value, dict) else value
+    checkpoint.save(tmp_path / "policy", files)
+    with pytest.raises(UserError):
+        VLAPolicy.from_pretrained(tmp_path / "policy")
+
+
+def test_a_page_takes_no_file_from_elsewhere(tmp_path: Path) -> None:
+    secret = tmp_path / "secret.mp4"
+    secret.write_bytes(b"private")
+    run = tmp_path / "run"
+    (run / "videos").mkdir(parents=True)
+    (run / "videos" / "link.mp4").symlink_to(secret)
+    entry = {"success": True, "seed": 1, "stage": "sft"}
+    index = {"../../secret": entry, "link": entry, str(secret.with_suffix("")): entry}
+    (run / "videos" / "index.json").write_text(json.dumps(index))
+    results = Results(config={}, git="", machine={}, command="", rows=())
+    assert list(clips(run, results)) == []
+
+
+# --- Environments of others
+
+
+class Broken(gym.Env[Any, Any]):
+    """One that forgets info["success"], or gives a reward that is not finite."""
+
+    draw = True
+    task = POINTMASS.task("left-disc")
+
+    def __init__(self, fault: str) -> None:
+        self.fault = fault
+
+    def reset(self, *, seed: int | None = None, options: Any = None) -> Any:
+        return np.zeros((16, 16, 3), np.uint8), {}
+
+    def step(self, action: Any) -> Any:
+        info = {} if self.fault == "success" else {"success": False}
+        return np.zeros((16, 16, 3), np.uint8), float("nan"), False, False, info
+
+
+@pytest.mark.parametrize("fault", ["success", "reward"])
+def test_an_environment_that_says_too_little_is_named(fault: str) -> None:
+    size = {"n": 1, "image_size": 16, "action_dim": 2}
+    buffers = SharedBuffers.on(mmap.mmap(-1, SharedBuffers.nbytes(**size)), **size)
+    suite = replace(POINTMASS, make=lambda task, config: Broken(fault))
+    pool = EnvPool(suite, ENV, buffers)
+    pool.obey({"begin": [{"task": "left-disc", "seed": 7}]})
+    with pytest.raises(UserError, match="left-disc, seed 7"):
+        pool.obey({"step": [None], "expert": False})
