@@ -28,10 +28,12 @@ def blind(suite: str, task: str, config: EnvConfig = CONFIG) -> Any:
 def play(env: Any, seed: int, *, steps: int = 80, noise: float = 0.0) -> tuple[np.ndarray, bool]:
     """The states of an episode of the expert, disturbed in bursts, and whether it succeeded."""
     env.reset(seed=seed)
-    disturbance, states, success = Disturbance(Job(env.task.name, seed, noise, burst=6)), [], False
+    disturbance = Disturbance(Job(env.task.name, seed, noise, burst=6))
+    states = []
+    success = False
     for _ in range(steps):
         states.append(np.concatenate([env.data.qpos, env.data.qvel, env.data.xpos.ravel()]))
-        _, _, terminated, truncated, info = env.step(env.expert_action() + disturbance.draw(7))
+        _, _, terminated, truncated, info = env.step(env.expert_action() + disturbance.sample(7))
         success = bool(info["success"])
         if terminated or truncated:
             break

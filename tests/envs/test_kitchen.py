@@ -1,4 +1,4 @@
-"""The Franka Kitchen suite: two controls, one-sided success, experts that come back, variants that
+"""The Franka Kitchen suite: one-sided success, experts that come back, variants that
 really differ."""
 
 import importlib.util

@@ -86,7 +86,7 @@ def test_what_people_did_can_be_done_again(
 ) -> None:
     """The labels, played open loop from the same state, lead the hand the same way."""
     path = write(tmp_path / ("main_data.hdf5" if write is minari else "demos.pickle"), light, slide)  # type: ignore[operator]
-    for episode in KITCHEN.demonstrations(path, ["light-on", "slide-door-open"], CONFIG, most=5):
+    for episode in KITCHEN.demonstrations(path, ["light-on", "slide-door-open"], CONFIG, 5):
         task, states = (
             episode.provenance.task,
             light if episode.provenance.task == "light-on" else slide,
@@ -108,9 +108,7 @@ def test_what_people_did_can_be_done_again(
 
 def test_pictures_are_those_of_the_recorded_states(tmp_path: Path, light: np.ndarray) -> None:
     episode = next(
-        iter(
-            KITCHEN.demonstrations(minari(tmp_path / "a.hdf5", light), ["light-on"], CONFIG, most=1)
-        )
+        iter(KITCHEN.demonstrations(minari(tmp_path / "a.hdf5", light), ["light-on"], CONFIG, 1))
     )
     env = at_rest("light-on")
     for t in (0, len(light) // 2):
@@ -137,9 +135,9 @@ def test_what_was_done_before_is_cut_off(
 def test_a_set_that_lacks_a_task_says_what_it_has(tmp_path: Path, light: np.ndarray) -> None:
     path = minari(tmp_path / "main_data.hdf5", light)
     with pytest.raises(UserError, match=r"shows no left-door-open; it has light-on \(1\)"):
-        KITCHEN.demonstrations(path, ["light-on", "left-door-open"], CONFIG, most=1)
+        KITCHEN.demonstrations(path, ["light-on", "left-door-open"], CONFIG, 1)
     with pytest.raises(UserError, match="people never showed slide-door-open-red"):
-        KITCHEN.demonstrations(path, ["slide-door-open-red"], CONFIG, most=1)
+        KITCHEN.demonstrations(path, ["slide-door-open-red"], CONFIG, 1)
 
 
 def test_pickles_of_old_numpy_can_be_read(tmp_path: Path, light: np.ndarray) -> None:
@@ -147,7 +145,7 @@ def test_pickles_of_old_numpy_can_be_read(tmp_path: Path, light: np.ndarray) -> 
     old = pickle.dumps(pickle.loads(path.read_bytes()), protocol=2)
     assert b"numpy._core.multiarray" in old
     path.write_bytes(old.replace(b"numpy._core.multiarray", b"numpy.core.multiarray"))
-    assert len(list(KITCHEN.demonstrations(path, ["light-on"], CONFIG, most=1))) == 1
+    assert len(list(KITCHEN.demonstrations(path, ["light-on"], CONFIG, 1))) == 1
 
 
 class Trap:
@@ -165,7 +163,7 @@ def test_a_pickle_never_runs_code(tmp_path: Path) -> None:
         pickle.dumps([{"observations": Trap(tmp_path / "harm")}])
     )
     with pytest.raises(UserError, match=r"is refused: it holds more than arrays \(posix.mkdir\)"):
-        KITCHEN.demonstrations(tmp_path / "demos.pickle", ["light-on"], CONFIG, most=1)
+        KITCHEN.demonstrations(tmp_path / "demos.pickle", ["light-on"], CONFIG, 1)
     assert not (tmp_path / "harm").exists()
 
 
@@ -183,12 +181,12 @@ def test_a_pickle_never_runs_code(tmp_path: Path) -> None:
 def test_other_files_get_one_line(name: str, content: bytes, expected: str, tmp_path: Path) -> None:
     (tmp_path / name).write_bytes(content)
     with pytest.raises(UserError, match=expected):
-        KITCHEN.demonstrations(tmp_path / name, ["light-on"], CONFIG, most=1)
+        KITCHEN.demonstrations(tmp_path / name, ["light-on"], CONFIG, 1)
 
 
 def test_an_empty_folder_holds_nothing(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="holds no demonstrations"):
-        KITCHEN.demonstrations(tmp_path, ["light-on"], CONFIG, most=1)
+        KITCHEN.demonstrations(tmp_path, ["light-on"], CONFIG, 1)
 
 
 def test_the_command_imports_once(

@@ -72,7 +72,7 @@ def test_the_seed_settles_the_episode(task: str) -> None:
     assert not np.array_equal(play(used, seed=8), first)
 
 
-def test_the_seed_settles_the_picture_in_another_process() -> None:
+def test_the_seed_settles_the_image_in_another_process() -> None:
     code = (
         "import hashlib; from irevla.envs.metaworld.env import MetaWorldEnv as E; "
         "o, _ = E('faucet-open').reset(seed=5); print(hashlib.sha256(o.tobytes()).hexdigest())"
@@ -82,8 +82,8 @@ def test_the_seed_settles_the_picture_in_another_process() -> None:
     ).stdout.strip()
     env = MetaWorldEnv("faucet-open")
     play(env, seed=1)
-    picture, _ = env.reset(seed=5)
-    assert hashlib.sha256(picture.tobytes()).hexdigest() == answer
+    image, _ = env.reset(seed=5)
+    assert hashlib.sha256(image.tobytes()).hexdigest() == answer
 
 
 def test_without_a_seed_episodes_differ_but_repeat_from_the_last_seed() -> None:
@@ -151,11 +151,11 @@ def test_actions_are_clipped() -> None:
     assert np.array_equal(plain._inner.data.qpos, wild._inner.data.qpos)
 
 
-def test_blank_pictures_when_nobody_looks_and_videos_all_the_same() -> None:
+def test_blank_images_when_nobody_looks_and_videos_all_the_same() -> None:
     env = MetaWorldEnv("drawer-open")
     env.draw = False
-    picture, _ = env.reset(seed=0)
-    assert picture.shape == (64, 64, 3) and not picture.any()
+    image, _ = env.reset(seed=0)
+    assert image.shape == (64, 64, 3) and not image.any()
     assert len(np.unique(env.picture(128).reshape(-1, 3), axis=0)) > 50
 
 
@@ -234,7 +234,7 @@ def test_bad_input_is_told_with_the_remedy() -> None:
         METAWORLD.make("door-open", EnvConfig(horizon=300))
 
 
-def test_render_settings_tell_pictures_apart() -> None:
+def test_render_settings_tell_images_apart() -> None:
     assert METAWORLD.render_settings(EnvConfig()) != METAWORLD.render_settings(
         EnvConfig(image_size=96)
     )

@@ -88,16 +88,16 @@ def test_without_the_model_it_says_what_to_install(monkeypatch: pytest.MonkeyPat
 
 @pytest.mark.parametrize("task", SPECS)
 def test_things_are_spread_over_the_table_and_never_in_each_other(task: str) -> None:
-    props = SPECS[task].props
-    drawn = np.array([places(props, np.random.default_rng(seed)) for seed in range(100)])
-    for prop, (low, high) in zip(
-        props, zip(drawn.min(axis=0), drawn.max(axis=0), strict=True), strict=True
+    objects = SPECS[task].objects
+    drawn = np.array([places(objects, np.random.default_rng(seed)) for seed in range(100)])
+    for thing, (low, high) in zip(
+        objects, zip(drawn.min(axis=0), drawn.max(axis=0), strict=True), strict=True
     ):
-        assert ((high - low)[:2] > 0.7 * (np.array(prop.high) - prop.low)).all() and high[2] - low[
+        assert ((high - low)[:2] > 0.7 * (np.array(thing.high) - thing.low)).all() and high[
             2
-        ] > prop.turn
-    for i, one in enumerate(props):
-        for j, other in enumerate(props[:i]):
+        ] - low[2] > thing.turn
+    for i, one in enumerate(objects):
+        for j, other in enumerate(objects[:i]):
             assert (
                 np.linalg.norm(drawn[:, i, :2] - drawn[:, j, :2], axis=1).min()
                 >= one.room + other.room
@@ -137,7 +137,7 @@ def test_both_views_are_in_the_picture() -> None:
 @pytest.mark.parametrize("colour", BLOCKS)
 def test_the_named_block_is_the_one_that_counts(colour: str) -> None:
     task = f"pick-{colour}-block"
-    assert {prop.name for prop in SPECS[task].props} == {f"{other} block" for other in BLOCKS}
+    assert {thing.name for thing in SPECS[task].objects} == {f"{other} block" for other in BLOCKS}
     assert SPECS[task].task.instruction == f"pick up the {colour} block"
     assert SPECS[task].target == f"{colour} block"
 
@@ -145,7 +145,7 @@ def test_the_named_block_is_the_one_that_counts(colour: str) -> None:
 def test_things_of_other_shapes_look_unlike() -> None:
     """Each is seen in the front view, at the same place, and no two alike."""
     seen = {}
-    for name in PRODUCE:
+    for name in VEGETABLES:
         env = PandaEnv(f"pick-{name}", CONFIG)
         env.reset(seed=0)
         for other in ("blue block", "yellow block"):
@@ -164,7 +164,7 @@ def test_things_of_other_shapes_look_unlike() -> None:
             )
 
 
-@pytest.mark.parametrize("name", PRODUCE)
+@pytest.mark.parametrize("name", VEGETABLES)
 def test_shapes_are_irregular_and_fit_the_gripper(name: str) -> None:
     pieces = vegetables.MAKERS[name]()
     vertices = np.concatenate([mesh[0] for mesh, _ in pieces])

@@ -75,7 +75,7 @@ def test_only_language_tells_left_from_right() -> None:
     assert left.task.instruction != right.task.instruction
 
 
-def test_variants_share_the_instruction_and_change_the_picture() -> None:
+def test_variants_share_the_instruction_and_change_the_image() -> None:
     expert, new = POINTMASS.make("left-disc", CONFIG), POINTMASS.make("left-disc-new", CONFIG)
     assert expert.task.instruction == new.task.instruction
     colours = [
@@ -85,7 +85,7 @@ def test_variants_share_the_instruction_and_change_the_picture() -> None:
     assert len(colours[0] ^ colours[1]) == 2
 
 
-def test_draw_off_gives_blank_pictures_and_the_same_dynamics() -> None:
+def test_draw_off_gives_blank_images_and_the_same_dynamics() -> None:
     seen, blind = POINTMASS.make("left-disc", CONFIG), POINTMASS.make("left-disc", CONFIG)
     blind.draw = False
     assert seen.reset(seed=5)[0].any() and not blind.reset(seed=5)[0].any()

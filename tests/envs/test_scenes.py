@@ -4,6 +4,7 @@ process."""
 import json
 import subprocess
 import sys
+from pathlib import Path
 from typing import Any
 
 import gymnasium as gym
@@ -13,6 +14,7 @@ import pytest
 from irevla.config import EnvConfig
 from irevla.envs.suite import TaskEnv, load_suite
 
+HERE = Path(__file__).parent
 CONFIG = EnvConfig(image_size=32, horizon=20)
 ALIKE = {  # tasks whose things lie within the same bounds
     "pointmass": ("left-disc", "right-disc", "left-square", "right-square"),
@@ -62,7 +64,7 @@ def test_a_seed_gives_a_task_the_same_scene_in_any_process(suite: str) -> None:
         f"print(json.dumps(scene({suite!r}, {task!r}, 5)))"
     )
     command = [sys.executable, "-c", code]
-    answer = subprocess.run(command, capture_output=True, text=True, check=True, cwd=sys.path[0])
+    answer = subprocess.run(command, capture_output=True, text=True, check=True, cwd=HERE)
     scene(suite, ALIKE[suite][1], 5)
     assert json.loads(answer.stdout) == scene(suite, task, 5) != scene(suite, task, 6)
 

@@ -129,7 +129,7 @@ def test_a_policys_labels_are_clean_of_the_jobs_noise() -> None:
 
 def test_noise_in_bursts_lasts_and_pauses() -> None:
     noise = Disturbance(Job("timeout", 3, noise=0.5, burst=4))
-    draws = np.stack([noise.draw(7) for _ in range(400)]).reshape(100, 4, 7)
+    draws = np.stack([noise.sample(7) for _ in range(400)]).reshape(100, 4, 7)
     assert (draws == draws[:, :1]).all(), "the same throughout a burst"
     loud = draws[draws[:, 0].any(axis=1), 0]
     assert 0.2 < len(loud) / len(draws) < 0.4 and 0.45 < loud.std() < 0.55

@@ -5,7 +5,7 @@ import signal
 from pathlib import Path
 
 import torch
-from fakes import Labels
+from exact_policies import Labels
 from torch import Tensor
 
 from irevla.config import EnvConfig, ModelConfig

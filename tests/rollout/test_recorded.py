@@ -1,7 +1,7 @@
 """The loop against what the first edition's three loops gave, bit for bit.
 
 `recorded.json` was written by them (commit 94b2f37) on the scripted suite, with the policies of
-`fakes.py`, whose numbers are exact on every machine: integers, halves and eighths.
+`exact_policies.py`, whose numbers are exact on every machine: integers, halves and eighths.
 """
 
 import json
@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from fakes import FakePolicy, Labels
+from exact_policies import FakePolicy, Labels
 from torch import Tensor
 
 from irevla.config import EnvConfig

@@ -7,7 +7,7 @@ from itertools import count
 import numpy as np
 import pytest
 import torch
-from fakes import FakePolicy, KillsAWorker
+from exact_policies import FakePolicy, KillsAWorker
 from torch import Tensor
 
 from irevla.config import EnvConfig

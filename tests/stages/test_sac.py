@@ -3,6 +3,7 @@ executes."""
 
 import json
 import mmap
+import signal
 import time
 from collections.abc import Mapping
 from dataclasses import replace
@@ -38,7 +39,8 @@ from irevla.rollout.actors import MeanActor
 from irevla.rollout.demonstrations import open_store
 from irevla.rollout.serve import Server, View
 from irevla.runs.run import open_run
-from irevla.stages.async_learner import SharedWeights
+from irevla.stages import async_learner
+from irevla.stages.async_learner import AsyncLearner, SharedWeights
 from irevla.stages.sac import run_sac
 from irevla.stages.start import new_policy, starting_policy
 from irevla.storage.metrics import Metrics
@@ -279,6 +281,27 @@ def test_actor_and_learner_apart(config: Config, tmp_path: Path) -> None:
     )
     assert weights_hash(after.vlm) == weights_hash(before.vlm)
     assert weights_hash(after.action_head) != weights_hash(before.action_head)
+
+
+@pytest.mark.timeout(400)
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGSTOP])
+def test_a_learner_that_dies_or_falls_silent_is_replaced(
+    config: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, how: signal.Signals
+) -> None:
+    """It goes on from its newest checkpoint; what it had not saved is learnt again."""
+    finish = AsyncLearner.finish
+    hit = [0]
+
+    def hit_it(self: AsyncLearner) -> None:
+        self._popen.send_signal(how)
+        hit[0] += 1
+        finish(self)
+
+    monkeypatch.setattr(async_learner, "PATIENCE", 20.0)
+    monkeypatch.setattr(AsyncLearner, "finish", hit_it)
+    play(tmp_path, replace(config, sac=replace(config.sac, async_learner=True)))
+    done = events(tmp_path)[f"rl:{TASK}"]
+    assert hit[0] == 1 and done["updates"] == len(latents(tmp_path, "online")) // 2
 
 
 def stop_at(*, rows: int) -> Any:

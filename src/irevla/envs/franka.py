@@ -11,13 +11,16 @@ import numpy as np
 from jaxtyping import Float
 
 JOINTS = 7
-OPEN, SHUT = 0.04, 0.0  # of each finger, m
+OPEN = 0.04  # of each finger, m
+SHUT = 0.0
 SPEED = 2.0  # rad/s of a full joint velocity, and m/s of the fingers
 # the joints are damped, and go half of the way to a target in a decision: it is set so much further
 GAIN = 2.0
 FINGER_STEP = 0.03  # m that the fingers' target is ahead of them
 MARGIN = 0.02  # rad kept from the ends of each joint's range
-DAMPING, TURN_WEIGHT, NULL_GAIN = 0.04, 0.2, 0.03
+DAMPING = 0.04  # of the least squares
+TURN_WEIGHT = 0.2  # m of the end effector that a rad of it is worth
+NULL_GAIN = 0.03  # share of the way to the posture that is gone in a decision
 
 
 def assets() -> Path:
@@ -34,21 +37,20 @@ class Motion:
     reach: float  # m that the end effector moves along each axis of the world
     turn: float  # rad that it turns around each axis
     period: float  # s
-    posture: tuple[
-        float, ...
-    ]  # rad, of each joint, that the arm leans to where the motion leaves it free
+    # rad, of each joint, that the arm leans to where the motion leaves it free
+    posture: tuple[float, ...]
 
 
 class Arm:
     """The arm in one simulation (`model`, `data`); its joints are the first nine."""
 
     def __init__(self, model: Any, data: Any, *, motion: Motion) -> None:
-        self._model, self._data, self.motion = model, data, motion
+        self._model = model
+        self._data = data
+        self.motion = motion
         self._site = model.site("end_effector").id
-        self.low, self.high = (
-            model.jnt_range[:JOINTS, 0] + MARGIN,
-            model.jnt_range[:JOINTS, 1] - MARGIN,
-        )
+        self.low = model.jnt_range[:JOINTS, 0] + MARGIN
+        self.high = model.jnt_range[:JOINTS, 1] - MARGIN
 
     @property
     def position(self) -> Float[np.ndarray, "3"]:
@@ -79,9 +81,9 @@ class Arm:
         be."""
         shift = (to - self.position) / self.motion.reach
         turn = rotation_vector(facing @ self.rotation.T) / self.motion.turn
-        return np.concatenate(
-            [shift / max(1.0, np.abs(shift).max()), turn.clip(-1, 1), [1.0 if shut else -1.0]]
-        )
+        straight = shift / max(1.0, np.abs(shift).max())
+        gripper = 1.0 if shut else -1.0
+        return np.concatenate([straight, turn.clip(-1, 1), [gripper]])
 
     def drive(self, velocities: Float[np.ndarray, "9"]) -> None:
         """Set the actuators' targets where the joints would be after a decision, as
@@ -95,25 +97,25 @@ class Arm:
     ) -> Float[np.ndarray, "7"]:
         """Change of the joints for a motion (m and rad); joints at an end of their range stand
         still."""
-        model, data = self._model, self._data
+        model = self._model
+        data = self._data
         jacobian = np.zeros((6, model.nv))
         mujoco.mj_jacSite(model, data, jacobian[:3], jacobian[3:], self._site)
         weight = np.array([1.0, 1.0, 1.0, TURN_WEIGHT, TURN_WEIGHT, TURN_WEIGHT])
-        jacobian, motion = (
-            weight[:, None] * jacobian[:, :JOINTS],
-            weight * np.concatenate([shift, turn]),
-        )
-        now, free, change = data.qpos[:JOINTS], np.ones(JOINTS, bool), np.zeros(JOINTS)
+        jacobian = weight[:, None] * jacobian[:, :JOINTS]
+        motion = weight * np.concatenate([shift, turn])
+        now = data.qpos[:JOINTS]
+        free = np.ones(JOINTS, bool)
+        change = np.zeros(JOINTS)
         for _ in range(4):
             part = jacobian[:, free]
             inverse = part.T @ np.linalg.inv(part @ part.T + DAMPING**2 * np.eye(6))
             lean = NULL_GAIN * (np.array(self.motion.posture) - now)[free]
             change[:] = 0.0
             change[free] = inverse @ motion + lean - inverse @ (part @ lean)
-            blocked = free & (
-                ((now + change > self.high) & (change > 0))
-                | ((now + change < self.low) & (change < 0))
-            )
+            above = (now + change > self.high) & (change > 0)
+            below = (now + change < self.low) & (change < 0)
+            blocked = free & (above | below)
             if not blocked.any():
                 break
             free &= ~blocked
@@ -122,7 +124,8 @@ class Arm:
 
 def rotation_vector(rotation: Float[np.ndarray, "3 3"]) -> Float[np.ndarray, "3"]:
     """Axis times angle, rad."""
-    quat, vector = np.zeros(4), np.zeros(3)
+    quat = np.zeros(4)
+    vector = np.zeros(3)
     mujoco.mju_mat2Quat(quat, rotation.reshape(-1).copy())
     mujoco.mju_quat2Vel(vector, quat, 1.0)
     return vector

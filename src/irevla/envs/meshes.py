@@ -1,4 +1,4 @@
-"""Triangles for a light picture: primitives, decimated meshes, and their cache on disk. Numpy in,
+"""Triangles for a light image: primitives, decimated meshes, and their cache on disk. Numpy in,
 numpy out; no simulator.
 
 A `Mesh` is (vertices `V x 3` float32, faces `F x 3` int32). Vertices are shared where the surface
@@ -15,9 +15,8 @@ import fast_simplification
 import numpy as np
 from jaxtyping import Float, Int
 
-Vertices = Float[
-    np.ndarray, "_ 3"
-]  # several meshes meet in one function: their lengths have no name
+# Several meshes meet in one function: their lengths have no name.
+Vertices = Float[np.ndarray, "_ 3"]
 Faces = Int[np.ndarray, "_ 3"]
 Mesh = tuple[Vertices, Faces]
 
@@ -44,9 +43,10 @@ def box(size: Float[np.ndarray, "3"]) -> Mesh:
     faces = []
     for axis in range(3):
         for sign in (-1.0, 1.0):
-            u, v = (axis + 1) % 3, (axis + 2) % 3
             side = np.zeros((4, 3))
-            side[:, axis], side[:, u], side[:, v] = sign, [-1, 1, 1, -1], [-1, -1, 1, 1]
+            side[:, axis] = sign
+            side[:, (axis + 1) % 3] = [-1, 1, 1, -1]
+            side[:, (axis + 2) % 3] = [-1, -1, 1, 1]
             order = [[0, 1, 2], [0, 2, 3]] if sign > 0 else [[0, 2, 1], [0, 3, 2]]
             faces.append(np.array(order) + 4 * len(corners))
             corners.append(side * size)
@@ -54,12 +54,11 @@ def box(size: Float[np.ndarray, "3"]) -> Mesh:
 
 
 def plane(size: Float[np.ndarray, "3"]) -> Mesh:
-    """A rectangle facing +z. MuJoCo's size 0 means without end: 10 m is far enough for a
-    picture."""
-    x, y = (float(s) if s > 0 else 10.0 for s in size[:2])
-    return _mesh(
-        np.array([[-x, -y, 0], [x, -y, 0], [x, y, 0], [-x, y, 0]]), np.array([[0, 1, 2], [0, 2, 3]])
-    )
+    """A rectangle facing +z. MuJoCo's size 0 means without end: 10 m is far enough for an
+    image."""
+    x, y = np.where(size[:2] > 0, size[:2], 10.0)
+    corners = np.array([[-x, -y, 0], [x, -y, 0], [x, y, 0], [-x, y, 0]])
+    return _mesh(corners, np.array([[0, 1, 2], [0, 2, 3]]))
 
 
 def revolve(
@@ -70,11 +69,14 @@ def revolve(
     angle = np.arange(slices) * 2 * np.pi / slices
     ring = np.stack([np.cos(angle), np.sin(angle), np.zeros(slices)], axis=1)
     vertices = np.concatenate([ring * r + [0, 0, z] for r, z in zip(radii, heights, strict=True)])
-    here, after = np.arange(slices), (np.arange(slices) + 1) % slices
+    here = np.arange(slices)
+    after = (here + 1) % slices
     faces = []
     for low in range(len(radii) - 1):
-        a, b = low * slices + here, low * slices + after
-        c, d = b + slices, a + slices
+        a = low * slices + here
+        b = low * slices + after
+        c = b + slices
+        d = a + slices
         if radii[low] > 0:
             faces.append(np.stack([a, b, c], axis=1))
         if radii[low + 1] > 0:
@@ -94,18 +96,18 @@ def ellipsoid(size: Float[np.ndarray, "3"], stacks: int = 7) -> Mesh:
 def cylinder(size: Float[np.ndarray, "3"]) -> Mesh:
     """A cylinder of radius `size[0]` and half length `size[1]`; the rims are doubled, so that the
     caps stay flat."""
-    r, h = float(size[0]), float(size[1])
+    r = float(size[0])
+    h = float(size[1])
     sides = revolve(np.array([r, r]), np.array([-h, h]))
-    bottom, top = (
-        revolve(np.array([0.0, r]), np.array([-h, -h])),
-        revolve(np.array([r, 0.0]), np.array([h, h])),
-    )
+    bottom = revolve(np.array([0.0, r]), np.array([-h, -h]))
+    top = revolve(np.array([r, 0.0]), np.array([h, h]))
     return join([bottom, sides, top])
 
 
 def capsule(size: Float[np.ndarray, "3"]) -> Mesh:
     """A cylinder of radius `size[0]` and half length `size[1]` with a half sphere on each end."""
-    r, h = float(size[0]), float(size[1])
+    r = float(size[0])
+    h = float(size[1])
     half = r / np.sqrt(2)
     return revolve(
         np.array([0, half, r, r, half, 0]), np.array([-h - r, -h - half, -h, h, h + half, h + r]), 8
@@ -209,11 +211,10 @@ def cached(mesh: Mesh, target: int) -> Mesh:
 
 def _read(path: Path) -> Mesh | None:
     try:
-        with (
-            path.open("rb") as raw,
-            np.load(raw, allow_pickle=False) as file,
-        ):  # numpy leaves a damaged file open
-            vertices, faces = file["vertices"], file["faces"]
+        # Opened here: numpy leaves a damaged file open.
+        with path.open("rb") as raw, np.load(raw, allow_pickle=False) as file:
+            vertices = file["vertices"]
+            faces = file["faces"]
     except FileNotFoundError:
         return None
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):

@@ -3,7 +3,7 @@ names.
 
 It runs everywhere in microseconds, so tests use it, and it is the model for a suite of your own: a
 list of `Task`s, a `gymnasium.Env` that is a `TaskEnv`, and a `Suite` that makes one from the other.
-Every scene holds two objects that look alike, so the picture alone does not say where to go.
+Every scene holds two objects that look alike, so the image alone does not say where to go.
 Lengths are in table units: the table spans [-1, 1]^2.
 """
 
@@ -25,7 +25,10 @@ SUCCESS = 0.2  # distance of the dot from the target's centre at which the task 
 CONTROL_HZ = 20  # control steps per second of what would be time
 SPEED = 0.08  # length moved in one control step by an action of 1
 TABLE = np.array([40, 42, 48], np.uint8)
-RED, BLUE, ORANGE, VIOLET = (220, 50, 40), (50, 90, 230), (235, 130, 45), (110, 90, 220)
+RED = (220, 50, 40)
+BLUE = (50, 90, 230)
+ORANGE = (235, 130, 45)
+VIOLET = (110, 90, 220)
 
 
 @dataclass(frozen=True)
@@ -36,17 +39,13 @@ class Scene:
     side: Literal["left", "right"]  # of the target
     shape: Literal["disc", "square"]
     colour: tuple[int, int, int]
-    low: tuple[float, float] = (
-        0.35,
-        0.0,
-    )  # |x| and y of each object are uniform between these corners
+    # |x| and y of each object are uniform between these corners
+    low: tuple[float, float] = (0.35, 0.0)
     high: tuple[float, float] = (0.75, 0.6)
 
 
-OUTER: dict[str, tuple[float, float]] = {
-    "low": (0.6, -0.3),
-    "high": (0.85, 0.0),
-}  # mostly outside the expert range
+# Mostly outside the expert range.
+OUTER: dict[str, tuple[float, float]] = {"low": (0.6, -0.3), "high": (0.85, 0.0)}
 SCENES: dict[Task, Scene] = {
     Task("left-disc", Category.EXPERT, "reach the left disc"): Scene("left", "disc", RED),
     Task("right-disc", Category.EXPERT, "reach the right disc"): Scene("right", "disc", RED),
@@ -107,10 +106,10 @@ def _stamp(
 ) -> None:
     size = len(image)
     mask = _mask(shape, round(radius * size))
-    column, row = (
-        (np.array([centre[0] + 1, 1 - centre[1]]) * size / 2 - len(mask) / 2).round().astype(int)
-    )
-    top, left = max(row, 0), max(column, 0)
+    corner = np.array([centre[0] + 1, 1 - centre[1]]) * size / 2 - len(mask) / 2
+    column, row = corner.round().astype(int)
+    top = max(row, 0)
+    left = max(column, 0)
     window = image[top : max(row + len(mask), 0), left : max(column + len(mask), 0)]
     window[mask[top - row :, left - column :][: len(window), : window.shape[1]]] = colour
 
@@ -119,9 +118,10 @@ def _stamp(
 def _mask(shape: str, pixels: int) -> Bool[np.ndarray, "pixels pixels"]:
     """A filled disc or square, `pixels` wide."""
     axis = (np.arange(pixels) + 0.5) / pixels * 2 - 1
-    return (
-        (axis**2 + axis[:, None] ** 2 <= 1) if shape == "disc" else np.ones((pixels, pixels), bool)
-    )
+    if shape == "square":
+        return np.ones((pixels, pixels), bool)
+    disc: np.ndarray = axis**2 + axis[:, None] ** 2 <= 1
+    return disc
 
 
 # --- The suite

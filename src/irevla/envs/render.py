@@ -1,11 +1,11 @@
-"""Fast MuJoCo pictures without a GPU: the whole scene drawn as one skin, in one draw call, by one
+"""Fast MuJoCo images without a GPU: the whole scene drawn as one skin, in one draw call, by one
 GL context per process.
 
 On a CPU the time of a frame goes into shadow maps, multisampling and reflections (off here), into
 triangles (decimated here), and then into draw calls: about 45 microseconds for each geom. So every
 visible geom and site of a model becomes triangles in the frame of its body, coloured through a
 palette texture, and all of them together one MuJoCo skin whose bones are the bodies: MuJoCo moves
-the vertices, and the GL library sees a single mesh. The picture lives in a model of its own;
+the vertices, and the GL library sees a single mesh. What is drawn is a model of its own;
 physics is only read.
 
 Left out, on purpose: shadows, reflections, textures (each material shows its mean colour), and what
@@ -21,12 +21,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-os.environ.setdefault(
-    "MUJOCO_GL", "egl" if Path("/dev/nvidia0").exists() else "osmesa"
-)  # before mujoco is imported
-os.environ.setdefault(
-    "LP_NUM_THREADS", "0"
-)  # llvmpipe's own threads cost more than they bring at these sizes
+# Before mujoco is imported.
+os.environ.setdefault("MUJOCO_GL", "egl" if Path("/dev/nvidia0").exists() else "osmesa")
+# llvmpipe's own threads cost more than they bring at these sizes.
+os.environ.setdefault("LP_NUM_THREADS", "0")
 
 import numpy as np
 from jaxtyping import Float, UInt8
@@ -57,8 +55,19 @@ except (ImportError, AttributeError, OSError, RuntimeError) as _error:
 FACES = 150  # of a decimated mesh, about
 OPAQUE = 0.3  # geoms and sites of a lower alpha are left out
 GROUPS = 3  # geom and site groups below this are drawn, as in MuJoCo's own default
-MAX_SIZE = 1024  # side of the largest picture, pixels
+MAX_SIZE = 1024  # side of the largest image, pixels
 SKY_SHADE = 1.0  # the backdrop is lit like everything else: here, by just as much as it absorbs
+LIGHT = (  # what is taken over of each light
+    "pos",
+    "dir",
+    "ambient",
+    "diffuse",
+    "specular",
+    "attenuation",
+    "cutoff",
+    "exponent",
+    "directional",
+)
 # side of one colour in the palette, texels: wide enough for linear filtering not to mix neighbours
 CELL = 8
 
@@ -75,11 +84,11 @@ class Camera:
 
 @dataclass(frozen=True)
 class Inset:
-    """A second view, over the top left corner of the picture, by a camera that a body carries."""
+    """A second view, over the top left corner of the image, by a camera that a body carries."""
 
     body: str
     camera: Camera  # in the frame of the body
-    share: float  # of the picture's side
+    share: float  # of the image's side
 
 
 def camera_of(model: Any, name: str, pos: tuple[float, float, float] | None = None) -> Camera:
@@ -115,16 +124,13 @@ def check_gl() -> None:
 def _context() -> Any:
     """The one GL context of this process. Two live OSMesa contexts give garbage frames without any
     error."""
-    # not mujoco.GLContext, which is settled when mujoco is first imported: perhaps before this
-    # module
-    context = importlib.import_module(f"mujoco.{os.environ['MUJOCO_GL'].lower()}").GLContext(
-        MAX_SIZE, MAX_SIZE
-    )
+    # Not mujoco.GLContext, which is settled when mujoco is first imported: perhaps before this one.
+    library = importlib.import_module(f"mujoco.{os.environ['MUJOCO_GL'].lower()}")
+    context = library.GLContext(MAX_SIZE, MAX_SIZE)
     context.make_current()
     atexit.register(_context.cache_clear)  # else it is freed after the module that frees it
-    mujoco.MjrContext(
-        mujoco.MjModel.from_xml_string("<mujoco/>"), mujoco.mjtFontScale.mjFONTSCALE_50
-    )  # glfw fails here
+    empty = mujoco.MjModel.from_xml_string("<mujoco/>")
+    mujoco.MjrContext(empty, mujoco.mjtFontScale.mjFONTSCALE_50)  # glfw fails here
     return context
 
 
@@ -169,7 +175,8 @@ def _shape(kind: int, size: np.ndarray) -> meshes.Mesh | None:
 
 
 def _mesh_of(model: Any, mesh: int) -> meshes.Mesh:
-    v, f = model.mesh_vertadr[mesh], model.mesh_faceadr[mesh]
+    v = model.mesh_vertadr[mesh]
+    f = model.mesh_faceadr[mesh]
     return model.mesh_vert[v : v + model.mesh_vertnum[mesh]], model.mesh_face[
         f : f + model.mesh_facenum[mesh]
     ]
@@ -189,20 +196,14 @@ def _parts(model: Any, faces: int) -> list[_Part]:
         rgba = _colour(model, int(model.geom_matid[g]), model.geom_rgba[g])
         if model.geom_group[g] >= GROUPS or rgba[3] < OPAQUE:
             continue
-        is_mesh = model.geom_type[g] == mujoco.mjtGeom.mjGEOM_MESH
-        mesh = (
-            meshes.cached(_mesh_of(model, int(model.geom_dataid[g])), faces)
-            if is_mesh
-            else _shape(int(model.geom_type[g]), model.geom_size[g])
-        )
+        mesh: meshes.Mesh | None
+        if model.geom_type[g] == mujoco.mjtGeom.mjGEOM_MESH:
+            mesh = meshes.cached(_mesh_of(model, int(model.geom_dataid[g])), faces)
+        else:
+            mesh = _shape(int(model.geom_type[g]), model.geom_size[g])
         if mesh is not None:
-            found.append(
-                _Part(
-                    int(model.geom_bodyid[g]),
-                    _placed(mesh, model.geom_pos[g], model.geom_quat[g]),
-                    tuple(rgba[:3]),
-                )
-            )
+            placed = _placed(mesh, model.geom_pos[g], model.geom_quat[g])
+            found.append(_Part(int(model.geom_bodyid[g]), placed, tuple(rgba[:3])))
     for s in range(model.nsite):
         rgba = _colour(model, int(model.site_matid[s]), model.site_rgba[s])
         mesh = _shape(int(model.site_type[s]), model.site_size[s])
@@ -221,21 +222,14 @@ def _backdrop(model: Any, camera: Camera) -> list[_Part]:
     half = depth * np.tan(np.radians(camera.fovy) / 2) * 1.05
     mesh = meshes.plane(np.array([half, half, 0.0]))
     rgb = SKY_SHADE * _texture_mean(model, sky[0])
-    return [
-        _Part(
-            0,
-            _placed(
-                (mesh[0] - np.array([0, 0, depth], np.float32), mesh[1]),
-                np.array(camera.pos),
-                np.array(camera.quat),
-            ),
-            tuple(rgb),
-        )
-    ]
+    ahead = (mesh[0] - np.array([0, 0, depth], np.float32), mesh[1])
+    placed = _placed(ahead, np.array(camera.pos), np.array(camera.quat))
+    return [_Part(0, placed, tuple(rgb))]
 
 
 def _texture_mean(model: Any, texture: int) -> np.ndarray:
-    start, channels = model.tex_adr[texture], model.tex_nchannel[texture]
+    start = model.tex_adr[texture]
+    channels = model.tex_nchannel[texture]
     count = model.tex_height[texture] * model.tex_width[texture] * channels
     return np.asarray(
         model.tex_data[start : start + count].reshape(-1, channels)[:, :3].mean(axis=0) / 255
@@ -244,7 +238,7 @@ def _texture_mean(model: Any, texture: int) -> np.ndarray:
 
 def _visible(part: _Part, camera: Camera) -> _Part | None:
     """A part of the world without what `camera` can never see: faces turned away, and faces beside
-    the picture."""
+    the image."""
     vertices, faces = part.mesh
     local, _ = _placed(
         (vertices - np.array(camera.pos), faces),
@@ -252,16 +246,12 @@ def _visible(part: _Part, camera: Camera) -> _Part | None:
         np.array(camera.quat) * [1, -1, -1, -1],
     )
     corners = local[faces].astype(np.float64)  # F x 3 x 3, the camera looks along -z
-    facing = (
-        np.einsum(
-            "fi,fi->f",
-            np.cross(corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0]),
-            corners[:, 0],
-        )
-        < 0
-    )
-    edge = np.tan(np.radians(camera.fovy) / 2) * 1.05  # a square picture
-    x, y, depth = corners[..., 0], corners[..., 1], -corners[..., 2]
+    normals = np.cross(corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0])
+    facing = np.einsum("fi,fi->f", normals, corners[:, 0]) < 0
+    edge = np.tan(np.radians(camera.fovy) / 2) * 1.05  # a square image
+    x = corners[..., 0]
+    y = corners[..., 1]
+    depth = -corners[..., 2]
     beside = [(side > edge * depth).all(axis=1) for side in (x, -x, y, -y)]
     keep = faces[facing & ~np.any(beside, axis=0)]
     if not len(keep):
@@ -280,28 +270,20 @@ def _drawing_model(model: Any, cameras: Sequence[Camera], parts: Sequence[_Part]
     """A model with one body for each frame, one skin over all of them, the lights of `model` and
     the cameras."""
     spec = mujoco.MjSpec()
-    spec.visual.quality.shadowsize, spec.visual.quality.offsamples = 0, 0
-    spec.visual.global_.offwidth = spec.visual.global_.offheight = 16
+    spec.visual.quality.shadowsize = 0
+    spec.visual.quality.offsamples = 0
+    spec.visual.global_.offwidth = 16
+    spec.visual.global_.offheight = 16
     for name in ("ambient", "diffuse", "specular"):
         setattr(spec.visual.headlight, name, getattr(model.vis.headlight, name))
-    spec.visual.map.znear, spec.visual.map.zfar = model.vis.map.znear, model.vis.map.zfar
-    spec.stat.extent, spec.stat.center = model.stat.extent, model.stat.center
+    spec.visual.map.znear = model.vis.map.znear
+    spec.visual.map.zfar = model.vis.map.zfar
+    spec.stat.extent = model.stat.extent
+    spec.stat.center = model.stat.center
     for i in range(model.nlight):
         if model.light_active[i]:
-            keys = (
-                "pos",
-                "dir",
-                "ambient",
-                "diffuse",
-                "specular",
-                "attenuation",
-                "cutoff",
-                "exponent",
-                "directional",
-            )
-            spec.worldbody.add_light(
-                castshadow=False, **{key: getattr(model, f"light_{key}")[i] for key in keys}
-            )
+            light = {name: getattr(model, f"light_{name}")[i] for name in LIGHT}
+            spec.worldbody.add_light(castshadow=False, **light)
     for camera in cameras:
         spec.worldbody.add_camera(pos=camera.pos, quat=camera.quat, fovy=camera.fovy)
     for i in range(1, model.nbody + model.nsite):
@@ -321,18 +303,17 @@ def _add_skin(spec: Any, parts: Sequence[_Part]) -> None:
     material.textures[mujoco.mjtTextureRole.mjTEXROLE_RGB] = "palette"
     vertices, faces = meshes.join([part.mesh for part in parts])
     frame_of = np.concatenate([np.full(len(part.mesh[0]), part.frame) for part in parts])
-    u = np.concatenate(
-        [
-            np.full(len(part.mesh[0]), (colours.index(part.rgb) + 0.5) / len(colours))
-            for part in parts
-        ]
-    )
+    cells = [(colours.index(part.rgb) + 0.5) / len(colours) for part in parts]
+    lengths = [len(part.mesh[0]) for part in parts]
+    u = np.repeat(np.array(cells), lengths)
     skin = spec.add_skin(name="scene", material="palette")
-    skin.vert, skin.face = vertices.reshape(-1).tolist(), faces.reshape(-1).tolist()
+    skin.vert = vertices.reshape(-1).tolist()
+    skin.face = faces.reshape(-1).tolist()
     skin.texcoord = np.stack([u, np.full_like(u, 0.5)], axis=1).reshape(-1).tolist()
     frames = np.unique(frame_of)
     skin.bodyname = ["world" if f == 0 else f"frame{f}" for f in frames]
-    skin.bindpos, skin.bindquat = [0.0] * 3 * len(frames), [1.0, 0.0, 0.0, 0.0] * len(frames)
+    skin.bindpos = [0.0] * 3 * len(frames)
+    skin.bindquat = [1.0, 0.0, 0.0, 0.0] * len(frames)
     skin.vertid = [np.flatnonzero(frame_of == f).tolist() for f in frames]
     skin.vertweight = [[1.0] * int((frame_of == f).sum()) for f in frames]
 
@@ -342,7 +323,8 @@ def _add_skin(spec: Any, parts: Sequence[_Part]) -> None:
 
 def _fixed_camera(index: int) -> Any:
     camera = mujoco.MjvCamera()
-    camera.type, camera.fixedcamid = mujoco.mjtCamera.mjCAMERA_FIXED, index
+    camera.type = mujoco.mjtCamera.mjCAMERA_FIXED
+    camera.fixedcamid = index
     return camera
 
 
@@ -375,17 +357,21 @@ class Renderer:
                 parts += [seen] if seen else []
             else:
                 parts.append(part)
-        self._model = _drawing_model(model, [camera, *([inset.camera] if inset else [])], parts)
-        self._inset, self._carrier = inset, model.body(inset.body).id if inset else 0
+        cameras = [camera]
+        if inset is not None:
+            cameras.append(inset.camera)
+        self._model = _drawing_model(model, cameras, parts)
+        self._inset = inset
+        self._carrier = 0 if inset is None else model.body(inset.body).id
         self._data = mujoco.MjData(self._model)
         mujoco.mj_forward(self._model, self._data)
         self._scene = mujoco.MjvScene(self._model, maxgeom=16)
         self._scene.flags[:] = 0  # no shadows, reflections, haze or sky box ...
-        self._scene.flags[mujoco.mjtRndFlag.mjRND_CULL_FACE] = (
-            1  # ... and nothing of what faces away: half the time
-        )
+        # ... and nothing of what faces away: half the time.
+        self._scene.flags[mujoco.mjtRndFlag.mjRND_CULL_FACE] = 1
         self._option = mujoco.MjvOption()
-        self._camera, self._inset_camera = _fixed_camera(0), _fixed_camera(1)
+        self._camera = _fixed_camera(0)
+        self._inset_camera = _fixed_camera(1)
         self._pose = pose
         self._size = 0
         self._gl: Any = None
@@ -398,14 +384,15 @@ class Renderer:
         size: int,
         sites: Sequence[tuple[int, Float[np.ndarray, "3"]]] = (),
     ) -> UInt8[np.ndarray, "size size 3"]:
-        """The state (`model`, `data`) as a picture, its first row at the top. Neither is changed.
+        """Return the state (`model`, `data`) as an image, its first row at the top. Neither is
+        changed.
 
         `model` must have the bodies and sites of the one this renderer was made from, moved or not.
         `sites`: those to show elsewhere than the model says, as (index, world position in m).
         """
         if not 0 < size <= MAX_SIZE:
             raise UserError(
-                f"a picture of {size} pixels cannot be drawn; the largest is {MAX_SIZE}"
+                f"an image of {size} pixels cannot be rendered; the largest is {MAX_SIZE}"
             )
         self._follow(model, data, sites)
         gl = self._buffer(size)
@@ -418,26 +405,28 @@ class Renderer:
             mujoco.mjtCatBit.mjCAT_ALL,
             self._scene,
         )
-        rect, picture = mujoco.MjrRect(0, 0, size, size), np.empty((size, size, 3), np.uint8)
+        rect = mujoco.MjrRect(0, 0, size, size)
+        image = np.empty((size, size, 3), np.uint8)
         mujoco.mjr_render(rect, self._scene, gl)
         if self._inset:
             side = round(self._inset.share * size)
             mujoco.mjv_updateCamera(self._model, self._data, self._inset_camera, self._scene)
             mujoco.mjr_render(mujoco.MjrRect(0, size - side, side, side), self._scene, gl)
-        mujoco.mjr_readPixels(picture, None, rect, gl)
-        return np.ascontiguousarray(picture[::-1])  # GL counts rows from the bottom
+        mujoco.mjr_readPixels(image, None, rect, gl)
+        return np.ascontiguousarray(image[::-1])  # GL counts rows from the bottom
 
     def _follow(self, model: Any, data: Any, sites: Sequence[tuple[int, np.ndarray]]) -> None:
         """Put every frame where its body or site is; kinematics run on a copy, and physics keeps
         its state."""
-        pose, view, n = self._pose, self._data, model.nbody
-        pose.qpos[:], pose.mocap_pos[:], pose.mocap_quat[:] = (
-            data.qpos,
-            data.mocap_pos,
-            data.mocap_quat,
-        )
+        pose = self._pose
+        view = self._data
+        n = model.nbody
+        pose.qpos[:] = data.qpos
+        pose.mocap_pos[:] = data.mocap_pos
+        pose.mocap_quat[:] = data.mocap_quat
         mujoco.mj_kinematics(model, pose)
-        view.xpos[:n], view.xquat[:n] = pose.xpos, pose.xquat
+        view.xpos[:n] = pose.xpos
+        view.xquat[:n] = pose.xquat
         view.xpos[n:] = pose.site_xpos
         for site in range(model.nsite):
             mujoco.mju_mat2Quat(view.xquat[n + site], pose.site_xmat[site])

@@ -187,9 +187,7 @@ class EnvPool:
             return False
         if expert:  # noqa: SIM108  two different worlds
             clean = env.unwrapped.expert_action()  # type: ignore[attr-defined]
-        else:
-            clean = np.clip(buffers.actions[slot], -1, 1)
-        action = np.clip(clean + self._noise[slot].draw(len(clean)), -1, 1)
+        action = np.clip(clean + self._noise[slot].sample(len(clean)), -1, 1)
         image, reward, terminated, truncated, info = env.step(action)
         if "success" not in info or not math.isfinite(reward):
             fault = "no info['success']" if "success" not in info else f"a reward of {reward}"
@@ -224,7 +222,7 @@ class Disturbance:
         self._decisions = 0
         self._now: Float32[np.ndarray, " A"] | None = None
 
-    def draw(self, dimensions: int) -> Float32[np.ndarray, " A"]:
+    def sample(self, dimensions: int) -> Float32[np.ndarray, " A"]:
         """Return the noise of the next decision."""
         burst = self._job.burst
         if self._now is None or burst == 0 or self._decisions % burst == 0:

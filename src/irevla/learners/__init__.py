@@ -1,1 +1,1 @@
-"""How the model learns: supervised (stages 0 and 2) and by PPO (stage 1)."""
+"""How the model learns: supervised (stages 0 and 2), by PPO or SAC (stage 1)."""

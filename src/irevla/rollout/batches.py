@@ -177,7 +177,8 @@ class Collector:
     def collect(self, critic: Critic, steps: int) -> tuple[RolloutBatch, RolloutStats]:
         """Return `steps` decisions in each environment. Raises what `VectorEnv.recv` raises."""
         server = self._server
-        env_seconds, encode_seconds = server.env_seconds, server.encode_seconds
+        env_seconds = server.env_seconds
+        encode_seconds = server.encode_seconds
         dropped = server.vec.dropped
         self._recorder.restart()
         if self._live:

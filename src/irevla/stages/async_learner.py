@@ -8,6 +8,7 @@ pipe: make the pending updates, save, leave. "stop": save and leave.
 """
 
 import json
+import logging
 import mmap
 import os
 import signal
@@ -53,7 +54,16 @@ SAVE = 500  # updates between two checkpoints
 IDLE = 0.05  # seconds between two looks at the buffer while nothing is pending
 NICE = 5  # on a busy machine the actor goes first
 LEAVE = 60.0  # seconds that a learner has to save and leave
+PATIENCE = 120.0  # seconds without a word after which a learner that should speak is replaced
+MOST_LOSSES = 3  # learners that may be lost in one stage
 HEADER = 16  # bytes before the weights: a number that grows, and their checksum
+
+
+_log = logging.getLogger(__name__)
+
+
+class _Lost(Exception):
+    """The learner died, or says nothing any more; the text says which."""
 
 
 class SharedWeights:
@@ -109,15 +119,21 @@ class AsyncLearner:
         if run.checkpoints.newest(stage.folder) is None:
             save(run.checkpoints, policy, stage, learner)
         self._actor = learner.sac.actor
-        self._ready = False
         self._generator = torch.Generator()
+        self._losses = 0  # learners that died or fell silent
+        self._start()
+
+    def _start(self) -> None:
+        """Start a learner, which goes on from the newest checkpoint."""
+        self._ready = False
         with tempfile.TemporaryFile(dir=memory_folder()) as file:
             file.truncate(SharedWeights.nbytes(self._actor))
             self._weights = SharedWeights(mmap.mmap(file.fileno(), 0), self._actor)
             self._pipe, child = Pipe()
-            directory = str(run.directory.absolute())
+            directory = str(self._run.directory.absolute())
+            arguments = (child.fileno(), file.fileno(), directory, self._stage.name)
             with child:
-                self._popen = spawn(__name__, child.fileno(), file.fileno(), directory, stage.name)
+                self._popen = spawn(__name__, *arguments)
 
     def explore(self, key: int) -> None:
         """Draw exploration noise from `key` on: the learner has its own."""
@@ -131,20 +147,30 @@ class AsyncLearner:
     def train_pending(self) -> dict[str, float]:
         """Return what the learner has said since the last call.
 
-        At first it waits until the learner stands ready; later for nothing.
+        At first it waits until the learner stands ready; later for nothing. One that has died is
+        replaced.
         """
         means = Means()
         while not self._ready or self._pipe.poll():
-            self._hear(means)
+            try:
+                self._hear(means)
+            except _Lost as reason:
+                self._replace(str(reason))
         return means.take()
 
     def finish(self) -> None:
         """Wait until the learner has made the pending updates; then the policy has what it
         learnt."""
         self._tell("finish")
-        with suppress(EOFError):
-            while True:
+        left = False
+        while not left:
+            try:
                 self._hear(Means())
+            except EOFError:
+                left = True
+            except _Lost as reason:
+                self._replace(str(reason))
+                self._tell("finish")
         self._leave()
         found = self._run.checkpoints.newest(self._stage.folder)
         assert found is not None, "the learner left without a checkpoint"
@@ -153,20 +179,35 @@ class AsyncLearner:
         self.updates = files["learner.json"]["updates"]
 
     def _hear(self, means: Means) -> None:
-        """Take one report; raise EOFError where the learner has left as it was told."""
+        """Take one report; raise EOFError where the learner has left as it was told.
+
+        Raises `_Lost` where it has died, or says nothing any more.
+        """
+        if not self._pipe.poll(PATIENCE):
+            raise _Lost(f"said nothing for {PATIENCE:g} s")
         try:
             said = json.loads(self._pipe.recv_bytes())
         except (EOFError, OSError) as error:
             if self._popen.wait(LEAVE) == 0:
                 raise EOFError from error
-            raise RuntimeError(
-                f"the learner died (exit status {self._popen.returncode})"
-            ) from error
+            raise _Lost(f"died (exit status {self._popen.returncode})") from error
         if "error" in said:
             raise UserError(said["error"])
         self._ready = True
         self.updates = said.pop("updates")
         means.add(said)
+
+    def _replace(self, reason: str) -> None:
+        """Start another learner in the place of one that was lost: it loses what it had not
+        saved."""
+        self._losses += 1
+        self._popen.kill()
+        self._popen.wait()
+        self._pipe.close()
+        if self._losses > MOST_LOSSES:
+            raise RuntimeError(f"the learner was lost {self._losses} times; the last one {reason}")
+        _log.warning("the learner %s; another goes on from its newest checkpoint", reason)
+        self._start()
 
     def _tell(self, word: str) -> None:
         with suppress(OSError):  # it has died: `_hear` finds out
@@ -258,21 +299,27 @@ class LearnerProcess:
             if self.learner.pending_updates <= 0:
                 pipe.poll(IDLE)
                 continue
-            means.add(self.learner.update())
-            updates = self.learner.updates
-            if updates % PUBLISH == 0:
-                weights.publish()
-            if updates % REPORT == 0:
-                pipe.send_bytes(json.dumps({"updates": updates, **means.take()}).encode())
-            if updates % SAVE == 0:
-                self.save()
+            self._update(pipe, weights, means)
         word: str = json.loads(pipe.recv_bytes())
         return word
 
-    def finish(self) -> None:
+    def finish(self, pipe: Connection, weights: SharedWeights) -> None:
         """Make all updates that are still pending."""
         self._online.refresh()
-        self.learner.finish()
+        means = Means()
+        while self.learner.pending_updates > 0:
+            self._update(pipe, weights, means)
+
+    def _update(self, pipe: Connection, weights: SharedWeights, means: Means) -> None:
+        """Make one update; publish, report and save where it is time."""
+        means.add(self.learner.update())
+        updates = self.learner.updates
+        if updates % PUBLISH == 0:
+            weights.publish()
+        if updates % REPORT == 0:
+            pipe.send_bytes(json.dumps({"updates": updates, **means.take()}).encode())
+        if updates % SAVE == 0:
+            self.save()
 
     def save(self) -> None:
         """Write a checkpoint to go on from."""
@@ -286,7 +333,7 @@ def _serve(pipe: Connection, memory: int, directory: Path, name: str) -> None:
         weights.publish()
         pipe.send_bytes(json.dumps({"updates": process.learner.updates}).encode())
         if process.learn_until_told(pipe, weights) == "finish":
-            process.finish()
+            process.finish(pipe, weights)
         process.save()
     except (EOFError, ConnectionError):
         pass  # the actor's side is gone; what was saved is saved

@@ -1,4 +1,4 @@
-"""One task of the kitchen as a gymnasium environment: pictures in, end-effector motions out, sparse
+"""One task of the kitchen as a gymnasium environment: images in, end-effector motions out, sparse
 reward.
 
 The kitchen is the one whose models gymnasium-robotics installs (`FrankaKitchen-v1`; Gupta et al.,
@@ -27,12 +27,12 @@ from irevla.envs.kitchen.tasks import ACTION_DIM, CAMERA_POS, CONTROL_HZ, LOOK_A
 from irevla.envs.pixel_env import PixelEnv, mujoco_broke
 from irevla.errors import unknown
 
-START = np.array(
-    [0.148388, -1.76, 1.84390, -2.47686, 0.260252, 0.712533, 1.595154, 0.04, 0.04]
-)  # FrankaKitchen-v1's
+# FrankaKitchen-v1's: seven joints (rad) and two fingers (m).
+START = np.array([0.148388, -1.76, 1.84390, -2.47686, 0.260252, 0.712533, 1.595154, 0.04, 0.04])
 MOTION = Motion(reach=0.06, turn=0.25, period=0.08, posture=(-0.6, -1.3, 1.5, -2.0, 0.0, 1.2, 1.4))
 POSTURE_NOISE = 0.12  # rad: half the range of each joint's start
-FURNITURE, KETTLE = "desk", "kettle"  # bodies: all furniture hangs on the first, the second is free
+FURNITURE = "desk"  # the body that all furniture hangs on
+KETTLE = "kettle"  # a body of its own: it is free
 
 
 class KitchenEnv(PixelEnv):
@@ -117,8 +117,8 @@ class KitchenEnv(PixelEnv):
 
     def picture(self, size: int) -> UInt8[np.ndarray, "size size 3"]:
         """The present scene, whether or not observations are drawn."""
-        drawn: np.ndarray = _renderer(self.task.name).draw(self.model, self.data, size=size)
-        return drawn
+        image: np.ndarray = _renderer(self.task.name).draw(self.model, self.data, size=size)
+        return image
 
     def _scene(self) -> Scene:
         site = self.data.site(SPECS[self.task.name].skill.handle)
@@ -141,17 +141,20 @@ def model_path() -> Path:
 def model_of(task: str) -> Any:
     """The compiled model of `task`, shared by all its environments in this process: do not change
     it."""
-    spec, variant = mujoco.MjSpec.from_file(str(model_path())), SPECS[task].variant
+    spec = mujoco.MjSpec.from_file(str(model_path()))
+    variant = SPECS[task].variant
     for body in spec.bodies:
         if body.name.startswith("panda0"):
             body.gravcomp = 1.0
     for material, rgb in variant.recolour.items():
         changed = spec.material(material)
-        changed.rgba, changed.textures = [*rgb, 1.0], [""] * mujoco.mjtTextureRole.mjNTEXROLE
+        changed.rgba = [*rgb, 1.0]
+        changed.textures = [""] * mujoco.mjtTextureRole.mjNTEXROLE
     for name, rgb in variant.painted.items():
         for geom in spec.body(name).geoms:
             if geom.group < 3:  # the others are for contact, and not drawn
-                geom.material, geom.rgba = "", [*rgb, 1.0]
+                geom.material = ""
+                geom.rgba = [*rgb, 1.0]
     for name, shift in variant.moved.items():
         moved = spec.body(name)
         moved.pos = np.array(moved.pos) + shift

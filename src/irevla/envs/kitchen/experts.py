@@ -2,7 +2,7 @@
 state; which of them is on is all that is remembered, and forgotten where the hand has lost what it
 held.
 
-They see what the policy must find in the picture: where the handle is, and how far its joint has
+They see what the policy must find in the image: where the handle is, and how far its joint has
 moved.
 """
 
@@ -13,9 +13,8 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
-FRONT = np.array(
-    [[0.0, 1.0, 0.0], [0.0, 0.0, 1.0], [1.0, 0.0, 0.0]]
-)  # fingers point to +y, and open along x
+# Fingers point to +y, and open along x.
+FRONT = np.array([[0.0, 1.0, 0.0], [0.0, 0.0, 1.0], [1.0, 0.0, 0.0]])
 AJAR = -0.25  # rad: a door that is further open can be pushed from behind
 LOST = 0.06  # m between the fingers and what they held
 LAST = 10_000  # decisions: the last move goes on for good
@@ -35,9 +34,7 @@ class Move:
     steps: int = LAST  # decisions
     near: float = 0.0  # m
     until: float | None = None  # of the task's joint, which goes down from 0 (rad)
-    held: Vector | None = (
-        None  # what the fingers hold, m: where they have lost it, the script begins again
-    )
+    held: Vector | None = None  # what the fingers hold, m; once lost, the script begins again
 
 
 @dataclass(frozen=True)
@@ -55,19 +52,22 @@ def _by(x: float, y: float, z: float) -> Vector:
 
 
 def _around_z(angle: float) -> Matrix:
-    c, s = np.cos(angle), np.sin(angle)
+    c = np.cos(angle)
+    s = np.sin(angle)
     return np.array([[c, -s, 0.0], [s, c, 0.0], [0.0, 0.0, 1.0]])
 
 
 def _around_y(angle: float) -> Matrix:
-    c, s = np.cos(angle), np.sin(angle)
+    c = np.cos(angle)
+    s = np.sin(angle)
     return np.array([[c, 0.0, s], [0.0, 1.0, 0.0], [-s, 0.0, c]])
 
 
 def _sweep(scene: Scene, side: float, depth: float) -> list[Move]:
     """Shut fingers on one side of the handle (-1: left), then push it to the other. One move,
     chosen by where the hand is, so that a disturbed hand comes back."""
-    at, off = scene.handle, scene.hand - scene.handle
+    at = scene.handle
+    off = scene.hand - scene.handle
     beside = side * off[0] > 0.02 and abs(off[2]) < 0.04
     if beside and off[1] > depth - 0.02:
         return [Move(at + _by(-0.10 * side, depth, 0.0), FRONT, True)]
@@ -140,9 +140,9 @@ class Door:
     def _door(self, joint: float) -> tuple[Vector, Vector]:
         """Along the door from its hinge, and out of its front, when it has turned by `joint`."""
         angle = self.rest + joint
-        return np.array([np.cos(angle), np.sin(angle), 0.0]), np.array(
-            [np.sin(angle), -np.cos(angle), 0.0]
-        )
+        along = np.array([np.cos(angle), np.sin(angle), 0.0])
+        out = np.array([np.sin(angle), -np.cos(angle), 0.0])
+        return along, out
 
 
 SCRIPTS: Mapping[str, Callable[[Scene], list[Move]]] = {
@@ -163,7 +163,8 @@ class Expert:
 
     def __init__(self, script: str) -> None:
         self._script = SCRIPTS[script]
-        self._move, self._since = 0, 0  # the present one, and the decision at which it began
+        self._move = 0  # the present one
+        self._since = 0  # the decision at which it began
 
     def action(self, scene: Scene, arm: Any, decision: int) -> Float[np.ndarray, "7"]:
         """The end-effector action in `scene`, where `decision` is the number of the decision to
@@ -171,9 +172,11 @@ class Expert:
         moves = self._script(scene)
         held = moves[self._move].held
         if held is not None and scene.joint > AJAR and np.linalg.norm(held - scene.hand) > LOST:
-            self._move, self._since = 0, decision
+            self._move = 0
+            self._since = decision
         while self._move < len(moves) - 1 and self._over(moves[self._move], scene, decision):
-            self._move, self._since = self._move + 1, decision
+            self._move += 1
+            self._since = decision
         move = moves[self._move]
         action: np.ndarray = arm.towards(move.to, move.facing, shut=move.shut)
         return action

@@ -2,7 +2,7 @@
 pickles.
 
 Both hold the joints of the arm and of the kitchen at 12.5 Hz. A recording is cut to what leads to a
-task's success; of each state our own picture is drawn, and each label is the motion of the hand to
+task's success; of each state our own image is rendered, and each label is the motion of the hand to
 the next state.
 """
 
@@ -23,26 +23,12 @@ from irevla.errors import UserError
 from irevla.types import Episode, Provenance
 
 ROBOT = slice(0, 9)  # of qpos
-MINARI_WIDTH = (
-    59  # of an observation: qpos and qvel of the robot (9 + 9), then of the kitchen (21 + 20)
-)
-R3M_OBJECTS = (
-    9,
-    11,
-    13,
-    15,
-    17,
-    19,
-    20,
-    21,
-    22,
-)  # where, in qpos, the nine joints stand that R3M's observations hold
-HANDLED = (
-    *R3M_OBJECTS,
-    23,
-    24,
-    25,
-)  # what a hand moves: these, and the kettle; burners and lamp follow their switches
+# Of an observation: qpos and qvel of the robot (9 + 9), then of the kitchen (21 + 20).
+MINARI_WIDTH = 59
+# Where, in qpos, the nine joints stand that R3M's observations hold.
+R3M_OBJECTS = (9, 11, 13, 15, 17, 19, 20, 21, 22)
+# What a hand moves: these, and the kettle; burners and lamp follow their switches.
+HANDLED = (*R3M_OBJECTS, 23, 24, 25)
 MOVING = 0.01  # rad (or m) in a step: noise in the recordings is less
 SHORTEST = 5  # states of a demonstration
 HARMLESS = {  # all that arrays in a pickle consist of
@@ -60,7 +46,7 @@ States = Float[np.ndarray, "_ 30"]
 
 
 def demonstrations(
-    path: Path, tasks: Sequence[str], config: EnvConfig, *, most: int
+    path: Path, tasks: Sequence[str], config: EnvConfig, most: int
 ) -> Iterator[Episode]:
     """Demonstrations of each of `tasks` in the file or folder `path`, at most so many of each,
     drawn one by one.
@@ -81,10 +67,8 @@ def demonstrations(
                 pieces[task].append((number, piece))
     lacking = [task for task in tasks if not pieces[task]]
     if lacking:
-        there = (
-            ", ".join(f"{task} ({len(found)})" for task, found in pieces.items() if found)
-            or "none of ours"
-        )
+        known = [f"{task} ({len(found)})" for task, found in pieces.items() if found]
+        there = ", ".join(known) or "none of ours"
         raise UserError(
             f"{path} shows no {', no '.join(lacking)}; it has {there}: choose --tasks among them"
         )
@@ -123,10 +107,11 @@ JOINT_INDEX: Mapping[str, int] = {
 
 def _episode(task: str, states: States, config: EnvConfig, number: int) -> Episode:
     env = KitchenEnv(task, config)
-    pictures, hands = [], []
+    images = []
+    hands = []
     for state in states:
         env.show(state)
-        pictures.append(env.picture(config.image_size))
+        images.append(env.picture(config.image_size))
         hands.append((env.arm.position, env.arm.rotation))
     actions = [
         _action(here, there, fingers, env.arm.motion)
@@ -136,7 +121,7 @@ def _episode(task: str, states: States, config: EnvConfig, number: int) -> Episo
     rewards[-1] = 1.0
     who = Provenance("kitchen", task, number, "human")
     return Episode(
-        np.stack(pictures[:-1]), np.stack(actions), rewards, SKILLS[task].instruction, True, who
+        np.stack(images[:-1]), np.stack(actions), rewards, SKILLS[task].instruction, True, who
     )
 
 
@@ -147,12 +132,10 @@ def _action(
     motion: Motion,
 ) -> Float32[np.ndarray, "7"]:
     """The action that moves the hand from one pose to another in a decision."""
-    shift, turn = (
-        (there[0] - here[0]) / motion.reach,
-        rotation_vector(there[1] @ here[1].T) / motion.turn,
-    )
-    grip = 1.0 if fingers.mean() < OPEN / 2 else -1.0
-    return np.concatenate([shift, turn, [grip]]).clip(-1, 1).astype(np.float32)
+    shift = (there[0] - here[0]) / motion.reach
+    turn = rotation_vector(there[1] @ here[1].T) / motion.turn
+    gripper = 1.0 if fingers.mean() < OPEN / 2 else -1.0
+    return np.concatenate([shift, turn, [gripper]]).clip(-1, 1).astype(np.float32)
 
 
 # --- files
@@ -160,11 +143,9 @@ def _action(
 
 def recordings(path: Path) -> Iterator[States]:
     """The states of every recording in a file, or in all files that are known in a folder."""
-    files = (
-        [path]
-        if path.is_file()
-        else sorted(file for file in path.rglob("*") if file.suffix in READERS)
-    )
+    files = [path]
+    if not path.is_file():
+        files = sorted(file for file in path.rglob("*") if file.suffix in READERS)
     if not files:
         raise UserError(
             f"{path} holds no demonstrations: neither main_data.hdf5 (Minari) nor *.pickle (R3M)"
@@ -217,10 +198,10 @@ def read_r3m(path: Path) -> Iterator[States]:
         ) from error
     for seen in observations:
         _check(seen, len(R3M_OBJECTS) + 9, path)
-        states = np.tile(
-            model_of("knob-on").qpos0, (len(seen), 1)
-        )  # at rest, but for what the file says
-        states[:, ROBOT], states[:, R3M_OBJECTS] = seen[:, ROBOT], seen[:, 9 : 9 + len(R3M_OBJECTS)]
+        # At rest, but for what the file says.
+        states = np.tile(model_of("knob-on").qpos0, (len(seen), 1))
+        states[:, ROBOT] = seen[:, ROBOT]
+        states[:, R3M_OBJECTS] = seen[:, 9 : 9 + len(R3M_OBJECTS)]
         yield states
 
 
@@ -241,9 +222,8 @@ class _Arrays(pickle.Unpickler):
                 f"it holds more than arrays ({module}.{name}), and loading it could run foreign "
                 "code"
             )
-        return super().find_class(
-            module.replace("numpy.core", "numpy._core"), name
-        )  # where numpy 2 has it
+        current = module.replace("numpy.core", "numpy._core")  # where numpy 2 has it
+        return super().find_class(current, name)
 
 
 def _check(seen: np.ndarray, width: int, path: Path) -> None:

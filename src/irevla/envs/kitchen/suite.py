@@ -44,7 +44,7 @@ def _demonstrations(
     """Yield those of people, from Minari's D4RL kitchen sets and R3M's pickles (`humans.py`)."""
     from irevla.envs.kitchen import humans
 
-    return humans.demonstrations(path, tasks, config, most=most)
+    return humans.demonstrations(path, tasks, config, most)
 
 
 KITCHEN = Suite(

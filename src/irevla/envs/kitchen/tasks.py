@@ -37,64 +37,60 @@ class Variant:
     """What differs from the expert task. Empty: nothing."""
 
     recolour: Mapping[str, RGB] = field(default_factory=dict)  # material -> colour
-    painted: Mapping[str, RGB] = field(
-        default_factory=dict
-    )  # body -> colour of all that is drawn of it
+    painted: Mapping[str, RGB] = field(default_factory=dict)  # body -> colour of all its shapes
     moved: Mapping[str, XYZ] = field(default_factory=dict)  # body -> shift, m
 
 
 SKILLS: dict[str, Skill] = {
     "knob-on": Skill(
-        "turn the knob on",
-        "knob_Joint_1",
-        -0.80,
-        "knob1_site",
-        (-0.08, -0.05, -0.02),
-        (0.06, 0.05, 0.07),
+        instruction="turn the knob on",
+        joint="knob_Joint_1",
+        goal=-0.80,
+        handle="knob1_site",
+        low=(-0.08, -0.05, -0.02),
+        high=(0.06, 0.05, 0.07),
     ),
     "light-on": Skill(
-        "turn the light on",
-        "light_switch",
-        -0.50,
-        "light_site",
-        (-0.08, -0.05, -0.05),
-        (0.08, 0.05, 0.05),
+        instruction="turn the light on",
+        joint="light_switch",
+        goal=-0.50,
+        handle="light_site",
+        low=(-0.08, -0.05, -0.05),
+        high=(0.08, 0.05, 0.05),
     ),
     "microwave-open": Skill(
-        "open the microwave",
-        "microwave",
-        -0.60,
-        "microhandle_site",
-        (-0.08, -0.05, -0.05),
-        (0.08, 0.05, 0.05),
+        instruction="open the microwave",
+        joint="microwave",
+        goal=-0.60,
+        handle="microhandle_site",
+        low=(-0.08, -0.05, -0.05),
+        high=(0.08, 0.05, 0.05),
     ),
     "slide-door-open": Skill(
-        "slide the door open",
-        "slide_cabinet",
-        0.34,
-        "slide_site",
-        (-0.30, -0.14, -0.08),
-        (0.16, 0.07, 0.08),
+        instruction="slide the door open",
+        joint="slide_cabinet",
+        goal=0.34,
+        handle="slide_site",
+        low=(-0.30, -0.14, -0.08),
+        high=(0.16, 0.07, 0.08),
     ),
     "left-door-open": Skill(
-        "open the left door",
-        "left_hinge_cabinet",
-        -0.60,
-        "hinge_site1",
-        (-0.04, -0.08, -0.05),
-        (0.12, 0.02, 0.04),
+        instruction="open the left door",
+        joint="left_hinge_cabinet",
+        goal=-0.60,
+        handle="hinge_site1",
+        low=(-0.04, -0.08, -0.05),
+        high=(0.12, 0.02, 0.04),
     ),
 }
 """Name -> skill. How far the kitchen is shifted is chosen so that the arm can reach, and a blind
 policy cannot."""
 
-RED, YELLOW, GREEN, DARK_RED, ORANGE = (
-    (0.80, 0.12, 0.10),
-    (0.90, 0.75, 0.10),
-    (0.15, 0.60, 0.20),
-    (0.45, 0.10, 0.10),
-    (0.85, 0.45, 0.10),
-)
+RED = (0.80, 0.12, 0.10)
+YELLOW = (0.90, 0.75, 0.10)
+GREEN = (0.15, 0.60, 0.20)
+DARK_RED = (0.45, 0.10, 0.10)
+ORANGE = (0.85, 0.45, 0.10)
 
 RL: dict[str, tuple[str, Variant]] = {  # name -> (skill, variant)
     "slide-door-open-red": (
@@ -141,10 +137,11 @@ class Spec:
 
 
 def _note(variant: Variant) -> str:
-    changed = [
-        *(["colour"] if variant.recolour or variant.painted else []),
-        *(["position"] if variant.moved else []),
-    ]
+    changed = []
+    if variant.recolour or variant.painted:
+        changed.append("colour")
+    if variant.moved:
+        changed.append("position")
     return f"other {', '.join(changed)}" if changed else ""
 
 
@@ -154,10 +151,10 @@ def _specs() -> dict[str, Spec]:
     rows += [(name, Category.UNSEEN, skill, variant) for name, (skill, variant) in UNSEEN.items()]
     return {
         name: Spec(
-            Task(name, category, SKILLS[skill].instruction, _note(variant)),
-            SKILLS[skill],
-            skill,
-            variant,
+            task=Task(name, category, SKILLS[skill].instruction, _note(variant)),
+            skill=SKILLS[skill],
+            script=skill,
+            variant=variant,
         )
         for name, category, skill, variant in rows
     }

@@ -1,7 +1,7 @@
-"""Meta-World behind `Suite`: pictures in, 4-d actions out, sparse reward. The one file that imports
+"""Meta-World behind `Suite`: images in, 4-d actions out, sparse reward. The one file that imports
 `metaworld`.
 
-Physics is the stock environment's, bit by bit; only the picture is drawn by a light model
+Physics is the stock environment's, bit by bit; only the image is rendered from a light model
 (`render`). `reset(seed=s)` gives the same episode in any process and after any other episodes: the
 stock reset settles everything twice over, once its random start position is seeded.
 """
@@ -84,9 +84,7 @@ class MetaWorldEnv(PixelEnv):
     def expert_action(self) -> Float32[np.ndarray, "4"]:
         """The scripted expert's clean action for the present state."""
         with warnings.catch_warnings():
-            warnings.simplefilter(
-                "ignore"
-            )  # every expert asks for more than 1 and is told off for it
+            warnings.simplefilter("ignore")  # every expert asks for more than 1, and is told so
             action: np.ndarray = self._policy.get_action(self._state)
         return action.clip(-1.0, 1.0).astype(np.float32)
 
@@ -96,9 +94,8 @@ class MetaWorldEnv(PixelEnv):
         goals = [
             (inner.model.site(name).id, position) for name, position in inner._target_site_config
         ]
-        upside_down: np.ndarray = _renderer(self.task.name).draw(
-            inner.model, inner.data, size=size, sites=goals
-        )
+        renderer = _renderer(self.task.name)
+        upside_down: np.ndarray = renderer.draw(inner.model, inner.data, size=size, sites=goals)
         return upside_down[::-1].copy()  # so hangs the stock camera
 
 
@@ -123,16 +120,17 @@ def stock(task: str) -> Any:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # gymnasium's remarks on float64 spaces
         env = (base if variant == Variant() else Varied)()
-    env._freeze_rand_vec, env.seeded_rand_vec, env._set_task_called = False, True, True
+    env._freeze_rand_vec = False
+    env.seeded_rand_vec = True
+    env._set_task_called = True
     env._partially_observable = False  # the experts must know their goal; else half of them fail
     vars(env).pop("sawyer_observation_space", None)  # cached, with a goal clipped to 0
     if variant.low is not None and variant.high is not None:
         space: Any = env._random_reset_space
-        low, high = np.array(space.low), np.array(space.high)
-        low[:3], high[:3] = (
-            variant.low,
-            variant.high,
-        )  # what follows the object's position, if anything, is the goal's
+        low = np.array(space.low)
+        high = np.array(space.high)
+        low[:3] = variant.low  # what follows the object's position, if anything, is the goal's
+        high[:3] = variant.high
         env._random_reset_space = gym.spaces.Box(low, high, dtype=np.float64)
     return env
 
@@ -153,7 +151,8 @@ def _simulation(path: str, variant: Variant) -> tuple[Any, Any]:
     spec = mujoco.MjSpec.from_file(path)
     for material, rgb in variant.recolour.items():
         changed = spec.material(material)
-        changed.rgba, changed.textures = [*rgb, 1.0], [""] * mujoco.mjtTextureRole.mjNTEXROLE
+        changed.rgba = [*rgb, 1.0]
+        changed.textures = [""] * mujoco.mjtTextureRole.mjNTEXROLE
     if variant.handle:
         _reshape(spec, variant.handle)
     model = spec.compile()
@@ -171,15 +170,12 @@ def _reshape(spec: Any, handle: Handle) -> None:
     body = spec.body(handle.body)
     for geom in list(body.geoms):
         if geom.group != 4 and (geom.type in chosen or geom.meshname in handle.hidden):
-            geom.rgba = [
-                0.5,
-                0.5,
-                0.5,
-                0.0,
-            ]  # hidden, not deleted: the environment asks for some by name
+            # Hidden, not deleted: the environment asks for some by name.
+            geom.rgba = [0.5, 0.5, 0.5, 0.0]
         if geom.group != 4 or geom.type not in chosen:
             continue
-        radius, half = geom.size[0] * handle.thickness, geom.size[1]
+        radius = geom.size[0] * handle.thickness
+        half = geom.size[1]
         if handle.boxy:
             half += geom.size[0] if geom.type == kinds["capsule"] else 0.0
             geom.type = mujoco.mjtGeom.mjGEOM_BOX
@@ -192,8 +188,11 @@ def _reshape(spec: Any, handle: Handle) -> None:
             rgba=[*handle.colour, 1.0],
             group=1,
         )
-        twin.alt.type, twin.alt.euler = geom.alt.type, geom.alt.euler
-        twin.contype, twin.conaffinity, twin.mass = 0, 0, 0.0
+        twin.alt.type = geom.alt.type
+        twin.alt.euler = geom.alt.euler
+        twin.contype = 0
+        twin.conaffinity = 0
+        twin.mass = 0.0
 
 
 @functools.cache

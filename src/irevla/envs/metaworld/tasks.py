@@ -1,7 +1,7 @@
 """The Meta-World suite as data: 25 expert tasks, 5 RL tasks and 10 unseen ones (the paper's section
 V-A). Tune variants here alone.
 
-Expert tasks are those whose goal can be seen in the picture and whose scripted expert solves at
+Expert tasks are those whose goal can be seen in the image and whose scripted expert solves at
 least 90 % within the horizon. Every other task is a skill of them with other colours, another shape
 and other places: `docs/metaworld.md` has the measured rates.
 """
@@ -73,14 +73,15 @@ EXPERT: dict[str, str] = {  # skill -> instruction
     "window-open": "open the window",
 }
 
-BLUE, GREEN, ORANGE, PURPLE, YELLOW = (
-    (0.1, 0.3, 0.8),
-    (0.1, 0.55, 0.2),
-    (0.85, 0.45, 0.1),
-    (0.5, 0.2, 0.6),
-    (0.8, 0.7, 0.1),
-)
-TEAL, PINK, WHITE, DARK = (0.1, 0.55, 0.55), (0.8, 0.35, 0.5), (0.85, 0.85, 0.85), (0.15, 0.15, 0.2)
+BLUE = (0.1, 0.3, 0.8)
+GREEN = (0.1, 0.55, 0.2)
+ORANGE = (0.85, 0.45, 0.1)
+PURPLE = (0.5, 0.2, 0.6)
+YELLOW = (0.8, 0.7, 0.1)
+TEAL = (0.1, 0.55, 0.55)
+PINK = (0.8, 0.35, 0.5)
+WHITE = (0.85, 0.85, 0.85)
+DARK = (0.15, 0.15, 0.2)
 
 
 def _button(colour: RGB, thickness: float, boxy: bool = False) -> Handle:

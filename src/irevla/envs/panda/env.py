@@ -1,4 +1,4 @@
-"""One task of the Panda on a table as a gymnasium environment: pictures in, end-effector motions
+"""One task of the Panda on a table as a gymnasium environment: images in, end-effector motions
 out, sparse reward."""
 
 import copy
@@ -27,8 +27,8 @@ HOME = (0.0, -0.2, 0.0, -2.4, 0.0, 0.63, 0.0)  # rad: the hand 25 cm above the t
 MOTION = Motion(reach=REACH, turn=TURN, period=0.1, posture=HOME)
 POSTURE_NOISE = 0.12  # rad: half the range of each joint's start
 SETTLE = 0.2  # s that things come to rest in, before an episode
-CURL = 0.06  # rad: half the range of the bend between the cable's links ...
-SIDE = (0.3, 0.5)  # ... and how far from the slot's line it starts, to one side or the other
+CURL = 0.06  # rad: half the range of the bend between the cable's links
+SIDE = (0.3, 0.5)  # rad: how far from the slot's line the cable starts, to one side or the other
 TRIES = 1000  # to find free places
 FINGERS = ("panda0_leftfinger", "panda0_rightfinger")
 
@@ -61,11 +61,8 @@ class PandaEnv(PixelEnv):
         self._fingers = [self.model.body(name).id for name in FINGERS]
         self._target = self.model.body(self._spec.target).id
         self._goal = self.model.body(self._spec.goal or self._spec.target).id
-        self._links = (
-            [self.model.body(f"link{i}").id for i in range(LINKS)]
-            if self._spec.skill == "route"
-            else []
-        )
+        links = LINKS if self._spec.skill == "route" else 0
+        self._links = [self.model.body(f"link{index}").id for index in range(links)]
         self._rest = 0.0  # height of the target at the start, m
 
     def _set_scene(self) -> None:
@@ -107,13 +104,14 @@ class PandaEnv(PixelEnv):
 
     def scene(self) -> Scene:
         """What the task is about, in the present state."""
-        data, spec = self.data, self._spec
+        data = self.data
+        joint = self._spec.joint
         target = self._pose(self._target)
         return Scene(
             hand=Pose(self.arm.position, self.arm.rotation),
             target=target,
             goal=self._pose(self._goal),
-            joint=float(data.joint(spec.joint).qpos[0]) if spec.joint else 0.0,
+            joint=float(data.joint(joint).qpos[0]) if joint else 0.0,
             rise=float(target.at[2]) - self._rest,
             held=bool(self._touched().all()),
             cable=np.array(data.xipos[self._links]).reshape(-1, 3),
@@ -122,16 +120,13 @@ class PandaEnv(PixelEnv):
     def expert_action(self) -> Float32[np.ndarray, " A"]:
         """The scripted expert's clean action for the present state."""
         move = SCRIPTS[self._spec.skill](self.scene())
-        return (
-            self.arm.towards(move.to, move.facing, shut=move.shut)
-            .clip(-1.0, 1.0)
-            .astype(np.float32)
-        )
+        action = self.arm.towards(move.to, move.facing, shut=move.shut)
+        return action.clip(-1.0, 1.0).astype(np.float32)
 
     def picture(self, size: int) -> UInt8[np.ndarray, "size size 3"]:
         """The present scene, whether or not observations are drawn."""
-        drawn: np.ndarray = _renderer(self.task.name).draw(self.model, self.data, size=size)
-        return drawn
+        image: np.ndarray = _renderer(self.task.name).draw(self.model, self.data, size=size)
+        return image
 
     def _pose(self, body: int) -> Pose:
         return Pose(np.array(self.data.xpos[body]), np.array(self.data.xmat[body]).reshape(3, 3))
@@ -144,20 +139,21 @@ class PandaEnv(PixelEnv):
 
     def _put(self, name: str, at: Float[np.ndarray, "2"], yaw: float) -> None:
         """Put a thing on the table, turned by `yaw` (rad) around the vertical."""
-        model, body, quat = (
-            self.model,
-            self.model.body(name),
-            [np.cos(yaw / 2), 0.0, 0.0, np.sin(yaw / 2)],
-        )
+        model = self.model
+        body = model.body(name)
+        quat = [np.cos(yaw / 2), 0.0, 0.0, np.sin(yaw / 2)]
         if body.jntnum[0]:
             start = int(model.jnt_qposadr[body.jntadr[0]])
-            self.data.qpos[start : start + 2], self.data.qpos[start + 3 : start + 7] = at, quat
+            self.data.qpos[start : start + 2] = at
+            self.data.qpos[start + 3 : start + 7] = quat
         else:
-            model.body_pos[body.id, :2], model.body_quat[body.id] = at, quat
+            model.body_pos[body.id, :2] = at
+            model.body_quat[body.id] = quat
 
     def _bend(self) -> None:
         """Lay the cable beside the slot."""
-        random, data = self.np_random, self.data
+        random = self.np_random
+        data = self.data
         data.joint("yaw0").qpos = random.choice([-1.0, 1.0]) * random.uniform(*SIDE)
         curl = random.uniform(-CURL, CURL)
         data.joint("pitch0").qpos = np.arcsin(POST / (LINKS * LINK))
@@ -165,14 +161,17 @@ class PandaEnv(PixelEnv):
             data.joint(f"yaw{index}").qpos = curl
 
 
-def places(props: Sequence[Prop], random: np.random.Generator) -> Float[np.ndarray, "n 3"]:
-    """Random places (x, y in m, yaw in rad) for things, so that each has its room."""
+def places(objects: Sequence[TableObject], random: np.random.Generator) -> Float[np.ndarray, "n 3"]:
+    """Return random places (x, y in m, yaw in rad) for things, so that each has its room."""
+    low = np.array([each.low for each in objects])
+    high = np.array([each.high for each in objects])
+    room = np.array([each.room for each in objects])
     for _ in range(TRIES):
-        low, high = np.array([p.low for p in props]), np.array([p.high for p in props])
-        at, room = random.uniform(low, high), np.array([p.room for p in props])
-        apart = np.linalg.norm(at[:, None] - at[None], axis=2) - room[:, None] - room[None]
-        if (apart[np.triu_indices(len(props), 1)] >= 0).all():
-            yaw = np.array([p.yaw + random.uniform(-p.turn, p.turn) for p in props])
+        at = random.uniform(low, high)
+        distances = np.linalg.norm(at[:, None] - at[None], axis=2)
+        apart = distances - room[:, None] - room[None]
+        if (apart[np.triu_indices(len(objects), 1)] >= 0).all():
+            yaw = np.array([each.yaw + random.uniform(-each.turn, each.turn) for each in objects])
             return np.concatenate([at, yaw[:, None]], axis=1)
     raise AssertionError("the table is too small for the things on it")
 

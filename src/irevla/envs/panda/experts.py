@@ -11,7 +11,8 @@ from irevla.envs.panda.scene import LINK, LINKS, POST, SLOT, SLOT_AT
 
 LOWEST = 0.021  # m above the table that the fingertips do not scrape it
 HOVER = 0.10  # m above a thing, before the fingers go down to it
-CARRY, CROSS = 0.14, 0.12  # m above the table, with a block, and with the plug
+CARRY = 0.14  # m above the table, with a block
+CROSS = 0.12  # m above the table, with the plug
 NEAR = 0.014  # m
 TAUT = LINKS * LINK + 0.015  # m from the post to the plug, where the cable is straight
 WIDTH = 0.04  # m between the fingers' axes and what they held, where they have lost it
@@ -45,7 +46,8 @@ def down(along: Vector, hand: Matrix) -> Matrix:
 
 def _grasp(scene: Scene) -> Move:
     """Above it, down to it, and shut."""
-    at, hand = np.maximum(scene.target.at, [-np.inf, -np.inf, LOWEST]), scene.hand
+    at = np.maximum(scene.target.at, [-np.inf, -np.inf, LOWEST])
+    hand = scene.hand
     facing = down(scene.target.rotation[:, 0], hand.rotation)
     off = hand.at - at
     beside = float(np.hypot(*off[:2]))
@@ -66,16 +68,16 @@ def _has(scene: Scene) -> bool:
 def pick(scene: Scene) -> Move:
     """Grasp it and lift it."""
     if _has(scene):
-        return Move(
-            scene.hand.at + _up(HOVER), down(scene.target.rotation[:, 0], scene.hand.rotation), True
-        )
+        facing = down(scene.target.rotation[:, 0], scene.hand.rotation)
+        return Move(scene.hand.at + _up(HOVER), facing, True)
     return _grasp(scene)
 
 
 def place(scene: Scene) -> Move:
     """Grasp it; then up, across, down into the tray, and let go."""
     x, y, z = scene.goal.local(scene.target.at)
-    facing, hand = down(scene.target.rotation[:, 0], scene.hand.rotation), scene.hand.at
+    facing = down(scene.target.rotation[:, 0], scene.hand.rotation)
+    hand = scene.hand.at
     if max(abs(x), abs(y)) < 0.03 and z < 0.055:
         return Move(hand + _up(0.02), facing, False)
     if not _has(scene):
@@ -90,7 +92,8 @@ def place(scene: Scene) -> Move:
 
 def press(scene: Scene) -> Move:
     """Shut fingers above the button, then down."""
-    top, hand = scene.target.at + _up(0.012), scene.hand
+    top = scene.target.at + _up(0.012)
+    hand = scene.hand
     facing = down(hand.rotation[:, 0], hand.rotation)
     if np.hypot(*(hand.at - top)[:2]) < NEAR:
         return Move(top - _up(0.03), facing, True)
@@ -117,8 +120,10 @@ def route(scene: Scene) -> Move:
     not lie above the slot is lifted again."""
     if not _has(scene):
         return _grasp(scene)
-    along, plug = scene.goal.rotation[:, 0], scene.goal.local(scene.target.at)
-    facing, carried = down(along, scene.hand.rotation), scene.hand.at - scene.target.at
+    along = scene.goal.rotation[:, 0]
+    plug = scene.goal.local(scene.target.at)
+    facing = down(along, scene.hand.rotation)
+    carried = scene.hand.at - scene.target.at
     points = scene.goal.local(scene.cable)
     beside = np.abs(points[np.abs(points[:, 0]) < 0.03, 1]).max(initial=0.0)
     ready = max(beside, abs(plug[1])) < SLOT[1] - 0.004
@@ -130,5 +135,9 @@ def route(scene: Scene) -> Move:
 
 
 SCRIPTS: Mapping[str, Callable[[Scene], Move]] = {
-    "pick": pick, "place": place, "press": press, "pull": pull, "route": route,
-}  # fmt: skip
+    "pick": pick,
+    "place": place,
+    "press": press,
+    "pull": pull,
+    "route": route,
+}

@@ -12,7 +12,8 @@ Vector = Float[np.ndarray, "3"]
 Matrix = Float[np.ndarray, "3 3"]
 
 LIFT = 0.08  # m that a thing is to be lifted
-PRESSED, OPENED = 0.012, 0.12  # m that the button, and the drawer, are to be moved
+PRESSED = 0.012  # m that the button is to be moved
+OPENED = 0.12  # m that the drawer is to be moved
 INSIDE = 0.05  # m from the middle of the tray, along both of its sides
 LOW = 0.04  # m above the table: what lies in the tray is lower
 
@@ -71,5 +72,9 @@ def routed(scene: Scene) -> bool:
 
 
 DONE: Mapping[str, Callable[[Scene], bool]] = {
-    "pick": picked, "place": placed, "press": pressed, "pull": opened, "route": routed,
-}  # fmt: skip
+    "pick": picked,
+    "place": placed,
+    "press": pressed,
+    "pull": opened,
+    "route": routed,
+}

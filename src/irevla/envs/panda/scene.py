@@ -23,43 +23,30 @@ from irevla.envs.panda.tasks import (
     Prop,
 )
 
-BOX, CYLINDER, CAPSULE = (
-    mujoco.mjtGeom.mjGEOM_BOX,
-    mujoco.mjtGeom.mjGEOM_CYLINDER,
-    mujoco.mjtGeom.mjGEOM_CAPSULE,
-)
-MESH, PLANE, SLIDE = (
-    mujoco.mjtGeom.mjGEOM_MESH,
-    mujoco.mjtGeom.mjGEOM_PLANE,
-    mujoco.mjtJoint.mjJNT_SLIDE,
-)
+BOX = mujoco.mjtGeom.mjGEOM_BOX
+CYLINDER = mujoco.mjtGeom.mjGEOM_CYLINDER
+CAPSULE = mujoco.mjtGeom.mjGEOM_CAPSULE
+MESH = mujoco.mjtGeom.mjGEOM_MESH
+PLANE = mujoco.mjtGeom.mjGEOM_PLANE
+SLIDE = mujoco.mjtJoint.mjJNT_SLIDE
 GRASP = 1500.0  # stiffness of each finger's motor, N/m: the kitchen's lets thin things slip
 HAND = "panda0_link7"  # the body of the hand, which carries the wrist camera
 HIDDEN = 4  # group of what is not drawn
 TIMESTEP = 0.005  # s
-PADS = (
-    0.0,
-    0.0,
-    0.245,
-)  # where the end effector is in the hand, m: between the pads, not behind them
-BLOCK = (
-    0.04,
-    0.019,
-    0.019,
-)  # half the sides of a block, m: long, so that grasping it asks for any turn of the hand
+PADS = (0.0, 0.0, 0.245)  # the end effector in the hand, m: between the pads, not behind them
+# Half the sides of a block, m: it is long, so that grasping it asks for any turn of the hand.
+BLOCK = (0.04, 0.019, 0.019)
 TRAY = 0.065  # half the inside of the tray, m
-SLOT, WALL = (
-    (0.02, 0.018),
-    0.025,
-)  # half the length and width of the slot, and the height of its walls, m
-SLOT_AT, POST = 0.16, 0.03  # how far the slot is from the post, and how high the cable begins, m
-LINKS, LINK, CORD = 9, 0.03, 0.006  # of the cable: how many, their length and radius, m
-DENSITY = 300.0  # of blocks and produce, kg/m^3
-GRIP = (
-    1.0,
-    0.01,
-    0.002,
-)  # friction: sliding, turning (m), rolling (m), so that round things come to rest
+SLOT = (0.02, 0.018)  # half the length and width of the slot, m
+WALL = 0.025  # the height of its walls, m
+SLOT_AT = 0.16  # how far the slot is from the post, m
+POST = 0.03  # how high the cable begins, m
+LINKS = 9  # of the cable
+LINK = 0.03  # their length, m
+CORD = 0.006  # their radius, m
+DENSITY = 300.0  # of blocks and vegetables, kg/m^3
+# Friction: sliding, turning (m), rolling (m), so that round things come to rest.
+FRICTION = (1.0, 0.01, 0.002)
 
 RGB = tuple[float, float, float]
 XYZ = tuple[float, float, float]
@@ -86,13 +73,13 @@ def model_of(task: str) -> Any:
     it."""
     spec = _arm()
     spec.worldbody.add_geom(
-        type=BOX, size=[0.45, 0.55, 0.02], pos=[0.35, 0, -0.02], rgba=[*TOP, 1], friction=GRIP
+        type=BOX, size=[0.45, 0.55, 0.02], pos=[0.35, 0, -0.02], rgba=[*TOP, 1], friction=FRICTION
     )
     spec.worldbody.add_geom(type=PLANE, size=[4, 4, 0.1], pos=[0, 0, -0.5], rgba=[*FLOOR, 1])
     _add_camera(spec.worldbody, "front", CAMERA_POS, LOOK_AT, FOVY)
     _add_camera(spec.body(HAND), "wrist", WRIST_POS, WRIST_LOOK_AT, WRIST_FOVY)
-    for prop in SPECS[task].props:
-        MAKERS[prop.kind](spec, prop)
+    for thing in SPECS[task].objects:
+        MAKERS[thing.kind](spec, thing)
     return spec.compile()
 
 
@@ -116,19 +103,20 @@ def _arm() -> Any:
     )
     for body in spec.bodies:
         body.gravcomp = 1.0
-    left, right = (f"robot:panda0_finger_joint{i}" for i in (1, 2))
     spec.add_equality(
         type=mujoco.mjtEq.mjEQ_JOINT,
-        name1=left,
-        name2=right,
+        name1="robot:panda0_finger_joint1",
+        name2="robot:panda0_finger_joint2",
         objtype=mujoco.mjtObj.mjOBJ_JOINT,
         data=[0, 1] + [0] * 9,
     )
     for side in ("r", "l"):
         motor = spec.actuator(f"{side}_gripper_finger_joint")
-        motor.gainprm[0], motor.biasprm[1] = GRASP, -GRASP
+        motor.gainprm[0] = GRASP
+        motor.biasprm[1] = -GRASP
     hand = spec.site("end_effector")
-    hand.pos, hand.group = PADS, HIDDEN
+    hand.pos = PADS
+    hand.group = HIDDEN
     return spec
 
 
@@ -136,7 +124,7 @@ def _add_camera(body: Any, name: str, pos: XYZ, at: XYZ, fovy: float) -> None:
     body.add_camera(name=name, pos=pos, quat=render.looking(np.array(pos), np.array(at)), fovy=fovy)
 
 
-# --- Things. Those that stay where they are (contype 0) touch the arm and what lies loose, and not
+# --- Objects. Those that stay where they are (contype 0) touch the arm and what lies loose, and not
 # each other.
 
 
@@ -152,16 +140,19 @@ def _box(
     body.add_geom(type=BOX, size=half, pos=at, rgba=[*rgb, 1], contype=0)
 
 
-def _block(spec: Any, prop: Prop) -> None:
-    body, rgb = _loose(spec, prop.name, BLOCK[2]), COLOURS[prop.name.split()[0]]
-    body.add_geom(type=BOX, size=BLOCK, rgba=[*rgb, 1], density=DENSITY, friction=GRIP, condim=4)
+def _block(spec: Any, thing: TableObject) -> None:
+    body = _loose(spec, thing.name, BLOCK[2])
+    rgb = COLOURS[thing.name.split()[0]]
+    body.add_geom(
+        type=BOX, size=BLOCK, rgba=[*rgb, 1], density=DENSITY, friction=FRICTION, condim=4
+    )
 
 
-def _produce(spec: Any, prop: Prop) -> None:
-    pieces = vegetables.MAKERS[prop.name]()
-    body = _loose(spec, prop.name, vegetables.bottom(pieces))
+def _vegetable(spec: Any, thing: TableObject) -> None:
+    pieces = vegetables.MAKERS[thing.name]()
+    body = _loose(spec, thing.name, vegetables.bottom(pieces))
     for index, ((vertices, faces), rgb) in enumerate(pieces):
-        name = f"{prop.name} {index}"
+        name = f"{thing.name} {index}"
         spec.add_mesh(
             name=name,
             uservert=vertices.reshape(-1),
@@ -169,20 +160,21 @@ def _produce(spec: Any, prop: Prop) -> None:
             inertia=mujoco.mjtMeshInertia.mjMESH_INERTIA_CONVEX,
         )
         body.add_geom(
-            type=MESH, meshname=name, rgba=[*rgb, 1], density=DENSITY, friction=GRIP, condim=6
+            type=MESH, meshname=name, rgba=[*rgb, 1], density=DENSITY, friction=FRICTION, condim=6
         )
 
 
-def _tray(spec: Any, prop: Prop) -> None:
-    body, side = spec.worldbody.add_body(name=prop.name), TRAY + 0.004
+def _tray(spec: Any, thing: TableObject) -> None:
+    body = spec.worldbody.add_body(name=thing.name)
+    side = TRAY + 0.004
     _box(body, (side, side, 0.003), (0.0, 0.0, 0.003), WHITE)
     for sign in (-1, 1):
         _box(body, (0.004, side, 0.013), (sign * side, 0.0, 0.013), WHITE)
         _box(body, (side, 0.004, 0.013), (0.0, sign * side, 0.013), WHITE)
 
 
-def _button(spec: Any, prop: Prop) -> None:
-    body = spec.worldbody.add_body(name=prop.name)
+def _button(spec: Any, thing: TableObject) -> None:
+    body = spec.worldbody.add_body(name=thing.name)
     _box(body, (0.05, 0.05, 0.018), (0.0, 0.0, 0.018), DARK)
     plunger = body.add_body(name="plunger", pos=[0, 0, 0.048])
     plunger.add_joint(
@@ -201,9 +193,9 @@ def _button(spec: Any, prop: Prop) -> None:
     )
 
 
-def _drawer(spec: Any, prop: Prop) -> None:
+def _drawer(spec: Any, thing: TableObject) -> None:
     """A cabinet whose drawer opens along its x."""
-    body = spec.worldbody.add_body(name=prop.name)
+    body = spec.worldbody.add_body(name=thing.name)
     _box(body, (0.075, 0.09, 0.005), (0.0, 0.0, 0.105), WOOD)
     _box(body, (0.005, 0.09, 0.05), (-0.07, 0.0, 0.05), WOOD)
     for sign in (-1, 1):
@@ -229,15 +221,16 @@ def _drawer(spec: Any, prop: Prop) -> None:
     _box(handle, (0.007, 0.061, 0.008), (0.0, 0.0, 0.0), CYAN)
 
 
-def _cable(spec: Any, prop: Prop) -> None:
+def _cable(spec: Any, thing: TableObject) -> None:
     """A cable that hangs on a post, with a plug at its end, and a slot to lay it in, along x from
     the post."""
-    body = spec.worldbody.add_body(name=prop.name)
+    body = spec.worldbody.add_body(name=thing.name)
     _box(body, (0.018, 0.018, POST / 2 + 0.005), (-0.018, 0.0, POST / 2 + 0.005), DARK)
     slot = body.add_body(name="slot", pos=[SLOT_AT, 0, 0])
     for sign in (-1, 1):
         _box(slot, (SLOT[0], 0.009, WALL / 2), (0.0, sign * (SLOT[1] + 0.009), WALL / 2), CYAN)
-    link, step = body, [0.0, 0.0, POST]
+    link = body
+    step = [0.0, 0.0, POST]
     for index in range(LINKS):
         link = link.add_body(name=f"link{index}", pos=step)
         for name, axis in (("yaw", [0, 0, 1]), ("pitch", [0, 1, 0])):
@@ -254,7 +247,9 @@ def _cable(spec: Any, prop: Prop) -> None:
         )
         step = [LINK, 0, 0]
     plug = link.add_body(name="plug", pos=[LINK + 0.015, 0, 0.005])
-    plug.add_geom(type=BOX, size=[0.02, 0.014, 0.011], rgba=[*WHITE, 1], mass=0.02, friction=GRIP)
+    plug.add_geom(
+        type=BOX, size=[0.02, 0.014, 0.011], rgba=[*WHITE, 1], mass=0.02, friction=FRICTION
+    )
 
 
 MAKERS: Mapping[str, Callable[[Any, Prop], None]] = {

@@ -26,15 +26,12 @@ XY = tuple[float, float]
 
 
 @dataclass(frozen=True)
-class Prop:
+class TableObject:
     """A thing on the table. Its place is random, with nothing else within its room."""
 
     name: str  # of its body
     kind: str  # how it is made (`scene.py`)
-    low: XY = (
-        0.38,
-        -0.22,
-    )  # bounds of its place, m; the arm stands at the origin and looks along x
+    low: XY = (0.38, -0.22)  # bounds of its place, m; the arm stands at the origin, facing x
     high: XY = (0.62, 0.22)
     yaw: float = 0.0  # the middle of its direction, rad ...
     turn: float = math.pi / 4  # ... and how far it may be turned, to both sides
@@ -47,23 +44,23 @@ class Spec:
 
     task: Task
     skill: str  # what success is (`goals.py`), and who plays it (`experts.py`)
-    props: tuple[Prop, ...]
+    objects: tuple[TableObject, ...]
     target: str  # the body that the hand works on
     goal: str = ""  # the body that it is brought to
     joint: str = ""  # the joint that is moved
 
 
-def _block(colour: str) -> Prop:
-    return Prop(f"{colour} block", "block", turn=1.4, room=0.06)
+def _block(colour: str) -> TableObject:
+    return TableObject(f"{colour} block", "block", turn=1.4, room=0.06)
 
 
-def _produce(name: str, room: float) -> Prop:
-    return Prop(name, "produce", turn=1.4, room=room)
+def _vegetable(name: str, room: float) -> TableObject:
+    return TableObject(name, "vegetable", turn=1.4, room=room)
 
 
 BLOCKS = {colour: _block(colour) for colour in ("red", "blue", "green", "yellow")}
-PRODUCE = {
-    name: _produce(name, room)
+VEGETABLES = {
+    name: _vegetable(name, room)
     for name, room in {
         "eggplant": 0.08,
         "carrot": 0.09,
@@ -75,24 +72,24 @@ PRODUCE = {
     }.items()
 }
 RL = ("eggplant", "carrot")
-TRAY = Prop("tray", "tray", turn=0.5, room=0.10)
-BUTTON = Prop("button", "button", turn=math.pi / 4, room=0.08)
-DRAWER = Prop(
+TRAY = TableObject("tray", "tray", turn=0.5, room=0.10)
+BUTTON = TableObject("button", "button", turn=math.pi / 4, room=0.08)
+DRAWER = TableObject(
     "cabinet", "drawer", low=(0.40, 0.12), high=(0.58, 0.26), yaw=-math.pi / 2, turn=0.35, room=0.12
 )
-CABLE = Prop(
+CABLE = TableObject(
     "anchor", "cable", low=(0.46, -0.24), high=(0.56, -0.10), yaw=math.pi / 2, turn=0.15, room=0.10
 )
 
 
-def _pick(thing: Prop, category: Category, others: tuple[Prop, ...]) -> Spec:
+def _pick(thing: TableObject, category: Category, others: tuple[TableObject, ...]) -> Spec:
     name = f"pick-{thing.name.replace(' ', '-')}"
     note = "another shape" if category is not Category.EXPERT else ""
     return Spec(
-        Task(name, category, f"pick up the {thing.name}", note),
-        "pick",
-        (thing, *others),
-        thing.name,
+        task=Task(name, category, f"pick up the {thing.name}", note),
+        skill="pick",
+        objects=(thing, *others),
+        target=thing.name,
     )
 
 
@@ -104,27 +101,37 @@ def _specs() -> tuple[Spec, ...]:
     ]
     rows += [
         Spec(
-            Task("place-block", Category.EXPERT, "put the red block into the tray"),
-            "place", (TRAY, BLOCKS["red"], BLOCKS["blue"]), "red block", goal="tray",
+            task=Task("place-block", Category.EXPERT, "put the red block into the tray"),
+            skill="place",
+            objects=(TRAY, BLOCKS["red"], BLOCKS["blue"]),
+            target="red block",
+            goal="tray",
         ),
         Spec(
-            Task("button-press", Category.EXPERT, "press the button"),
-            "press", (BUTTON, *two), "plunger", joint="plunger",
+            task=Task("button-press", Category.EXPERT, "press the button"),
+            skill="press",
+            objects=(BUTTON, *two),
+            target="plunger",
+            joint="plunger",
         ),
         Spec(
-            Task("drawer-open", Category.EXPERT, "open the drawer"),
-            "pull", (DRAWER,), "handle", joint="drawer",
+            task=Task("drawer-open", Category.EXPERT, "open the drawer"),
+            skill="pull",
+            objects=(DRAWER,),
+            target="handle",
+            joint="drawer",
         ),
         Spec(
-            Task("cable-route", Category.EXPERT, "put the cable through the slot"),
-            "route", (CABLE,), "plug", goal="slot",
+            task=Task("cable-route", Category.EXPERT, "put the cable through the slot"),
+            skill="route",
+            objects=(CABLE,),
+            target="plug",
+            goal="slot",
         ),
-    ]  # fmt: skip
-    rows += [_pick(PRODUCE[name], Category.RL, two) for name in RL]
-    return (
-        *rows,
-        *(_pick(thing, Category.UNSEEN, two) for name, thing in PRODUCE.items() if name not in RL),
-    )
+    ]
+    rows += [_pick(VEGETABLES[name], Category.RL, two) for name in RL]
+    unseen = [thing for name, thing in VEGETABLES.items() if name not in RL]
+    return (*rows, *(_pick(thing, Category.UNSEEN, two) for thing in unseen))
 
 
 SPECS: dict[str, Spec] = {spec.task.name: spec for spec in _specs()}

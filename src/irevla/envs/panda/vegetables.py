@@ -1,5 +1,4 @@
-"""Things of irregular shape, made here from a few convex pieces each: contact is with the hull of
-every piece.
+"""Vegetables, made here from a few convex pieces each: contact is with the hull of every piece.
 
 Each lies on the table along x, as long as it is, with z up; the mushroom stands. The origin is
 where it is grasped.
@@ -14,18 +13,17 @@ from irevla.envs import meshes
 
 RGB = tuple[float, float, float]
 Piece = tuple[meshes.Mesh, RGB]
-ORANGE, LEAF, PURPLE, BROWN, TAN, PALE = (
-    (0.95, 0.45, 0.05),
-    (0.20, 0.50, 0.15),
-    (0.32, 0.08, 0.42),
-    (0.35, 0.22, 0.10),
-    (0.66, 0.48, 0.28),
-    (0.95, 0.90, 0.82),
-)
-BANANA, MAIZE, PEAR = (0.98, 0.85, 0.25), (0.98, 0.80, 0.12), (0.70, 0.78, 0.22)
-LIE = np.array(
-    [[0.0, 0.0, 1.0], [0.0, 1.0, 0.0], [-1.0, 0.0, 0.0]]
-)  # turns the axis of revolution from z to x
+ORANGE = (0.95, 0.45, 0.05)
+LEAF = (0.20, 0.50, 0.15)
+PURPLE = (0.32, 0.08, 0.42)
+BROWN = (0.35, 0.22, 0.10)
+TAN = (0.66, 0.48, 0.28)
+PALE = (0.95, 0.90, 0.82)
+BANANA = (0.98, 0.85, 0.25)
+MAIZE = (0.98, 0.80, 0.12)
+PEAR = (0.70, 0.78, 0.22)
+# Turns the axis of revolution from z to x.
+LIE = np.array([[0.0, 0.0, 1.0], [0.0, 1.0, 0.0], [-1.0, 0.0, 0.0]])
 
 
 def _turned(radii: Sequence[float], along: Sequence[float], *, bend: float = 0.0) -> meshes.Mesh:
@@ -74,7 +72,8 @@ def pear() -> list[Piece]:
 
 def banana() -> list[Piece]:
     """An arc."""
-    edges, bend = [-0.07, -0.035, 0.0, 0.035, 0.07], 5.0
+    edges = [-0.07, -0.035, 0.0, 0.035, 0.07]
+    bend = 5.0
     radius = {-0.07: 0.010, -0.035: 0.016, 0.0: 0.018, 0.035: 0.016, 0.07: 0.010}
     arc = [
         _turned([0.0, radius[a], radius[b], 0.0], [a - 0.001, a, b, b + 0.001], bend=bend)
