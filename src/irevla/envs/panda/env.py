@@ -19,7 +19,15 @@ from irevla.envs.panda.experts import SCRIPTS
 from irevla.envs.panda.goals import DONE, Pose, Scene
 from irevla.envs.panda.install import check
 from irevla.envs.panda.scene import HAND, LINK, LINKS, POST, model_of
-from irevla.envs.panda.tasks import ACTION_DIM, CONTROL_HZ, REACH, SPECS, TURN, WRIST_SHARE, Prop
+from irevla.envs.panda.tasks import (
+    ACTION_DIM,
+    CONTROL_HZ,
+    REACH,
+    SPECS,
+    TURN,
+    WRIST_SHARE,
+    TableObject,
+)
 from irevla.envs.pixel_env import PixelEnv, mujoco_broke
 from irevla.errors import unknown
 
@@ -69,8 +77,8 @@ class PandaEnv(PixelEnv):
         model = self.model
         data = self.data
         mujoco.mj_resetData(model, data)
-        found = places(self._spec.props, self.np_random)
-        for prop, (x, y, yaw) in zip(self._spec.props, found, strict=True):
+        found = places(self._spec.objects, self.np_random)
+        for prop, (x, y, yaw) in zip(self._spec.objects, found, strict=True):
             self._put(prop.name, np.array([x, y]), yaw)
         if self._links:
             self._bend()

@@ -20,7 +20,7 @@ from irevla.envs.panda.tasks import (
     WRIST_FOVY,
     WRIST_LOOK_AT,
     WRIST_POS,
-    Prop,
+    TableObject,
 )
 
 BOX = mujoco.mjtGeom.mjGEOM_BOX
@@ -252,7 +252,7 @@ def _cable(spec: Any, thing: TableObject) -> None:
     )
 
 
-MAKERS: Mapping[str, Callable[[Any, Prop], None]] = {
+MAKERS: Mapping[str, Callable[[Any, TableObject], None]] = {
     "block": _block,
     "produce": _produce,
     "tray": _tray,
