@@ -20,7 +20,7 @@ from irevla.envs.panda.env import PandaEnv, places
 from irevla.envs.panda.goals import LIFT
 from irevla.envs.panda.scene import model_of
 from irevla.envs.panda.suite import PANDA_SIM
-from irevla.envs.panda.tasks import BLOCKS, PRODUCE, SPECS, WRIST_SHARE
+from irevla.envs.panda.tasks import BLOCKS, SPECS, VEGETABLES, WRIST_SHARE
 from irevla.envs.suite import TaskEnv, load_suite
 from irevla.errors import UserError
 from irevla.tasks import Category

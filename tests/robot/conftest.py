@@ -3,6 +3,7 @@ person at the keys."""
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -10,7 +11,7 @@ from irevla.robot.settings import FILE
 
 
 @pytest.fixture
-def cell(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator["SimulatedCell"]:
+def cell(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
     for package in ("franky", "franky_sim", "cv2"):
         pytest.importorskip(package)
     from cell import SimulatedCell

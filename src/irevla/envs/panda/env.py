@@ -78,8 +78,8 @@ class PandaEnv(PixelEnv):
         data = self.data
         mujoco.mj_resetData(model, data)
         found = places(self._spec.objects, self.np_random)
-        for prop, (x, y, yaw) in zip(self._spec.objects, found, strict=True):
-            self._put(prop.name, np.array([x, y]), yaw)
+        for thing, (x, y, yaw) in zip(self._spec.objects, found, strict=True):
+            self._put(thing.name, np.array([x, y]), yaw)
         if self._links:
             self._bend()
         data.qpos[:JOINTS] = HOME + self.np_random.uniform(-POSTURE_NOISE, POSTURE_NOISE, JOINTS)

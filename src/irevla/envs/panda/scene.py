@@ -254,7 +254,7 @@ def _cable(spec: Any, thing: TableObject) -> None:
 
 MAKERS: Mapping[str, Callable[[Any, TableObject], None]] = {
     "block": _block,
-    "produce": _produce,
+    "vegetable": _vegetable,
     "tray": _tray,
     "button": _button,
     "drawer": _drawer,
