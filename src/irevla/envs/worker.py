@@ -187,6 +187,8 @@ class EnvPool:
             return False
         if expert:
             clean = env.unwrapped.expert_action()  # type: ignore[attr-defined]
+        else:
+            clean = np.clip(buffers.actions[slot], -1, 1)
         action = np.clip(clean + self._noise[slot].sample(len(clean)), -1, 1)
         image, reward, terminated, truncated, info = env.step(action)
         if "success" not in info or not math.isfinite(reward):
