@@ -7,7 +7,7 @@ nothing.
 
 import dataclasses
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -52,6 +52,7 @@ from irevla.rollout import demonstrations
 from irevla.rollout.batches import Finished, RolloutStats
 from irevla.rollout.demonstrations import open_store
 from irevla.rollout.episodes import Outcome
+from irevla.rollout.serve import Server
 from irevla.runs.run import Run, open_run
 from irevla.stages import harvest as harvest_stage
 from irevla.stages import ppo as ppo_stage
@@ -141,11 +142,11 @@ def environments(config: Config, folder: Path) -> Any:
 def workers(config: Config, folder: Path) -> Any:
     """Which processes are started, and how long they may take to answer."""
     started: list[Any] = []
-    real = vector._Process
+    kind = vector._Process
 
     def process(greeting: dict[str, Any], *, timeout: float) -> MagicMock:
         started.append((greeting["buffers"]["n"], timeout))
-        return MagicMock(spec=real)
+        return MagicMock(spec=kind, buffers=MagicMock())
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(vector, "_Process", process)
@@ -183,15 +184,16 @@ def pretrained(config: Config, folder: Path) -> Any:
     pytest.importorskip("peft")
     from vlm_families import save
 
-    model = replace(config.model, vlm=str(save("llava", folder / "llava")))
+    if not Path(config.model.vlm).exists():
+        save("llava", Path(config.model.vlm))
     try:
-        made = build_policy(model, action_dim=2, image_size=16)
+        made = build_policy(config.model, action_dim=2, image_size=16)
     except UserError as error:
         return str(error)
     vlm = made.vlm.model
     trained = [name for name, value in made.named_parameters() if "lora" in name]
     compiled = vlm._compiled_call_impl is not None
-    return trained, str(vlm.dtype), vlm.is_gradient_checkpointing, compiled
+    return trained, str(vlm.dtype), vlm.is_activation_checkpointing, compiled
 
 
 # --- The stages
@@ -230,15 +232,15 @@ def supervised(config: Config, folder: Path, *, stage: Stage) -> Any:
         return made.hash(), curves(run), used
 
 
-class Play:
+class Play(Server[Outcome]):
     """In the place of environments: episodes whose every other seed succeeds."""
 
     def __init__(self, vec: Any, actor: Any, recorder: Any) -> None:
         self.actor = actor
         self.recorder = recorder
         self.latencies = [0.0]
-        self.env_seconds = self.encode_seconds = 0.0
-        vec.server = self
+        self.env_seconds = 0.0
+        self.encode_seconds = 0.0
 
     def play(self, jobs: Iterator[Job]) -> Iterator[Outcome]:
         for job in jobs:
@@ -253,7 +255,7 @@ class Play:
             latents = LatentEpisode(features, actions, rewards, success)
             yield Outcome(job, success, actions.numpy(), kept, latents)
 
-    def serve(self) -> Iterator[Outcome]:
+    def serve(self, rounds: int | None = None) -> Iterator[Outcome]:
         return self.play(self.recorder.jobs)
 
     def state(self) -> dict[str, Any]:
@@ -263,8 +265,10 @@ class Play:
 JOBS: list[Job] = []  # that were played
 
 
-def no_environments(*_: Any, **__: Any) -> Any:
-    return nullcontext(SimpleNamespace(dropped=0, suite=POINTMASS, n=1, workers=1, server=None))
+def no_environments(suite: Any, env: EnvConfig, jobs: Iterator[Job], **_: Any) -> Any:
+    vec = MagicMock(spec=VectorEnv, suite=suite, jobs=jobs, n=1, workers=1, dropped=0)
+    vec.__enter__.return_value = vec
+    return vec
 
 
 class Told(Exception):
@@ -344,14 +348,11 @@ def harvested(config: Config, folder: Path) -> Any:
     JOBS.clear()
     online = open_store(POINTMASS, config.env, folder / "online", online=True)
 
-    def environments_of(suite: Any, env: EnvConfig, jobs: Iterator[Job], **_: Any) -> Any:
-        return nullcontext(SimpleNamespace(jobs=jobs, suite=POINTMASS, n=1, workers=1))
-
     def recorder(vec: Any, **_: Any) -> Any:
         return SimpleNamespace(jobs=vec.jobs, _images=True)
 
     with pytest.MonkeyPatch.context() as patch, new_run(config, folder) as (run, made):
-        patch.setattr(harvest_stage, "VectorEnv", environments_of)
+        patch.setattr(harvest_stage, "VectorEnv", no_environments)
         patch.setattr(harvest_stage, "EpisodeRecorder", recorder)
         patch.setattr(harvest_stage, "Server", Play)
         run_harvest(run, made, TURN.then("harvest"), suite=POINTMASS, online=online)
@@ -384,12 +385,13 @@ def evaluated(config: Config, folder: Path) -> Any:
 def steps(config: Config, folder: Path) -> Any:
     """The steps of Algorithm 1 that are made, of what, and in which order."""
     made: list[Any] = []
+    anyone = build_policy(BASE.model, action_dim=2, image_size=16)
 
-    def note(name: str) -> Callable[..., Any]:
-        def noted(run: Any, *args: Any, **options: Any) -> Any:
+    def note(name: str) -> Callable[..., VLAPolicy]:
+        def noted(run: Any, *args: Any, **options: Any) -> VLAPolicy:
             known = (Stage, TaskLists, str)
-            made.append((name, [arg for arg in args if isinstance(arg, known)], options.keys()))
-            return MagicMock(spec=VLAPolicy)
+            made.append((name, [arg for arg in args if isinstance(arg, known)], [*options]))
+            return anyone
 
         return noted
 
@@ -441,7 +443,9 @@ def pretrained_vlm(config: PretrainConfig, folder: Path) -> Any:
         patch.setattr(pretraining, "_update", watched)
         patch.setattr(pretraining, "find_device", find)
         patch.setattr(pretraining, "examine", lambda *_, **__: noted.append("exam") or {})
-        patch.setattr(pretraining, "_finish", lambda *args: noted.append(weights_hash(args[2])))
+        patch.setattr(
+            pretraining, "_finish", lambda *args: noted.append(weights_hash(args[2])) or {}
+        )
         pretraining.pretrain(folder / "run", config)
     return noted
 
@@ -514,6 +518,7 @@ SAC_FIELDS = {
     "warmup": 6,
     "checkpoint_every": 5,
 }
+LLAVA = {"model.vlm": "./llava", "model.lora.rank": 2}
 SETTINGS: dict[str, Seen] = {
     "suite": Seen(
         steps, "panda-sim", dict.fromkeys(("expert_tasks", "rl_tasks", "unseen_tasks"), ())
@@ -551,12 +556,12 @@ SETTINGS: dict[str, Seen] = {
     "model.lora.rank": Seen(stage_0, 2),
     "model.lora.alpha": Seen(stage_0, 1.0, {"model.lora.rank": 2}),
     "model.lora.targets": Seen(stage_0, r".*tower\..*\.up", {"model.lora.rank": 2}),
-    "model.lora.towers": Seen(pretrained, ("vision",), {"model.lora.rank": 2}),
-    "model.revision": Seen(pretrained, "v1"),
-    "model.dtype": Seen(pretrained, "bfloat16", {"model.lora.rank": 2}),
-    "model.quantize": Seen(pretrained, "4bit", {"model.lora.rank": 2}),
-    "model.gradient_checkpointing": Seen(pretrained, True),
-    "model.compile": Seen(pretrained, True),
+    "model.lora.towers": Seen(pretrained, ("vision",), LLAVA),
+    "model.revision": Seen(pretrained, "v1", LLAVA),
+    "model.dtype": Seen(pretrained, "bfloat16", LLAVA),
+    "model.quantize": Seen(pretrained, "4bit", LLAVA),
+    "model.gradient_checkpointing": Seen(pretrained, True, LLAVA),
+    "model.compile": Seen(pretrained, True, LLAVA),
     **{f"sft.{name}": Seen(stage_0, value) for name, value in SCHEDULE.items()},
     **{f"sl.{name}": Seen(stage_2, value) for name, value in SCHEDULE.items()},
     "mixture.validation": Seen(stage_0, 0.5),
@@ -648,6 +653,7 @@ def test_no_setting_is_forgotten() -> None:
     assert set(PRETRAINING) == set(leaves(SMALL_VLM))
 
 
+@pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning")  # torch.compile's own
 @pytest.mark.parametrize("name", list(leaves(BASE)))
 def test_every_setting_changes_something(
     name: str,

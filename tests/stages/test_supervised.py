@@ -65,6 +65,7 @@ def learn(
     directory: Path, expert: EpisodeStore, stage: Stage = SFT, config: Config = CONFIG
 ) -> VLAPolicy:
     with open_run(directory, config) as run:
+        run.journal.append("begun")  # as a run has, by then
         policy = new_policy(run, POINTMASS, SFT)
         return run_supervised(run, policy, stage, "all", suite=POINTMASS, expert=expert)
 

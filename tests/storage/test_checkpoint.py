@@ -49,8 +49,8 @@ def test_tensors_and_json_come_back_as_they_were(tmp_path: Path) -> None:
 
 
 def test_same_contents_give_the_same_bytes(tmp_path: Path) -> None:
-    for run in ("one", "two"):
-        save(tmp_path / run / "sft", FILES)
+    for name in ("one", "two"):
+        save(tmp_path / name / "sft", FILES)
     for path in (tmp_path / "one" / "sft").iterdir():
         assert path.read_bytes() == (tmp_path / "two" / "sft" / path.name).read_bytes()
 
@@ -108,8 +108,8 @@ def test_killed_between_the_renames(tmp_path: Path, finished: bool) -> None:
     save(tmp_path / "sft-000001", FILES)
     (tmp_path / "sft-000001").rename(tmp_path / ".sft-000001.old")
     if finished:
-        save(tmp_path / "other" / "sft-000001", {"state.json": {"step": 8}})
-        (tmp_path / "other" / "sft-000001").rename(tmp_path / ".sft-000001.new")
+        save(tmp_path / "aside" / "sft-000001", {"state.json": {"step": 8}})
+        (tmp_path / "aside" / "sft-000001").rename(tmp_path / ".sft-000001.new")
     found = Checkpoints(tmp_path).newest("sft")
     assert found is not None
     assert found[1]["state.json"] == {"step": 8 if finished else 7}

@@ -107,7 +107,8 @@ def swap_words(
     Lets a policy do what the rest of an instruction says where it was never taught a word.
     """
     chosen = torch.rand(len(instructions), generator=generator) < share
-    places, others = torch.randint(2**31, (2, len(instructions)), generator=generator).tolist()
+    numbers = torch.randint(2**31, (2, len(instructions)), generator=generator)
+    places, others = numbers.tolist()
     return [
         _swapped(text, place, words[other % len(words)]) if swap else text
         for text, swap, place, other in zip(

@@ -33,25 +33,24 @@ SCHEMA = 1  # of our own facts in info.json; another number is refused
 
 @dataclass(frozen=True)
 class StoreSpec:
-    """What all episodes of a store have in common. Data that differ in any of it must not be
-    mixed."""
+    """What all episodes of a store have in common.
+
+    Data that differ in any of it must not be mixed.
+    """
 
     suite: str
     image_shape: Shape  # H, W, 3
     action_dim: int
     fps: int  # decisions per second of simulated time, rounded
-    render: Mapping[str, Any] = field(
-        default_factory=dict
-    )  # whatever changes the picture or the dynamics; JSON-able
-    kind: Literal["expert", "online"] = (
-        "expert"  # D_e or D_RL; an online store takes successes only
-    )
+    render: Mapping[str, Any] = field(default_factory=dict)
+    """What changes the image or the dynamics (JSON)."""
+    kind: Literal["expert", "online"] = "expert"
+    """D_e or D_RL; an online store takes successes only."""
 
 
 @dataclass(frozen=True)
 class Frames:
-    """All frames of a store in memory. `instruction`, `task` and `episode` give, for each frame, an
-    index."""
+    """All frames of a store in memory; `instruction`, `task` and `episode` are indices."""
 
     images: UInt8[np.ndarray, "N H W 3"]
     actions: Float32[np.ndarray, "N A"]
@@ -66,9 +65,9 @@ class Frames:
 
 
 class EpisodeStore:
-    """The episodes under `root`. With a `spec` the store is created where there is none; without,
-    it must be there.
+    """The episodes under `root`.
 
+    With a `spec` the store is created where there is none; without, it must be there.
     Raises `UserError` where `root` is something else, is damaged, or differs from `spec` (the
     message says in what).
     """
@@ -98,14 +97,14 @@ class EpisodeStore:
 
     @property
     def episodes(self) -> tuple[EpisodeInfo, ...]:
-        """What is known of each episode without reading its frames, in order of arrival."""
+        """Return what is known of each episode without its frames, in order of arrival."""
         return tuple(self._episodes)
 
     def __len__(self) -> int:
         return len(self._episodes)
 
     def counts(self) -> dict[str, int]:
-        """Episodes per task."""
+        """Return the number of episodes of each task."""
         return dict(Counter(info.provenance.task for info in self._episodes))
 
     def seeds(self) -> set[tuple[str, int]]:
@@ -120,15 +119,15 @@ class EpisodeStore:
         return digest.hexdigest()
 
     def require(self, spec: StoreSpec) -> None:
-        """Raise `UserError` with the first difference unless the store was made with exactly
-        `spec`."""
-        mine, theirs = _flat(self.spec), _flat(spec)
+        """Raise `UserError` with the first difference unless the store was made with `spec`."""
+        mine = _flat(self.spec)
+        theirs = _flat(spec)
         for key in sorted(mine.keys() | theirs.keys()):
             if mine.get(key) != theirs.get(key):
                 raise UserError(
                     f"dataset {self.root} was made with {key} = {mine.get(key)!r}, but "
-                    f"{theirs.get(key)!r} is wanted; "
-                    "use the settings it was made with, or another directory"
+                    f"{theirs.get(key)!r} is wanted; use the settings it was made with, or another "
+                    "directory"
                 )
 
     def __getitem__(self, index: int) -> Episode:
@@ -140,13 +139,16 @@ class EpisodeStore:
             yield from self._read_file(infos)
 
     def read(self) -> Frames:
-        """All frames in memory: about 12 kB each at 64 pixels. Raises `UserError` that names what
-        is corrupt."""
+        """Return all frames in memory: about 12 kB each at 64 pixels.
+
+        Raises `UserError` that names what is corrupt.
+        """
         total = sum(info.length for info in self._episodes)
         images = np.empty((total, *self.spec.image_shape), np.uint8)
         actions = np.empty((total, self.spec.action_dim), np.float32)
         for infos in self._by_file():
-            first, stop = infos[0].start, infos[-1].start + infos[-1].length
+            first = infos[0].start
+            stop = infos[-1].start + infos[-1].length
             actions[first:stop] = self._decode(infos, images[first:stop])["action"]
         tasks = tuple(dict.fromkeys(info.provenance.task for info in self._episodes))
         lengths = [info.length for info in self._episodes]
@@ -154,12 +156,11 @@ class EpisodeStore:
         def per_frame(values: list[int]) -> np.ndarray:
             return np.repeat(np.array(values, np.int64), lengths)
 
+        instructions = [self._instructions.index(info.instruction) for info in self._episodes]
         return Frames(
             images=images,
             actions=actions,
-            instruction=per_frame(
-                [self._instructions.index(info.instruction) for info in self._episodes]
-            ),
+            instruction=per_frame(instructions),
             task=per_frame([tasks.index(info.provenance.task) for info in self._episodes]),
             episode=per_frame([info.index for info in self._episodes]),
             instructions=tuple(self._instructions),
@@ -171,18 +172,17 @@ class EpisodeStore:
             yield [info for info in self._episodes if info.file == number]
 
     def _read_file(self, infos: Sequence[EpisodeInfo]) -> Iterator[Episode]:
-        """The episodes `infos`, which lie next to each other in one data file."""
+        """Yield the episodes `infos`, which lie next to each other in one data file."""
         frames = sum(info.length for info in infos)
         images = np.empty((frames, *self.spec.image_shape), np.uint8)
         columns = self._decode(infos, images)
         first = infos[0].start
         for info in infos:
             part = slice(info.start - first, info.start - first + info.length)
-            actions, rewards = columns["action"][part].copy(), columns["next.reward"][part].copy()
             yield Episode(
                 images[part].copy(),
-                actions,
-                rewards,
+                columns["action"][part].copy(),
+                columns["next.reward"][part].copy(),
                 info.instruction,
                 info.success,
                 provenance=info.provenance,
@@ -253,11 +253,11 @@ class EpisodeStore:
     def _prepare(
         self, episodes: Sequence[Episode]
     ) -> tuple[list[EpisodeInfo], dict[str, Stats], list[tuple[str, bytes]]]:
-        """What `episodes` add, and the files that say so, in the order in which they must
-        appear."""
+        """Return what `episodes` add, and the files that say so, in the order to write them in."""
         schema = lerobot.features(self.spec.image_shape, self.spec.action_dim)
         instructions = _instructions(self._instructions, episodes)
-        index, start = len(self._episodes), sum(info.length for info in self._episodes)
+        index = len(self._episodes)
+        start = sum(info.length for info in self._episodes)
         columns: list[dict[str, np.ndarray]] = []
         for episode in episodes:
             task_index = instructions.index(episode.instruction)
@@ -396,8 +396,10 @@ class EpisodeStore:
 
 
 def _is_vacant(root: Path) -> bool:
-    """Whether there is nothing yet, or only what a kill during creation left. Foreign things
-    raise."""
+    """Return whether there is nothing yet, or only what a kill during creation left.
+
+    Raises `UserError` where there is something foreign.
+    """
     if not root.exists():
         return True
     if not root.is_dir():
@@ -414,7 +416,7 @@ def _is_vacant(root: Path) -> bool:
 
 
 def _create(root: Path, spec: StoreSpec) -> None:
-    """An empty dataset. info.json comes last: before it, the directory counts as vacant."""
+    """Make an empty dataset. info.json comes last: before it, the directory counts as vacant."""
     try:
         root.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -480,19 +482,20 @@ def _read_json(path: Path) -> Any:
 
 
 def _flat(spec: StoreSpec) -> dict[str, Any]:
-    """A spec as "render.camera" -> value, as JSON gives it back (tuples are lists)."""
+    """Return a spec as "render.camera" -> value, as JSON gives it back (tuples are lists)."""
     plain: dict[str, Any] = json.loads(json.dumps(asdict(spec)))
     render = plain.pop("render")
     return plain | {f"render.{key}": value for key, value in render.items()}
 
 
 def _instructions(known: Sequence[str], episodes: Sequence[Episode]) -> list[str]:
-    """Every instruction once, in order of appearance: the position is the task_index."""
+    """Return every instruction once, in order of appearance: its place is the task_index."""
     return list(dict.fromkeys([*known, *(episode.instruction for episode in episodes)]))
 
 
 def _numbers(infos: Sequence[EpisodeInfo]) -> str:
-    first, last = infos[0].index, infos[-1].index
+    first = infos[0].index
+    last = infos[-1].index
     return f"episode {first}" if first == last else f"episodes {first} to {last}"
 
 

@@ -45,7 +45,7 @@ Stats = dict[
 
 
 def features(image_shape: Shape, action_dim: int) -> dict[str, dict[str, Any]]:
-    """The features of our datasets, as info.json states them. The order is that of the columns."""
+    """Return the features of our datasets, as info.json has them, in the order of the columns."""
     return {
         IMAGE: {
             "dtype": "image",
@@ -69,7 +69,7 @@ def _scalar(dtype: str) -> dict[str, Any]:
 
 
 def file_path(pattern: str, number: int) -> str:
-    """The path of the `number`th data or episode file."""
+    """Return the path of the `number`th data or episode file."""
     return pattern.format(chunk_index=number // CHUNK, file_index=number % CHUNK)
 
 
@@ -89,19 +89,18 @@ class EpisodeInfo:
 
 
 # ----------------------------------------------------------------------------------------------
-# pictures
+# images
 
 
 def encode_pngs(images: UInt8[np.ndarray, "T H W 3"]) -> list[bytes]:
-    """Each picture as a PNG.
+    """Return each image as a PNG.
 
-    Pillow tries five filters on every row: twice as slow as no filter, and no smaller for drawn
-    pictures.
+    Pillow tries five filters on every row: twice as slow as no filter, and no smaller for rendered
+    images.
     """
     frames, height, width, _ = images.shape
-    rows = np.zeros(
-        (frames, height, 1 + 3 * width), np.uint8
-    )  # the byte in front of a row is its filter: 0, none
+    # The byte in front of a row is its filter: 0, none.
+    rows = np.zeros((frames, height, 1 + 3 * width), np.uint8)
     rows[:, :, 1:] = images.reshape(frames, height, -1)
     head = b"\x89PNG\r\n\x1a\n" + _chunk(
         b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
@@ -147,8 +146,7 @@ RESTORE = "restore the file from a copy, or move the dataset away and collect it
 
 
 def episode_stats(episode: Episode, columns: Mapping[str, np.ndarray]) -> dict[str, Stats]:
-    """The statistics of one episode's features; those of the pictures per channel, of pixels in
-    0..1."""
+    """Return the statistics of one episode's features: of images per channel, pixels in 0..1."""
     return {IMAGE: _image_stats(episode.images)} | {
         key: _column_stats(values) for key, values in columns.items()
     }
@@ -166,8 +164,10 @@ def _column_stats(values: np.ndarray) -> Stats:
 
 
 def _image_stats(images: UInt8[np.ndarray, "T H W 3"]) -> Stats:
-    """Exact, from a histogram of the 256 levels: ten times faster than converting all pixels to
-    float64."""
+    """Return exact statistics, from a histogram of the 256 levels.
+
+    That is ten times faster than converting all pixels to float64.
+    """
     levels = np.arange(256) / 255
     counts = np.stack(
         [np.bincount(images[..., channel].ravel(), minlength=256) for channel in range(3)]
@@ -176,7 +176,8 @@ def _image_stats(images: UInt8[np.ndarray, "T H W 3"]) -> Stats:
     share = counts / counts.sum(1, keepdims=True)
     mean = share @ levels
     std = np.sqrt((share * (levels - mean[:, None]) ** 2).sum(1))
-    low, high = levels[present.argmax(1)], levels[255 - present[:, ::-1].argmax(1)]
+    low = levels[present.argmax(1)]
+    high = levels[255 - present[:, ::-1].argmax(1)]
     stats = {
         key: value.reshape(3, 1, 1)
         for key, value in (("min", low), ("max", high), ("mean", mean), ("std", std))
@@ -185,7 +186,7 @@ def _image_stats(images: UInt8[np.ndarray, "T H W 3"]) -> Stats:
 
 
 def merge_stats(parts: Sequence[Mapping[str, Stats]]) -> dict[str, Stats]:
-    """The statistics of all episodes together, from those of each."""
+    """Return the statistics of all episodes together, from those of each."""
     return {key: _merge([part[key] for part in parts]) for key in parts[0]} if parts else {}
 
 
@@ -233,7 +234,7 @@ def data_table(
     columns: Sequence[Mapping[str, np.ndarray]],
     schema: Mapping[str, dict[str, Any]],
 ) -> pa.Table:
-    """The frames of `episodes` as the content of one data file."""
+    """Return the frames of `episodes` as the content of one data file."""
     pngs = [png for episode in episodes for png in encode_pngs(episode.images)]
     paths = [f"frame-{frame:06d}.png" for episode in episodes for frame in range(len(episode))]
     arrays = [
@@ -255,25 +256,28 @@ _VALUES = {"float32": pa.float32(), "int64": pa.int64(), "bool": pa.bool_()}
 
 
 def _huggingface(schema: Mapping[str, dict[str, Any]]) -> dict[str, str]:
-    """Tells `datasets` what is a picture and what a list of fixed length; without it lerobot cannot
-    read the file."""
+    """Return what tells `datasets` which columns are images and which lists of fixed length.
+
+    Without it lerobot cannot read the file.
+    """
     types: dict[str, Any] = {}
     for key, feature in schema.items():
         value: dict[str, Any] = {"dtype": feature["dtype"], "_type": "Value"}
         fixed = {"feature": value, "length": feature["shape"][0], "_type": "List"}
-        types[key] = (
-            {"_type": "Image"}
-            if feature["dtype"] == "image"
-            else value
-            if feature["shape"] == [1]
-            else fixed
-        )
+        if feature["dtype"] == "image":
+            types[key] = {"_type": "Image"}
+        elif feature["shape"] == [1]:
+            types[key] = value
+        else:
+            types[key] = fixed
     return {"huggingface": json.dumps({"info": {"features": types}})}
 
 
 def tasks_table(instructions: Sequence[str]) -> pa.Table:
-    """meta/tasks.parquet. lerobot reads it with pandas and takes the instruction from the index:
-    mark it as one."""
+    """Return the content of meta/tasks.parquet.
+
+    lerobot reads it with pandas and takes the instruction from the index: it is marked as one.
+    """
     index = "__index_level_0__"
     names: dict[str, Any] = {
         "name": None,
@@ -302,14 +306,14 @@ def tasks_table(instructions: Sequence[str]) -> pa.Table:
 
 
 def read_tasks(table: pa.Table) -> list[str]:
-    """The instructions of meta/tasks.parquet, in the order of their task_index."""
+    """Return the instructions of meta/tasks.parquet, in the order of their task_index."""
     (name,) = [column for column in table.column_names if column != "task_index"]
     by_index = dict(zip(table["task_index"].to_pylist(), table[name].to_pylist(), strict=True))
     return [by_index[index] for index in range(len(by_index))]
 
 
 def episodes_table(infos: Sequence[EpisodeInfo], stats: Sequence[Mapping[str, Stats]]) -> pa.Table:
-    """One file of meta/episodes. Its types are fixed, so that those of all files agree."""
+    """Return one file of meta/episodes. Its types are fixed, so that all files agree."""
     rows = [_episode_row(info, part) for info, part in zip(infos, stats, strict=True)]
     fields = [(key, _episode_type(key, rows[0][key])) for key in rows[0]]
     return pa.Table.from_pylist(rows, schema=pa.schema(fields))
@@ -357,7 +361,7 @@ def _nested(value: Any) -> pa.DataType:
 
 
 def read_episodes(table: pa.Table) -> list[EpisodeInfo]:
-    """The rows of one file of meta/episodes."""
+    """Return the rows of one file of meta/episodes."""
     return [
         EpisodeInfo(
             index=row["episode_index"],
@@ -382,7 +386,7 @@ def read_episodes(table: pa.Table) -> list[EpisodeInfo]:
 
 
 def read_stats(table: pa.Table) -> list[dict[str, Stats]]:
-    """The statistics in the rows of one file of meta/episodes."""
+    """Return the statistics in the rows of one file of meta/episodes."""
     keys = [key for key in table.column_names if key.startswith("stats/")]
     parts: list[dict[str, Stats]] = []
     for row in table.select(keys).to_pylist():
@@ -407,7 +411,7 @@ def info_json(
     tasks: int,
     irevla: Mapping[str, Any],
 ) -> dict[str, Any]:
-    """The content of meta/info.json."""
+    """Return the content of meta/info.json."""
     return {
         "codebase_version": VERSION,
         "robot_type": None,
@@ -427,14 +431,14 @@ def info_json(
 
 
 def stats_json(stats: Mapping[str, Stats]) -> dict[str, Any]:
-    """The content of meta/stats.json."""
+    """Return the content of meta/stats.json."""
     return {
         key: {name: value.tolist() for name, value in part.items()} for key, part in stats.items()
     }
 
 
 def to_bytes(content: pa.Table | Mapping[str, Any]) -> bytes:
-    """A file's bytes: parquet (with page checksums) for a table, JSON for a mapping."""
+    """Return a file's bytes: parquet (with page checksums) for a table, JSON for a mapping."""
     if not isinstance(content, pa.Table):
         return json.dumps(content, indent=1).encode()
     sink = io.BytesIO()
@@ -447,7 +451,7 @@ def to_bytes(content: pa.Table | Mapping[str, Any]) -> bytes:
 def read_table(
     path: Path, *, columns: list[str] | None = None, sha256: str = "", where: str = ""
 ) -> pa.Table:
-    """The table in the parquet file `path`, once its bytes have the stated hash.
+    """Return the table in the parquet file `path`, once its bytes have the stated hash.
 
     Raises `UserError` that begins with `where` (default: the path) for a file that is missing,
     truncated or altered.

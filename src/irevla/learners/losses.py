@@ -26,9 +26,9 @@ def gae(
     gamma: float,
     lam: float,
 ) -> tuple[Float[Tensor, "T B"], Float[Tensor, "T B"]]:
-    """Generalised advantage estimates and returns (Schulman et al. 2016), both zero at steps that
-    are not valid.
+    """Return generalised advantage estimates and returns, zero at steps that are not valid.
 
+    See Schulman et al. 2016.
     `next_values` are of each step's own next observation, also where the episode was truncated
     there. A truncated step bootstraps with them, a terminated one never; no advantage flows back
     over the end of an episode or an invalid step.
@@ -46,7 +46,7 @@ def gae(
 
 
 def normalised(advantages: Float[Tensor, " N"]) -> Float[Tensor, " N"]:
-    """Mean zero and standard deviation one, or less where it was under `MIN_STD`.
+    """Return advantages of mean 0 and standard deviation 1, or less where it was under `MIN_STD`.
 
     With a sparse reward, a rollout without any success has only the critic's small errors for
     advantages: made as large as real ones, they would lead the actor astray.
@@ -58,14 +58,14 @@ def normalised(advantages: Float[Tensor, " N"]) -> Float[Tensor, " N"]:
 def gaussian_log_prob(
     actions: Float[Tensor, "*N A"], *, mean: Float[Tensor, "*N A"], log_std: Float[Tensor, " A"]
 ) -> Float[Tensor, "*N"]:
-    """Log-density of actions under a Gaussian with independent dimensions."""
+    """Return the log-density of actions under a Gaussian with independent dimensions."""
     # log p(a) = sum_i -((a_i - mu_i) / sigma_i)^2 / 2 - log sigma_i - log(2 pi) / 2
     z = (actions - mean) * torch.exp(-log_std)
     return -0.5 * z.square().sum(-1) - log_std.sum() - 0.5 * math.log(2 * math.pi) * log_std.numel()
 
 
 def entropy(log_std: Float[Tensor, " A"]) -> Float[Tensor, ""]:
-    """Entropy of that Gaussian, in nats: a metric of how much the policy still explores."""
+    """Return the entropy of that Gaussian, in nats: how much the policy still explores."""
     # H = sum_i log sigma_i + log(2 pi e) / 2
     return log_std.sum() + 0.5 * math.log(2 * math.pi * math.e) * log_std.numel()
 
@@ -77,8 +77,10 @@ def clipped_surrogate(
     advantages: Float[Tensor, " N"],
     clip: float,
 ) -> tuple[Float[Tensor, ""], Metrics]:
-    """PPO's clipped objective (Schulman et al. 2017), as a loss; the metrics say how far the policy
-    has moved."""
+    """Return PPO's clipped objective (Schulman et al. 2017), as a loss, with metrics.
+
+    These say how far the policy has moved.
+    """
     log_ratio = log_probs - old_log_probs
     ratio = log_ratio.exp()
     # L = -E[min(r A, clip(r, 1 - eps, 1 + eps) A)]
@@ -92,6 +94,6 @@ def clipped_surrogate(
 
 
 def value_loss(values: Float[Tensor, " N"], *, returns: Float[Tensor, " N"]) -> Float[Tensor, ""]:
-    """Mean squared error of the critic."""
+    """Return the mean squared error of the critic, halved."""
     # L = E[(V - R)^2] / 2
     return 0.5 * F.mse_loss(values, returns)

@@ -1,6 +1,6 @@
 """Stage 1: proximal policy optimisation on latents (section IV-B, equation 3).
 
-It never sees a picture, a prompt or a simulator.
+It never sees an image, a prompt or a simulator.
 """
 
 from collections.abc import Callable, Iterator, Mapping
@@ -173,16 +173,19 @@ class _Samples:
         self.advantages[self.valid] = normalised(advantages.flatten()[self.valid])
 
     def minibatches(self, size: int, generator: torch.Generator) -> Iterator[Int[Tensor, " n"]]:
-        """Flat indices of the valid samples in random order, in parts of about `size` that differ
-        by one at most."""
-        order = self.valid[
-            torch.randperm(len(self.valid), generator=generator).to(self.valid.device)
-        ]
+        """Yield flat indices of the valid samples in random order.
+
+        They come in parts of about `size`, which differ by one at most.
+        """
+        shuffled = torch.randperm(len(self.valid), generator=generator)
+        order = self.valid[shuffled.to(self.valid.device)]
         yield from order.tensor_split(max(1, round(len(order) / size)))
 
     def metrics(self) -> dict[str, float]:
-        """How well the critic foresaw the returns (1: perfectly, 0: no better than their mean), and
-        their mean."""
+        """Return how well the critic foresaw the returns, and their mean.
+
+        1 is perfectly, 0 no better than their mean.
+        """
         returns = self.returns[self.valid]
         errors = (self.returns - self.values)[self.valid]
         explained = 1 - errors.var(correction=0) / returns.var(correction=0).clamp_min(1e-8)

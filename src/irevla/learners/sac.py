@@ -94,7 +94,7 @@ class SAC:
         return {"skipped": 0.0, **means.take(), **self._temperatures()}
 
     def _critic_step(self, batch: Transitions) -> Metrics:
-        """One gradient step of the critics, after which their slow copy follows."""
+        """Take one gradient step of the critics, after which their slow copy follows."""
         motion, gripper = self.actor.split(batch.actions)
         q = self.critic(self._read(batch.features), motion)
         targets = self._targets(batch)
@@ -107,7 +107,7 @@ class SAC:
         return {"critic_loss": loss.detach(), "target": targets.mean(), **done}
 
     def _actor_step(self, batch: Transitions) -> Metrics:
-        """One gradient step of the actor and the temperatures."""
+        """Take one gradient step of the actor and the temperatures."""
         u, motion, log_prob, gripper = self._draw(batch.features)
         q = self.critic(self._read(batch.features), motion).mean(0)
         value = soft_value(
@@ -132,8 +132,10 @@ class SAC:
 
     @torch.no_grad()
     def _targets(self, batch: Transitions) -> Float[Tensor, " B"]:
-        """y, with the minimum over a few critics of the slow copy. A truncated step bootstraps, a
-        terminated never."""
+        """Return y, with the minimum over a few critics of the slow copy.
+
+        A truncated step bootstraps, a terminated one never does.
+        """
         _, motion, log_prob, gripper = self._draw(batch.next_features)
         members = torch.randperm(self.config.critics, generator=self._generator)[
             : self.config.subset
@@ -157,7 +159,7 @@ class SAC:
     ) -> tuple[
         Float[Tensor, "B A"], Float[Tensor, "B C"], Float[Tensor, " B"], Float[Tensor, "B K"]
     ]:
-        """u, a motion with its log-density, and the log-probabilities of the gripper's choices."""
+        """Return u, a motion, its log-density, and log-probabilities of the gripper's choices."""
         u, log_std = self.actor(features)
         noise = torch.randn(log_std.shape, generator=self._generator).to(u.device)
         motion, log_prob = squashed(u[:, : self.actor.motion], log_std=log_std, noise=noise)
@@ -165,7 +167,7 @@ class SAC:
 
     @torch.no_grad()
     def _read(self, features: Features) -> Float[Tensor, "B d"]:
-        """h' of the SFT policy, which all critics share."""
+        """Return h' of the SFT policy, which all critics share."""
         h: Tensor = self.reference.token_learner(features)
         return h
 
@@ -176,7 +178,7 @@ class SAC:
 
     @torch.no_grad()
     def _follow(self) -> None:
-        """The slow copy: target <- target + tau (critic - target)."""
+        """Move the slow copy: target <- target + tau (critic - target)."""
         for slow, fast in zip(self.target.parameters(), self.critic.parameters(), strict=True):
             slow.lerp_(fast, self.config.tau)
 

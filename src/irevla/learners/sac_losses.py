@@ -17,8 +17,10 @@ from torch import Tensor
 def squashed(
     mean: Float[Tensor, "B C"], *, log_std: Float[Tensor, "B C"], noise: Float[Tensor, "B C"]
 ) -> tuple[Float[Tensor, "B C"], Float[Tensor, " B"]]:
-    """The motion that standard normal `noise` gives, in [-1, 1], and its log-density (Haarnoja et
-    al. 2018, app. C)."""
+    """Return the motion that standard normal `noise` gives, in [-1, 1], and its log-density.
+
+    See Haarnoja et al. 2018, appendix C.
+    """
     u = mean + log_std.exp() * noise
     # log(1 - tanh(u)^2) = 2 (log 2 - u - softplus(-2 u)), which does not overflow
     log_slope = 2 * (math.log(2) - u - F.softplus(-2 * u))
@@ -34,11 +36,10 @@ def soft_value(
     log_prob: Float[Tensor, " B"],
     alpha: Float[Tensor, "2"],
 ) -> Float[Tensor, " B"]:
-    """V of the policy whose motion was drawn with `log_prob` and whose gripper has the
-    log-probabilities `gripper`.
+    """Return V of the policy whose motion was drawn with `log_prob`.
 
-    `q` is of that motion with each choice of the gripper; `alpha` are the temperatures of motion
-    and gripper.
+    `gripper` are the log-probabilities of the gripper's choices, `q` is of that motion with each of
+    them, `alpha` are the temperatures of motion and gripper.
     """
     # V = sum_g pi(g) (Q(a, g) - alpha_2 log pi(g)) - alpha_1 log pi(a)
     return (gripper.exp() * (q - alpha[1] * gripper)).sum(-1) - alpha[0] * log_prob
@@ -51,7 +52,7 @@ def td_target(
     next_values: Float[Tensor, " B"],
     gamma: float,
 ) -> Float[Tensor, " B"]:
-    """What the critics are to say; `next_values` of terminated steps may be anything."""
+    """Return what the critics are to say; `next_values` of terminated steps do not count."""
     # y = r + gamma V(s') (1 - terminated)
     return rewards + gamma * next_values.masked_fill(terminated, 0)
 
@@ -59,7 +60,7 @@ def td_target(
 def critic_loss(
     q: Float[Tensor, "E B K"], *, gripper: Int[Tensor, " B"], targets: Float[Tensor, " B"]
 ) -> Float[Tensor, ""]:
-    """Mean squared error of each of `E` critics for the choice that the gripper made."""
+    """Return the squared error of `E` critics for the choice that the gripper made: the mean."""
     chosen = q.gather(-1, gripper.expand(len(q), -1)[..., None]).squeeze(-1)
     # L = E[(Q_i(s, a, g) - y)^2] / 2
     return 0.5 * (chosen - targets).square().mean()
@@ -68,16 +69,14 @@ def critic_loss(
 def entropies(
     *, gripper: Float[Tensor, "B K"], log_prob: Float[Tensor, " B"]
 ) -> Float[Tensor, "2"]:
-    """Entropy of the motion, estimated from what was drawn, and of the gripper, exactly; in
-    nats."""
+    """Return the entropies of the motion, estimated from a draw, and of the gripper, in nats."""
     return torch.stack([-log_prob.mean(), -(gripper.exp() * gripper).sum(-1).mean()])
 
 
 def temperature_loss(
     log_alpha: Float[Tensor, "2"], *, entropies: Float[Tensor, "2"], targets: Float[Tensor, "2"]
 ) -> Float[Tensor, ""]:
-    """Lets each temperature rise while its entropy is under its target, and fall while it is
-    over."""
+    """Return a loss under which a temperature rises while its entropy is below the target."""
     # L = sum_i log alpha_i (H_i - target_i)
     return (log_alpha * (entropies.detach() - targets)).sum()
 
@@ -85,6 +84,6 @@ def temperature_loss(
 def anchor_penalty(
     mean: Float[Tensor, "B A"], *, reference: Float[Tensor, "B A"]
 ) -> Float[Tensor, ""]:
-    """Squared distance to the actions of the policy that RL started from, mean over dimensions."""
+    """Return the squared distance to what the SFT policy does, mean over dimensions."""
     # E[|a - a_SFT|^2] / A
     return F.mse_loss(mean, reference)

@@ -43,9 +43,7 @@ class SFT:
         self.skipped = 0  # of these, steps that did nothing: their gradient was not finite
         self.parameters = policy.trainable(parts)
         self.device = self.parameters[0].device
-        fused = (
-            self.device.type == "cpu"
-        )  # one pass over the weights; on a GPU the default is as good
+        fused = self.device.type == "cpu"  # one pass over the weights; on a GPU no gain
         self.optimizer = torch.optim.AdamW(
             self.parameters, lr=config.lr, weight_decay=config.weight_decay, fused=fused or None
         )

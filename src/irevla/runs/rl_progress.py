@@ -27,18 +27,18 @@ class RLProgress:
 
     @property
     def rate(self) -> float:
-        """Success rate of the recent training episodes (with exploration noise)."""
+        """Return the success rate of the recent training episodes (with exploration noise)."""
         return sum(self.recent) / max(1, len(self.recent))
 
     @property
     def converged(self) -> bool:
-        """Whether `config.converged` of the last `config.window` training episodes succeeded."""
+        """Return whether `config.converged` of the last `config.window` episodes succeeded."""
         wanted = self.config.converged * self.config.window
         return len(self.recent) == self.config.window and sum(self.recent) >= wanted
 
     @property
     def over(self) -> bool:
-        """Whether stage 1 has converged, or has spent its budget of decisions."""
+        """Return whether stage 1 has converged, or has spent its budget of decisions."""
         return self.converged or self.decisions >= self.config.steps
 
     def note(self) -> str:

@@ -1,5 +1,4 @@
-"""Checkpoints that survive kill -9, a full disk and a flipped bit: safetensors and JSON only,
-nothing is unpickled.
+"""Checkpoints that survive kill -9, a full disk and a flipped bit. Nothing is unpickled.
 
 A checkpoint is a directory: some `*.safetensors`, some `*.json`, and MANIFEST.json with the size
 and sha256 of each. It is written aside as `.NAME.new`, every file fsynced, and renamed into place;
@@ -23,9 +22,8 @@ from irevla.errors import UserError
 from irevla.storage.disk import remedy, sync, write_synced
 
 MANIFEST = "MANIFEST.json"
-Files = Mapping[
-    str, Any
-]  # "x.safetensors" -> Mapping[str, Tensor]; "x.json" -> whatever JSON can say
+Files = Mapping[str, Any]
+"""Name -> content: "x.safetensors" -> Mapping[str, Tensor], "x.json" -> whatever JSON can say."""
 
 
 class CorruptCheckpoint(UserError):
@@ -33,9 +31,9 @@ class CorruptCheckpoint(UserError):
 
 
 def save(directory: Path, files: Files) -> None:
-    """Write `files` as the checkpoint `directory`, wholly or not at all; one of that name is
-    replaced at the very end.
+    """Write `files` as the checkpoint `directory`, wholly or not at all.
 
+    One of that name is replaced at the very end.
     Raises `UserError` where the disk is full or not writable; what was there before is then
     untouched.
     """
@@ -74,9 +72,9 @@ def load(directory: Path, *, as_saved: bool = False) -> dict[str, Any]:
 
 
 class Checkpoints:
-    """The checkpoints of a run. "sft-000500" is one of a series (prefix, dash, six digits or more);
-    "sft" stands alone.
+    """The checkpoints of a run.
 
+    "sft-000500" is one of a series (prefix, dash, six digits or more); "sft" stands alone.
     Of a series the newest `keep` stay. A name without such a number is never deleted.
     """
 
@@ -87,16 +85,14 @@ class Checkpoints:
         self.passed_over: list[str] = []  # what `newest` found corrupt, in words
 
     def save(self, name: str, files: Files) -> Path:
-        """Write the checkpoint `name`, then drop what is too old in its series. Returns where it
-        is."""
+        """Write the checkpoint `name`, drop what is too old in its series; return where it is."""
         assert Path(name).name == name and not name.startswith("."), name
         save(self.root / name, files)
         self._rotate(name)
         return self.root / name
 
     def newest(self, prefix: str) -> tuple[Path, dict[str, Any]] | None:
-        """The newest of the series that verifies, with its contents; None where the series is
-        empty.
+        """Return the newest of the series that verifies, with its contents; None: there is none.
 
         Raises `CorruptCheckpoint` where there are some but none verifies: starting afresh must be
         the user's choice.
@@ -121,7 +117,7 @@ class Checkpoints:
             _remove(path)
 
     def _series(self, prefix: str) -> list[Path]:
-        """The checkpoints of one series, newest first."""
+        """Return the checkpoints of one series, newest first."""
         if not self.root.is_dir():
             return []
         for leftover in self.root.glob(".*.old"):
@@ -150,20 +146,24 @@ class Checkpoints:
 
 
 def series_name(prefix: str, number: int) -> str:
-    """The name of one of a series: ("sft", 500) -> "sft-000500"."""
+    """Return the name of one of a series: ("sft", 500) -> "sft-000500"."""
     return f"{prefix}-{number:06d}"
 
 
 def split_name(name: str) -> tuple[str, int] | None:
-    """The inverse of `series_name`; None for a name that stands alone. Six digits, so that
-    "rl:knob-1" is no series."""
+    """Return the inverse of `series_name`; None for a name that stands alone.
+
+    It has six digits, so that "rl:knob-1" is no series.
+    """
     match = re.fullmatch(r"(?P<prefix>[^.].*)-(?P<number>\d{6,})", name)
     return (match["prefix"], int(match["number"])) if match else None
 
 
 def optimizer_tensors(opt: torch.optim.Optimizer) -> dict[str, Tensor]:
-    """The state of Adam or AdamW as plain tensors, such as "3.exp_avg". Learning rates are the
-    config's."""
+    """Return the state of Adam or AdamW as plain tensors, such as "3.exp_avg".
+
+    Learning rates are the config's.
+    """
     state: dict[str, Tensor] = {}
     for index, parameter in enumerate(_parameters(opt)):
         for key, value in opt.state.get(parameter, {}).items():
@@ -173,8 +173,10 @@ def optimizer_tensors(opt: torch.optim.Optimizer) -> dict[str, Tensor]:
 
 
 def load_optimizer(opt: torch.optim.Optimizer, tensors: Mapping[str, Tensor]) -> None:
-    """Give `opt` the state that `optimizer_tensors` took, bit for bit. `UserError` if it is another
-    model's."""
+    """Give `opt` the state that `optimizer_tensors` took, bit for bit.
+
+    Raises `UserError` where it is another model's.
+    """
     parameters = _parameters(opt)
     opt.state.clear()
     for name, value in tensors.items():
@@ -187,9 +189,10 @@ def load_optimizer(opt: torch.optim.Optimizer, tensors: Mapping[str, Tensor]) ->
             )
         # Adam counts its steps on the CPU. The rest must lie in memory as the parameter does
         # (channels last, say): fused Adam walks over both without looking at their strides.
-        opt.state[parameter][key] = (
-            value.clone() if key == "step" else torch.empty_like(parameter).copy_(value)
-        )
+        if key == "step":
+            opt.state[parameter][key] = value.clone()
+        else:
+            opt.state[parameter][key] = torch.empty_like(parameter).copy_(value)
 
 
 def _parameters(opt: torch.optim.Optimizer) -> list[Tensor]:
@@ -201,9 +204,12 @@ def _aside(directory: Path, suffix: str) -> Path:
 
 
 def _recover(directory: Path) -> None:
-    """Finish a replacement that was killed between its two renames: where `.old` is there, `.new`
-    is whole."""
-    new, old = _aside(directory, "new"), _aside(directory, "old")
+    """Finish a replacement that was killed between its two renames.
+
+    Where `.old` is there, `.new` is whole.
+    """
+    new = _aside(directory, "new")
+    old = _aside(directory, "old")
     if not directory.exists() and old.exists():
         (new if new.exists() else old).rename(directory)
 
@@ -245,8 +251,10 @@ def _encode(name: str, content: Any) -> bytes:
 
 
 def _unshared(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """On the CPU, contiguous, and with tied weights written out for each name: safetensors refuses
-    shared memory."""
+    """Return tensors on the CPU, contiguous, with tied weights written out for each name.
+
+    safetensors refuses shared memory.
+    """
     seen: set[int] = set()
     result = {}
     for name, tensor in tensors.items():
@@ -296,5 +304,5 @@ def _decode(path: Path, data: bytes) -> Any:
 
 
 def _tensors(data: bytes) -> dict[str, Tensor]:
-    """By name: safetensors gives them in no fixed order."""
+    """Return tensors sorted by name: safetensors gives them in no fixed order."""
     return dict(sorted(safetensors.torch.load(data).items()))

@@ -1,5 +1,4 @@
-"""What a run has done, for good: one JSON object a line, each fsynced before the run goes on; and
-the run's lock."""
+"""What a run has done, for good: a JSON object a line, each fsynced; and the run's lock."""
 
 import fcntl
 import json
@@ -18,16 +17,17 @@ CHECKSUM = "line_crc32"  # of the record beside it; `crc32` is a fact of some re
 
 
 class Journal:
-    """An append-only list of events. A last line that a crash tore is none: readers skip it, an
-    append cuts it."""
+    """An append-only list of events.
+
+    A last line that a crash tore is none: readers skip it, an append cuts it.
+    """
 
     def __init__(self, path: Path) -> None:
         self.path = path
 
     def append(self, event: str, **fields: Any) -> None:
-        """Write down that `event` happened, with JSON-able `fields`; it is on disk when this
-        returns."""
-        assert not {"event", "time"} & fields.keys()
+        """Write down that `event` happened, with JSON-able `fields`; it is on disk then."""
+        assert not {"event", "time", CHECKSUM} & fields.keys()
         record = {"event": event, "time": round(time.time(), 3), **fields}
         line = json.dumps({**record, CHECKSUM: _checksum(record)}) + "\n"
         new = not self.path.exists()
@@ -51,7 +51,7 @@ class Journal:
             aside.write_bytes(b"".join(kept))
 
     def done(self, event: str) -> dict[str, Any] | None:
-        """The last record of `event`, or None where it has not happened."""
+        """Return the last record of `event`, or None where it has not happened."""
         return next((record for record in reversed(list(self)) if record["event"] == event), None)
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
@@ -59,8 +59,7 @@ class Journal:
 
 
 def whole_lines(path: Path) -> int:
-    """How many bytes of a JSONL file are whole lines: what follows the last newline was torn by a
-    crash."""
+    """Return how many bytes of a JSONL file are whole lines: what follows was torn by a crash."""
     return path.read_bytes().rfind(b"\n") + 1 if path.exists() else 0
 
 
@@ -96,11 +95,10 @@ def _checksum(record: Mapping[str, Any]) -> int:
 
 @contextmanager
 def run_lock(directory: Path) -> Iterator[None]:
-    """Hold `directory` for this process alone; `UserError` with the pid of the holder where another
-    runs in it.
+    """Hold `directory` for this process alone.
 
-    The kernel drops the lock with the process, however it dies. A forked child that outlives it
-    would keep it: spawn.
+    Raises `UserError` with the pid of the holder where another runs in it. The kernel drops the
+    lock with the process, however it dies. A forked child that outlives it would keep it: spawn.
     """
     path = directory / ".lock"
     with path.open("a+") as file:

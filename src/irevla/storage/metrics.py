@@ -12,8 +12,7 @@ from irevla.storage.journal import read_lines, whole_lines
 
 
 class Metrics:
-    """Appends to `path`, and to TensorBoard beside it (PATH's folder/tensorboard) where asked
-    for."""
+    """Appends to `path` and, where asked for, to TensorBoard in the folder beside it."""
 
     def __init__(self, path: Path, *, tensorboard: bool = False) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -22,8 +21,7 @@ class Metrics:
         self._file.truncate(whole_lines(path))  # a crash may have torn the last line
 
     def log(self, stage: str, step: int, **values: float | int) -> None:
-        """One point of the curves of `stage`. Non-finite values are written as null, which is what
-        JSON has."""
+        """Write one point of the curves of `stage`; values that are not finite as null."""
         finite = {
             name: float(value) if math.isfinite(value) else None for name, value in values.items()
         }
@@ -53,8 +51,7 @@ class Metrics:
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:
-    """The points in order, without those that a resumed stage made again; none where there is no
-    file.
+    """Return the points in order, each once; none where there is no file.
 
     A stage's steps only grow. Where one goes back, the run was resumed there: what it had logged
     from there on is void. Two points of one step are merged, the later value of a name winning.

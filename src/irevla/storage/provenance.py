@@ -35,7 +35,7 @@ def git_commit() -> str:
 
 
 def is_clean(git: str) -> bool:
-    """Whether `git`, as `git_commit` returned it, names a commit that anyone can check out."""
+    """Return whether `git`, from `git_commit`, names a commit that anyone can check out."""
     return bool(git) and not git.endswith("-dirty")
 
 
