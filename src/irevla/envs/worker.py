@@ -185,10 +185,9 @@ class EnvPool:
         job = self._jobs[slot]
         if env is None or job is None:
             return False
+        clean = np.clip(buffers.actions[slot], -1, 1)
         if expert:
             clean = env.unwrapped.expert_action()  # type: ignore[attr-defined]
-        else:
-            clean = np.clip(buffers.actions[slot], -1, 1)
         action = np.clip(clean + self._noise[slot].sample(len(clean)), -1, 1)
         image, reward, terminated, truncated, info = env.step(action)
         if "success" not in info or not math.isfinite(reward):
