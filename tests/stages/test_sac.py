@@ -384,7 +384,7 @@ def test_the_policy_executes_what_sacs_actor_does(tmp_path: Path) -> None:
     closed = np.zeros(40)
     actor = MeanActor(again)
     for step in range(100):
-        seen = View(replace(result, jobs=jobs, step=np.full(40, step)), features, None)
+        seen = View(replace(result, jobs=jobs, step=np.full(40, step)), features, None, 0.0)
         done = actor.act(seen).actions
         assert done is not None
         np.testing.assert_allclose(done[:, :2], executed[:, :2], atol=1e-6)

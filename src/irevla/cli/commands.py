@@ -305,11 +305,11 @@ def pretrain(argv: Sequence[str]) -> None:
 
 
 def ask(argv: Sequence[str]) -> None:
-    """Ask the small vision-language model about a picture."""
+    """Ask the small vision-language model about an image."""
 
     @dataclasses.dataclass(frozen=True)
     class AskArguments:
-        """Ask the small vision-language model about a picture. It knows the scenes that it was
+        """Ask the small vision-language model about an image. It knows the scenes that it was
         pretrained on, and little else."""
 
         image: tyro.conf.Positional[Path]  # PNG or JPEG; resized to the model's size
