@@ -23,6 +23,11 @@ def test_a_config_comes_back_from_its_file(name: str) -> None:
     assert read_config(plain) == from_dict(plain) == config
 
 
+def test_the_quickstarts_results_are_of_todays_settings() -> None:
+    config = read_run(RESULTS / "quickstart" / "seed-0")
+    assert config == replace(find_preset("quickstart"), threads=1)
+
+
 # --- Version 0.1
 
 
@@ -41,11 +46,6 @@ def test_the_arms_settings_of_version_0_1_are_todays() -> None:
     assert config.eval.seed == 50
 
 
-def test_the_quickstarts_settings_of_version_0_1_are_todays() -> None:
-    config = read_run(RESULTS / "quickstart")
-    assert config == find_preset("quickstart"), "threads: 0 was one per core"
-
-
 def test_the_kitchens_settings_of_version_0_1_are_todays() -> None:
     config = read_run(RESULTS / "kitchen" / "seed-0")
     preset = find_preset("kitchen")
@@ -53,6 +53,11 @@ def test_the_kitchens_settings_of_version_0_1_are_todays() -> None:
     assert (config.ppo, config.harvest, config.env) == (preset.ppo, preset.harvest, preset.env)
     assert config.mixture == MixtureConfig()
     assert config.from_checkpoint and config.expert.dataset
+
+
+def test_one_thread_per_core_is_todays_default() -> None:
+    plain = to_dict(find_preset("quickstart"))
+    assert read_config({**plain, "threads": 0}) == find_preset("quickstart")
 
 
 def test_an_arm_that_did_not_wait_has_a_learner_of_its_own() -> None:
