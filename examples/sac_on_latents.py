@@ -29,7 +29,7 @@ ASIDE = torch.tensor([0.1, 0.05])  # what the demonstrator misses the point by
 HORIZON = 20  # decisions
 
 CONFIG = SACConfig(
-    steps=1_000,
+    steps=700,
     updates_per_decision=1.0,
     batch=64,
     utd=2,

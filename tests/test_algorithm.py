@@ -33,6 +33,7 @@ from irevla.config_io import to_dict
 from irevla.data.episodes import EpisodeStore
 from irevla.envs.suite import load_suite
 from irevla.evaluation.report import write_report
+from irevla.evaluation.stats import read_results
 from irevla.models.policy import VLAPolicy
 from irevla.rollout.demonstrations import collect_expert
 from irevla.runs.run import open_run
@@ -169,13 +170,10 @@ def test_who_learns_in_which_stage(method: str, demonstrated: ExpertConfig, tmp_
     assert stages(rows)[:2] == ["baseline", "sft"]
 
 
-def test_a_policy_one_already_has(demonstrated: ExpertConfig, tmp_path: Path) -> None:
-    config = replace(TINY, expert=demonstrated, eval=ONCE)
-    run(tmp_path / "first", replace(config, method="sft"))
-    config = replace(config, from_checkpoint=str(tmp_path / "first"))
-    rows = run(tmp_path / "second", config)
-    assert not (tmp_path / "second" / "checkpoints" / "sft").exists()
-    assert stages(rows)[-1] == "sl:left-disc-new"
+def test_a_policy_one_already_has(uninterrupted: Path) -> None:
+    rows = read_results(uninterrupted / "results.json").rows
+    assert not (uninterrupted / "checkpoints" / "sft").exists()
+    assert rows[-1].stage == "sl:left-disc-new"
 
 
 def test_evaluation_seeds_never_touch_training() -> None:
@@ -241,9 +239,9 @@ def test_killed_at_random_moments_and_resumed(tmp_path: Path) -> None:
     """kill -9 in every stage: in the end the same files, to the bit."""
     config = replace(
         TINY,
-        sft=replace(SUPERVISED, steps=300, validate_every=10),
-        sl=replace(SUPERVISED, steps=100, validate_every=10),
-        ppo=replace(TINY.ppo, steps=1024),
+        sft=replace(SUPERVISED, steps=100, validate_every=10),
+        sl=replace(SUPERVISED, steps=60, validate_every=10),
+        ppo=replace(TINY.ppo, steps=512),
     )
     whole = tmp_path / "whole"
     broken = tmp_path / "broken"
@@ -266,19 +264,33 @@ def test_killed_at_random_moments_and_resumed(tmp_path: Path) -> None:
     assert counts(whole) == counts(broken)
 
 
-@pytest.mark.parametrize(
-    "event", ["sft", "evaluated sft", "rl:left-disc-new", "harvest:left-disc-new"]
-)
-def test_stopped_between_two_stages_it_ends_with_the_same_bits(
-    event: str, demonstrated: ExpertConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """From a policy that is given, too: nothing may hang on what the process drew before."""
-    config = replace(TINY, expert=demonstrated)
-    if event != "sft":
-        run(tmp_path / "first", replace(config, method="sft"))
-        config = replace(config, from_checkpoint=str(tmp_path / "first"))
+@pytest.fixture(scope="module")
+def given(demonstrated: ExpertConfig, tmp_path_factory: pytest.TempPathFactory) -> Config:
+    """TINY, from a policy made once."""
+    first = tmp_path_factory.mktemp("first") / "run"
+    config = replace(TINY, expert=demonstrated, eval=ONCE)
+    run(first, replace(config, method="sft"))
+    return replace(config, from_checkpoint=str(first))
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(given: Config, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run from that policy which nothing stopped."""
     torch.manual_seed(1)
-    run(tmp_path / "whole", config)
+    directory = tmp_path_factory.mktemp("uninterrupted")
+    run(directory, given)
+    return directory
+
+
+@pytest.mark.parametrize("event", ["evaluated sft", "rl:left-disc-new", "harvest:left-disc-new"])
+def test_stopped_between_two_stages_it_ends_with_the_same_bits(
+    event: str,
+    given: Config,
+    uninterrupted: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """From a policy that is given: nothing may hang on what the process drew before."""
     append = Journal.append
 
     def stopped(self: Journal, event_now: str, **fields: Any) -> None:
@@ -289,11 +301,11 @@ def test_stopped_between_two_stages_it_ends_with_the_same_bits(
     with monkeypatch.context() as patch:
         patch.setattr(Journal, "append", stopped)
         with pytest.raises(KeyboardInterrupt):
-            run(tmp_path / "broken", config)
+            run(tmp_path, given)
     torch.manual_seed(2)
-    run(tmp_path / "broken", config)
-    assert left(tmp_path / "broken") == left(tmp_path / "whole")
-    assert counts(tmp_path / "broken") == counts(tmp_path / "whole")
+    run(tmp_path, given)
+    assert left(tmp_path) == left(uninterrupted)
+    assert counts(tmp_path) == counts(uninterrupted)
 
 
 def test_scratch_begins_anew_for_each_task(demonstrated: ExpertConfig, tmp_path: Path) -> None:
