@@ -30,6 +30,7 @@ from irevla.storage.journal import Journal
 from irevla.tasks import Purpose, first_seed
 from irevla.types import Features, Observation
 
+pytestmark = pytest.mark.usefixtures("coarse_plots")
 POINTMASS = load_suite("pointmass")
 TASKS = tuple(task.name for task in POINTMASS.tasks)
 CONFIG = Config(

@@ -15,6 +15,7 @@ from irevla.evaluation.stats import Row, read_results
 from irevla.tasks import SFT, Category
 
 Make = Callable[..., Path]
+pytestmark = pytest.mark.usefixtures("coarse_plots")
 
 
 class Links(HTMLParser):

@@ -88,15 +88,6 @@ def everything(sac: SAC) -> list[str]:
     return [weights_hash(module) for module in (sac.actor, sac.critic, sac.target, sac.reference)]
 
 
-@pytest.mark.timeout(600)  # a quarter of a minute on an idle core
-def test_sac_solves_a_sparse_task_from_an_imperfect_demonstrator(tmp_path: Path) -> None:
-    practice = toy.practise(tmp_path, seed=0)
-    before = toy.success_rate(next(practice).actor)
-    *_, sac = practice
-    assert 0.2 < before < 0.4
-    assert toy.success_rate(sac.actor) >= 0.9
-
-
 def test_the_warm_up_teaches_the_critics_and_leaves_the_actor_bit_for_bit(
     buffers: Buffers,
 ) -> None:

@@ -61,7 +61,7 @@ def test_the_command_trains_one_that_is_right_about_new_episodes(
         "--instruction",
         INSTRUCTION,
     ]
-    command += ["--steps", "500", "--out"]
+    command += ["--steps", "250", "--out"]
     assert (
         main([*command, str(tmp_path / "policy")]) == 2
         and "is there already" in capsys.readouterr().err
