@@ -9,8 +9,9 @@ setup: .venv/ready
 demo: setup
 	@.venv/bin/irevla run quickstart
 
+# Compiled modules are kept, whatever the environment says: hundreds of small processes import them.
 test: setup
-	@.venv/bin/python -m pytest -n 2 --dist worksteal
+	@PYTHONDONTWRITEBYTECODE= .venv/bin/python -m pytest -n 2 --dist worksteal
 
 slow: setup
 	@.venv/bin/python -m pytest -m slow

@@ -50,7 +50,7 @@ TINY = Config(
     expert_tasks=("left-disc", "right-disc"),
     rl_tasks=("left-disc-new",),
     unseen_tasks=("left-square-orange",),
-    env=EnvConfig(image_size=32, horizon=12, workers=2, envs_per_worker=2),
+    env=EnvConfig(image_size=32, horizon=12, workers=1, envs_per_worker=4),
     expert=ExpertConfig(episodes=6),
     model=ModelConfig(vlm="tiny-random", width=32, layers=1, head_groups=4, head_hidden=16),
     sft=SUPERVISED,
@@ -239,6 +239,7 @@ def test_killed_at_random_moments_and_resumed(tmp_path: Path) -> None:
     """kill -9 in every stage: in the end the same files, to the bit."""
     config = replace(
         TINY,
+        env=replace(TINY.env, workers=2, envs_per_worker=2),
         sft=replace(SUPERVISED, steps=100, validate_every=10),
         sl=replace(SUPERVISED, steps=60, validate_every=10),
         ppo=replace(TINY.ppo, steps=512),

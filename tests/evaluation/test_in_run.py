@@ -40,7 +40,7 @@ CONFIG = Config(
     expert_tasks=("left-disc", "right-disc"),
     rl_tasks=("left-disc-new",),
     unseen_tasks=("left-square-orange",),
-    env=EnvConfig(image_size=32, horizon=12, workers=2, envs_per_worker=2),
+    env=EnvConfig(image_size=32, horizon=12, workers=1, envs_per_worker=4),
     expert=ExpertConfig(episodes=6),
     model=ModelConfig(vlm="tiny-random", width=32, layers=1, head_groups=4, head_hidden=16),
     sft=SFTConfig(

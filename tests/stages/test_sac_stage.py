@@ -58,7 +58,7 @@ CONFIG = Config(
     expert_tasks=("left-disc",),
     rl_tasks=(TASK,),
     unseen_tasks=("left-square-orange",),
-    env=EnvConfig(image_size=32, horizon=12, workers=2, envs_per_worker=2),
+    env=EnvConfig(image_size=32, horizon=12, workers=1, envs_per_worker=4),
     expert=ExpertConfig(episodes=20),
     model=ModelConfig(vlm="tiny-random", width=32, layers=1, head_groups=4, head_hidden=16),
     sft=SUPERVISED,
@@ -220,6 +220,7 @@ def uninterrupted(config: Config, tmp_path_factory: pytest.TempPathFactory) -> t
     """A run that was never stopped, and its settings."""
     config = replace(
         config,
+        env=replace(config.env, workers=2, envs_per_worker=2),
         sac=replace(config.sac, steps=120),
         harvest=replace(config.harvest, from_training=True),
         eval=replace(config.eval, interim=0),
@@ -278,14 +279,17 @@ def test_every_image_is_encoded_once(
     assert stored <= encoded[0] <= stored + failed + 8 * 13, "those of episodes that were cut short"
 
 
-@pytest.mark.timeout(
-    400
-)  # several processes start, the learner's at low priority: 20 s on an idle machine
-def test_actor_and_learner_apart(config: Config, tmp_path: Path) -> None:
-    """The learner in a process of its own: interrupted, it saves; in the end it has done all that
-    was owed."""
+@pytest.mark.timeout(400)  # several processes start, the learner's at low priority
+@pytest.mark.parametrize(
+    "how", [signal.SIGKILL, pytest.param(signal.SIGSTOP, marks=pytest.mark.slow)]
+)
+def test_actor_and_learner_apart(
+    config: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, how: signal.Signals
+) -> None:
+    """The learner in a process of its own: interrupted, it saves; one that dies, or falls silent,
+    is replaced by another that goes on from there; in the end all that was owed is done."""
     config = replace(config, sac=replace(config.sac, async_learner=True))
-    with pytest.MonkeyPatch.context() as patch:
+    with monkeypatch.context() as patch:
         patch.setattr(Metrics, "log", stop_at(rows=3))
         with pytest.raises(KeyboardInterrupt):
             play(tmp_path, config)
@@ -293,26 +297,6 @@ def test_actor_and_learner_apart(config: Config, tmp_path: Path) -> None:
     begun = len(latents(tmp_path, "online").episodes)
     assert saved > 0 and begun > 0
 
-    play(tmp_path, config)
-    done = events(tmp_path)[f"rl:{TASK}"]
-    online = latents(tmp_path, "online")
-    assert done["updates"] == len(online) // 2 and len(online.episodes) > begun
-    before, after = (
-        VLAPolicy.from_pretrained(path)
-        for path in (config.from_checkpoint, tmp_path / "checkpoints" / f"rl-{TASK}")
-    )
-    assert weights_hash(after.vlm) == weights_hash(before.vlm)
-    assert weights_hash(after.action_head) != weights_hash(before.action_head)
-
-
-@pytest.mark.timeout(400)
-@pytest.mark.parametrize(
-    "how", [signal.SIGKILL, pytest.param(signal.SIGSTOP, marks=pytest.mark.slow)]
-)
-def test_a_learner_that_dies_or_falls_silent_is_replaced(
-    config: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, how: signal.Signals
-) -> None:
-    """It goes on from its newest checkpoint; what it had not saved is learnt again."""
     finish = AsyncLearner.finish
     hit = [0]
 
@@ -323,9 +307,17 @@ def test_a_learner_that_dies_or_falls_silent_is_replaced(
 
     monkeypatch.setattr(async_learner, "PATIENCE", 20.0)
     monkeypatch.setattr(AsyncLearner, "finish", hit_it)
-    play(tmp_path, replace(config, sac=replace(config.sac, async_learner=True)))
+    play(tmp_path, config)
+    assert hit == [1]
     done = events(tmp_path)[f"rl:{TASK}"]
-    assert hit[0] == 1 and done["updates"] == len(latents(tmp_path, "online")) // 2
+    online = latents(tmp_path, "online")
+    assert done["updates"] == len(online) // 2 and len(online.episodes) > begun
+    before, after = (
+        VLAPolicy.from_pretrained(path)
+        for path in (config.from_checkpoint, tmp_path / "checkpoints" / f"rl-{TASK}")
+    )
+    assert weights_hash(after.vlm) == weights_hash(before.vlm)
+    assert weights_hash(after.action_head) != weights_hash(before.action_head)
 
 
 def stop_at(*, rows: int) -> Any:
