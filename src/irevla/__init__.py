@@ -56,7 +56,8 @@ def run(config: "Config", *, out: Path | str, tensorboard: bool = False) -> "VLA
 
             write_report(Path(out))
         else:
-            console.print(f"no report.html: pip install 'irevla[report]', then irevla report {out}")
+            message = f"no report.html: pip install 'irevla[report]', then irevla report {out}"
+            console.print(message, soft_wrap=True)
     return policy
 
 

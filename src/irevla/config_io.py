@@ -1,6 +1,7 @@
 """Any config as plain data (YAML, JSON), and back."""
 
 import dataclasses
+import sys
 import typing
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -84,12 +85,14 @@ def from_dict(data: Mapping[str, Any], *, kind: Any = Config, where: str = "") -
 
     Raises `UserError` for an unknown field and for a value of the wrong type.
     """
+    if not isinstance(data, Mapping):
+        raise UserError(f"settings {where or 'of a run'} must be a group with names, not {data!r}")
     fields = {field.name: field for field in dataclasses.fields(kind)}
     hints = typing.get_type_hints(kind)
     values: dict[str, Any] = {}
     for name, value in data.items():
-        if name not in fields:
-            raise unknown("field", where + name, [where + known for known in fields])
+        if not isinstance(name, str) or name not in fields:
+            raise unknown("field", f"{where}{name}", [where + known for known in fields])
         values[name] = _typed(value, hints[name], where + name)
     return kind(**values)
 
@@ -105,8 +108,9 @@ def _typed(value: Any, hint: Any, where: str) -> Any:
     elif isinstance(value, bool):  # which is an int, for Python
         if hint is bool:
             return value
-    elif hint is float and isinstance(value, int):
-        return float(value)
+    elif hint is float and isinstance(value, int | float):
+        if abs(value) <= sys.float_info.max:  # neither infinite nor NaN
+            return float(value)
     elif isinstance(value, hint):
         return value
     raise UserError(f"field {where!r} must be {getattr(hint, '__name__', hint)}, not {value!r}")

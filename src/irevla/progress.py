@@ -16,7 +16,9 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
-console = Console(stderr=True, highlight=False)
+# No markup: "[/x]" in a path is a path.
+console = Console(stderr=True, highlight=False, markup=False)  # for people who wait
+screen = Console(highlight=False, markup=False)  # for results
 
 Advance = Callable[[int, str], None]
 """`advance(done, note)`: how much of the total is done by now, and a few words or numbers beside
@@ -29,10 +31,10 @@ def bar(title: str, total: int) -> Iterator[Advance]:
     start, last = time.monotonic(), [""]
     columns = (
         SpinnerColumn(finished_text="[green]✓"),
-        TextColumn("{task.description}"),
+        TextColumn("{task.description}", markup=False),
         BarColumn(bar_width=24),
         MofNCompleteColumn(),
-        TextColumn("[dim]{task.fields[note]}"),
+        TextColumn("{task.fields[note]}", style="dim", markup=False),
         TimeElapsedColumn(),
         TimeRemainingColumn(),
     )

@@ -6,6 +6,7 @@ all other draws a seed of their own (`draw_seed`).
 """
 
 import hashlib
+import re
 from dataclasses import dataclass, replace
 from enum import IntEnum, StrEnum
 from typing import Literal
@@ -100,7 +101,7 @@ class Stage:
         kind, _, target = name.partition(":")
         task, _, number = target.partition("@")
         for known in KINDS:
-            if kind == known and (not number or number.isdecimal()):
+            if kind == known and (not number or re.fullmatch(r"[1-9]\d{0,3}", number)):
                 return Stage(known, task, int(number or 1))
         raise unknown("stage", name, KINDS)
 

@@ -213,7 +213,7 @@ def test_a_dataset_of_others_is_refused(store: EpisodeStore) -> None:
     with pytest.raises(UserError, match="not one that this version"):
         EpisodeStore(store.root, SPEC)
     path.write_text("{")
-    with pytest.raises(UserError, match=r"info\.json is corrupt"):
+    with pytest.raises(UserError, match=r"info\.json is damaged"):
         EpisodeStore(store.root, SPEC)
 
 

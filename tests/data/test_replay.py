@@ -153,7 +153,7 @@ def test_corruption_is_told(tmp_path: Path) -> None:
         LatentReplay(tmp_path, SPEC)
     (tmp_path / RECORDS).write_bytes(whole)
     (tmp_path / HEADER).write_text("{")
-    with pytest.raises(UserError, match=r"header.json is corrupt"):
+    with pytest.raises(UserError, match=r"header.json is damaged"):
         LatentReplay(tmp_path, SPEC)
 
 

@@ -201,7 +201,8 @@ def test_missing_and_torn_results_are_told(tmp_path: Path, make_run: Callable[..
     for broken in (
         whole[: len(whole) // 2],
         "[]",
-        whole.replace('"ci95"', '"ci"'),
+        whole.replace('"rate"', '"rat"'),
+        whole.replace('"successes": ', '"successes": 1'),
         whole.replace('"expert"', '"exprt"'),
     ):
         path.write_text(broken)

@@ -40,15 +40,14 @@ def run(argv: Sequence[str]) -> None:
 
     arguments = parse(RunArguments, argv[1:], prog=f"irevla run {argv[0]}")
 
-    from rich.console import Console
-
     import irevla
     from irevla.evaluation.stats import read_results
     from irevla.evaluation.tables import forgetting, summary
+    from irevla.progress import screen
 
     out = arguments.out
     irevla.run(arguments.config, out=out, tensorboard=arguments.tensorboard)
-    results, screen = read_results(out / "results.json"), Console()
+    results = read_results(out / "results.json")
     screen.print(summary(results))
     screen.print(forgetting(results))
     if (out / "report.html").exists():
@@ -75,10 +74,9 @@ def evaluate(argv: Sequence[str]) -> None:
     if arguments.episodes < 1 or not 0 <= arguments.seed < 1000:
         raise UserError("--episodes must be at least 1 and --seed in 0..999")
 
-    from rich.console import Console
-
     from irevla.evaluation.saved import evaluate_saved
     from irevla.evaluation.tables import rows_table
+    from irevla.progress import screen
 
     rows = evaluate_saved(
         arguments.policy,
@@ -90,7 +88,7 @@ def evaluate(argv: Sequence[str]) -> None:
     if arguments.json:
         print(json.dumps([row.to_json() for row in rows]))
     else:
-        Console().print(rows_table(rows))
+        screen.print(rows_table(rows))
 
 
 def collect(argv: Sequence[str]) -> None:
@@ -161,13 +159,14 @@ def tasks(argv: Sequence[str]) -> None:
     if arguments.json:
         print(json.dumps([dataclasses.asdict(task) for task in found], indent=1))
         return
-    from rich.console import Console
     from rich.table import Table
+
+    from irevla.progress import screen
 
     table = Table("task", "category", "instruction", "what is new", box=None, header_style="bold")
     for task in found:
         table.add_row(task.name, task.category.value, task.instruction, task.note)
-    Console().print(table)
+    screen.print(table)
 
 
 def report(argv: Sequence[str]) -> None:
@@ -295,13 +294,12 @@ def pretrain(argv: Sequence[str]) -> None:
 
     arguments = parse(PretrainArguments, argv, prog="irevla pretrain")
 
-    from rich.console import Console
-
     from irevla.pretraining.fit import pretrain as run_pretraining
     from irevla.pretraining.fit import table
+    from irevla.progress import screen
 
     results = run_pretraining(arguments.out, arguments.config)
-    Console().print(table(results))
+    screen.print(table(results))
 
 
 def ask(argv: Sequence[str]) -> None:

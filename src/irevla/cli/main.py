@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 from irevla.cli.commands import COMMANDS
 from irevla.errors import UserError, unknown
+from irevla.storage.disk import remedy
 
 
 def _keep_freed_memory() -> None:
@@ -47,16 +48,25 @@ def main(argv: Sequence[str] | None = None) -> int:
         if words[0] not in COMMANDS:
             raise unknown("command", words[0], COMMANDS)
         COMMANDS[words[0]](words[1:])
-    except UserError as error:
-        print(f"irevla: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("irevla: stopped; the same command goes on from here", file=sys.stderr)
-        return 130
     except BrokenPipeError:  # the reader of our output has left, as `| head` does
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
+    except UserError as error:
+        return _say(str(error))
+    except OSError as error:  # a full disk, a name that is too long: not ours to mend
+        place = f"{error.filename}: " if error.filename else ""
+        return _say(f"{place}{error.strerror or error}; {remedy(error)}")
+    except KeyboardInterrupt:
+        print("irevla: stopped; the same command goes on from here", file=sys.stderr)
+        return 130
     return 0
+
+
+def _say(what: str) -> int:
+    """Print it in one line, whatever is in it; return the exit code."""
+    line = " ".join(what.splitlines())
+    print("irevla: " + line.encode(errors="replace").decode(), file=sys.stderr)
+    return 2
 
 
 if __name__ == "__main__":

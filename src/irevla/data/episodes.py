@@ -26,6 +26,7 @@ from irevla.data import lerobot
 from irevla.data.lerobot import EpisodeInfo, Shape, Stats
 from irevla.errors import UserError
 from irevla.storage import disk
+from irevla.storage.read import mapping, read_json, shaped
 from irevla.types import Episode
 
 SCHEMA = 1  # of our own facts in info.json; another number is refused
@@ -87,9 +88,10 @@ class EpisodeStore:
         self._files: int  # pairs of data and episode files
         self._instructions: list[str]  # the position is the task_index
         self._stats: dict[str, Stats] | None  # of all episodes; None: not read yet
-        promised = _read_json(root / lerobot.INFO_PATH)[
-            "total_episodes"
-        ]  # before the rows, or a writer may come between
+        # Before the rows, or a writer may come between.
+        info = read_json(root / lerobot.INFO_PATH, remedy=lerobot.RESTORE)
+        with shaped(root / lerobot.INFO_PATH, remedy=lerobot.RESTORE):
+            promised = int(info["total_episodes"])
         self._load()
         self._repair(promised)
 
@@ -143,7 +145,7 @@ class EpisodeStore:
 
         Raises `UserError` that names what is corrupt.
         """
-        total = sum(info.length for info in self._episodes)
+        total = sum(self._check_length(infos) for infos in self._by_file())
         images = np.empty((total, *self.spec.image_shape), np.uint8)
         actions = np.empty((total, self.spec.action_dim), np.float32)
         for infos in self._by_file():
@@ -169,10 +171,11 @@ class EpisodeStore:
 
     def _by_file(self) -> Iterator[list[EpisodeInfo]]:
         for number in range(self._files):
-            yield [info for info in self._episodes if info.file == number]
+            yield self._in_file(number)
 
     def _read_file(self, infos: Sequence[EpisodeInfo]) -> Iterator[Episode]:
         """Yield the episodes `infos`, which lie next to each other in one data file."""
+        self._check_length(infos)
         frames = sum(info.length for info in infos)
         images = np.empty((frames, *self.spec.image_shape), np.uint8)
         columns = self._decode(infos, images)
@@ -188,34 +191,71 @@ class EpisodeStore:
                 provenance=info.provenance,
             )
 
+    def _in_file(self, number: int) -> list[EpisodeInfo]:
+        return [info for info in self._episodes if info.file == number]
+
+    def _check_length(self, infos: Sequence[EpisodeInfo]) -> int:
+        """Return how many frames the data file of `infos` has, as its foot and our rows say.
+
+        Raises `UserError` where they differ, before anything of that size is made room for.
+        """
+        in_file = self._in_file(infos[0].file)
+        frames = sum(info.length for info in in_file)
+        path = self.root / lerobot.file_path(lerobot.DATA_PATH, infos[0].file)
+        where = f"{_numbers(in_file)} of {self.root} ({path.relative_to(self.root)})"
+        found = lerobot.count_rows(path, where=where)
+        if found != frames:
+            raise UserError(
+                f"{where}: the file is corrupt, it has {found} frames, not {frames}; "
+                f"{lerobot.RESTORE}"
+            )
+        return frames
+
     def _decode(
         self, infos: Sequence[EpisodeInfo], images: UInt8[np.ndarray, "N H W 3"]
     ) -> dict[str, np.ndarray]:
         """Decode the pictures of `infos`, neighbours in one data file, into `images`; return
         actions and rewards."""
         path = self.root / lerobot.file_path(lerobot.DATA_PATH, infos[0].file)
-        in_file = [info for info in self._episodes if info.file == infos[0].file]
+        in_file = self._in_file(infos[0].file)
         table = lerobot.read_table(
             path,
             columns=[lerobot.IMAGE, "action", "next.reward"],
             sha256=infos[0].sha256,
             where=f"{_numbers(in_file)} of {self.root} ({path.relative_to(self.root)})",
         ).combine_chunks()
-        if len(table) != sum(info.length for info in in_file):
-            raise UserError(
-                f"{_numbers(in_file)} of {self.root}: {path} has {len(table)} frames; "
-                f"{lerobot.RESTORE}"
-            )
-        table = table.slice(infos[0].start - in_file[0].start, len(images))
-        pngs = table[lerobot.IMAGE].combine_chunks().field("bytes").to_pylist()
+        with shaped(path, remedy=lerobot.RESTORE):
+            pngs, columns = self._columns(table)
+        first = infos[0].start - in_file[0].start
+        pngs = pngs[first : first + len(images)]
         offset = 0
         for info in infos:
             part = slice(offset, offset + info.length)
             where = f"{_numbers([info])} of {self.root} ({path.relative_to(self.root)})"
             lerobot.decode_pngs(pngs[part], images[part], where=where)
             offset += info.length
-        actions = _numeric(table["action"]).reshape(len(table), -1)
-        return {"action": actions, "next.reward": _numeric(table["next.reward"])}
+        return {name: values[first : first + len(images)] for name, values in columns.items()}
+
+    def _columns(self, table: pa.Table) -> tuple[list[bytes], dict[str, np.ndarray]]:
+        """Return the PNGs, the actions and the rewards of a data file.
+
+        Raises what `shaped` understands where they are not what all stores have.
+        """
+        dims = self.spec.action_dim
+        action = pa.float32() if dims == 1 else pa.list_(pa.float32(), dims)
+        numbers = lerobot.read_as(table, {"action": action, "next.reward": pa.float32()})
+        columns = {
+            "action": _numeric(numbers["action"]).reshape(len(table), -1),
+            "next.reward": _numeric(numbers["next.reward"]),
+        }
+        for name, values in columns.items():
+            if not np.isfinite(values).all():
+                frame = int(np.argwhere(~np.isfinite(values.reshape(len(table), -1)))[0, 0])
+                raise ValueError(f"{name} is not finite in frame {frame}")
+        pngs = table[lerobot.IMAGE].combine_chunks().field("bytes")
+        if pngs.null_count or len(pngs) != len(table):
+            raise ValueError("pictures are missing")
+        return pngs.to_pylist(), columns
 
     # ------------------------------------------------------------------ writing
 
@@ -311,12 +351,15 @@ class EpisodeStore:
         """Read which episodes are there. The files must be numbered without a gap and agree with
         each other."""
         paths = _episode_files(self.root)
-        self._episodes = [
-            info for path in paths for info in lerobot.read_episodes(lerobot.read_table(path))
-        ]
+        self._episodes = []
+        for path in paths:
+            with shaped(path, remedy=lerobot.RESTORE):
+                self._episodes += lerobot.read_episodes(lerobot.read_table(path))
         self._files = len(paths)
         self._stats = None
-        self._instructions = lerobot.read_tasks(lerobot.read_table(self.root / lerobot.TASKS_PATH))
+        tasks = self.root / lerobot.TASKS_PATH
+        with shaped(tasks, remedy=lerobot.RESTORE):
+            self._instructions = lerobot.read_tasks(lerobot.read_table(tasks))
         missing = {info.instruction for info in self._episodes} - set(self._instructions)
         numbered = [info.index for info in self._episodes] == list(range(len(self._episodes)))
         if (
@@ -330,10 +373,10 @@ class EpisodeStore:
         self._check_rows()
         for number in range(self._files):
             path = self.root / lerobot.file_path(lerobot.DATA_PATH, number)
+            infos = self._in_file(number)
             if not path.is_file():
-                lost = [info for info in self._episodes if info.file == number]
                 raise UserError(
-                    f"{_numbers(lost)} of {self.root}: {path} is missing; {lerobot.RESTORE}"
+                    f"{_numbers(infos)} of {self.root}: {path} is missing; {lerobot.RESTORE}"
                 )
 
     def _check_rows(self) -> None:
@@ -366,8 +409,10 @@ class EpisodeStore:
         if self._stats is None:
             self._stats = {}
             for path in _episode_files(self.root):
-                parts = lerobot.read_stats(lerobot.read_table(path))
-                self._stats = lerobot.merge_stats([self._stats, *parts] if self._stats else parts)
+                with shaped(path, remedy=lerobot.RESTORE):
+                    parts = lerobot.read_stats(lerobot.read_table(path))
+                    before = [self._stats] if self._stats else []
+                    self._stats = lerobot.merge_stats([*before, *parts])
         return self._stats
 
     def _repair(self, promised: int) -> None:
@@ -457,28 +502,28 @@ def _summary(
 
 
 def _read_spec(root: Path) -> StoreSpec:
-    info = _read_json(root / lerobot.INFO_PATH)
+    info = read_json(root / lerobot.INFO_PATH, remedy=lerobot.RESTORE)
     ours = info.get("irevla") if isinstance(info, dict) else None
     if not isinstance(ours, dict) or ours.get("schema") != SCHEMA:
         raise UserError(
             f"{root} is a dataset, but not one that this version of irevla made; name another "
             "directory"
         )
-    return StoreSpec(
-        suite=ours["suite"],
-        image_shape=tuple(info["features"][lerobot.IMAGE]["shape"]),
-        action_dim=info["features"]["action"]["shape"][0],
-        fps=info["fps"],
-        render=ours["render"],
-        kind=ours["kind"],
-    )
-
-
-def _read_json(path: Path) -> Any:
-    try:
-        return json.loads(path.read_bytes())
-    except (OSError, ValueError) as error:  # ValueError: JSON or UTF-8 gone wrong
-        raise UserError(f"{path} is corrupt or cannot be read; {lerobot.RESTORE}") from error
+    with shaped(root / lerobot.INFO_PATH, remedy=lerobot.RESTORE):
+        height, width, channels = map(int, info["features"][lerobot.IMAGE]["shape"])
+        (action_dim,) = map(int, info["features"]["action"]["shape"])
+        if not (0 < height <= 4096 and 0 < width <= 4096 and channels == 3):
+            raise ValueError(f"pictures of {height} x {width} x {channels}")
+        if not 0 < action_dim <= 4096 or ours["kind"] not in ("expert", "online"):
+            raise ValueError(f"actions of {action_dim} dimensions, kind {ours['kind']}")
+        return StoreSpec(
+            suite=str(ours["suite"]),
+            image_shape=(height, width, channels),
+            action_dim=action_dim,
+            fps=int(info["fps"]),
+            render=mapping(ours["render"], "render"),
+            kind=ours["kind"],
+        )
 
 
 def _flat(spec: StoreSpec) -> dict[str, Any]:

@@ -28,6 +28,7 @@ from jaxtyping import UInt8
 from PIL import Image
 
 from irevla.errors import UserError
+from irevla.storage.read import Missing, read_bytes
 from irevla.types import Episode, Provenance
 
 VERSION = "v3.0"
@@ -125,8 +126,11 @@ def decode_pngs(pngs: Iterable[bytes], out: UInt8[np.ndarray, "T H W 3"], *, whe
     another shape."""
     for frame, (png, target) in enumerate(zip(pngs, out, strict=True)):
         try:
-            pixels = np.asarray(Image.open(io.BytesIO(png)))
-        except (OSError, SyntaxError, ValueError) as error:  # what Pillow raises for a broken PNG
+            opened = Image.open(io.BytesIO(png))
+            fits = opened.size == (target.shape[1], target.shape[0])  # before it is unpacked
+            pixels = np.asarray(opened) if fits else np.empty(opened.size)
+        # What Pillow raises for a broken PNG, and for one of a size that would fill the memory.
+        except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
             raise UserError(
                 f"{where}: the picture of frame {frame} is corrupt; {RESTORE}"
             ) from error
@@ -138,6 +142,7 @@ def decode_pngs(pngs: Iterable[bytes], out: UInt8[np.ndarray, "T H W 3"], *, whe
         target[...] = pixels
 
 
+LARGEST = 8 << 30  # bytes of one data file: ours have some MB
 RESTORE = "restore the file from a copy, or move the dataset away and collect it again"
 
 
@@ -308,7 +313,8 @@ def tasks_table(instructions: Sequence[str]) -> pa.Table:
 def read_tasks(table: pa.Table) -> list[str]:
     """Return the instructions of meta/tasks.parquet, in the order of their task_index."""
     (name,) = [column for column in table.column_names if column != "task_index"]
-    by_index = dict(zip(table["task_index"].to_pylist(), table[name].to_pylist(), strict=True))
+    typed = read_as(table, {"task_index": pa.int64(), name: pa.string()})
+    by_index = dict(zip(typed["task_index"].to_pylist(), typed[name].to_pylist(), strict=True))
     return [by_index[index] for index in range(len(by_index))]
 
 
@@ -360,6 +366,43 @@ def _nested(value: Any) -> pa.DataType:
     return pa.list_(_nested(value[0])) if isinstance(value, list) else pa.float64()
 
 
+ROW = {
+    "episode_index": pa.int64(),
+    "tasks": pa.list_(pa.string()),
+    "length": pa.int64(),
+    "data/chunk_index": pa.int64(),
+    "data/file_index": pa.int64(),
+    "dataset_from_index": pa.int64(),
+    "irevla/suite": pa.string(),
+    "irevla/task": pa.string(),
+    "irevla/seed": pa.int64(),
+    "irevla/source": pa.string(),
+    "irevla/noise": pa.float64(),
+    "irevla/policy": pa.string(),
+    "irevla/success": pa.bool_(),
+    "irevla/return": pa.float64(),
+    "irevla/data_sha256": pa.string(),
+}
+"""What is read of a row of meta/episodes."""
+
+
+def read_as(table: pa.Table, types: Mapping[str, pa.DataType]) -> pa.Table:
+    """Return the columns that `types` names, as those types.
+
+    Raises `KeyError`, `TypeError` or `ValueError` for one that is missing, has gaps, or is of
+    another kind.
+    """
+    for name, kind in types.items():
+        found = table[name].type
+        if pa.types.is_string(kind) != (
+            pa.types.is_string(found) or pa.types.is_large_string(found)
+        ):
+            raise TypeError(f"{name} is {found}, not {kind}")  # Arrow would make numbers of text
+        if table[name].null_count:
+            raise ValueError(f"{name} has gaps")
+    return table.select(list(types)).cast(pa.schema(list(types.items())))
+
+
 def read_episodes(table: pa.Table) -> list[EpisodeInfo]:
     """Return the rows of one file of meta/episodes."""
     return [
@@ -379,10 +422,19 @@ def read_episodes(table: pa.Table) -> list[EpisodeInfo]:
                 }
             ),
         )
-        for row in table.select(
-            [key for key in table.column_names if not key.startswith("stats/")]
-        ).to_pylist()
+        for row in read_as(table, ROW).to_pylist()
     ]
+
+
+def count_rows(path: Path, *, where: str) -> int:
+    """Return how many frames a data file has, by its foot alone.
+
+    Raises `UserError` that begins with `where` for one that cannot be read.
+    """
+    try:
+        return int(pq.read_metadata(path).num_rows)
+    except (pa.ArrowException, OSError) as error:
+        raise UserError(f"{where}: the file is corrupt or cannot be read; {RESTORE}") from error
 
 
 def read_stats(table: pa.Table) -> list[dict[str, Stats]]:
@@ -458,7 +510,7 @@ def read_table(
     """
     name = where or str(path)
     try:
-        data = path.read_bytes()
+        data = read_bytes(path, most=LARGEST, remedy=RESTORE)
         if sha256 and hashlib.sha256(data).hexdigest() != sha256:
             raise UserError(
                 f"{name}: the file is corrupt, its sha256 is not what was written; {RESTORE}"
@@ -466,7 +518,7 @@ def read_table(
         return pq.read_table(
             pa.BufferReader(data), columns=columns, page_checksum_verification=True
         )
-    except FileNotFoundError as error:
+    except Missing as error:
         raise UserError(f"{name}: the file is missing; {RESTORE}") from error
     except (pa.ArrowException, OSError) as error:
         raise UserError(f"{name}: the file is corrupt or cannot be read; {RESTORE}") from error

@@ -21,10 +21,13 @@ from torch import Tensor
 from irevla.data.buffers import Transitions
 from irevla.errors import UserError
 from irevla.storage import disk
-from irevla.storage.journal import Journal, whole_lines
+from irevla.storage.journal import Journal, read_lines, whole_lines
+from irevla.storage.read import mapping, read_json, shaped
 from irevla.types import Features
 
+ANEW = "restore it, or delete its folder to begin anew"
 HEADER, RECORDS, EPISODES = "header.json", "records.bin", "episodes.jsonl"
+FACTS = {"observations", "decisions", "crc32"}  # of each episode
 FORMAT = 2  # of the files; another number is refused
 
 
@@ -176,7 +179,9 @@ class LatentReplay:
     def _refresh(self) -> None:
         """Map what is committed. The last observation of a truncated episode is no decision."""
         self._journal_size = whole_lines(self.root / EPISODES)
-        self._episodes = list(self._journal)
+        self._episodes = read_lines(self.root / EPISODES, facts=FACTS)
+        if not all(0 < each["decisions"] <= each["observations"] for each in self._episodes):
+            raise UserError(f"{self.root / EPISODES} is damaged; {ANEW}")
         starts = np.cumsum([0, *(episode["observations"] for episode in self._episodes)])
         self._size = int(starts[-1]) * self._record.itemsize
         if (self.root / RECORDS).stat().st_size < self._size:
@@ -235,19 +240,16 @@ def _create(root: Path, spec: LatentSpec) -> None:
 
 def reopen(root: Path) -> LatentReplay:
     """Return the store that is at `root`, whosever latents it holds."""
-    header = json.loads((root / HEADER).read_bytes())
-    return LatentReplay(
-        root, LatentSpec(**{field.name: header[field.name] for field in fields(LatentSpec)})
-    )
+    header = read_json(root / HEADER, remedy=ANEW)
+    with shaped(root / HEADER, remedy=ANEW):
+        spec = LatentSpec(**{field.name: header[field.name] for field in fields(LatentSpec)})
+    return LatentReplay(root, spec)
 
 
 def _check_header(root: Path, spec: LatentSpec) -> None:
-    try:
-        found = json.loads((root / HEADER).read_bytes())
-    except ValueError as error:
-        raise UserError(
-            f"{root / HEADER} is corrupt: restore it, or delete {root} to begin anew"
-        ) from error
+    header = read_json(root / HEADER, remedy=ANEW)
+    with shaped(root / HEADER, remedy=ANEW):
+        found = mapping(header, "the header")
     for name, wanted in {"format": FORMAT, **asdict(spec)}.items():
         if found.get(name) != wanted:
             raise UserError(

@@ -7,7 +7,6 @@ import numpy as np
 
 from irevla.compute.device import threads
 from irevla.envs.suite import Suite
-from irevla.errors import UserError
 from irevla.evaluation.evaluate import (
     Evaluation,
     Protocol,
@@ -21,6 +20,7 @@ from irevla.rollout.demonstrations import replayed_demonstrations
 from irevla.runs.run import Run
 from irevla.storage.disk import writing
 from irevla.storage.provenance import git_commit
+from irevla.storage.read import read_json, shaped
 from irevla.tasks import BASELINE, Purpose, Stage, TaskLists, first_seed
 
 FILMED = "filmed.json"  # in DIR/videos: what was done in the first episode of each task
@@ -155,12 +155,8 @@ def _note_films(run: Run, stage: Stage, evaluation: Evaluation) -> None:
 
 def _read_films(run: Run) -> tuple[Stage, dict[str, np.ndarray]]:
     path = run.directory / "videos" / FILMED
-    try:
-        kept = json.loads(path.read_text())
+    remedy = "there is nothing to film without it: --eval.no-videos with another --out"
+    kept = read_json(path, remedy=remedy)
+    with shaped(path, remedy=remedy):
         actions = {task: np.array(a, np.float32) for task, a in kept["actions"].items()}
         return Stage.parse(kept["stage"]), actions
-    except (OSError, ValueError, KeyError) as error:
-        raise UserError(
-            f"{path} is missing or damaged, so that there is nothing to film: --eval.no-videos "
-            "with another --out"
-        ) from error

@@ -13,6 +13,7 @@ from irevla.evaluation.tables import markdown
 from irevla.models.files import CARD, CONFIG, read_policy
 from irevla.models.hub import locate, model_card
 from irevla.runs.run import read_config
+from irevla.storage.read import read_text
 from irevla.tasks import BASELINE, Stage
 
 SETTINGS = ("suite", "expert_tasks", "rl_tasks", "unseen_tasks", "method", "seed", "env")
@@ -37,7 +38,7 @@ def export(path: Path | str, *, name: str) -> tuple[dict[str, Any], str]:
         if written.is_symlink():
             raise UserError(f"{written} is a link, which would publish another file: copy it here")
         if written.exists():
-            return files, written.read_text()
+            return files, read_text(written)
         return files, model_card(files[CONFIG], name=name)
     settings = to_dict(read_config(run))
     files[CONFIG] |= {"run": {key: settings[key] for key in SETTINGS}}

@@ -1,11 +1,9 @@
 """The report of a run: one HTML page that needs nothing else, from the run's files alone."""
 
 import base64
-import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import yaml
 
@@ -17,6 +15,7 @@ from irevla.storage.disk import writing
 from irevla.storage.journal import read_lines
 from irevla.storage.metrics import read_metrics
 from irevla.storage.provenance import is_clean
+from irevla.storage.read import mapping, read_json, read_text, shaped
 from irevla.tasks import BASELINE, SFT, Category, Stage
 
 CAPTIONS = {
@@ -249,12 +248,7 @@ def clips(run_dir: Path, results: Results) -> Iterator[Clip]:
     index = run_dir / "videos" / "index.json"
     if not index.exists():
         return
-    try:
-        listed: Mapping[str, Any] = json.loads(index.read_text())
-    except ValueError as error:
-        raise UserError(
-            f"{index} is damaged; delete it to write the report without videos"
-        ) from error
+    listed = _listed(index)
     known = {
         task: TITLES[category].removesuffix("s")
         for category in ORDER
@@ -264,21 +258,26 @@ def clips(run_dir: Path, results: Results) -> Iterator[Clip]:
     for task in [*known, *others]:
         path = run_dir / "videos" / f"{task}.mp4"
         if task in listed and _is_ours(path, run_dir):
-            clip = listed[task]
-            yield Clip(
-                task=task,
-                category=known.get(task, ""),
-                success=clip["success"],
-                seed=clip["seed"],
-                stage=Stage.parse(clip["stage"]).title,
-                mp4=_base64(path),
-            )
+            success, seed, stage = listed[task]
+            category = known.get(task, "")
+            yield Clip(task, category, success, seed, stage.title, mp4=_base64(path))
+
+
+def _listed(index: Path) -> dict[str, tuple[bool, int, Stage]]:
+    """Return what index.json says of each video: its success, its seed and its stage."""
+    remedy = "delete it to write the report without videos"
+    listed = read_json(index, remedy=remedy)
+    with shaped(index, remedy=remedy):
+        return {
+            task: (bool(clip["success"]), int(clip["seed"]), Stage.parse(clip["stage"]))
+            for task, clip in mapping(listed, "index").items()
+        }
 
 
 def _settings(run_dir: Path, results: Results) -> str:
     path = run_dir / "config.yaml"
     if path.exists():
-        return path.read_text()
+        return read_text(path)
     return yaml.safe_dump(dict(results.config), sort_keys=False)
 
 

@@ -1,17 +1,17 @@
 """From counted episodes to rates with 95% intervals, and to the comparisons of tables and plots."""
 
-import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
 
 from irevla.config import Config
-from irevla.config_io import to_dict
+from irevla.config_io import read_config, to_dict
 from irevla.errors import UserError
+from irevla.storage.read import Missing, mapping, read_json, shaped
 from irevla.tasks import BASELINE, SFT, Category, Stage
 
 Z95 = 1.959963984540054  # the 97.5% point of the normal distribution
@@ -22,6 +22,7 @@ T95 = (
 """The 97.5% points of Student's t with 1, 2, ... 20 degrees of freedom."""
 
 Interval = tuple[float, float]
+AGAIN = "give the command of the run again to write it anew"
 
 
 # --- Intervals
@@ -125,17 +126,22 @@ class Row:
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> "Row":
-        """Return the inverse of `to_json`.
+        """Return the inverse of `to_json`; rate and interval are worked out from the counts.
 
         Raises `KeyError`, `TypeError` or `ValueError` for what is no row.
         """
-        values = {field.name: data[field.name] for field in fields(cls)}
-        low, high = values["ci95"]
-        values["category"] = Category(values["category"])
-        values["ci95"] = (float(low), float(high))
-        values["rate"] = float(values["rate"])  # JSON may say 1 for 1.0
-        values["seconds"] = float(values["seconds"])
-        return cls(**values)
+        texts = {name: data[name] for name in ("method", "task", "stage")}
+        numbers = {name: data[name] for name in ("seed", "successes", "episodes", "env_steps")}
+        if not all(type(text) is str for text in texts.values()):
+            raise TypeError(f"a row's names are no text: {texts}")
+        if not all(type(number) is int for number in numbers.values()):
+            raise TypeError(f"a row's counts are no integers: {numbers}")
+        if not 0 <= numbers["successes"] <= numbers["episodes"] or not numbers["episodes"]:
+            raise ValueError(f"{numbers['successes']} successes in {numbers['episodes']} episodes")
+        if abs(data["rate"] - numbers["successes"] / numbers["episodes"]) > 1e-6:
+            raise ValueError(f"a rate of {data['rate']} does not follow from {numbers}")
+        category = Category(data["category"])
+        return cls.of(**texts, **numbers, category=category, seconds=float(data["seconds"]))
 
     def to_json(self) -> dict[str, Any]:
         """Return the row as results.json has it."""
@@ -338,17 +344,19 @@ class Results:
 def read_results(path: Path) -> Results:
     """Read results.json. Raises `UserError` where it is missing, torn or something else."""
     try:
-        data = json.loads(path.read_text())
-        rows = [Row.from_json(row) for row in data["rows"]]
-        return Results(data["config"], data["git"], data["machine"], data["command"], _latest(rows))
-    except FileNotFoundError as error:
+        data = read_json(path, remedy=AGAIN)
+    except Missing as error:
         raise UserError(
             f"{path} is missing: {path.parent} is no run, or its first evaluation is not done yet"
         ) from error
-    except (ValueError, KeyError, TypeError) as error:
-        raise UserError(
-            f"{path} is damaged ({error!r}); give the command of the run again to write it anew"
-        ) from error
+    with shaped(path, remedy=AGAIN):
+        rows = [Row.from_json(row) for row in data["rows"]]
+        for stage in {row.stage for row in rows}:
+            Stage.parse(stage)
+        config = mapping(data["config"], "config")
+        read_config(config)  # for what it raises
+        git, command = str(data["git"]), str(data["command"])
+        return Results(config, git, mapping(data["machine"], "machine"), command, _latest(rows))
 
 
 def _latest(rows: Iterable[Row]) -> tuple[Row, ...]:

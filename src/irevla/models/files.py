@@ -315,6 +315,8 @@ def parse(files: Mapping[str, Any]) -> Description:
         )
     if not (0 < action_dim <= 4096 and 0 < image_size <= 4096):
         raise UserError(f"{CONFIG} is damaged: action_dim {action_dim}, image_size {image_size}")
+    if type(action_dim) is bool or type(image_size) is bool:
+        raise UserError(f"{CONFIG} is damaged: action_dim {action_dim}, image_size {image_size}")
     config = from_dict(model, kind=ModelConfig, where="model.")
     return Description(config, action_dim, image_size, _base(data), GRIPPER in data)
 
@@ -344,13 +346,16 @@ def check_adapter(files: Mapping[str, Any], *, base: Base, own: Mapping[str, Any
             "former"
         )
     saved = files[ADAPTER_CONFIG]
+    targets = saved.get("target_modules") if isinstance(saved, dict) else None
+    if not isinstance(targets, list) or not all(isinstance(name, str) for name in targets):
+        raise UserError(f"{ADAPTER_CONFIG} is damaged: it names no layers; download it again")
     for key in ("r", "lora_alpha"):
-        if saved[key] != own[key]:
+        if saved.get(key) != own[key]:
             raise UserError(
-                f"its adapter has {key} {saved[key]}, but the model here {own[key]}; set "
+                f"its adapter has {key} {saved.get(key)}, but the model here {own[key]}; set "
                 "model.lora alike"
             )
-    changed = set(saved["target_modules"])
+    changed = set(targets)
     adapted = set(own["target_modules"])
     if changed != adapted:
         raise UserError(

@@ -19,7 +19,7 @@ def read_image(path: Path, size: int) -> UInt8[np.ndarray, "size size 3"]:
             image = opened.convert("RGB")
     except FileNotFoundError as error:
         raise UserError(f"there is no file {path}: name a PNG or JPEG") from error
-    # Pillow's UnidentifiedImageError is an OSError.
-    except (OSError, Image.DecompressionBombError) as error:
+    # Pillow's UnidentifiedImageError is an OSError; SyntaxError is what it raises for a broken PNG.
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         raise UserError(f"{path} is not an image that can be read: name a PNG or JPEG") from error
     return np.asarray(image.resize((size, size), Image.Resampling.BOX), np.uint8)

@@ -88,7 +88,7 @@ class _State:
         """Take up the newest sound checkpoint, if there is one, and say which."""
         found = checkpoints.newest(NAME)
         for reason in checkpoints.passed_over:
-            console.print(f"[yellow]passed over:[/] {reason}", soft_wrap=True)
+            console.print(f"passed over: {reason}", style="yellow", soft_wrap=True)
         if found is not None:
             path, files = found
             console.print(f"going on from {path}", soft_wrap=True)

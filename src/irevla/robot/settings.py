@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import yaml
 
 from irevla.errors import UserError, unknown
 from irevla.robot.limits import Limits
 from irevla.robot.pose import Pose, turned
+from irevla.storage.read import read_yaml
 
 HZ = 10  # decisions per second
 FILE = "IREVLA_ARM"  # environment variable: the path of the file
@@ -78,16 +78,9 @@ def settings_path() -> Path:
 
 def read_settings(path: Path) -> Settings:
     """Return the settings in `path`. Raises `UserError` for whatever is wrong with them."""
+    found = read_yaml(path, remedy="docs/real-robot.md says what belongs in it")
     try:
-        found = yaml.safe_load(path.read_text())
-    except OSError as error:
-        raise UserError(f"the settings {path} cannot be read: {error.strerror}") from error
-    except yaml.YAMLError as error:
-        raise UserError(
-            f"the settings {path} are no YAML: {' '.join(str(error).split())}"
-        ) from error
-    try:
-        return _settings(_mapping(found, "the file"), path)
+        return _settings(found, path)
     except UserError as error:
         raise UserError(f"{path}: {error}") from error
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from irevla.errors import UserError
+from irevla.storage.read import mapping, read_json
 
 
 class StopLatch:
@@ -53,10 +54,9 @@ class StopLatch:
         if self._path is None or not self._path.exists():
             return {}
         try:
-            found: dict[str, Any] = json.loads(self._path.read_text())
-        except (OSError, ValueError):  # half a file: somebody was killed while writing
+            return dict(mapping(read_json(self._path), "the latch"))
+        except (UserError, TypeError):  # half a file: somebody was killed while writing
             return {"stopped": "the last session ended without closing"}
-        return found
 
     def _write(self, content: dict[str, Any]) -> None:
         if self._path is not None:

@@ -18,6 +18,7 @@ from irevla.storage.disk import writing
 from irevla.storage.journal import Journal, run_lock
 from irevla.storage.metrics import Metrics
 from irevla.storage.provenance import command, git_commit, is_clean, machine
+from irevla.storage.read import Missing, read_yaml
 from irevla.tasks import Stage, draw_seed
 
 CONFIG, RESULTS = "config.yaml", "results.json"
@@ -139,14 +140,9 @@ def _check_vacant(directory: Path) -> None:
 def _settings(directory: Path) -> Mapping[str, Any]:
     path = directory / CONFIG
     try:
-        data = yaml.safe_load(path.read_text())
-    except FileNotFoundError as error:
+        return read_yaml(path, remedy="restore it or choose another --out")
+    except Missing as error:
         raise UserError(f"{directory} is not a run of irevla: it has no {CONFIG}") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise UserError(f"{path} is damaged; restore it or choose another --out") from error
-    if not isinstance(data, Mapping):
-        raise UserError(f"{path} is damaged; restore it or choose another --out")
-    return data
 
 
 def _check_same(directory: Path, config: Any) -> None:

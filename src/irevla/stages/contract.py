@@ -62,7 +62,7 @@ def resume(
     none."""
     found = checkpoints.newest(stage.folder)
     for reason in checkpoints.passed_over:
-        console.print(f"[yellow]passed over:[/] {reason}", soft_wrap=True)
+        console.print(f"passed over: {reason}", style="yellow", soft_wrap=True)
     if found is None:
         return {}
     path, files = found

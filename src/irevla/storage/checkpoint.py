@@ -20,6 +20,7 @@ from torch import Tensor
 
 from irevla.errors import UserError
 from irevla.storage.disk import remedy, sync, write_synced
+from irevla.storage.read import LARGEST_TEXT, read_bytes
 
 MANIFEST = "MANIFEST.json"
 Files = Mapping[str, Any]
@@ -279,7 +280,8 @@ def _manifest(directory: Path) -> dict[str, Any]:
 
 
 def _checked(path: Path, entry: Any) -> bytes:
-    data = _read(path)
+    size = entry.get("bytes") if isinstance(entry, dict) else None
+    data = _read(path, most=size if type(size) is int else 0)
     if entry != {"bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}:
         raise CorruptCheckpoint(
             f"corrupt checkpoint: {path} does not match its manifest ({len(data)} bytes)"
@@ -287,19 +289,18 @@ def _checked(path: Path, entry: Any) -> bytes:
     return data
 
 
-def _read(path: Path) -> bytes:
+def _read(path: Path, *, most: int = LARGEST_TEXT) -> bytes:
     try:
-        return path.read_bytes()
-    except OSError as error:
-        raise CorruptCheckpoint(
-            f"corrupt checkpoint: cannot read {path}: {error.strerror}"
-        ) from error
+        return read_bytes(path, most=most)
+    except UserError as error:
+        raise CorruptCheckpoint(f"corrupt checkpoint: {error}") from error
 
 
 def _decode(path: Path, data: bytes) -> Any:
     try:
         return _tensors(data) if path.suffix == ".safetensors" else json.loads(data)
-    except (ValueError, SafetensorError) as error:  # ValueError: JSON or UTF-8 gone wrong
+    # ValueError: JSON or UTF-8 gone wrong. The others: a tensor of a kind or size that cannot be.
+    except (ValueError, RecursionError, SafetensorError, KeyError, OverflowError) as error:
         raise CorruptCheckpoint(f"corrupt checkpoint: {path} is unreadable: {error}") from error
 
 

@@ -5,13 +5,14 @@ import json
 import os
 import time
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Set
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from irevla.errors import UserError
 from irevla.storage.disk import sync, writing
+from irevla.storage.read import parse_json, read_bytes
 
 CHECKSUM = "line_crc32"  # of the record beside it; `crc32` is a fact of some records
 
@@ -55,33 +56,29 @@ class Journal:
         return next((record for record in reversed(list(self)) if record["event"] == event), None)
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
-        return iter(read_lines(self.path))
+        return iter(read_lines(self.path, facts={"event"}))
 
 
 def whole_lines(path: Path) -> int:
     """Return how many bytes of a JSONL file are whole lines: what follows was torn by a crash."""
-    return path.read_bytes().rfind(b"\n") + 1 if path.exists() else 0
+    return read_bytes(path).rfind(b"\n") + 1 if path.exists() else 0
 
 
-def read_lines(path: Path) -> list[dict[str, Any]]:
+def read_lines(path: Path, *, facts: Set[str] = frozenset()) -> list[dict[str, Any]]:
     """Return the records of a JSONL file, without a torn last line; none if there is no file.
 
-    Raises `UserError` for a line that is no record, or is not what was written.
+    Raises `UserError` for a line that is no record with those `facts`, or is not what was written.
     """
     if not path.exists():
         return []
     records = []
-    for number, line in enumerate(path.read_bytes()[: whole_lines(path)].splitlines(), start=1):
-        try:
-            record = json.loads(line)
-        except (ValueError, RecursionError) as error:
-            raise UserError(
-                f"{path}, line {number} is not JSON; restore the file or delete that line"
-            ) from error
-        if not isinstance(record, dict):
-            raise UserError(
-                f"{path}, line {number} is no record; restore the file or delete that line"
-            )
+    content = read_bytes(path)
+    whole = content[: content.rfind(b"\n") + 1]
+    for number, line in enumerate(whole.splitlines(), start=1):
+        where = f"{path}, line {number}"
+        record = parse_json(line, where, remedy="restore the file or delete that line")
+        if not isinstance(record, dict) or not facts <= record.keys():
+            raise UserError(f"{where} is no record; restore the file or delete that line")
         checksum = record.pop(CHECKSUM, None)  # files of version 0.1 have none
         if checksum is not None and checksum != _checksum(record):
             raise UserError(f"{path}, line {number} is not what was written; restore the file")

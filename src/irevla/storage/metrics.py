@@ -57,7 +57,9 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
     from there on is void. Two points of one step are merged, the later value of a name winning.
     """
     rows: dict[str, list[dict[str, Any]]] = {}  # by stage
-    for record in read_lines(path):
+    for record in read_lines(path, facts={"stage", "step"}):
+        if type(record["stage"]) is not str or type(record["step"]) is not int:
+            raise UserError(f"{path} is damaged: a point of {record['stage']!r}; restore it")
         stage = rows.setdefault(record["stage"], [])
         while stage and stage[-1]["step"] > record["step"]:
             stage.pop()

@@ -94,7 +94,8 @@ class HuggingFaceVLM(VLM):
         Kept: a suite has a handful of them.
         """
         if instruction not in self.prompts:
-            inputs = self._ask(question(instruction))
+            whole = instruction.encode(errors="replace").decode()  # no half characters
+            inputs = self._ask(question(whole))
             of_tokens = inputs.keys() - self.pixels.names - set(NOT_INPUTS)
             self.prompts[instruction] = {
                 name: torch.tensor(inputs[name][0]) for name in sorted(of_tokens)

@@ -11,10 +11,12 @@ from irevla.errors import UserError
 from irevla.models.image_file import read_image
 from irevla.models.vlm.tiny import TinyVLM
 from irevla.storage.disk import writing
+from irevla.storage.read import parse_json, shaped
 from irevla.types import Observation
 
 SHIPPED = Path(__file__).parent / "tiny.safetensors"  # `docs/tiny-vlm.md` says what it is
 FORMAT = "irevla-tiny-1"
+HEADS = 4  # of attention
 
 
 def save_tiny(path: Path, model: TinyVLM, *, layers: int, image_size: int) -> None:
@@ -38,19 +40,29 @@ def load_tiny(path: Path = SHIPPED) -> tuple[TinyVLM, int]:
         )
     try:
         with safe_open(path, "pt") as file:
-            sizes = json.loads((file.metadata() or {}).get("irevla", "{}"))
+            sizes = parse_json((file.metadata() or {}).get("irevla", "{}").encode(), path)
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  it is no dict
     except (SafetensorError, OSError) as error:
         raise UserError(
             f"{path} is damaged or no safetensors file ({error}); restore it"
         ) from error
-    if sizes.get("format") != FORMAT:
+    if not isinstance(sizes, dict) or sizes.get("format") != FORMAT:
         raise UserError(
             f"{path} holds another model's weights, not those of the small VLM ({FORMAT})"
         )
-    model = TinyVLM(width=sizes["width"], layers=sizes["layers"], image_size=sizes["image_size"])
-    model.load_state_dict(tensors)
-    return model.eval(), sizes["image_size"]
+    with shaped(path):
+        own = {name: int(sizes[name]) for name in ("width", "layers", "image_size")}
+        # Before anything is built: a few bytes must not take all memory.
+        if own["width"] != tensors["norm.weight"].numel() or own["width"] % HEADS:
+            raise ValueError(f"width {own['width']}")
+        if not (1 <= own["layers"] <= 1024 and 8 <= own["image_size"] <= 4096):
+            raise ValueError(f"{own}")
+    model = TinyVLM(**own, heads=HEADS)
+    try:
+        model.load_state_dict(tensors)
+    except RuntimeError as error:
+        raise UserError(f"{path} holds the weights of another model; restore it") from error
+    return model.eval(), own["image_size"]
 
 
 def ask(weights: Path, image: Path, question: str) -> str:

@@ -37,8 +37,11 @@ def vocabulary_size() -> int:
 
 
 def normalise(text: str) -> str:
-    """Return what a round trip keeps of `text`: lower case, single blanks."""
-    return " ".join(text.lower().split())
+    """Return what a round trip keeps of `text`: lower case, single blanks.
+
+    Half a character, as a terminal of another encoding may give, becomes a question mark.
+    """
+    return " ".join(text.encode(errors="replace").decode().lower().split())
 
 
 @lru_cache(maxsize=65536)
