@@ -44,13 +44,15 @@ def run(config: "Config", *, out: Path | str, tensorboard: bool = False) -> "VLA
     """
     from irevla.algorithm import run_algorithm
     from irevla.progress import console
-    from irevla.runs.run import open_run
+    from irevla.runs.run import is_finished, open_run
     from irevla.stages.preflight import preflight
+    from irevla.stages.start import finished_policy
 
-    preflight(config)  # before there is a directory that would have to be given another name
+    if not is_finished(Path(out)):
+        preflight(config)  # before there is a directory that would have to be given another name
     with open_run(Path(out), config, tensorboard=tensorboard) as opened:
-        policy = run_algorithm(opened)
-        opened.write_results()  # what the journal knows, before the page
+        policy = finished_policy(opened) or run_algorithm(opened)
+        opened.finish()  # what the journal knows, before the page
         if all(find_spec(package) for package in ("jinja2", "matplotlib")):
             from irevla.evaluation.report import write_report
 

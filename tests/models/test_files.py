@@ -3,6 +3,7 @@
 import errno
 import json
 import os
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -271,9 +272,7 @@ def test_an_edited_card_outlives_its_policy(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["policy"]
 
 
-def test_a_card_comes_back_after_a_full_disk_and_a_kill(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_card_outlives_a_full_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def full(*_: object) -> None:
         raise OSError(errno.ENOSPC, "No space left")
 
@@ -284,11 +283,10 @@ def test_a_card_comes_back_after_a_full_disk_and_a_kill(
         patch.setattr(checkpoint, "_write_all", full)
         policy.save_pretrained(tmp_path / "policy")
     assert card.read_text() == "my own words"
-    card.rename(tmp_path / ".policy.README.md")  # killed while it stood aside
     policy.save_pretrained(tmp_path / "policy")
     assert card.read_text() == "my own words"
-    monkeypatch.setattr("irevla.models.files.writing", full)
-    with pytest.raises(UserError, match=r"cannot write the policy .*No space left; make room"):
+    monkeypatch.setattr(checkpoint, "_write_all", full)
+    with pytest.raises(UserError, match=r"cannot write checkpoint .*No space left; make room"):
         policy.save_pretrained(tmp_path / "new")
 
 
@@ -466,3 +464,21 @@ def test_a_base_named_relatively_is_found_from_anywhere(
     loaded = VLAPolicy.from_pretrained(tmp_path / "policy")
     assert loaded.hash() == before and loaded.config.vlm == str(tmp_path / "base")
     assert loaded.files()["config.json"]["base"]["name"] == str(tmp_path / "base")
+
+
+def test_two_may_write_to_one_folder_at_once(tmp_path: Path) -> None:
+    """Each finds a whole policy, and the card that a person wrote is there after both."""
+    policies = [adapted(), adapted(rank=0)]
+    policies[0].save_pretrained(tmp_path / "policy")
+    (tmp_path / "policy" / "README.md").write_text("my own words")
+
+    def write(policy: VLAPolicy) -> None:
+        for _ in range(15):
+            policy.save_pretrained(tmp_path / "policy")
+            VLAPolicy.from_pretrained(tmp_path / "policy")
+
+    with ThreadPoolExecutor(2) as both:
+        for done in [both.submit(write, policy) for policy in policies]:
+            done.result()
+    assert (tmp_path / "policy" / "README.md").read_text() == "my own words"
+    assert [path.name for path in tmp_path.iterdir()] == ["policy"]

@@ -277,16 +277,23 @@ class VectorEnv:
         self._states = [_WorkerState(size) for _ in range(self.workers)]
         self._jobs = jobs
         self._handed_out = 0
-        if state is None:
-            self.play(jobs)
-        else:
+        self.resumed = state is not None and self._fits(state)  # episodes under way go on
+        if state is not None:
+            self._skip(state["handed_out"])
+        if state is not None and self.resumed:
             self._resume(state)
+        else:
+            self._deal()
 
     def play(self, jobs: Iterator[Job]) -> None:
         """Play further jobs, once all that were there before have ended."""
         assert not any(state.playing().any() for state in self._states), "episodes are under way"
         self._jobs = jobs
         self._handed_out = 0
+        self._deal()
+
+    def _deal(self) -> None:
+        """Begin an episode in every slot."""
         for slot in range(self.n):  # few jobs are spread over all workers
             for state in self._states:
                 state.jobs[slot] = self._next_job()
@@ -312,10 +319,17 @@ class VectorEnv:
         ]
         return {"handed_out": self._handed_out, "workers": workers}
 
-    def _resume(self, saved: dict[str, Any]) -> None:
-        for _ in islice(self._jobs, saved["handed_out"]):
+    def _fits(self, saved: dict[str, Any]) -> bool:
+        """Return whether there were as many environments; else what was under way is lost."""
+        return [len(book["jobs"]) for book in saved["workers"]] == [self.n] * self.workers
+
+    def _skip(self, jobs: int) -> None:
+        """Hand out no more what was handed out before."""
+        for _ in islice(self._jobs, jobs):
             pass
-        self._handed_out = saved["handed_out"]
+        self._handed_out = jobs
+
+    def _resume(self, saved: dict[str, Any]) -> None:
         for state, book in zip(self._states, saved["workers"], strict=True):
             state.jobs = [None if job is None else Job(**job) for job in book["jobs"]]
             state.deck = [None if job is None else Job(**job) for job in book["deck"]]

@@ -21,7 +21,7 @@ from irevla.errors import UserError
 from irevla.models.vlm.base import VLM
 from irevla.storage import checkpoint
 from irevla.storage.checkpoint import split_name
-from irevla.storage.disk import remedy, writing
+from irevla.storage.disk import remedy
 from irevla.storage.journal import Journal
 
 WEIGHTS = "model.safetensors"
@@ -169,16 +169,13 @@ def write_policy(
     try:
         _check_replaceable(directory)
         place = directory.resolve()  # a link stays one
-        _save_without_card(place, files)
-        if keep_card and (place / CARD).exists():
-            return False
-        with writing(place / CARD) as aside:
-            aside.write_text(card)
+        new = not (keep_card and (place / CARD).exists())
+        checkpoint.save(place, files, texts={CARD: card}, keep=keep_card)
     except OSError as error:
         raise UserError(
             f"cannot write the policy {directory}: {error.strerror}; {remedy(error)}"
         ) from error
-    return True
+    return new
 
 
 def _check_replaceable(directory: Path) -> None:
@@ -202,22 +199,6 @@ def _check_replaceable(directory: Path) -> None:
             f"{directory} holds other files ({min(others)}): choose a new folder, or an older "
             "policy to replace"
         )
-
-
-def _save_without_card(directory: Path, files: Mapping[str, Any]) -> None:
-    """Replace all of a policy but its card, which stands aside for as long.
-
-    After a kill the next call brings it back.
-    """
-    card = directory / CARD
-    aside = directory.with_name(f".{directory.name}.{CARD}")
-    if card.exists():
-        card.rename(aside)
-    try:
-        checkpoint.save(directory, files)
-    finally:
-        if aside.exists():
-            aside.rename(card)
 
 
 def policy_folder(path: Path) -> Path:

@@ -2,6 +2,7 @@
 and goes on."""
 
 import json
+import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, is_dataclass, replace
@@ -13,6 +14,7 @@ import yaml
 from irevla import config_io
 from irevla.config import Config
 from irevla.errors import UserError
+from irevla.progress import console
 from irevla.storage.checkpoint import Checkpoints
 from irevla.storage.disk import writing
 from irevla.storage.journal import Journal, run_lock
@@ -21,7 +23,11 @@ from irevla.storage.provenance import command, git_commit, is_clean, machine
 from irevla.storage.read import Missing, read_yaml
 from irevla.tasks import Stage, draw_seed
 
-CONFIG, RESULTS = "config.yaml", "results.json"
+CONFIG, RESULTS, JOURNAL = "config.yaml", "results.json", "journal.jsonl"
+FINISHED, CHANGED = "finished", "settings changed"  # events
+MAY_CHANGE = ("threads", "workers", "env.workers", "env.envs_per_worker", "env.timeout")
+"""Settings that a run may go on with another value of: the results are then of another order of
+sums, or of episodes, and no worse."""
 
 
 @dataclass(frozen=True)
@@ -68,6 +74,12 @@ class Run:
                 "--out"
             )
 
+    def finish(self) -> None:
+        """Note that nothing is left to do; results.json says what the journal knows."""
+        if not is_finished(self.directory):
+            self.journal.append(FINISHED)
+        self.write_results()
+
     def write_results(self) -> None:
         """Write results.json anew from the journal; readers never see half a file."""
         results = {
@@ -91,7 +103,26 @@ def open_run(directory: Path, config: Config, *, tensorboard: bool = False) -> I
                 f"{journal.path} is missing or empty, but {checkpoints.root} is not: restore it, "
                 "or choose another --out"
             )
-        yield Run(directory, config, journal, metrics, checkpoints)
+        run = Run(directory, config, journal, metrics, checkpoints)
+        _note_changes(run)
+        yield run
+
+
+def is_finished(directory: Path) -> bool:
+    """Return whether the run in `directory` has nothing left to do."""
+    return Journal(directory / JOURNAL).done(FINISHED) is not None
+
+
+def _note_changes(run: Run) -> None:
+    """Write down what was changed since the run was started, or since it was last resumed."""
+    changed = _differences(run.directory, run.config)
+    known = run.journal.done(CHANGED)
+    if changed == (known["settings"] if known else []):
+        return
+    what = "; ".join(changed) or "the settings that it was started with"
+    note = f"went on with {what}: the same bits need the same change at the same place"
+    console.print(note, soft_wrap=True)
+    run.journal.append(CHANGED, settings=changed, note=note)
 
 
 @contextmanager
@@ -116,7 +147,7 @@ def open_directory(
                     aside.write_text(yaml.safe_dump(config_io.to_dict(config), sort_keys=False))
             with Metrics(directory / "metrics.jsonl", tensorboard=tensorboard) as metrics:
                 checkpoints = Checkpoints(directory / "checkpoints")
-                yield Journal(directory / "journal.jsonl"), metrics, checkpoints
+                yield Journal(directory / JOURNAL), metrics, checkpoints
     except (PermissionError, NotADirectoryError, FileExistsError) as error:
         place = error.filename or directory
         raise UserError(
@@ -146,17 +177,40 @@ def _settings(directory: Path) -> Mapping[str, Any]:
 
 
 def _check_same(directory: Path, config: Any) -> None:
-    """Raise `UserError` where the run was started with other settings.
-
-    A whole group of settings that is younger than the run does not count: nothing asked for it.
-    """
-    data = _settings(directory)
-    old = config_io.from_dict(data, kind=type(config))
-    groups = [name for name, value in vars(old).items() if is_dataclass(value)]
-    younger = {name: getattr(old, name) for name in groups if name not in data}
-    changed = config_io.differences(old, replace(config, **younger))
+    """Raise `UserError` where the run was started with other settings than `MAY_CHANGE` allows."""
+    found = _differences(directory, config)
+    changed = [text for text in found if text.partition(":")[0] not in MAY_CHANGE]
     if changed:
         raise UserError(
             f"{directory} was started with other settings ({'; '.join(changed)}); "
             "give the same ones to resume, or another --out"
         )
+
+
+def _differences(directory: Path, config: Any) -> list[str]:
+    """Return in what `config` is not what the run was started with.
+
+    A whole group of settings that is younger than the run does not count, for nothing asked for it;
+    nor does a path that is written in another way.
+    """
+    data = _settings(directory)
+    old = config_io.from_dict(data, kind=type(config))
+    groups = [name for name, value in vars(old).items() if is_dataclass(value)]
+    younger = {name: getattr(old, name) for name in groups if name not in data}
+    config = replace(config, **younger)
+    return config_io.differences(old, _as_spelt(old, config) if type(old) is Config else config)
+
+
+def _as_spelt(old: Config, new: Config) -> Config:
+    """Return `new` with what it starts from written as in `old`, where it is the same place."""
+    return replace(
+        new,
+        from_checkpoint=_spelt(old.from_checkpoint, new.from_checkpoint),
+        expert=replace(new.expert, dataset=_spelt(old.expert.dataset, new.expert.dataset)),
+        model=replace(new.model, vlm=_spelt(old.model.vlm, new.model.vlm)),
+    )
+
+
+def _spelt(old: str, new: str) -> str:
+    same = old and new and os.path.realpath(old) == os.path.realpath(new)
+    return old if same else new

@@ -51,7 +51,7 @@ def run_ppo(run: Run, policy: VLAPolicy, stage: Stage, parts: Parts, *, suite: S
     ):
         actor = GaussianActor(policy, torch.Generator())
         server = Server(vec, actor, RolloutRecorder(vec))
-        if files:
+        if vec.resumed:
             server.resume(files)
         collector = Collector(server, live=learner.live)
         while not progress.over:

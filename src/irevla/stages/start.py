@@ -7,10 +7,10 @@ from irevla.compute.device import find_device, seeded
 from irevla.data.episodes import EpisodeStore
 from irevla.envs.suite import Suite
 from irevla.errors import UserError
-from irevla.models.files import check_fits
+from irevla.models.files import WEIGHTS, check_fits
 from irevla.models.policy import VLAPolicy, build_policy
 from irevla.rollout.demonstrations import collect_expert, open_store
-from irevla.runs.run import Run
+from irevla.runs.run import Run, is_finished
 from irevla.tasks import Stage, TaskLists, draw_seed
 
 
@@ -36,6 +36,17 @@ def new_policy(run: Run, suite: Suite, stage: Stage) -> VLAPolicy:
     if config.model.pretrained and not begun:
         run.journal.append("vlm", revision=policy.config.revision, dtype=policy.config.dtype)
     return policy.eval()
+
+
+def finished_policy(run: Run) -> VLAPolicy | None:
+    """Return what a run ended with that has nothing left to do; None where there is something.
+
+    It needs neither the policy nor the dataset that the run started from.
+    """
+    has_own = any((run.directory / "checkpoints").glob(f"[!.]*/{WEIGHTS}"))
+    if not (is_finished(run.directory) and has_own):
+        return None
+    return VLAPolicy.from_pretrained(run.directory, device=find_device(run.config.device))
 
 
 def starting_policy(run: Run, suite: Suite) -> VLAPolicy:

@@ -19,7 +19,7 @@ from safetensors import SafetensorError
 from torch import Tensor
 
 from irevla.errors import UserError
-from irevla.storage.disk import remedy, sync, write_synced
+from irevla.storage.disk import locked, remedy, sync, write_synced
 from irevla.storage.read import LARGEST_TEXT, read_bytes
 
 MANIFEST = "MANIFEST.json"
@@ -31,24 +31,39 @@ class CorruptCheckpoint(UserError):
     """A checkpoint that is not, byte for byte, what was saved. The message names the file."""
 
 
-def save(directory: Path, files: Files) -> None:
+def save(
+    directory: Path, files: Files, *, texts: Mapping[str, str] | None = None, keep: bool = False
+) -> None:
     """Write `files` as the checkpoint `directory`, wholly or not at all.
 
-    One of that name is replaced at the very end.
+    One of that name is replaced at the very end. `texts` lie beside them, for people, and are in no
+    manifest; with `keep`, those that are there already stay as they are.
     Raises `UserError` where the disk is full or not writable; what was there before is then
     untouched.
     """
-    _recover(directory)
-    new, old, trash = (_aside(directory, suffix) for suffix in ("new", "old", "trash"))
     try:
         directory.parent.mkdir(parents=True, exist_ok=True)
-        _discard(new, old, trash)
-        _write_all(new, directory.name, files)
+        with locked(directory.parent):  # two writers of one name, or a reader who recovers
+            _replace(directory, files, texts or {}, keep=keep)
     except OSError as error:
-        shutil.rmtree(new, ignore_errors=True)
         raise UserError(
             f"cannot write checkpoint {directory}: {error.strerror}; {remedy(error)}"
         ) from error
+
+
+def _replace(directory: Path, files: Files, texts: Mapping[str, str], *, keep: bool) -> None:
+    new, old, trash = (_aside(directory, suffix) for suffix in ("new", "old", "trash"))
+    _finish_replacement(directory)
+    _discard(new, old, trash)
+    try:
+        _write_all(new, directory.name, files)
+        for name, text in texts.items():
+            there = directory / name
+            kept = there.read_bytes() if keep and there.exists() else text.encode()
+            write_synced(new / name, kept)
+    except OSError:
+        shutil.rmtree(new, ignore_errors=True)
+        raise
     if directory.exists():
         directory.rename(old)
     new.rename(directory)  # killed between these two renames, `_recover` finishes the job
@@ -205,10 +220,14 @@ def _aside(directory: Path, suffix: str) -> Path:
 
 
 def _recover(directory: Path) -> None:
-    """Finish a replacement that was killed between its two renames.
+    """Finish a replacement that was killed between its two renames; wait for one under way."""
+    if not directory.exists() and _aside(directory, "old").exists():
+        with locked(directory.parent):
+            _finish_replacement(directory)
 
-    Where `.old` is there, `.new` is whole.
-    """
+
+def _finish_replacement(directory: Path) -> None:
+    """Give the newer whole one its name: where `.old` is there, `.new` is whole."""
     new = _aside(directory, "new")
     old = _aside(directory, "old")
     if not directory.exists() and old.exists():
