@@ -49,9 +49,10 @@ from irevla.pretraining import fit as pretraining
 from irevla.pretraining.corpus import Corpus, RenderSettings
 from irevla.pretraining.questions import Question
 from irevla.rollout import demonstrations
+from irevla.rollout.actors import ScriptedExpert
 from irevla.rollout.batches import Finished, RolloutStats
 from irevla.rollout.demonstrations import open_store
-from irevla.rollout.episodes import Outcome
+from irevla.rollout.episodes import EpisodeRecorder, Outcome
 from irevla.rollout.serve import Server
 from irevla.runs.run import Run, open_run
 from irevla.stages import harvest as harvest_stage
@@ -152,6 +153,19 @@ def workers(config: Config, folder: Path) -> Any:
         patch.setattr(vector, "_Process", process)
         VectorEnv(POINTMASS, config.env, iter([Job("left-disc", seed) for seed in range(100)]))
     return started
+
+
+def lost_episodes(config: Config, folder: Path) -> Any:
+    """Whether environments that fail end everything."""
+    jobs = [Job("raise", 0), *(Job("timeout", seed) for seed in range(9))]
+    suite = load_suite("scripted_suite:SCRIPTED")
+    env = replace(config.env, workers=1, horizon=3)
+    try:
+        with VectorEnv(suite, env, iter(jobs), max_retries=0) as vec:
+            server = Server(vec, ScriptedExpert(), EpisodeRecorder(vec))
+            return len(list(server.serve()))
+    except UserError as error:
+        return str(error)
 
 
 def dataset(config: Config, folder: Path) -> Any:
@@ -267,6 +281,7 @@ JOBS: list[Job] = []  # that were played
 
 def no_environments(suite: Any, env: EnvConfig, jobs: Iterator[Job], **_: Any) -> Any:
     vec = MagicMock(spec=VectorEnv, suite=suite, jobs=jobs, n=1, workers=1, dropped=0)
+    vec.given_up, vec.lost_note, vec.resumed = [], {}, False
     vec.__enter__.return_value = vec
     return vec
 
@@ -540,6 +555,7 @@ SETTINGS: dict[str, Seen] = {
     "env.workers": Seen(workers, 3),
     "env.envs_per_worker": Seen(workers, 3),
     "env.timeout": Seen(workers, 5.0),
+    "env.lost_share": Seen(lost_episodes, 0.5),
     "expert.episodes": Seen(dataset, 5),
     "expert.noisy_fraction": Seen(dataset, 1.0),
     "expert.noise": Seen(dataset, 0.6),

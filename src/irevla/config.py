@@ -72,9 +72,11 @@ class EnvConfig:
     workers: int = 2  # worker processes, one thread and one GL context each
     envs_per_worker: int = 4  # environments that share a worker
     timeout: float = 60.0  # seconds without an answer after which a worker is replaced
+    lost_share: float = 0.02  # of all episodes: may fail for good, each after several attempts
 
     def __post_init__(self) -> None:
         _usable(self.image_size, "env.image_size")
+        _check(0 <= self.lost_share < 1, f"env.lost_share must be in [0, 1), not {self.lost_share}")
         _at_most(self, "env.", image_size=4096, workers=1024, envs_per_worker=1024)
         _positive(self, "env.", "action_repeat", "horizon", "workers", "envs_per_worker", "timeout")
         _not_negative(self, "env.", "rl_horizon")

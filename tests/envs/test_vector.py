@@ -6,6 +6,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from multiprocessing.connection import Pipe
 from pathlib import Path
 
@@ -17,6 +18,9 @@ from irevla.envs.suite import Authorization, load_suite
 from irevla.envs.vector import Job, StepResult, VectorEnv
 from irevla.envs.worker import Disturbance
 from irevla.errors import UserError
+from irevla.rollout.actors import ScriptedExpert
+from irevla.rollout.episodes import EpisodeRecorder, in_order
+from irevla.rollout.serve import Server
 
 SCRIPTED = load_suite("scripted_suite:SCRIPTED")
 REAL = load_suite("scripted_suite:REAL")
@@ -238,9 +242,22 @@ def test_an_exception_is_retried_then_told_with_its_traceback() -> None:
         assert vec.recv(0).lost.tolist() == [True, False]
         vec.send(0, zeros(vec))
         with pytest.raises(
-            RuntimeError, match=r"(?s)seed=0.*lost 2 times.*ArithmeticError: the arm went through"
+            UserError,
+            match=r"raise \(scripted\), seed 0, failed 2 times.*Error: the arm went through",
         ):
             vec.recv(0)
+
+
+def test_a_share_of_lost_episodes_is_borne() -> None:
+    """The one that fails is given up; those beside it, which are lost with it, are played."""
+    jobs = [Job("timeout", 0), Job("raise", 1), *(Job("timeout", seed) for seed in range(2, 9))]
+    config = replace(CONFIG, envs_per_worker=3, lost_share=0.3)
+    with VectorEnv(SCRIPTED, config, iter(jobs), max_retries=1) as vec:
+        server = Server(vec, ScriptedExpert(), EpisodeRecorder(vec))
+        played = [outcome.job for outcome in in_order(server.serve(), jobs, vec.given_up)]
+        assert vec.given_up == [jobs[1]] and vec.dropped == 2 * 3
+        assert "1 episodes are missing" in vec.lost_note["note"]
+    assert played == [job for job in jobs if job != jobs[1]]
 
 
 def test_a_users_error_is_told_at_once() -> None:
@@ -255,7 +272,7 @@ def test_a_worker_that_dies_in_reset_gives_up_after_the_retries() -> None:
     with (
         VectorEnv(SCRIPTED, CONFIG, iter([Job("reset-dies", 0)]), max_retries=1) as vec,
         pytest.raises(
-            RuntimeError, match=r"lost 2 times in a row; the last worker died \(exit status 7\)"
+            UserError, match=r"seed 0, failed 2 times, at last: the worker died \(exit status 7\)"
         ),
     ):
         vec.recv(0)

@@ -70,9 +70,9 @@ class Jobs:
         self.asked: list[list[int]] = []
         in_order = module.in_order
 
-        def noted(outcomes: Any, jobs: list[Job]) -> Any:
+        def noted(outcomes: Any, jobs: list[Job], given_up: list[Job]) -> Any:
             self.asked.append([job.seed for job in jobs])
-            return in_order(outcomes, jobs)
+            return in_order(outcomes, jobs, given_up)
 
         patch.setattr(module, "in_order", noted)
 

@@ -266,6 +266,8 @@ class VectorEnv:
         self.n = self.config.envs_per_worker
         self.action_dim = suite.action_dim
         self.dropped = 0  # partial episodes lost with their worker, so far
+        self.given_up: list[Job] = []  # jobs that failed again and again
+        self._begun = 0  # jobs so far
         self._max_retries = max_retries
         size = {"n": self.n, "image_size": config.image_size, "action_dim": self.action_dim}
         self._greeting = {
@@ -363,8 +365,9 @@ class VectorEnv:
     def recv(self, worker: int) -> StepResult:
         """Wait for a worker's step. A dead or hung worker is killed and replaced first.
 
-        Raises `UserError` if an environment did, and `RuntimeError` with the last failure's text
-        when one job has been lost more than `max_retries` times.
+        A job that has been lost more than `max_retries` times is given up, and the slot plays its
+        next one. Raises `UserError` if an environment did, and where more jobs are given up than
+        the share `config.lost_share`.
         """
         state = self._states[worker]
         assert state.waiting, f"worker {worker} has nothing to do: send first"
@@ -409,6 +412,7 @@ class VectorEnv:
         if job is None:
             return None
         self._handed_out += 1
+        self._begun += 1
         task = self.suite.task(job.task)  # a wrong name is told at once, not by a worker
         return replace(job, instruction=job.instruction or task.instruction)
 
@@ -418,12 +422,10 @@ class VectorEnv:
         state.process.end()
         playing = state.playing()
         self.dropped += int(playing.sum())
-        state.losses += playing
-        if state.losses.max() > self._max_retries:
-            job = state.jobs[int(state.losses.argmax())]
-            raise RuntimeError(
-                f"{job} was lost {state.losses.max()} times in a row; the last worker {reason}"
-            )
+        guilty = state.buffers.active & playing
+        state.losses += guilty if guilty.any() else playing
+        for slot in np.flatnonzero(state.losses > self._max_retries).tolist():
+            self._give_up(state, slot, reason)
         _log.warning(
             "worker %d %s; replaced, %d partial episodes start again",
             worker,
@@ -432,11 +434,39 @@ class VectorEnv:
         )
         state.begin_again(self._new_process())
 
+    def _give_up(self, state: _WorkerState, slot: int, reason: str) -> None:
+        """Let the slot play its next job. Raises `UserError` where too many are given up."""
+        job = state.jobs[slot]
+        assert job is not None
+        self.given_up.append(job)
+        if len(self.given_up) > self.config.lost_share * self._begun:
+            last = reason.strip().splitlines()[-1]
+            raise UserError(
+                f"the environment of {job.task} ({self.suite.name}), seed {job.seed}, failed "
+                f"{state.losses[slot]} times, at last: the worker {last}; mend it, or bear with "
+                "more such episodes: --env.lost-share"
+            )
+        state.jobs[slot] = state.deck[slot]
+        state.deck[slot] = self._next_job()
+        state.losses[slot] = 0
+
+    @property
+    def lost_note(self) -> dict[str, str]:
+        """What a journal should say of the jobs that were given up: a "note", or nothing."""
+        if not self.given_up:
+            return {}
+        which = ", ".join(f"{job.task} seed {job.seed}" for job in self.given_up[:5])
+        return {
+            "note": f"{len(self.given_up)} episodes are missing, whose environment failed again "
+            f"and again ({which})"
+        }
+
     def _result(
         self, worker: int, previous: tuple[Job | None, ...], lost: Bool[np.ndarray, " n"]
     ) -> StepResult:
         state = self._states[worker]
-        names = [each.name for each in fields(SharedBuffers) if each.name != "actions"]
+        names = [each.name for each in fields(SharedBuffers)]
+        names = [name for name in names if name not in ("actions", "active")]
         copies = {name: getattr(state.buffers, name).copy() for name in names}
         return StepResult(
             worker=worker,

@@ -25,7 +25,8 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, fields
 from multiprocessing.connection import Connection
 from typing import Any
@@ -65,6 +66,7 @@ class SharedBuffers:
     terminated: Bool[np.ndarray, " n"]
     truncated: Bool[np.ndarray, " n"]
     success: Bool[np.ndarray, " n"]  # by the policy, or the expert, alone: not with a person's help
+    active: Bool[np.ndarray, " n"]  # whose environment is at work now: the one that kills a worker
 
     @staticmethod
     def on(memory: mmap.mmap, *, n: int, image_size: int, action_dim: int) -> "SharedBuffers":
@@ -85,7 +87,7 @@ class SharedBuffers:
 
     def clear_flags(self) -> None:
         """Forget the last step; the present images stay."""
-        for each in fields(self)[3:]:
+        for each in fields(self)[3:-1]:
             getattr(self, each.name)[:] = 0
 
 
@@ -94,7 +96,7 @@ def _layout(n: int, size: int, action_dim: int) -> list[tuple[tuple[int, ...], n
     action = ((n, action_dim), np.dtype(np.float32))
     reward = ((n,), np.dtype(np.float32))
     flag = ((n,), np.dtype(np.bool_))
-    return [image, image, action, action, reward, flag, flag, flag]
+    return [image, image, action, action, reward, flag, flag, flag, flag]
 
 
 def _aligned(nbytes: int) -> int:
@@ -121,12 +123,21 @@ class EnvPool:
         if "begin" in command:
             replay = command.get("replay") or [()] * len(self._jobs)
             for slot, job in enumerate(_jobs(command["begin"])):
-                self._begin(slot, job)
-                self._replay(slot, replay[slot])
+                with self._at_work(slot):
+                    self._begin(slot, job)
+                    self._replay(slot, replay[slot])
         else:
             for slot, job in enumerate(_jobs(command["step"])):
-                if self._step(slot, expert=command["expert"]):
-                    self._begin(slot, job)
+                with self._at_work(slot):
+                    if self._step(slot, expert=command["expert"]):
+                        self._begin(slot, job)
+
+    @contextmanager
+    def _at_work(self, slot: int) -> Iterator[None]:
+        """Say in the buffers whose environment is at work; where it fails, that stays there."""
+        self._buffers.active[slot] = True
+        yield
+        self._buffers.active[slot] = False
 
     def close(self) -> None:
         """Close every environment."""

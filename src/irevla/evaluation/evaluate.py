@@ -3,13 +3,14 @@
 import time
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
 from irevla.config import EnvConfig
 from irevla.envs.suite import Authorization, Suite
 from irevla.envs.vector import Job, VectorEnv
+from irevla.errors import UserError
 from irevla.evaluation.stats import Row
 from irevla.progress import bar
 from irevla.rollout.actors import BlindReplay, MeanActor
@@ -45,6 +46,7 @@ class Evaluation:
 
     rows: list[Row]
     first_actions: dict[str, np.ndarray]  # task -> float32[T, A]
+    lost: Mapping[str, str] = field(default_factory=dict)  # a "note" where episodes are missing
 
 
 def evaluate_policy(
@@ -102,6 +104,9 @@ def _evaluate(
             solved += outcome.success
             advance(number, f"{solved} of {number} solved")
     seconds = (time.monotonic() - start) / len(protocol.tasks)
+    for task in protocol.tasks:
+        if task not in played:
+            raise UserError(f"no episode of {task} could be played: mend its environment")
     rows = [
         Row.of(
             method=method,
@@ -120,4 +125,4 @@ def _evaluate(
         task: min(played[task], key=lambda outcome: outcome.job.seed).actions
         for task in protocol.tasks
     }
-    return Evaluation(rows, firsts)
+    return Evaluation(rows, firsts, vec.lost_note)

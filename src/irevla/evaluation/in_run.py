@@ -135,12 +135,12 @@ def _once(
 
 
 def _note(run: Run, stage: Stage, evaluation: Evaluation) -> None:
-    _note_rows(run, stage, [row.to_json() for row in evaluation.rows])
+    _note_rows(run, stage, [row.to_json() for row in evaluation.rows], **evaluation.lost)
 
 
-def _note_rows(run: Run, stage: Stage, rows: list[dict[str, Any]]) -> None:
+def _note_rows(run: Run, stage: Stage, rows: list[dict[str, Any]], **note: str) -> None:
     """Write down what was measured, and of which code; results.json follows."""
-    run.journal.append(f"evaluated {stage.name}", rows=rows, git=git_commit())
+    run.journal.append(f"evaluated {stage.name}", rows=rows, git=git_commit(), **note)
     run.write_results()
 
 

@@ -107,7 +107,7 @@ def play_expert(suite: Suite, env: EnvConfig, jobs: Sequence[Job]) -> Iterator[O
     who = None if suite.real_arm is None else Authorization(PERSON)
     with VectorEnv(suite, env, iter(jobs), authorization=who) as vec:
         server = Server(vec, ScriptedExpert(), EpisodeRecorder(vec, images=True))
-        yield from in_order(server.serve(), jobs)
+        yield from in_order(server.serve(), jobs, vec.given_up)
 
 
 def _missing(

@@ -1,6 +1,6 @@
 """Whole episodes: what evaluation counts, and what datasets hold."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass, field
 from itertools import count
 
@@ -124,13 +124,20 @@ def endless_jobs(task: str, seed0: int) -> Iterator[Job]:
     return (Job(task, seed) for seed in count(seed0))
 
 
-def in_order(outcomes: Iterable[Outcome], jobs: Iterable[Job]) -> Iterator[Outcome]:
-    """Yield the outcomes in the order of their jobs, whichever worker was faster."""
+def in_order(
+    outcomes: Iterable[Outcome], jobs: Iterable[Job], given_up: Collection[Job] = ()
+) -> Iterator[Outcome]:
+    """Yield the outcomes in the order of their jobs, whichever worker was faster.
+
+    Those of `given_up`, which may still grow, never come.
+    """
     early: dict[Job, Outcome] = {}
     awaited = iter(jobs)
     job = next(awaited, None)
     for outcome in outcomes:
         early[outcome.job] = outcome
-        while job in early:
-            yield early.pop(job)
+        while job in early or job in given_up:
+            if job in early:
+                yield early.pop(job)
             job = next(awaited, None)
+    yield from early.values()  # what came before the last one was given up

@@ -49,7 +49,7 @@ def run_harvest(
     ):
         recorder = EpisodeRecorder(vec, policy_hash=policy_hash, images=True)
         server = Server(vec, MeanActor(policy), recorder)
-        for outcome in in_order(server.serve(), jobs):
+        for outcome in in_order(server.serve(), jobs, vec.given_up):
             tried += 1
             decisions += outcome.length
             if outcome.success and outcome.job.seed not in done:
@@ -59,4 +59,5 @@ def run_harvest(
             advance(len(done), f"{len(done)} successes in {tried} episodes")
             if len(done) >= config.episodes:
                 break
-    run.journal.append(stage.name, tried=tried, decisions=decisions, kept=len(done))
+    facts = {"tried": tried, "decisions": decisions, "kept": len(done)}
+    run.journal.append(stage.name, **facts, **vec.lost_note)

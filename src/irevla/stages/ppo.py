@@ -65,5 +65,5 @@ def run_ppo(run: Run, policy: VLAPolicy, stage: Stage, parts: Parts, *, suite: S
             advance(progress.decisions, progress.note())
             if learner.updates % config.checkpoint_every == 0:
                 save(run.checkpoints, policy, stage, learner, **progress.files(), **server.state())
-    complete(run, policy, stage, **progress.facts())
+    complete(run, policy, stage, **progress.facts(), **vec.lost_note)
     return policy

@@ -71,7 +71,7 @@ def run_sac(
         server = Server(vec, LatentActor(policy, learning.act), _recorder(run, acting, vec))
         dropped = progress.dropped
         while not progress.over:
-            for outcome in _play_leg(run, stage, server, learning, progress):
+            for outcome in _play_leg(run, stage, server, learning, practice):
                 _keep(outcome, practice=practice, online=online)
                 _count(progress, practice)
                 progress.dropped = dropped + vec.dropped
@@ -85,7 +85,8 @@ def run_sac(
                 save(run.checkpoints, policy, stage, learner, **progress.files())
         advance(progress.decisions, f"success {progress.rate:.2f}; making the pending updates")
         learning.finish()
-    complete(run, policy, stage, **progress.facts(), updates=learning.updates)
+    facts = progress.facts() | vec.lost_note
+    complete(run, policy, stage, **facts, updates=learning.updates)
     return policy
 
 
@@ -94,15 +95,16 @@ def _play_leg(
     stage: Stage,
     server: Server[Outcome],
     learning: OnlineLearner,
-    progress: RLProgress,
+    practice: LatentReplay,
 ) -> Iterator[Outcome]:
     """Play so many whole episodes; when all of them have ended, there may be a checkpoint.
 
     Nothing is under way then, so that a run that goes on from it plays what one would that was
     never stopped.
     """
-    first = first_seed(Purpose.RL, run.config.seed, round=stage.round) + progress.episodes
-    learning.explore(progress.episodes)
+    first = first_seed(Purpose.RL, run.config.seed, round=stage.round)
+    first = max([first, *(episode["seed"] + 1 for episode in practice.episodes)])
+    learning.explore(len(practice.episodes))
     seeds = range(first, first + run.config.sac.checkpoint_every)
     return server.play(Job(stage.task, seed) for seed in seeds)
 
@@ -155,7 +157,7 @@ def collect_seed_successes(
         _open(run, suite, Authorization(acting)) as vec,
     ):
         server = Server(vec, MeanActor(policy, stored=True), _recorder(run, acting, vec))
-        for outcome in in_order(server.play(iter(jobs)), jobs):
+        for outcome in in_order(server.play(iter(jobs)), jobs, vec.given_up):
             tried += 1
             decisions += outcome.length
             if outcome.success and outcome.job.seed not in done:
@@ -173,6 +175,7 @@ def collect_seed_successes(
             "(with another --out)"
         )
     facts: dict[str, Any] = {"tried": tried, "decisions": decisions, "kept": kept}
+    facts |= vec.lost_note
     if kept < config.demonstrations:
         facts["note"] = f"only {kept} successes in {tried} episodes"
     run.journal.append(stage.name, **facts)
