@@ -1,6 +1,7 @@
 """Demonstrations and harvest: the right number, in an order that does not depend on which worker
 was faster."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -22,6 +23,7 @@ from irevla.rollout.demonstrations import (
 from irevla.rollout.episodes import Outcome, in_order
 from irevla.runs.run import open_run
 from irevla.stages.harvest import run_harvest
+from irevla.stages.start import expert_dataset
 from irevla.tasks import Purpose, Stage, first_seed
 
 POINTMASS = load_suite("pointmass")
@@ -98,3 +100,37 @@ def test_some_demonstrations_of_each_task_for_blind_replay() -> None:
     assert set(found) == set(TASKS) and {len(outcomes) for outcomes in found.values()} == {REPLAYED}
     assert all(outcome.success for outcomes in found.values() for outcome in outcomes)
     assert len({outcome.job.seed for outcome in found["left-disc"]}) == REPLAYED
+
+
+CHANGED = {
+    "smaller": lambda actions: 0.1 * actions,
+    "negated": lambda actions: -actions,
+    "in another order": lambda actions: actions[:, ::-1].copy(),
+}
+
+
+@pytest.mark.parametrize("how", CHANGED)
+def test_actions_of_another_kind_are_noticed_before_training(how: str, tmp_path: Path) -> None:
+    """They trained without a word, and solved nothing."""
+    collect(tmp_path / "data", ExpertConfig(episodes=6))
+    right = open_store(POINTMASS, ENV, tmp_path / "data")
+    wrong = open_store(POINTMASS, ENV, tmp_path / "wrong")
+    wrong.extend([replace(each, actions=CHANGED[how](each.actions)) for each in right])
+    config = Config(suite="pointmass", expert_tasks=TASKS, env=ENV)
+    for name in ("data", "wrong"):
+        expert = ExpertConfig(dataset=str(tmp_path / name))
+        with open_run(tmp_path / f"run {name}", replace(config, expert=expert)) as run:
+            if name == "data":
+                assert len(expert_dataset(run, POINTMASS, POINTMASS.task_lists(config))) == 12
+            else:
+                with pytest.raises(UserError, match=r"of 4 demonstrations .* played again"):
+                    expert_dataset(run, POINTMASS, POINTMASS.task_lists(config))
+
+
+def test_actions_beyond_the_suites_range_are_refused(tmp_path: Path) -> None:
+    collect(tmp_path / "data", ExpertConfig(episodes=2))
+    right = open_store(POINTMASS, ENV, tmp_path / "data")
+    large = open_store(POINTMASS, ENV, tmp_path / "large")
+    large.extend([replace(each, actions=3 * each.actions) for each in right])
+    with pytest.raises(UserError, match=r"an action of 3, and all suites take -1\.\.1"):
+        large.read()

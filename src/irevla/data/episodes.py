@@ -29,6 +29,7 @@ from irevla.storage import disk
 from irevla.storage.read import mapping, read_json, shaped
 from irevla.types import Episode
 
+LARGEST_ACTION = 1.001  # rounding apart
 SCHEMA = 1  # of our own facts in info.json; another number is refused
 
 
@@ -252,6 +253,9 @@ class EpisodeStore:
             if not np.isfinite(values).all():
                 frame = int(np.argwhere(~np.isfinite(values.reshape(len(table), -1)))[0, 0])
                 raise ValueError(f"{name} is not finite in frame {frame}")
+        largest = float(np.abs(columns["action"]).max(initial=0.0))
+        if largest > LARGEST_ACTION:
+            raise ValueError(f"an action of {largest:.3g}, and all suites take -1..1: scale them")
         pngs = table[lerobot.IMAGE].combine_chunks().field("bytes")
         if pngs.null_count or len(pngs) != len(table):
             raise ValueError("pictures are missing")

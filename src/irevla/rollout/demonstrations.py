@@ -7,11 +7,12 @@ from pathlib import Path
 
 from irevla.config import EnvConfig, ExpertConfig
 from irevla.data.episodes import EpisodeStore, StoreSpec
+from irevla.data.lerobot import EpisodeInfo
 from irevla.envs.suite import PERSON, Authorization, Suite
 from irevla.envs.vector import Job, VectorEnv
 from irevla.errors import UserError
 from irevla.progress import bar
-from irevla.rollout.actors import ScriptedExpert
+from irevla.rollout.actors import BlindReplay, ScriptedExpert
 from irevla.rollout.episodes import EpisodeRecorder, Outcome, in_order
 from irevla.rollout.serve import Server
 from irevla.storage import disk
@@ -20,6 +21,7 @@ from irevla.types import Episode
 
 ATTEMPTS = 20  # first attempts, then retries with new seeds for those that failed
 REPLAYED = 5  # demonstrations of each task that the blind baseline replays: one may be lucky
+CHECKED = 2  # demonstrations of each task that are played again before a dataset is learnt from
 FLUSH = 50  # episodes written at once
 
 
@@ -162,6 +164,45 @@ def import_recordings(
                 store.append(episode)
             advance(len(store), f"{len(store)} episodes")
     return store
+
+
+def check_dataset(suite: Suite, store: EpisodeStore, *, env: EnvConfig) -> None:
+    """Replay some of the scripted expert's demonstrations from their own starts.
+
+    Actions that were scaled, negated or in another order train without a word. Raises `UserError`
+    where more than half of them do not succeed as recorded. Those of people, and those that were
+    disturbed, cannot be repeated; nor is anything on a real arm.
+    """
+    if suite.real_arm is not None:
+        return
+    solved = played = 0
+    for chosen in _repeatable(store):
+        actions = {task: [store[info.index].actions] for task, info in chosen.items()}
+        jobs = [Job(task, info.provenance.seed, draw=False) for task, info in chosen.items()]
+        longest = max(info.length for info in chosen.values())
+        with VectorEnv(suite, replace(env, horizon=longest), iter(jobs)) as vec:
+            for outcome in Server(vec, BlindReplay(actions), EpisodeRecorder(vec)).serve():
+                played += 1
+                solved += outcome.success
+    if 2 * solved < played:
+        raise UserError(
+            f"of {played} demonstrations of {store.root}, played again in {suite.name} from their "
+            f"own starts, {solved} succeed: their actions are not those of this suite (scaled, "
+            "negated, in another order?); collect them anew"
+        )
+
+
+def _repeatable(store: EpisodeStore) -> Iterator[dict[str, EpisodeInfo]]:
+    """Yield, `CHECKED` times, one undisturbed demonstration by the expert of each task."""
+    by_task: dict[str, list[EpisodeInfo]] = {}
+    for info in store.episodes:
+        made = info.provenance
+        if made.source == "expert" and not made.noise and info.success:
+            by_task.setdefault(made.task, []).append(info)
+    for number in range(CHECKED):
+        chosen = {task: infos[number] for task, infos in by_task.items() if len(infos) > number}
+        if chosen:
+            yield chosen
 
 
 def replayed_demonstrations(

@@ -9,7 +9,7 @@ from irevla.envs.suite import Suite
 from irevla.errors import UserError
 from irevla.models.files import WEIGHTS, check_fits
 from irevla.models.policy import VLAPolicy, build_policy
-from irevla.rollout.demonstrations import collect_expert, open_store
+from irevla.rollout.demonstrations import check_dataset, collect_expert, open_store
 from irevla.runs.run import Run, is_finished
 from irevla.tasks import Stage, TaskLists, draw_seed
 
@@ -96,5 +96,7 @@ def expert_dataset(run: Run, suite: Suite, tasks: TaskLists) -> EpisodeStore:
         raise UserError(
             f"dataset {path} is not of the expert tasks: {fault}; adapt expert_tasks or the dataset"
         )
+    if run.journal.done("pinned dataset") is None:
+        check_dataset(suite, store, env=config.env)
     run.pin("dataset", str(path), sha256=store.hash())
     return store
