@@ -17,7 +17,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from irevla.data import lerobot
-from irevla.data.episodes import EpisodeStore, StoreSpec
+from irevla.data.episodes import EpisodeStore
+from irevla.data.store_spec import StoreSpec
 from irevla.errors import UserError
 from irevla.storage import disk
 from irevla.types import Episode, Provenance

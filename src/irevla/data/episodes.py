@@ -8,46 +8,27 @@ at most. info.json and stats.json follow the commit and are repaired on opening.
 """
 
 import hashlib
-import json
 import os
 import re
 import shutil
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
 
 import numpy as np
 import pyarrow as pa
 from jaxtyping import Float32, Int64, UInt8
 
 from irevla.data import lerobot
-from irevla.data.lerobot import EpisodeInfo, Shape, Stats
+from irevla.data.lerobot import EpisodeInfo, Stats
+from irevla.data.store_spec import StoreSpec, create, flat, is_vacant, read_spec, summary
 from irevla.errors import UserError
 from irevla.storage import disk
-from irevla.storage.read import mapping, read_json, shaped
+from irevla.storage.read import read_json, shaped
 from irevla.types import Episode
 
 LARGEST_ACTION = 1.001  # rounding apart
-SCHEMA = 1  # of our own facts in info.json; another number is refused
-
-
-@dataclass(frozen=True)
-class StoreSpec:
-    """What all episodes of a store have in common.
-
-    Data that differ in any of it must not be mixed.
-    """
-
-    suite: str
-    image_shape: Shape  # H, W, 3
-    action_dim: int
-    fps: int  # decisions per second of simulated time, rounded
-    render: Mapping[str, Any] = field(default_factory=dict)
-    """What changes the image or the dynamics (JSON)."""
-    kind: Literal["expert", "online"] = "expert"
-    """D_e or D_RL; an online store takes successes only."""
 
 
 @dataclass(frozen=True)
@@ -76,13 +57,13 @@ class EpisodeStore:
 
     def __init__(self, root: Path, spec: StoreSpec | None = None) -> None:
         self.root = root
-        if _is_vacant(root):
+        if is_vacant(root):
             if spec is None:
                 raise UserError(
                     f"there is no dataset in {root}; collect one there, or name another directory"
                 )
-            _create(root, spec)
-        self.spec = _read_spec(root)
+            create(root, spec)
+        self.spec = read_spec(root)
         if spec is not None:
             self.require(spec)
         self._episodes: list[EpisodeInfo]
@@ -123,8 +104,8 @@ class EpisodeStore:
 
     def require(self, spec: StoreSpec) -> None:
         """Raise `UserError` with the first difference unless the store was made with `spec`."""
-        mine = _flat(self.spec)
-        theirs = _flat(spec)
+        mine = flat(self.spec)
+        theirs = flat(spec)
         for key in sorted(mine.keys() | theirs.keys()):
             if mine.get(key) != theirs.get(key):
                 raise UserError(
@@ -330,7 +311,7 @@ class EpisodeStore:
             (lerobot.file_path(lerobot.DATA_PATH, self._files), data),
             (lerobot.TASKS_PATH, lerobot.to_bytes(lerobot.tasks_table(instructions))),
             (lerobot.file_path(lerobot.EPISODES_PATH, self._files), rows),  # the commit
-            *_summary(self.spec, [*self._episodes, *infos], instructions, stats),
+            *summary(self.spec, [*self._episodes, *infos], instructions, stats),
         ]
         return infos, stats, files
 
@@ -440,101 +421,8 @@ class EpisodeStore:
             shutil.rmtree(self.root / disk.STAGING, ignore_errors=True)
             disk.replace(
                 self.root,
-                _summary(self.spec, self._episodes, self._instructions, self._merged_stats()),
+                summary(self.spec, self._episodes, self._instructions, self._merged_stats()),
             )
-
-
-def _is_vacant(root: Path) -> bool:
-    """Return whether there is nothing yet, or only what a kill during creation left.
-
-    Raises `UserError` where there is something foreign.
-    """
-    if not root.exists():
-        return True
-    if not root.is_dir():
-        raise UserError(f"{root} is a file, not a dataset; name another directory")
-    if (root / lerobot.INFO_PATH).exists():
-        return False
-    found = {str(path.relative_to(root)) for path in root.rglob("*") if path.is_file()}
-    if any(
-        not name.startswith(f"{disk.STAGING}/")
-        for name in found - {lerobot.TASKS_PATH, lerobot.STATS_PATH}
-    ):
-        raise UserError(f"{root} exists and is no dataset of irevla; name another directory")
-    return True
-
-
-def _create(root: Path, spec: StoreSpec) -> None:
-    """Make an empty dataset. info.json comes last: before it, the directory counts as vacant."""
-    try:
-        root.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(
-            f"cannot create dataset {root}: {error.strerror}; name another directory"
-        ) from error
-    with disk.locked(root):
-        if not _is_vacant(root):
-            return  # another process was faster
-        tasks = (lerobot.TASKS_PATH, lerobot.to_bytes(lerobot.tasks_table([])))
-        disk.replace(root, [tasks, *reversed(_summary(spec, [], [], {}))])
-
-
-def _summary(
-    spec: StoreSpec,
-    infos: Sequence[EpisodeInfo],
-    instructions: Sequence[str],
-    stats: Mapping[str, Stats],
-) -> list[tuple[str, bytes]]:
-    """info.json and stats.json: what can be computed again from the episodes."""
-    irevla = {
-        "schema": SCHEMA,
-        "kind": spec.kind,
-        "suite": spec.suite,
-        "render": dict(spec.render),
-        "instructions": {info.provenance.task: info.instruction for info in infos},
-    }
-    info = lerobot.info_json(
-        lerobot.features(spec.image_shape, spec.action_dim),
-        fps=spec.fps,
-        episodes=len(infos),
-        frames=sum(info.length for info in infos),
-        tasks=len(instructions),
-        irevla=irevla,
-    )
-    stats_json = lerobot.to_bytes(lerobot.stats_json(stats))
-    return [(lerobot.INFO_PATH, lerobot.to_bytes(info)), (lerobot.STATS_PATH, stats_json)]
-
-
-def _read_spec(root: Path) -> StoreSpec:
-    info = read_json(root / lerobot.INFO_PATH, remedy=lerobot.RESTORE)
-    ours = info.get("irevla") if isinstance(info, dict) else None
-    if not isinstance(ours, dict) or ours.get("schema") != SCHEMA:
-        raise UserError(
-            f"{root} is a dataset, but not one that this version of irevla made; name another "
-            "directory"
-        )
-    with shaped(root / lerobot.INFO_PATH, remedy=lerobot.RESTORE):
-        height, width, channels = map(int, info["features"][lerobot.IMAGE]["shape"])
-        (action_dim,) = map(int, info["features"]["action"]["shape"])
-        if not (0 < height <= 4096 and 0 < width <= 4096 and channels == 3):
-            raise ValueError(f"pictures of {height} x {width} x {channels}")
-        if not 0 < action_dim <= 4096 or ours["kind"] not in ("expert", "online"):
-            raise ValueError(f"actions of {action_dim} dimensions, kind {ours['kind']}")
-        return StoreSpec(
-            suite=str(ours["suite"]),
-            image_shape=(height, width, channels),
-            action_dim=action_dim,
-            fps=int(info["fps"]),
-            render=mapping(ours["render"], "render"),
-            kind=ours["kind"],
-        )
-
-
-def _flat(spec: StoreSpec) -> dict[str, Any]:
-    """Return a spec as "render.camera" -> value, as JSON gives it back (tuples are lists)."""
-    plain: dict[str, Any] = json.loads(json.dumps(asdict(spec)))
-    render = plain.pop("render")
-    return plain | {f"render.{key}": value for key, value in render.items()}
 
 
 def _instructions(known: Sequence[str], episodes: Sequence[Episode]) -> list[str]:

@@ -6,8 +6,9 @@ from dataclasses import replace
 from pathlib import Path
 
 from irevla.config import EnvConfig, ExpertConfig
-from irevla.data.episodes import EpisodeStore, StoreSpec
+from irevla.data.episodes import EpisodeStore
 from irevla.data.lerobot import EpisodeInfo
+from irevla.data.store_spec import StoreSpec
 from irevla.envs.suite import PERSON, Authorization, Suite
 from irevla.envs.vector import Job, VectorEnv
 from irevla.errors import UserError
