@@ -268,8 +268,25 @@ def test_a_saved_policy_has_the_same_latents(
     shake(policy.trainable("all"))
     policy.save_pretrained(tmp_path / "policy")
     loaded = VLAPolicy.from_pretrained(tmp_path / "policy")
-    assert torch.equal(loaded.encode(observation()).tokens, policy.encode(observation()).tokens)
+    expected = policy.encode(observation()).tokens
+    assert torch.equal(loaded.encode(observation()).tokens, expected)
     assert np.array_equal(loaded.act(example_images(), TEXTS), policy.act(example_images(), TEXTS))
+
+    merge(policy)
+    close = {"atol": 1e-5, "rtol": 1e-5}
+    torch.testing.assert_close(policy.encode(observation()).tokens, expected, **close)
+    policy.save_pretrained(tmp_path / "policy")
+    again = VLAPolicy.from_pretrained(tmp_path / "policy")
+    assert again.hash() == loaded.hash() == policy.hash()
+    assert torch.equal(again.encode(observation()).tokens, expected)
+    with pytest.raises(UserError, match="merged into the VLM's weights"):
+        policy.load_files(loaded.files())
+
+
+def merge(policy: VLAPolicy) -> None:
+    for module in policy.vlm.modules():
+        if hasattr(module, "lora_A"):
+            module.merge()
 
 
 # --- training

@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from peft.tuners.lora import LoraModel
+from peft.tuners.lora import LoraConfig, LoraModel
 from vlm_families import Folders, policy_of
 
 from irevla.config import LoRAConfig, ModelConfig
@@ -83,6 +83,44 @@ def test_saved_with_its_lora(tmp_path: Path) -> None:
     assert np.array_equal(
         loaded.act(example_images(), "open"), policy.act(example_images(), "open")
     )
+
+
+def moved(policy: VLAPolicy) -> VLAPolicy:
+    with torch.no_grad():
+        for parameter in policy.trainable("all"):
+            parameter.add_(torch.randn_like(parameter), alpha=0.1)
+    return policy.eval()
+
+
+def layers(policy: VLAPolicy) -> list[Any]:
+    return [module for module in policy.vlm.modules() if hasattr(module, "lora_A")]
+
+
+def test_merged_into_weights_that_are_kept_it_is_not_saved() -> None:
+    """Peft keeps it beside them as well: loaded again, it would count twice."""
+    policy = moved(adapted())
+    before, files = policy.hash(), policy.files()
+    for layer in layers(policy):
+        layer.merge()
+    for attempt in (policy.files, policy.hash, policy.vlm_hash, lambda: policy.load_files(files)):
+        with pytest.raises(UserError, match=r"merged into the VLM's weights: call unmerge\(\)"):
+            attempt()
+    for layer in layers(policy):
+        layer.unmerge()
+    policy.load_files(files)
+    assert policy.hash() == before
+
+
+def test_a_lora_that_was_taken_out_is_not_saved() -> None:
+    policy = moved(adapted())
+    policy.vlm = LoraModel(policy.vlm, {"default": peft_settings()}, "default").merge_and_unload()
+    for attempt in (policy.files, policy.hash):
+        with pytest.raises(UserError, match=r"merged and taken out"):
+            attempt()
+
+
+def peft_settings() -> LoraConfig:
+    return LoraConfig(r=2, target_modules=["qkv", "out", "up", "down"])
 
 
 def test_targets_that_match_nothing_are_the_users_error() -> None:

@@ -18,6 +18,7 @@ from torch import Tensor
 from irevla.config import LoRAConfig, ModelConfig
 from irevla.config_io import from_dict
 from irevla.errors import UserError
+from irevla.models.fingerprint import Fingerprint
 from irevla.models.vlm.base import VLM
 from irevla.storage import checkpoint
 from irevla.storage.checkpoint import split_name
@@ -31,6 +32,7 @@ ADAPTER_CONFIG = "adapter_config.json"
 NAMES = (WEIGHTS, CONFIG, ADAPTER, ADAPTER_CONFIG)
 CARD = "README.md"
 FORMAT = "irevla-policy-1"
+FINGERPRINT = "fingerprint"  # in config.json; policies of version 0.1 have none
 GRIPPER = "gripper"  # in config.json, where the last action dimension is executed as open or closed
 PEFT_ROOT = "base_model.model."  # what PEFT puts before the names of a model's parameters
 # Weights, settings, prompts and vocabularies.
@@ -246,6 +248,7 @@ class Description:
     image_size: int
     base: Base | None
     discrete_gripper: bool = False  # the last action dimension is executed as open or closed
+    fingerprint: Fingerprint | None = None
 
 
 @runtime_checkable
@@ -299,7 +302,8 @@ def parse(files: Mapping[str, Any]) -> Description:
     if type(action_dim) is bool or type(image_size) is bool:
         raise UserError(f"{CONFIG} is damaged: action_dim {action_dim}, image_size {image_size}")
     config = from_dict(model, kind=ModelConfig, where="model.")
-    return Description(config, action_dim, image_size, _base(data), GRIPPER in data)
+    known = Fingerprint.read(data[FINGERPRINT]) if FINGERPRINT in data else None
+    return Description(config, action_dim, image_size, _base(data), GRIPPER in data, known)
 
 
 def _base(data: Mapping[str, Any]) -> Base | None:

@@ -51,3 +51,20 @@ def add_lora(vlm: VLM, config: LoRAConfig) -> None:
 def is_lora(name: str) -> bool:
     """Return whether the parameter of this name is a LoRA's."""
     return _MARK in name
+
+
+def check_lora(vlm: nn.Module, *, apart: bool) -> None:
+    """Raise `UserError` unless `vlm` still has its LoRA; where `apart`, beside its weights alone.
+
+    Merged into the weights, peft keeps it beside them too: saved with them, it would count twice.
+    """
+    if not any(is_lora(name) for name, _ in vlm.named_parameters()):
+        raise UserError(
+            "its LoRA was merged and taken out (merge_and_unload): take the policy as it was before"
+        )
+    layers = [module for module in vlm.modules() if hasattr(module, "lora_A")]
+    if apart and any(layer.merged for layer in layers):
+        raise UserError(
+            "its LoRA is merged into the VLM's weights: call unmerge() of each layer, then try "
+            "again"
+        )

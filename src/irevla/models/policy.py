@@ -2,7 +2,8 @@
 
 import hashlib
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from irevla.models.files import (
     ADAPTER,
     ADAPTER_CONFIG,
     CONFIG,
+    FINGERPRINT,
     FORMAT,
     GRIPPER,
     WEIGHTS,
@@ -35,9 +37,10 @@ from irevla.models.files import (
     read_policy,
     write_policy,
 )
+from irevla.models.fingerprint import Fingerprint, check_same, fixed_observation
 from irevla.models.heads import ActionHead
 from irevla.models.hub import locate, model_card, upload
-from irevla.models.lora import add_lora, is_lora
+from irevla.models.lora import add_lora, check_lora, is_lora
 from irevla.models.vlm.base import VLM
 from irevla.models.vlm.registry import build_vlm
 from irevla.tasks import Parts
@@ -169,6 +172,18 @@ class VLAPolicy(nn.Module):
 
     # --- files
 
+    @torch.no_grad()
+    def fingerprint(self) -> Fingerprint:
+        """Return what it makes of one fixed picture and sentence: see `models.fingerprint`."""
+        with _acting(self), _eager(self.config):
+            h = self.encode(fixed_observation(self.image_size))
+            mean = self.mean(h)
+        coarse = self.device.type == "cuda" or any(
+            parameter.dtype == torch.bfloat16 for parameter in self.vlm.parameters()
+        )
+        computed = f"{self.device.type} {'bfloat16' if coarse else 'float32'}"
+        return Fingerprint.of(h, mean, computed=computed)
+
     def hash(self) -> str:
         """Return the sha256 of all weights.
 
@@ -197,9 +212,15 @@ class VLAPolicy(nn.Module):
         return base_of(self.vlm) if self.config.lora.rank > 0 else None
 
     def _kept(self) -> dict[str, Tensor]:
-        """Return the weights that the files hold, by their names here."""
+        """Return the weights that the files hold, by their names here.
+
+        Raises `UserError` where they would not say how the policy acts: see `check_lora`.
+        """
+        whole = self._adapted is None
+        if self.config.lora.rank > 0:
+            check_lora(self.vlm, apart=whole)
         weights = dict(self.state_dict())
-        if self._adapted is None:
+        if whole:
             return weights
         own = [name for name in weights if is_lora(name) or not name.startswith("vlm.")]
         return {name: weights[name] for name in own}
@@ -208,23 +229,28 @@ class VLAPolicy(nn.Module):
         """Return the policy as files of a checkpoint: `model.safetensors` and `config.json`.
 
         Where LoRA adapts a pretrained VLM, the former has the heads alone; PEFT's two files hold
-        the adapter.
+        the adapter. Raises `UserError` where a LoRA is merged into weights that are kept.
         """
         kept = self._kept()
+        described = {**self._description(), FINGERPRINT: self.fingerprint().to_json()}
         base = self._adapted
         if base is None:
-            return {WEIGHTS: kept, CONFIG: self._description()}
-        root = peft_root(self.vlm)
-        adapter = {adapter_name(name, root): kept[name] for name in kept if is_lora(name)}
+            return {WEIGHTS: kept, CONFIG: described}
+        adapter = self._adapter(kept)
         return {
             WEIGHTS: {name: kept[name] for name in kept if not is_lora(name)},
-            CONFIG: self._description(),
+            CONFIG: described,
             ADAPTER: adapter,
             ADAPTER_CONFIG: adapter_config(base, self.config.lora, adapter),
         }
 
+    def _adapter(self, kept: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Return the LoRA weights among `kept`, by the names that PEFT gives them."""
+        root = peft_root(self.vlm)
+        return {adapter_name(name, root): kept[name] for name in kept if is_lora(name)}
+
     def _description(self) -> dict[str, Any]:
-        """Return the content of `config.json`: what `parse` reads."""
+        """Return the content of `config.json` but for the fingerprint: what `parse` reads."""
         base = base_of(self.vlm)
         described: dict[str, Any] = {
             "format": FORMAT,
@@ -250,15 +276,19 @@ class VLAPolicy(nn.Module):
                 "wrote"
             )
         new = dict(files[WEIGHTS])
-        if self._adapted is not None:
-            check_adapter(files, base=self._adapted, own=self.files()[ADAPTER_CONFIG])
+        kept = self._kept()
+        base = self._adapted
+        if base is not None:
+            check_lora(self.vlm, apart=True)  # what is merged would stay
+            own = adapter_config(base, self.config.lora, self._adapter(kept))
+            check_adapter(files, base=base, own=own)
             root = peft_root(self.vlm)
             new |= {parameter_name(name, root): value for name, value in files[ADAPTER].items()}
         elif ADAPTER in files:
             raise UserError(
                 "it holds an adapter for another model; set model.vlm as it was trained"
             )
-        check_weights(self._kept(), new)
+        check_weights(kept, new)
         # Not strict: the names are checked, and a frozen VLM's are not among them.
         self.load_state_dict(new, strict=False)
 
@@ -286,14 +316,19 @@ class VLAPolicy(nn.Module):
 
     @staticmethod
     def from_pretrained(
-        path: Path | str, *, revision: str = "", device: torch.device | str = "cpu"
+        path: Path | str,
+        *,
+        revision: str = "",
+        device: torch.device | str = "cpu",
+        accept_difference: bool = False,
     ) -> "VLAPolicy":
         """Return the policy in `path`, ready to act.
 
         `path` is a folder of `save_pretrained`, a checkpoint, a run's directory (its newest
         policy), or a repository of the Hugging Face Hub, "owner/name", at `revision` (a branch, tag
         or commit; none: the newest). Raises `UserError` where there is none, or it is corrupt, or
-        not ours.
+        not ours; and, but for `accept_difference`, where it acts otherwise here than where it was
+        saved.
         """
         folder = locate(path, revision=revision)
         files = read_policy(folder)
@@ -304,6 +339,8 @@ class VLAPolicy(nn.Module):
             )
             policy.load_files(files)
             policy.discrete_gripper = what.discrete_gripper
+            if what.fingerprint is not None and not accept_difference:
+                check_same(what.fingerprint, policy.fingerprint())
         except UserError as error:
             raise UserError(f"cannot load the policy {folder}: {error}") from error
         return policy.eval()
@@ -327,6 +364,24 @@ def build_policy(
         action_dim=action_dim,
     )
     return VLAPolicy(vlm, head, config=config, image_size=image_size).to(device)
+
+
+@contextmanager
+def _acting(policy: nn.Module) -> Iterator[None]:
+    """Let `policy` be without dropout, and then be again as it was, module by module."""
+    training = {module: module.training for module in policy.modules()}
+    policy.eval()
+    try:
+        yield
+    finally:
+        for module, flag in training.items():
+            module.training = flag
+
+
+def _eager(config: ModelConfig) -> AbstractContextManager[Any]:
+    """Leave compiled code aside: a batch of one would be compiled anew. Elsewhere a fingerprint
+    may be compared with one of code that is not compiled."""
+    return torch.compiler.set_stance("force_eager") if config.compile else nullcontext()
 
 
 def _as_observation(images: np.ndarray | Tensor, instructions: Sequence[str]) -> Observation:

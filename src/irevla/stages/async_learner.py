@@ -37,7 +37,8 @@ from irevla.envs.worker import outlive_nobody
 from irevla.errors import UserError
 from irevla.learners.optim import Means
 from irevla.learners.sac import SAC
-from irevla.models.files import NAMES, WEIGHTS, parse
+from irevla.models.files import CONFIG, FINGERPRINT, NAMES, WEIGHTS, parse
+from irevla.models.fingerprint import without_action
 from irevla.models.heads import ActionHead
 from irevla.models.policy import VLAPolicy
 from irevla.models.sac_actor import SoftActor
@@ -250,7 +251,8 @@ class _PolicyFiles:
         """Return those that the policy was saved in, with the head as it is now."""
         head = {f"action_head.{name}": value for name, value in self._head.state_dict().items()}
         policy = {name: value for name, value in self._files.items() if name in NAMES}
-        return {**policy, WEIGHTS: {**self._files[WEIGHTS], **head}}
+        described = without_action(self._files[CONFIG], FINGERPRINT)  # the head is another by now
+        return {**policy, CONFIG: described, WEIGHTS: {**self._files[WEIGHTS], **head}}
 
     def load_files(self, files: Mapping[str, Any]) -> None:
         """Take the head's weights."""
