@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 from pretrained import adapted, register
-from vlm_families import MODELS, Folders, observation, policy_of
+from vlm_families import MODELS, Folders, policy_of
 
 from irevla.config import LoRAConfig, ModelConfig
 from irevla.errors import UserError
@@ -62,7 +62,7 @@ def patched(monkeypatch: pytest.MonkeyPatch, change: Callable[[Any], None]) -> N
 def test_the_observation_is_the_same_for_ever() -> None:
     seen = fixed_observation(32)
     assert seen.images.shape == (1, 32, 32, 3) and seen.images.dtype == torch.uint8
-    assert seen.images.flatten()[:4].tolist() == [105, 28, 252, 83]
+    assert seen.images.flatten()[:4].tolist() == [160, 199, 17, 121]
     assert seen.instructions == ("open the drawer",)
 
 
@@ -127,7 +127,7 @@ def test_a_policy_that_computes_otherwise_is_refused_in_one_line(
         VLAPolicy.from_pretrained(tmp_path / "policy")
     said = str(error.value)
     assert "\n" not in said
-    assert re.search(r"its latents on a fixed picture is 0\.00\d+ away|latents .* 0\.00", said)
+    assert re.search(r"its latents went 0\.00\d+ away from what was saved \(0\.0001", said)
     assert f"Then: torch {torch.__version__.split('+')[0]}" in said.replace("+cpu", "")
     assert "now: torch 9.9, transformers 8.8, cpu float32" in said
     assert "accept_difference=True" in said
@@ -162,7 +162,7 @@ def test_bfloat16_is_compared_coarsely(folders: Folders, tmp_path: Path) -> None
     VLAPolicy.from_pretrained(tmp_path / "policy")
     latents = replace(coarse, action=())
     check_same(latents, fine)
-    with pytest.raises(UserError, match=r"1e-4|0\.0001 is allowed"):
+    with pytest.raises(UserError, match=r"0\.0001 is allowed"):
         check_same(replace(latents, computed="cpu float32"), fine)
 
 
@@ -172,11 +172,11 @@ def fake(*latents: float, action: tuple[float, ...] = (0.5,)) -> Fingerprint:
 
 def test_the_largest_difference_is_named() -> None:
     check_same(fake(3.0, -4.0), fake(3.0, -4.0))
-    with pytest.raises(UserError, match=r"its mean action .* is 0\.25 away"):
+    with pytest.raises(UserError, match=r"its mean action went 0\.25 away"):
         check_same(fake(3.0, -4.0), fake(3.0, -4.0, action=(0.25,)))
-    with pytest.raises(UserError, match=r"its latents .* is 0\.28 away"):
+    with pytest.raises(UserError, match=r"its latents went 0\.28 away"):
         check_same(fake(3.0, -4.0), fake(3.0, -5.0, action=(0.25,)))
-    with pytest.raises(UserError, match=r"mean action .* is inf away"):
+    with pytest.raises(UserError, match=r"mean action went inf away"):
         check_same(fake(3.0), fake(3.0, action=(0.5, 0.5)))
     with pytest.raises(UserError, match=r"transformers not there, cpu"):
         check_same(fake(3.0), fake(4.0))
@@ -185,8 +185,9 @@ def test_the_largest_difference_is_named() -> None:
 def test_not_a_number_is_no_excuse() -> None:
     nan = math.nan
     check_same(fake(nan, 1.0), fake(nan, 1.0))
+    check_same(fake(math.inf, 1.0), fake(math.inf, 1.0))
     for then, now in ((fake(1.0, 1.0), fake(nan, 1.0)), (fake(1.0), fake(1.0, action=(nan,)))):
-        with pytest.raises(UserError, match="is nan away"):
+        with pytest.raises(UserError, match="went nan away"):
             check_same(then, now)
 
 
@@ -211,7 +212,7 @@ def test_without_a_fingerprint_it_loads(tmp_path: Path) -> None:
     del files["config.json"]["fingerprint"]
     checkpoint.save(tmp_path / "old", files)
     assert VLAPolicy.from_pretrained(tmp_path / "old").hash() == policy.hash()
-    assert without_action(files["config.json"], "fingerprint") == files["config.json"]
+    assert without_action(files["config.json"]) == files["config.json"]
 
 
 def test_a_learner_without_the_vlm_keeps_what_stays_true(
@@ -231,7 +232,7 @@ def test_a_learner_without_the_vlm_keeps_what_stays_true(
     checkpoint.save(tmp_path / "rl", files)
     assert VLAPolicy.from_pretrained(tmp_path / "rl").hash() != policy.hash()
     patched(monkeypatch, other_epsilon)
-    with pytest.raises(UserError, match="acts otherwise here: its latents"):
+    with pytest.raises(UserError, match="on one fixed picture its latents went"):
         VLAPolicy.from_pretrained(tmp_path / "rl")
 
 
@@ -262,4 +263,3 @@ def test_a_lora_that_is_applied_otherwise_is_refused(
     monkeypatch.setattr(VLAPolicy, "eval", twice)
     with pytest.raises(UserError, match="acts otherwise here"):
         VLAPolicy.from_pretrained(tmp_path / "policy")
-    assert observation() is not None

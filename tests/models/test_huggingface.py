@@ -344,3 +344,4 @@ def test_compiled_latents_are_the_same(folders: Folders) -> None:
     torch.testing.assert_close(
         compiled.encode(observation()).tokens, expected.tokens, atol=1e-4, rtol=1e-4
     )
+    assert compiled.fingerprint().latents == plain.fingerprint().latents, "it is not compiled anew"

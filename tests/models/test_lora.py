@@ -1,3 +1,4 @@
+import copy
 import sys
 from pathlib import Path
 from typing import Any
@@ -5,7 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from peft.tuners.lora import LoraConfig, LoraModel
+from peft.tuners.lora import LoraModel
 from vlm_families import Folders, policy_of
 
 from irevla.config import LoRAConfig, ModelConfig
@@ -99,7 +100,7 @@ def layers(policy: VLAPolicy) -> list[Any]:
 def test_merged_into_weights_that_are_kept_it_is_not_saved() -> None:
     """Peft keeps it beside them as well: loaded again, it would count twice."""
     policy = moved(adapted())
-    before, files = policy.hash(), policy.files()
+    before, files = policy.hash(), copy.deepcopy(policy.files())
     for layer in layers(policy):
         layer.merge()
     for attempt in (policy.files, policy.hash, policy.vlm_hash, lambda: policy.load_files(files)):
@@ -113,14 +114,12 @@ def test_merged_into_weights_that_are_kept_it_is_not_saved() -> None:
 
 def test_a_lora_that_was_taken_out_is_not_saved() -> None:
     policy = moved(adapted())
-    policy.vlm = LoraModel(policy.vlm, {"default": peft_settings()}, "default").merge_and_unload()
+    for name, module in list(policy.vlm.named_modules()):
+        if hasattr(module, "lora_A"):
+            policy.vlm.set_submodule(name, module.get_base_layer())
     for attempt in (policy.files, policy.hash):
         with pytest.raises(UserError, match=r"merged and taken out"):
             attempt()
-
-
-def peft_settings() -> LoraConfig:
-    return LoraConfig(r=2, target_modules=["qkv", "out", "up", "down"])
 
 
 def test_targets_that_match_nothing_are_the_users_error() -> None:

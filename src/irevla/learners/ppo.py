@@ -53,6 +53,7 @@ class PPO:
         self.seed = seed
         self.live = parts == "all"
         self.updates = 0  # rollouts learned from so far
+        self.moved = False  # whether any gradient of the actor was not exactly zero
         self.groups = {"actor": policy.trainable(parts), "critic": list(critic.parameters())}
         on_cpu = all(p.device.type == "cpu" for group in self.groups.values() for p in group)
         self.optimizer = torch.optim.Adam(
@@ -68,7 +69,9 @@ class PPO:
 
         Fewer where the policy moves past `target_kl`. In the warm-up, the first `config.warmup`
         updates, the critic learns alone and the policy is left exactly as it is. Steps with a
-        non-finite gradient are skipped and counted. Returns means over the minibatches, and counts.
+        non-finite gradient are skipped and counted. Returns means over the minibatches, and counts;
+        "first_kl" is of the first minibatch, before any step. It is 0 but for rounding, unless the
+        latents that were acted on are not those that are learnt from.
         """
         warmup = self.updates < self.config.warmup
         generator = torch.Generator().manual_seed(draw_seed(self.seed, "samples", self.updates))
@@ -85,9 +88,13 @@ class PPO:
             kl = means.since("kl", before)
             moved = bool(kl) and sum(kl) / len(kl) > self.config.target_kl
         self.updates += 1
+        first = means.since("kl", 0)[:1]  # a step that was skipped moves nothing
+        metrics = means.take()
+        self.moved |= metrics.get("actor_grad_norm", 0.0) != 0
         return {
             "skipped": 0.0,
-            **means.take(),
+            **metrics,
+            **{"first_kl": kl for kl in first},
             **samples.metrics(),
             "epochs": float(epochs),
             "entropy": entropy(self.policy.log_std).item(),
@@ -139,7 +146,7 @@ class PPO:
         return {
             "critic.safetensors": dict(self.critic.state_dict()),
             "optimizer.safetensors": optimizer_tensors(self.optimizer),
-            "learner.json": {"updates": self.updates},
+            "learner.json": {"updates": self.updates, "moved": self.moved},
         }
 
     def load_state(self, files: Mapping[str, Any]) -> None:
@@ -147,6 +154,7 @@ class PPO:
         self.critic.load_state_dict(files["critic.safetensors"])
         load_optimizer(self.optimizer, files["optimizer.safetensors"])
         self.updates = files["learner.json"]["updates"]
+        self.moved = files["learner.json"].get("moved", True)  # not noted before: no complaint
 
 
 class _Samples:

@@ -41,6 +41,7 @@ class SFT:
         self.words = words
         self.updates = 0  # gradient steps so far
         self.skipped = 0  # of these, steps that did nothing: their gradient was not finite
+        self.moved = False  # whether any gradient was not exactly zero
         self.parameters = policy.trainable(parts)
         self.device = self.parameters[0].device
         fused = self.device.type == "cpu"  # one pass over the weights; on a GPU no gain
@@ -65,6 +66,7 @@ class SFT:
         done = step_if_finite(self.optimizer, {"": self.parameters}, limit=self.config.grad_clip)
         self.updates += 1
         self.skipped += "skipped" in done
+        self.moved |= bool(done.get("grad_norm", 0.0))
         return {
             "loss": loss.item(),
             "lr": lr,
@@ -101,7 +103,11 @@ class SFT:
         """Return all that learning goes on from beside the policy's own files, as files."""
         return {
             "optimizer.safetensors": optimizer_tensors(self.optimizer),
-            "learner.json": {"updates": self.updates, "skipped": self.skipped},
+            "learner.json": {
+                "updates": self.updates,
+                "skipped": self.skipped,
+                "moved": self.moved,
+            },
         }
 
     def load_state(self, files: Mapping[str, Any]) -> None:
@@ -109,3 +115,4 @@ class SFT:
         load_optimizer(self.optimizer, files["optimizer.safetensors"])
         self.updates = files["learner.json"]["updates"]
         self.skipped = files["learner.json"]["skipped"]
+        self.moved = files["learner.json"].get("moved", True)  # not noted before: no complaint

@@ -18,7 +18,7 @@ from torch import Tensor
 from irevla.config import LoRAConfig, ModelConfig
 from irevla.config_io import from_dict
 from irevla.errors import UserError
-from irevla.models.fingerprint import Fingerprint
+from irevla.models.fingerprint import FINGERPRINT, Fingerprint
 from irevla.models.vlm.base import VLM
 from irevla.storage import checkpoint
 from irevla.storage.checkpoint import split_name
@@ -32,7 +32,6 @@ ADAPTER_CONFIG = "adapter_config.json"
 NAMES = (WEIGHTS, CONFIG, ADAPTER, ADAPTER_CONFIG)
 CARD = "README.md"
 FORMAT = "irevla-policy-1"
-FINGERPRINT = "fingerprint"  # in config.json; policies of version 0.1 have none
 GRIPPER = "gripper"  # in config.json, where the last action dimension is executed as open or closed
 PEFT_ROOT = "base_model.model."  # what PEFT puts before the names of a model's parameters
 # Weights, settings, prompts and vocabularies.

@@ -1,4 +1,4 @@
-"""What a policy makes of one fixed picture and sentence: whether it acts here as where it was saved.
+"""What a policy makes of one fixed picture and sentence: does it act here as where it was saved?
 
 Another version of a library, or another machine, may compute other latents from the same weights,
 and nothing else would say so: the policy only succeeds less often.
@@ -19,6 +19,7 @@ from torch import Tensor
 from irevla.errors import UserError
 from irevla.types import Features, Observation
 
+FINGERPRINT = "fingerprint"  # its key in config.json; policies of version 0.1 have none
 SEED = b"irevla-fingerprint-1"  # of the picture
 SENTENCE = "open the drawer"
 LIBRARIES = ("torch", "transformers")
@@ -29,8 +30,8 @@ FINE = 1e-4
 """Allowed between two CPUs in float32, of the latents' size. Measured on all families and the small
 VLM: other threads or kernels bring up to 2e-6; a wrong epsilon of the norms 3e-4 to 5e-3."""
 COARSE = 0.1
-"""Allowed where either side computed in bfloat16, as on CUDA: its roundings alone bring up to 3e-2 in
-models of two layers."""
+"""Allowed where either side computed in bfloat16, as on CUDA: its roundings alone bring up to 3e-2
+in models of two layers."""
 
 
 @dataclass(frozen=True)
@@ -77,25 +78,24 @@ def fixed_observation(side: int) -> Observation:
     return Observation.of(picture, [SENTENCE])
 
 
-def without_action(described: Mapping[str, Any], key: str) -> dict[str, Any]:
-    """Return a policy's description whose fingerprint, under `key`, is true for any head."""
-    if key not in described:
+def without_action(described: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the content of a `config.json` whose fingerprint is true whatever the head is."""
+    if FINGERPRINT not in described:
         return dict(described)
-    return {**described, key: {**described[key], "action": []}}
+    return {**described, FINGERPRINT: {**described[FINGERPRINT], "action": []}}
 
 
 def check_same(then: Fingerprint, now: Fingerprint) -> None:
     """Raise `UserError` where a policy makes other latents or actions than it did when saved."""
-    size = math.sqrt(sum(value**2 for value in then.latents) / max(1, len(then.latents)))
-    gaps = {"latents": _gap(then.latents, now.latents) / (size or 1.0)}
+    gaps = {"latents": _gap(then.latents, now.latents) / (_size(then.latents) or 1.0)}
     if then.action:
         gaps["mean action"] = _gap(then.action, now.action)
     tolerance = FINE if then.computed == now.computed == EXACT else COARSE
     worst = max(gaps, key=lambda name: math.inf if math.isnan(gaps[name]) else gaps[name])
     if not gaps[worst] <= tolerance:  # so that NaN is refused
         raise UserError(
-            f"it acts otherwise here: its {worst} on a fixed picture is {gaps[worst]:.2g} away from "
-            f"what it was when it was saved ({tolerance:g} is allowed). Then: {_said(then)}; now: "
+            f"it acts otherwise here: on one fixed picture its {worst} went {gaps[worst]:.2g} "
+            f"away from what was saved ({tolerance:g} is allowed). Then: {_said(then)}; now: "
             f"{_said(now)}. Install those versions; or take it as it is, with "
             "VLAPolicy.from_pretrained(..., accept_difference=True), and save it anew"
         )
@@ -107,12 +107,19 @@ def _gap(then: Sequence[float], now: Sequence[float]) -> float:
     if old.shape != new.shape:
         return math.inf
     same = (old == new) | (np.isnan(old) & np.isnan(new))
-    return float(np.where(same, 0.0, np.abs(old - new)).max(initial=0.0))
+    with np.errstate(invalid="ignore"):  # inf - inf
+        return float(np.where(same, 0.0, np.abs(old - new)).max(initial=0.0))
 
 
-def _said(print_: Fingerprint) -> str:
-    libraries = [f"{name} {print_.versions.get(name, 'not there')}" for name in LIBRARIES]
-    return ", ".join([*libraries, print_.computed])
+def _size(values: Sequence[float]) -> float:
+    """Return the root of the mean square of what is finite."""
+    finite = [value for value in values if math.isfinite(value)]
+    return math.sqrt(sum(value**2 for value in finite) / max(1, len(finite)))
+
+
+def _said(taken: Fingerprint) -> str:
+    libraries = [f"{name} {taken.versions.get(name, 'not there')}" for name in LIBRARIES]
+    return ", ".join([*libraries, taken.computed])
 
 
 def _versions() -> dict[str, str]:

@@ -20,7 +20,6 @@ from irevla.models.files import (
     ADAPTER,
     ADAPTER_CONFIG,
     CONFIG,
-    FINGERPRINT,
     FORMAT,
     GRIPPER,
     WEIGHTS,
@@ -37,7 +36,12 @@ from irevla.models.files import (
     read_policy,
     write_policy,
 )
-from irevla.models.fingerprint import Fingerprint, check_same, fixed_observation
+from irevla.models.fingerprint import (
+    FINGERPRINT,
+    Fingerprint,
+    check_same,
+    fixed_observation,
+)
 from irevla.models.heads import ActionHead
 from irevla.models.hub import locate, model_card, upload
 from irevla.models.lora import add_lora, check_lora, is_lora

@@ -14,7 +14,8 @@ class RLProgress:
     """What stage 1 has done so far, and whether it may end."""
 
     config: PPOConfig | SACConfig
-    episodes: int = 0  # of SAC: whole ones, in its online buffer
+    episodes: int = 0  # whole ones; of SAC those in its online buffer
+    successes: int = 0  # among them
     decisions: int = 0
     dropped: int = 0  # partial episodes lost with a worker
     recent: list[bool] = field(default_factory=list)  # successes of the last training episodes
@@ -23,6 +24,8 @@ class RLProgress:
         """Count what one rollout brought."""
         self.decisions += decisions
         self.dropped += dropped
+        self.episodes += len(successes)
+        self.successes += sum(successes)
         self.recent = [*self.recent, *successes][-self.config.window :]
 
     @property

@@ -37,7 +37,7 @@ from irevla.envs.worker import outlive_nobody
 from irevla.errors import UserError
 from irevla.learners.optim import Means
 from irevla.learners.sac import SAC
-from irevla.models.files import CONFIG, FINGERPRINT, NAMES, WEIGHTS, parse
+from irevla.models.files import CONFIG, NAMES, WEIGHTS, parse
 from irevla.models.fingerprint import without_action
 from irevla.models.heads import ActionHead
 from irevla.models.policy import VLAPolicy
@@ -117,6 +117,7 @@ class AsyncLearner:
         self._policy = policy
         self._stage = stage
         self.updates = learner.updates
+        self.moved = learner.moved  # until `finish`
         if run.checkpoints.newest(stage.folder) is None:
             save(run.checkpoints, policy, stage, learner)
         self._actor = learner.sac.actor
@@ -178,6 +179,7 @@ class AsyncLearner:
         _, files = found
         self._policy.load_files(files)
         self.updates = files["learner.json"]["updates"]
+        self.moved = files["learner.json"]["moved"]
 
     def _hear(self, means: Means) -> None:
         """Take one report; raise EOFError where the learner has left as it was told.
@@ -251,7 +253,7 @@ class _PolicyFiles:
         """Return those that the policy was saved in, with the head as it is now."""
         head = {f"action_head.{name}": value for name, value in self._head.state_dict().items()}
         policy = {name: value for name, value in self._files.items() if name in NAMES}
-        described = without_action(self._files[CONFIG], FINGERPRINT)  # the head is another by now
+        described = without_action(self._files[CONFIG])  # the head is another by now
         return {**policy, CONFIG: described, WEIGHTS: {**self._files[WEIGHTS], **head}}
 
     def load_files(self, files: Mapping[str, Any]) -> None:

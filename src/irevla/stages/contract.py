@@ -9,6 +9,7 @@ from typing import Any, Protocol, runtime_checkable
 
 from irevla.envs.suite import Suite
 from irevla.envs.vector import Job
+from irevla.errors import UserError
 from irevla.progress import console
 from irevla.runs.run import Run
 from irevla.storage.checkpoint import Checkpoints, load, series_name
@@ -23,6 +24,11 @@ class Learner(Protocol):
     @property
     def updates(self) -> int:
         """Calls of `update` so far."""
+        ...
+
+    @property
+    def moved(self) -> bool:
+        """Whether any gradient of the policy was not exactly zero."""
         ...
 
     def state(self) -> dict[str, Any]:
@@ -41,6 +47,16 @@ class Saved(Protocol):
     def files(self) -> dict[str, Any]:
         """Return its files."""
         ...
+
+
+def check_learnt(stage: Stage, *, updates: int, moved: bool) -> None:
+    """Raise `UserError` where so many `updates` of the policy had no gradient but exact zeros."""
+    if updates > 0 and not moved:
+        raise UserError(
+            f"{stage.name}: nothing was learnt, for every gradient of the policy was exactly zero in "
+            f"{updates} updates; begin with another policy (this one's actions may be stuck at -1 or "
+            "1), or lower the learning rate"
+        )
 
 
 def load_if_done(run: Run, policy: Policy, stage: Stage) -> bool:

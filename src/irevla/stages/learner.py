@@ -26,6 +26,11 @@ class OnlineLearner(Protocol):
         """Updates so far."""
         ...
 
+    @property
+    def moved(self) -> bool:
+        """Whether any gradient of the actor was not exactly zero, as far as it is known here."""
+        ...
+
     def explore(self, key: int) -> None:
         """Draw exploration noise from `key` on."""
         ...
@@ -66,6 +71,11 @@ class SACLearner:
     def updates(self) -> int:
         """Updates so far."""
         return self.sac.updates
+
+    @property
+    def moved(self) -> bool:
+        """Whether any gradient of the actor was not exactly zero."""
+        return self.sac.moved
 
     @property
     def pending_updates(self) -> int:

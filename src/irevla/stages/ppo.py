@@ -9,19 +9,22 @@ from irevla.envs.vector import VectorEnv
 from irevla.learners.ppo import PPO
 from irevla.models.heads import CriticHead
 from irevla.models.policy import VLAPolicy
-from irevla.progress import bar
+from irevla.progress import bar, console
 from irevla.rollout.actors import GaussianActor
 from irevla.rollout.batches import Collector, RolloutRecorder
 from irevla.rollout.episodes import endless_jobs
 from irevla.rollout.serve import Server
 from irevla.runs.rl_progress import RLProgress
 from irevla.runs.run import Run
-from irevla.stages.contract import complete, load_if_done, resume, save
+from irevla.stages.contract import check_learnt, complete, load_if_done, resume, save
 from irevla.tasks import Parts, Purpose, Stage, draw_seed, first_seed
 
 
 def run_ppo(run: Run, policy: VLAPolicy, stage: Stage, parts: Parts, *, suite: Suite) -> VLAPolicy:
-    """Let `parts` of the policy learn by trial and error on the task of `stage`."""
+    """Let `parts` of the policy learn by trial and error on the task of `stage`.
+
+    Raises `UserError` where episodes succeeded and no gradient was other than exactly zero.
+    """
     if load_if_done(run, policy, stage):
         return policy
     config = run.config.ppo
@@ -65,5 +68,25 @@ def run_ppo(run: Run, policy: VLAPolicy, stage: Stage, parts: Parts, *, suite: S
             advance(progress.decisions, progress.note())
             if learner.updates % config.checkpoint_every == 0:
                 save(run.checkpoints, policy, stage, learner, **progress.files(), **server.state())
-    complete(run, policy, stage, **progress.facts(), **vec.lost_note)
+    facts = progress.facts() | vec.lost_note | _remark(learner, progress, stage)
+    complete(run, policy, stage, **facts)
     return policy
+
+
+def _remark(learner: PPO, progress: RLProgress, stage: Stage) -> dict[str, str]:
+    """Return a note for the journal, and tell it, where nothing succeeded and so nothing was
+    learnt: without any reward all advantages are alike, and other tasks must not wait for this one.
+
+    Raises `UserError` where episodes did succeed, and still nothing was learnt.
+    """
+    updates = learner.updates - learner.config.warmup
+    if learner.moved or updates <= 0 or progress.converged:
+        return {}
+    if progress.successes:
+        check_learnt(stage, updates=updates, moved=learner.moved)
+    note = (
+        f"nothing was learnt, for nothing succeeded in {progress.episodes} episodes: begin with a "
+        "better policy, or allow more --ppo.steps"
+    )
+    console.print(f"{stage.name}: {note}", style="yellow", soft_wrap=True)
+    return {"note": note}

@@ -26,7 +26,7 @@ from irevla.rollout.serve import Server
 from irevla.runs.rl_progress import RLProgress
 from irevla.runs.run import Run
 from irevla.stages.async_learner import AsyncLearner
-from irevla.stages.contract import complete, load_if_done, resume, save, still_to_play
+from irevla.stages.contract import check_learnt, complete, load_if_done, resume, save, still_to_play
 from irevla.stages.learner import OnlineLearner, SACLearner
 from irevla.tasks import Purpose, Stage, first_seed
 from irevla.types import Observation
@@ -39,7 +39,8 @@ def run_sac(
 ) -> VLAPolicy:
     """Let the action head learn by trial and error on the task of `stage`, line 5 of Algorithm 1.
 
-    With `harvest.from_training`, what succeeds meanwhile goes to `online`, D_RL.
+    With `harvest.from_training`, what succeeds meanwhile goes to `online`, D_RL. Raises `UserError`
+    where nothing was learnt.
     """
     if load_if_done(run, policy, stage):
         return policy
@@ -85,6 +86,7 @@ def run_sac(
                 save(run.checkpoints, policy, stage, learner, **progress.files())
         advance(progress.decisions, f"success {progress.rate:.2f}; making the pending updates")
         learning.finish()
+    check_learnt(stage, updates=learning.updates - config.warmup, moved=learning.moved)
     facts = progress.facts() | vec.lost_note
     complete(run, policy, stage, **facts, updates=learning.updates)
     return policy
@@ -213,6 +215,7 @@ def _count(progress: RLProgress, practice: LatentReplay) -> None:
     """Take the counts from the online buffer: it is the truth about how far the stage has come."""
     successes = [bool(episode["success"]) for episode in practice.episodes]
     progress.episodes = len(successes)
+    progress.successes = sum(successes)
     progress.decisions = len(practice)
     progress.recent = successes[-progress.config.window :]
 

@@ -13,7 +13,7 @@ from irevla.models.policy import VLAPolicy
 from irevla.models.vlm.tokenizer import words
 from irevla.progress import bar
 from irevla.runs.run import Run
-from irevla.stages.contract import complete, load_if_done, resume, save
+from irevla.stages.contract import check_learnt, complete, load_if_done, resume, save
 from irevla.tasks import Parts, Stage
 
 LOG_EVERY = 50  # steps between two points of the learning curve
@@ -31,7 +31,7 @@ def run_supervised(
 ) -> VLAPolicy:
     """Let `parts` of the policy learn from D_e and, in stage 2, from D_RL.
 
-    Raises `UserError` where no step ever had a finite gradient.
+    Raises `UserError` where no step ever had a finite gradient, or one but exact zeros.
     """
     if load_if_done(run, policy, stage):
         return policy
@@ -62,6 +62,7 @@ def run_supervised(
         raise UserError(
             "supervised learning: no gradient was finite; lower the learning rate or check the data"
         )
+    check_learnt(stage, updates=learner.updates, moved=learner.moved)
     policy.eval()
     complete(run, policy, stage, skipped=learner.skipped)
     return policy
