@@ -190,6 +190,56 @@ def test_the_first_step_has_ratio_one() -> None:
     )  # normalised advantages have mean zero
 
 
+class Noisy(HeadOnly):
+    """As if dropout had been left on: the same latents give other actions each time."""
+
+    def mean(self, features: Features) -> Tensor:
+        actions = super().mean(features)
+        return actions + 0.02 * torch.randn_like(actions)
+
+
+@pytest.mark.parametrize("parts", ["head", "all"])
+def test_before_any_step_nothing_has_moved(parts: Parts) -> None:
+    policy = vla()
+    ppo = ppo_for(policy, replace(CONFIG, minibatch=16, warmup=1), parts=parts)
+    assert "first_kl" not in ppo.update(observed(policy, ppo.critic)), (
+        "nothing moves in the warm-up"
+    )
+    metrics = [ppo.update(observed(policy, ppo.critic)) for _ in range(3)]
+    assert all(0 <= each["first_kl"] < 1e-6 for each in metrics)
+    assert all(each["kl"] > 1e-5 for each in metrics), "later steps do move it"
+
+
+def test_latents_that_are_not_those_acted_on_show_in_the_first_kl() -> None:
+    ppo = ppo_for(Noisy())
+    assert ppo.update(one_step(ppo))["first_kl"] > 1e-3
+    policy = vla()
+    ppo = ppo_for(policy)
+    batch = observed(policy, ppo.critic)
+    coarse = Features(batch.features.tokens.bfloat16().float(), batch.features.mask)
+    assert ppo.update(replace(batch, features=coarse))["first_kl"] > 1e-6
+
+
+def test_it_knows_whether_any_gradient_was_more_than_zero() -> None:
+    config = replace(CONFIG, warmup=1)
+    ppo = ppo_for(HeadOnly(), config)
+    batch = one_step(ppo)
+    hopeless = replace(batch, rewards=torch.zeros_like(batch.rewards))
+    before = ppo.policy.hash()
+    for _ in range(3):
+        ppo.update(hopeless)
+    assert not ppo.moved and ppo.policy.hash() == before
+    kept = ppo.state()
+    ppo.update(batch)
+    assert ppo.moved
+    again = ppo_for(HeadOnly(), config)
+    for files, moved in ((kept, False), (ppo.state(), True)):
+        again.load_state(files)
+        assert again.moved is moved
+    again.load_state({**kept, "learner.json": {"updates": 3}})  # of version 0.1
+    assert again.moved
+
+
 def test_it_stops_when_the_policy_has_moved_too_far() -> None:
     ppo = ppo_for(HeadOnly(), replace(CONFIG, lr=0.05, target_kl=0.01, epochs=20))
     assert ppo.update(one_step(ppo))["epochs"] < 20

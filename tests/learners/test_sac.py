@@ -15,6 +15,7 @@ from irevla.config import SACConfig
 from irevla.data.buffers import Transitions
 from irevla.data.replay import LatentEpisode, LatentReplay, sample_both
 from irevla.errors import UserError
+from irevla.learners import sac as sac_module
 from irevla.learners.sac import SAC
 from irevla.models.heads import ActionHead
 from irevla.storage import checkpoint
@@ -101,6 +102,22 @@ def test_the_warm_up_teaches_the_critics_and_leaves_the_actor_bit_for_bit(
     reference = weights_hash(sac.reference)
     assert "value" in learn(sac, buffers)
     assert everything(sac)[0] != actor and weights_hash(sac.reference) == reference
+
+
+def test_it_knows_whether_any_gradient_of_the_actor_was_more_than_zero(
+    buffers: Buffers, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sac = sac_for(replace(CONFIG, warmup=1, anchor=0.0))
+    value = sac_module.soft_value
+    with monkeypatch.context() as patch:
+        patch.setattr(sac_module, "soft_value", lambda *args, **kwargs: 0 * value(*args, **kwargs))
+        learn(sac, buffers, updates=3)
+    assert not sac.moved
+    again = sac_for(replace(CONFIG, warmup=1, anchor=0.0))
+    again.load_state(sac.state())
+    assert not again.moved
+    learn(again, buffers)
+    assert again.moved and again.state()["learner.json"]["moved"]
 
 
 def test_the_first_targets_are_rewards(buffers: Buffers) -> None:

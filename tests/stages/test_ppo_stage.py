@@ -1,5 +1,6 @@
 """Stage 1 by PPO: interrupted anywhere and resumed, it ends with the same bits."""
 
+import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -9,12 +10,15 @@ import torch
 
 from irevla.config import Config, EnvConfig, ModelConfig, PPOConfig
 from irevla.envs.suite import load_suite
+from irevla.errors import UserError
+from irevla.learners import ppo
 from irevla.learners.ppo import PPO
 from irevla.models.policy import VLAPolicy
 from irevla.runs.run import open_run
 from irevla.stages.ppo import run_ppo
 from irevla.stages.start import new_policy
 from irevla.storage.checkpoint import Checkpoints
+from irevla.storage.journal import Journal
 from irevla.tasks import SFT, Parts, Stage
 
 SUITE = load_suite("pointmass")
@@ -98,3 +102,47 @@ def test_other_seeds_and_other_stages_draw_otherwise(tmp_path: Path) -> None:
     first = learn(tmp_path / "a", "head")
     assert learn(tmp_path / "b", "head").hash() == first.hash()
     assert learn(tmp_path / "c", "head", replace(CONFIG, seed=1)).hash() != first.hash()
+
+
+@pytest.mark.parametrize("parts", ["head", "all"])
+def test_what_is_learnt_from_is_what_was_acted_on(parts: Parts, tmp_path: Path) -> None:
+    learn(tmp_path, parts)
+    curve = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    first = [row["first_kl"] for row in curve if "first_kl" in row]
+    assert len(first) == len(curve) - CONFIG.ppo.warmup > 3
+    assert max(first) < 1e-6
+
+
+# --- nothing learnt
+
+HOPELESS = replace(
+    CONFIG, env=replace(CONFIG.env, horizon=1), ppo=replace(CONFIG.ppo, steps=192, std=0.01)
+)
+
+
+def test_where_nothing_succeeds_the_run_goes_on_and_the_journal_says_so(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    learn(tmp_path, "head", HOPELESS)
+    done = Journal(tmp_path / "journal.jsonl").done(STAGE.name)
+    assert done is not None
+    note = "nothing was learnt, for nothing succeeded in 192 episodes: begin with a better policy"
+    assert done["note"].startswith(note) and note in capsys.readouterr().err
+
+
+def test_in_a_warm_up_alone_nothing_is_amiss(tmp_path: Path) -> None:
+    learn(tmp_path, "head", replace(HOPELESS, ppo=replace(HOPELESS.ppo, steps=64)))
+    done = Journal(tmp_path / "journal.jsonl").done(STAGE.name)
+    assert done is not None and "note" not in done
+
+
+def test_where_episodes_succeed_and_nothing_is_learnt_it_is_an_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ppo, "normalised", torch.zeros_like)
+    lucky = replace(CONFIG, env=replace(CONFIG.env, horizon=25))
+    said = rf"^{STAGE.name}: nothing was learnt, for every gradient .* in \d updates; begin with"
+    for _ in range(2):  # and again where it is taken up
+        with pytest.raises(UserError, match=said):
+            learn(tmp_path, "head", lucky)
+    assert Journal(tmp_path / "journal.jsonl").done(STAGE.name) is None

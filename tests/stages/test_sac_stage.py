@@ -32,6 +32,7 @@ from irevla.envs.suite import load_suite
 from irevla.envs.vector import Job, StepResult
 from irevla.errors import UserError
 from irevla.evaluation.report import write_report
+from irevla.learners import sac as sac_module
 from irevla.learners.sac import SAC
 from irevla.models.policy import VLAPolicy, build_policy
 from irevla.models.sac_actor import SoftActor
@@ -257,6 +258,16 @@ def test_interrupted_anywhere_it_ends_with_the_same_bits(
     play(broken, config)
     assert files(broken, *LEFT) == files(whole, *LEFT)
     assert len(files(broken, *LEFT)) >= 4 + 4
+
+
+def test_where_every_gradient_is_exactly_zero_it_says_so(
+    config: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sac = replace(config.sac, anchor=0.0)
+    value = sac_module.soft_value
+    monkeypatch.setattr(sac_module, "soft_value", lambda *args, **kw: 0 * value(*args, **kw))
+    with pytest.raises(UserError, match=rf"^rl:{TASK}: nothing was learnt, for every gradient"):
+        play(tmp_path, replace(config, sac=sac))
 
 
 def test_every_image_is_encoded_once(

@@ -167,6 +167,19 @@ def test_where_no_gradient_is_finite_it_says_so(
         learn(tmp_path, expert, config=replace(CONFIG, sft=replace(SUPERVISED, steps=3)))
 
 
+def test_where_every_gradient_is_exactly_zero_it_says_so(
+    expert: EpisodeStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mean = VLAPolicy.mean
+    monkeypatch.setattr(VLAPolicy, "mean", lambda self, features: 0 * mean(self, features) + 0.5)
+    few = replace(CONFIG, sft=replace(SUPERVISED, steps=3))
+    for _ in range(2):  # and again where it is taken up
+        with pytest.raises(
+            UserError, match=r"^sft: nothing was learnt, for every .* in 3 updates;"
+        ):
+            learn(tmp_path, expert, config=few)
+
+
 # --- What is drawn
 
 

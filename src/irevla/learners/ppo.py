@@ -70,8 +70,8 @@ class PPO:
         Fewer where the policy moves past `target_kl`. In the warm-up, the first `config.warmup`
         updates, the critic learns alone and the policy is left exactly as it is. Steps with a
         non-finite gradient are skipped and counted. Returns means over the minibatches, and counts;
-        "first_kl" is of the first minibatch, before any step. It is 0 but for rounding, unless the
-        latents that were acted on are not those that are learnt from.
+        "first_kl" is |E[log r]| of the first minibatch, before any step: 0 but for rounding, unless
+        the latents that were acted on are not those that are learnt from.
         """
         warmup = self.updates < self.config.warmup
         generator = torch.Generator().manual_seed(draw_seed(self.seed, "samples", self.updates))
@@ -83,18 +83,17 @@ class PPO:
         while epochs < self.config.epochs and not moved:
             before = means.count("kl")
             for index in samples.minibatches(self.config.minibatch, generator):
-                means.add(self._step(samples, index, source, warmup=warmup))
+                first = not means.count("critic_grad_norm")  # nothing has moved yet
+                means.add(self._step(samples, index, source, warmup=warmup, first=first))
             epochs += 1
             kl = means.since("kl", before)
             moved = bool(kl) and sum(kl) / len(kl) > self.config.target_kl
         self.updates += 1
-        first = means.since("kl", 0)[:1]  # a step that was skipped moves nothing
         metrics = means.take()
         self.moved |= metrics.get("actor_grad_norm", 0.0) != 0
         return {
             "skipped": 0.0,
             **metrics,
-            **{"first_kl": kl for kl in first},
             **samples.metrics(),
             "epochs": float(epochs),
             "entropy": entropy(self.policy.log_std).item(),
@@ -102,7 +101,13 @@ class PPO:
         }
 
     def _step(
-        self, samples: "_Samples", index: Int[Tensor, " n"], source: Source, *, warmup: bool
+        self,
+        samples: "_Samples",
+        index: Int[Tensor, " n"],
+        source: Source,
+        *,
+        warmup: bool,
+        first: bool,
     ) -> Metrics:
         """Take one gradient step of the critic and, but for the warm-up, of the actor."""
         features = source(index)
@@ -121,6 +126,8 @@ class PPO:
             )
             loss = loss + actor_loss
             metrics |= actor_metrics
+            if first:  # not "kl", which is of second order: bfloat16 would hardly show in it
+                metrics["first_kl"] = (log_probs - samples.log_probs[index]).mean().abs().detach()
         loss.backward()  # type: ignore[no-untyped-call]
         done = step_if_finite(self.optimizer, self.groups, limit=self.config.grad_clip)
         return done if "skipped" in done else {**metrics, **done}
