@@ -409,7 +409,7 @@ def test_peft_loads_the_adapter(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
 
 
 @pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing:FutureWarning")
-@pytest.mark.parametrize("family", ["blip2-opt", "blip2-t5", "smolvlm"])
+@pytest.mark.parametrize("family", vlm_families.MODELS)
 def test_a_model_of_transformers_is_kept_and_shared(family: str, tmp_path: Path) -> None:
     base = vlm_families.save(family, tmp_path / "base")
     config = ModelConfig(vlm=str(base), head_groups=4, head_hidden=16, lora=LoRAConfig(rank=2))

@@ -50,12 +50,15 @@ class Saved(Protocol):
 
 
 def check_learnt(stage: Stage, *, updates: int, moved: bool) -> None:
-    """Raise `UserError` where so many `updates` of the policy had no gradient but exact zeros."""
+    """Raise `UserError` where so many `updates` of the policy had no gradient but exact zeros.
+
+    One that was not finite counts as none.
+    """
     if updates > 0 and not moved:
         raise UserError(
             f"{stage.name}: nothing was learnt, for every gradient of the policy was exactly zero "
-            f"in {updates} updates; begin with another policy (this one's actions may be stuck at "
-            "-1 or 1), or lower the learning rate"
+            f"or not finite in {updates} updates; begin with another policy (this one's actions "
+            "may be stuck at -1 or 1), or lower the learning rate"
         )
 
 

@@ -20,5 +20,6 @@ class VLM(nn.Module, ABC):
     def encode(self, observation: Observation) -> Features:
         """Return the last hidden states h (section IV-A) of each image with its instruction.
 
-        One forward, no vocabulary product.
+        One forward, no vocabulary product. Any sentence must do: a policy is saved with what it
+        makes of a fixed one (`models.fingerprint`).
         """
