@@ -36,16 +36,16 @@ CONFIG = Config(
     suite="pointmass",
     threads=1,
     expert_tasks=("left-disc",),
-    rl_tasks=("left-disc-new", "right-disc"),
+    rl_tasks=("left-disc-new",),
     env=EnvConfig(image_size=32, horizon=6, workers=1, envs_per_worker=4),
     expert=ExpertConfig(episodes=4),
     model=ModelConfig(vlm="tiny-random", width=32, layers=1, head_groups=4, head_hidden=16),
     sft=SUPERVISED,
-    ppo=PPOConfig(steps=192, rollout=16, minibatch=32, warmup=1, checkpoint_every=1),
+    ppo=PPOConfig(steps=128, rollout=16, minibatch=32, warmup=1, checkpoint_every=1),
     sac=SACConfig(steps=60, demonstrations=1, attempts=300, gripper=False, batch=8, critics=2),
     harvest=HarvestConfig(episodes=1, attempts=8),
     sl=SUPERVISED,
-    eval=EvalConfig(episodes=1, interim=1, videos=True),
+    eval=EvalConfig(episodes=1, interim=1, videos=False),
 )
 
 
@@ -125,7 +125,7 @@ def test_stopped_in_every_stage_and_resumed(method: str, watch: Watch, tmp_path:
 
 
 def test_by_sac_too(watch: Watch, tmp_path: Path) -> None:
-    config = replace(CONFIG, rl="sac", rl_tasks=("left-disc-new",))
+    config = replace(CONFIG, rl="sac")
     config = replace(config, sft=replace(SUPERVISED, steps=120, validate_every=60))
     config = replace(config, env=replace(config.env, horizon=12))
     for curve in ("sft", "rl:left-disc-new", "sl:left-disc-new"):
