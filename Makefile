@@ -1,5 +1,6 @@
 # make demo: set everything up and run Algorithm 1 on Meta-World. make test: set up the same and run the tests.
-.PHONY: setup demo test check slow clean
+# make attack: set up the same and break runs on purpose, for an hour or two.
+.PHONY: setup demo test check slow attack clean
 
 setup: .venv/ready
 
@@ -15,6 +16,9 @@ test: setup
 
 slow: setup
 	@.venv/bin/python -m pytest -m slow
+
+attack: setup
+	@.venv/bin/python scripts/attack.py
 
 check: setup
 	@.venv/bin/ruff check .

@@ -1,0 +1,1 @@
+"""Faults on purpose: kills, damaged files, lost workers, full disks. `scripts/attack.py` is it."""
