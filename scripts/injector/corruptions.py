@@ -5,6 +5,7 @@ import json
 import shutil
 from collections.abc import Sequence
 from contextlib import redirect_stdout
+from dataclasses import dataclass
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -22,41 +23,53 @@ def attack(count: int, *, seed: int, folder: Path, first: int = 0) -> Tally:
     """Damage `count` copies of finished runs, of PPO and SAC by turns."""
     tally = Tally("corruptions", seed)
     ppo, sac, *_ = kinds(folder)
-    bases = [_finished(kind, folder) for kind in (ppo, sac)]
+    bases = [finished(_filmed(kind), folder) for kind in (ppo, sac)]
     for number in range(first, first + count):
-        kind, base, truth = bases[number % len(bases)]
-        _one_case(tally, number, kind.config, base=base, truth=truth)
+        one_case(tally, number, bases[number % len(bases)])
     return tally
 
 
-def _finished(kind: Kind, folder: Path) -> tuple[Kind, Path, dict[str, Any]]:
-    """Return a finished run with videos, and what the commands say of it undamaged."""
-    filmed = Kind(f"{kind.name}-filmed", changed(kind.config, eval={"videos": True}))
-    base = reference(filmed, folder)
+@dataclass(frozen=True)
+class Finished:
+    """A finished run, and what each command says of it."""
+
+    root: Path
+    config: Config
+    truth: dict[str, Any]
+
+
+def finished(kind: Kind, folder: Path) -> Finished:
+    """Finish a run of that kind."""
+    root = reference(kind, folder)
     copy = folder / "undamaged"
-    shutil.copytree(base, copy, dirs_exist_ok=True)
-    truth = {word: told for word, _, told in _life(copy, filmed.config, list(commands(copy)))}
+    shutil.copytree(root, copy, dirs_exist_ok=True)
+    truth = {word: told for word, _, told in _life(copy, kind.config, list(commands(copy)))}
     shutil.rmtree(copy)
-    return filmed, base, truth
+    return Finished(root, kind.config, truth)
 
 
-def _one_case(
-    tally: Tally, number: int, config: Config, *, base: Path, truth: dict[str, Any]
-) -> None:
+def _filmed(kind: Kind) -> Kind:
+    return Kind(f"{kind.name}-filmed", changed(kind.config, eval={"videos": True}))
+
+
+def one_case(tally: Tally, number: int, base: Finished) -> None:
+    """Damage a copy of a finished run, and give the commands in some order."""
     luck = tally.luck(number)
-    copy = base.with_name(f"damaged-{number}")
+    copy = base.root.with_name(f"damaged-{number}")
     shutil.rmtree(copy, ignore_errors=True)
-    shutil.copytree(base, copy)
+    shutil.copytree(base.root, copy)
     what = damage(luck, copy)
     order = luck.sample(list(commands(copy)), len(commands(copy)))
-    said = _life(copy, config, order)
+    said = _life(copy, base.config, order)
     tally.counts["damages"] += 1
     for word, code, _ in said:
         tally.counts[f"{word} {code}"] += 1
     faults = [
-        f"{word}: exit code {code}" if code not in (0, 2) else f"{word}: {told}, not {truth[word]}"
+        f"{word}: exit code {code}"
+        if code not in (0, 2)
+        else f"{word}: {told}, not {base.truth[word]}"
         for word, code, told in said
-        if code not in (0, 2) or (code == 0 and told != truth[word])
+        if code not in (0, 2) or (code == 0 and told != base.truth[word])
     ]
     faults += ["a traceback"] if "Traceback" in _log(copy).read_text(errors="replace") else []
     faults += [f"only {len(said)} commands ended"] if len(said) < len(order) else []

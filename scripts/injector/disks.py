@@ -39,14 +39,15 @@ def attack(count: int, *, seed: int, folder: Path, first: int = 0) -> Tally:
     """Fill the disk `count` times, under each kind of work by turns."""
     tally = Tally("disks", seed)
     ppo, sac, _, collect = kinds(folder)
-    mounts = _can_mount(folder)
+    mounts = can_mount(folder)
     for number in range(first, first + count):
         kind = (ppo, sac, collect)[number % 3]
-        _one_case(tally, number, kind, folder=folder, mounts=mounts)
+        one_case(tally, number, kind, folder=folder, mounts=mounts)
     return tally
 
 
-def _one_case(tally: Tally, number: int, kind: Kind, *, folder: Path, mounts: bool) -> None:
+def one_case(tally: Tally, number: int, kind: Kind, *, folder: Path, mounts: bool) -> None:
+    """Work on a disk of some size, then with room, and compare with what had room at once."""
     whole = reference(kind, folder)
     root = folder / f"full-{number}"
     shutil.rmtree(root, ignore_errors=True)
@@ -87,8 +88,9 @@ def _faults(tally: Tally, life: Life, kind: Kind, root: Path, whole: Path) -> li
 
 def _size(luck: Random, whole: Path, *, mounts: bool) -> int:
     files = [path.stat().st_size for path in whole.rglob("*") if path.is_file()]
-    if mounts:
-        return PAGE * luck.randrange(4, 4 + sum(-(-size // PAGE) for size in files))
+    if mounts:  # half of them so small that the first files do not fit
+        pages = sum(-(-size // PAGE) for size in files)
+        return PAGE * luck.choice((luck.randint(1, pages), int(pages ** luck.random())))
     return luck.randrange(SMALLEST_FILE, max(SMALLEST_FILE, *files) + 1)
 
 
@@ -150,7 +152,7 @@ def _check(code: int) -> None:
         raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
 
 
-def _can_mount(folder: Path) -> bool:
+def can_mount(folder: Path) -> bool:
     """Return whether a process of ours may mount a tmpfs."""
     place, answer = folder / "mount", folder / "mounted"
     place.mkdir(exist_ok=True)

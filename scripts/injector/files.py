@@ -24,7 +24,7 @@ from injector.tally import Tally
 from irevla.data.episodes import EpisodeStore
 from irevla.data.replay import reopen
 from irevla.errors import UserError
-from irevla.evaluation.report import clips
+from irevla.evaluation.report import acting, clips, describe, headline, notes
 from irevla.evaluation.stats import read_results
 from irevla.models.policy import VLAPolicy
 from irevla.robot.settings import read_settings
@@ -54,6 +54,10 @@ ARM = {
 }
 
 
+Answer = tuple[int, str, str, str]
+"""Number of the case, reader, what was done to its file, and what came out ("": a value)."""
+
+
 @dataclass(frozen=True)
 class Reader:
     """A file under the run's folder, and what reads it."""
@@ -69,13 +73,14 @@ def _bytes(luck: Random, path: Path) -> str:
     return said
 
 
-def _json(luck: Random, path: Path) -> str:
+def json_tree(luck: Random, path: Path) -> str:
+    """Put something strange into a JSON file."""
     tree, said = mutate_tree(luck, json.loads(path.read_bytes()))
     path.write_text(as_json(luck, tree))
     return said
 
 
-def _yaml(luck: Random, path: Path) -> str:
+def _yaml_tree(luck: Random, path: Path) -> str:
     tree, said = mutate_tree(luck, yaml.safe_load(path.read_text()))
     path.write_text(as_json(luck, tree))
     return said
@@ -132,16 +137,23 @@ def _latents(run: Path) -> Any:
 
 
 def _journal(run: Path) -> Any:
-    return list(Journal(run / "journal.jsonl"))
+    return Journal(run / "journal.jsonl").done("sft")
+
+
+def _words(run: Path) -> Any:
+    """All that a report says in words."""
+    results = read_results(run / "results.json")
+    said = (headline(results), acting(results), describe(results.config["method"]))
+    return said, results.lines(), list(notes(run, results))
 
 
 READERS: dict[str, list[Reader]] = {
     "policy config.json": [
         Reader(f"{CHECKPOINT}/config.json", _policy, mutate)
-        for mutate in (_bytes, partial(_sealed, _json), partial(_sealed, _bytes))
+        for mutate in (_bytes, partial(_sealed, json_tree), partial(_sealed, _bytes))
     ],
     "MANIFEST.json": [
-        Reader(f"{CHECKPOINT}/MANIFEST.json", _policy, mutate) for mutate in (_bytes, _json)
+        Reader(f"{CHECKPOINT}/MANIFEST.json", _policy, mutate) for mutate in (_bytes, json_tree)
     ],
     "model.safetensors": [
         Reader(f"{CHECKPOINT}/model.safetensors", _policy, mutate)
@@ -149,16 +161,17 @@ READERS: dict[str, list[Reader]] = {
     ],
     "results.json": [
         Reader("results.json", lambda run: read_results(run / "results.json"), mutate)
-        for mutate in (_bytes, _json)
+        for mutate in (_bytes, json_tree)
     ],
+    "results.json, in words": [Reader("results.json", _words, json_tree)],
     "journal.jsonl": [Reader("journal.jsonl", _journal, mutate) for mutate in (_bytes, _lines)],
     "metrics.jsonl": [
         Reader("metrics.jsonl", lambda run: read_metrics(run / "metrics.jsonl"), mutate)
         for mutate in (_bytes, _lines)
     ],
-    "config.yaml": [Reader("config.yaml", read_config, mutate) for mutate in (_bytes, _yaml)],
+    "config.yaml": [Reader("config.yaml", read_config, mutate) for mutate in (_bytes, _yaml_tree)],
     "meta/info.json": [
-        Reader("expert/meta/info.json", _dataset, mutate) for mutate in (_bytes, _json)
+        Reader("expert/meta/info.json", _dataset, mutate) for mutate in (_bytes, json_tree)
     ],
     "meta/tasks.parquet": [
         Reader("expert/meta/tasks.parquet", _dataset, mutate) for mutate in (_bytes, mutate_table)
@@ -172,32 +185,46 @@ READERS: dict[str, list[Reader]] = {
         for mutate in (_bytes, mutate_table)
     ],
     "latents header.json": [
-        Reader(f"{LATENTS}/header.json", _latents, mutate) for mutate in (_bytes, _json)
+        Reader(f"{LATENTS}/header.json", _latents, mutate) for mutate in (_bytes, json_tree)
     ],
     "latents episodes.jsonl": [
         Reader(f"{LATENTS}/episodes.jsonl", _latents, mutate) for mutate in (_bytes, _lines)
     ],
     "videos/index.json": [
-        Reader("videos/index.json", _clips, mutate) for mutate in (_bytes, _json)
+        Reader("videos/index.json", _clips, mutate) for mutate in (_bytes, json_tree)
     ],
     "arm settings": [
         Reader("arm.yaml", lambda run: read_settings(run / "arm.yaml"), mutate)
-        for mutate in (_bytes, _yaml)
+        for mutate in (_bytes, _yaml_tree)
     ],
 }
 
 
 def attack(count: int, *, seed: int, folder: Path, first: int = 0) -> Tally:
-    """Read `count` mutated files, each reader's by turns."""
+    """Read `count` mutated files, each reader's by turns. One of each kind of escape is told."""
     tally = Tally("files", seed)
     base = _base(folder)
-    kinds_of_escape: Counter[tuple[str, str]] = Counter()
+    escapes: Counter[str] = Counter()
     number = first
     while number < first + count:
-        number = _batch(tally, kinds_of_escape, number, first + count, base=base, folder=folder)
-    for (name, escape), times in sorted(kinds_of_escape.items()):
-        print(f"  {name}: {escape}, {times} times")
+        last = min(first + count, number + BATCH)
+        for answer in _batch(tally, number, last, base=base, folder=folder):
+            _count(tally, escapes, answer)
+            number = answer[0] + 1
+    print(*(f"  {times} times {escape}" for escape, times in sorted(escapes.items())), sep="\n")
     return tally
+
+
+def _count(tally: Tally, escapes: Counter[str], answer: Answer) -> None:
+    case, name, said, escape = answer
+    told = {"": "read", "UserError": "refused"}.get(escape, "escaped")
+    tally.counts["mutated files"] += 1
+    tally.counts[told] += 1
+    if told == "escaped":
+        kind = f"{name}: {escape.partition(':')[0]} {escape.rpartition('[')[2][:-1]}"
+        if kind not in escapes:
+            tally.fault(case, f"{name}, {said}: {escape}")
+        escapes[kind] += 1
 
 
 def _base(folder: Path) -> Path:
@@ -209,39 +236,20 @@ def _base(folder: Path) -> Path:
     return base
 
 
-def _batch(
-    tally: Tally,
-    escapes: Counter[tuple[str, str]],
-    number: int,
-    end: int,
-    *,
-    base: Path,
-    folder: Path,
-) -> int:
-    """Let one process read files from case `number` on; return where the next one begins."""
+def _batch(tally: Tally, first: int, last: int, *, base: Path, folder: Path) -> list[Answer]:
+    """Let one process read the files of these cases; where it dies, that is the last answer."""
     answers = folder / "files.answers"
     answers.write_text("")
-    last = min(end, number + BATCH)
-    life = Life(
-        folder / "files.log", _read_all, tally, number, last, base, folder / "files", answers
-    )
+    copy = folder / "files"
+    life = Life(folder / "files.log", _read_all, tally, first, last, base, copy, answers)
     if not life.ended(BATCH * SLOW):
         life.kill(session=True)
-    told = [json.loads(line) for line in answers.read_text().splitlines()]
-    for case, name, said, escape in told:
-        tally.counts["mutated files"] += 1
-        tally.counts[
-            "refused" if escape == "UserError" else "read" if not escape else "escaped"
-        ] += 1
-        if escape not in ("", "UserError"):
-            if escapes[name, escape.partition(":")[0]] < 3:
-                tally.fault(case, f"{name}, {said}: {escape}")
-            escapes[name, escape.partition(":")[0]] += 1
-    if life.code == 0:
-        return last
-    died = number + len(told)
-    tally.fault(died, f"{_reader(died)[0]}: the process died ({life.code}); {life.text()[-300:]}")
-    return died + 1
+    told: list[Answer] = [tuple(json.loads(line)) for line in answers.read_text().splitlines()]
+    if life.code != 0:
+        died = first + len(told)
+        escape = f"the process died ({life.code}): {life.text()[-300:]}"
+        told.append((died, _reader(died)[0], "unknown", escape))
+    return told
 
 
 def _reader(case: int) -> tuple[str, Reader]:
@@ -264,12 +272,12 @@ def _read_all(tally: Tally, first: int, last: int, base: Path, copy: Path, answe
     with answers.open("a") as file:
         for case in range(first, last):
             name, reader = _reader(case)
-            said, escape = _one_case(tally.luck(case), reader, base, copy)
+            said, escape = one_case(tally.luck(case), reader, base, copy)
             file.write(json.dumps([case, name, said, escape]) + "\n")
             file.flush()
 
 
-def _one_case(luck: Random, reader: Reader, base: Path, copy: Path) -> tuple[str, str]:
+def one_case(luck: Random, reader: Reader, base: Path, copy: Path) -> tuple[str, str]:
     """Mutate, read and restore; return what was done and what came out ("": a value)."""
     path = copy / reader.file
     said = reader.mutate(luck, path)

@@ -2,7 +2,6 @@
 
 import json
 import shutil
-import time
 from collections.abc import Sequence
 from pathlib import Path
 from random import Random
@@ -35,14 +34,13 @@ def attack(count: int, *, seed: int, folder: Path, first: int = 0, mean: float =
     while tally.counts["kills"] < count:
         kind = all_kinds[number % len(all_kinds)]
         most = count - tally.counts["kills"]
-        _one_run(tally, number, kind, folder=folder, most=most, mean=mean)
+        one_run(tally, number, kind, folder=folder, most=most, mean=mean)
         number += 1
     return tally
 
 
-def _one_run(
-    tally: Tally, number: int, kind: Kind, *, folder: Path, most: int, mean: float
-) -> None:
+def one_run(tally: Tally, number: int, kind: Kind, *, folder: Path, most: int, mean: float) -> None:
+    """Kill one run at most `most` times, and compare it with one that nothing stopped."""
     whole = reference(kind, folder)
     root = folder / f"killed-{number}"
     shutil.rmtree(root, ignore_errors=True)
@@ -123,10 +121,3 @@ def _twice(buffers: Sequence[LatentReplay], online: EpisodeStore) -> list[str]:
         for name, seen in (("latents", practised), ("online", stored))
         if len(set(seen)) != len(seen)
     ]
-
-
-def seconds_of(kind: Kind, folder: Path) -> float:
-    """Return how long a run of that kind takes when nothing stops it."""
-    start = time.monotonic()
-    reference(kind, folder)
-    return time.monotonic() - start
