@@ -68,7 +68,7 @@ class Kind:
     name: str
     config: Config
     repeats: bool = True  # interrupted, it ends with the same bits
-    pace: float = 1.0  # of kills: a short one is killed sooner
+    pace: float = 1.0  # of kills: short work is killed sooner, a learner apart starts slowly
 
     def words(self, root: Path) -> list[str]:
         """Return the command that does it in `root`."""
@@ -92,7 +92,7 @@ def kinds(folder: Path) -> list[Kind]:
     return [
         Kind("ppo", PPO),
         Kind("sac", sac),
-        Kind("async", apart, repeats=False),
+        Kind("async", apart, repeats=False, pace=0.4),
         Kind("collect", many, pace=3.0),
     ]
 
