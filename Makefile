@@ -1,5 +1,5 @@
 # make demo: set everything up and run Algorithm 1 on Meta-World. make test: set up the same and run the tests.
-# make attack: set up the same and break runs on purpose, for an hour or two.
+# make attack: set up the same and break runs on purpose, for about an hour.
 .PHONY: setup demo test check slow attack clean
 
 setup: .venv/ready

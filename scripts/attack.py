@@ -1,7 +1,7 @@
 """Break runs on purpose and look whether they mend: kill -9, damaged files, lost workers, full
 disks, mutated files of others.
 
-    .venv/bin/python scripts/attack.py                      # all parts, whole: an hour or two
+    .venv/bin/python scripts/attack.py                      # all parts, whole: about an hour
     .venv/bin/python scripts/attack.py kills disks --count 20
     .venv/bin/python scripts/attack.py files --seed 3 --first 417 --count 1   # one case again
 

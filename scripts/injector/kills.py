@@ -1,4 +1,7 @@
-"""kill -9 at random moments, again and again, until the run ends by itself."""
+"""kill -9 at random moments, again and again, until the run ends by itself.
+
+A case that is repeated has the same moments; what is done in them, the machine's load decides.
+"""
 
 import json
 import shutil
@@ -20,6 +23,7 @@ from injector.settings import TASK, Kind, kinds, reference
 from injector.tally import Tally
 from irevla.data.episodes import EpisodeStore
 from irevla.data.replay import LatentReplay, reopen
+from irevla.errors import UserError
 from irevla.models.policy import VLAPolicy
 from irevla.storage import checkpoint
 
@@ -49,11 +53,13 @@ def one_run(tally: Tally, number: int, kind: Kind, *, folder: Path, most: int, m
     lives = _live_until_done(kind, root, said, tally.luck(number), most=most, mean=mean)
     tally.counts["kills"] += len(lives) - 1
     tally.counts[f"runs of {kind.name}"] += 1
-    faults = _faults_of_lives(lives) + _faults_of_run(kind, root, whole)
+    faults = _faults_of_lives(lives)
+    faults += _faults_of_run(kind, root, whole) if lives[-1].code == 0 else []
     for text in faults:
-        tally.fault(number, f"{kind.name} in {root}, killed {len(lives) - 1} times: {text}")
+        tally.fault(number, f"{kind.name} in {root}: {text}", count=len(lives) - 1)
     if not faults:
         shutil.rmtree(root)
+        said.unlink()
 
 
 def _live_until_done(
@@ -90,13 +96,20 @@ def _faults_of_run(kind: Kind, root: Path, whole: Path) -> list[str]:
         other = differences(left(root), left(whole))
         faults += [f"other bytes: {other}"] if other else []
         faults += ["other counts"] if counts(root) != counts(whole) else []
-    elif (root / "results.json").exists():
+    else:
         faults += invariants(root, updates_per_decision=kind.config.sac.updates_per_decision)
     return faults
 
 
 def invariants(root: Path, *, updates_per_decision: float) -> list[str]:
     """Return what is wrong in a run of SAC that does not repeat to the bit."""
+    try:
+        return _broken(root, updates_per_decision=updates_per_decision)
+    except UserError as error:  # what a reader refuses
+        return [str(error)]
+
+
+def _broken(root: Path, *, updates_per_decision: float) -> list[str]:
     faults = []
     lines = [json.loads(line) for line in (root / "journal.jsonl").read_text().splitlines()]
     (done,) = [line for line in lines if line["event"] == f"rl:{TASK}"]

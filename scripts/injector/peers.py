@@ -12,12 +12,12 @@ import gymnasium as gym
 import numpy as np
 import torch
 
-from injector.lives import LONGEST, Life
+from injector.lives import Life
 from injector.tally import Tally
 from irevla.errors import UserError
 from irevla.storage import checkpoint
 
-PATIENCE = 20.0  # seconds without a step after which it hangs
+PATIENCE = 25.0  # seconds after which it hangs, its start among them
 STEPS = 50  # that must be possible after a hit
 MEGABYTES = 50
 
@@ -61,7 +61,7 @@ def _hit_gymnasium(what: Signals, folder: Path, number: int, *, wait: float) -> 
     answer = folder / "peer.answer"
     answer.unlink(missing_ok=True)
     life = Life(folder / "peer.log", _step_on, what, answer, wait)
-    ended = life.ended(PATIENCE + LONGEST / 10)
+    ended = life.ended(PATIENCE)
     if not ended:
         life.kill(session=True)
     told = answer.read_text() if answer.exists() else ""

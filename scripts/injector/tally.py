@@ -18,9 +18,10 @@ class Tally:
         """Return what case `number` draws from: the same whichever cases came before."""
         return random.Random(f"{self.part} {self.seed} {number}")
 
-    def fault(self, number: int, text: str) -> None:
-        """Note that case `number` went wrong, and how to see it again."""
-        again = f"scripts/attack.py {self.part} --seed {self.seed} --first {number} --count 1"
+    def fault(self, number: int, text: str, *, count: int = 1) -> None:
+        """Note that case `number` went wrong, and how to see it again: it counted as `count`."""
+        place = f"--seed {self.seed} --first {number} --count {max(1, count)}"
+        again = f"scripts/attack.py {self.part} {place}"
         self.faults.append(f"{self.part}, case {number}: {text}\n    again: {again}")
         print(f"FAULT {self.faults[-1]}", flush=True)
 

@@ -86,7 +86,7 @@ def hit_until(
             found = _played(play, folder / f"workers-{name}")
         hits += hit.number
         if (other := _differ(found, wanted)) != "":
-            tally.fault(number, f"{name}, {hit.number} hits: {other}")
+            tally.fault(number, f"{name}, {hit.number} hits: {other}", count=hit.number)
         number += 1
     tally.counts[f"hits in {name}"] += hits
 
