@@ -143,7 +143,7 @@ def _journal(run: Path) -> Any:
 def _words(run: Path) -> Any:
     """All that a report says in words."""
     results = read_results(run / "results.json")
-    said = (headline(results), acting(results), describe(results.config["method"]))
+    said = (headline(results), acting(results), describe(results.settings["method"]))
     return said, results.lines(), list(notes(run, results))
 
 

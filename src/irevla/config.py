@@ -22,6 +22,14 @@ def _check(condition: bool, message: str) -> None:
         raise UserError(message)
 
 
+def is_folder(name: str | Path) -> bool:
+    """Return whether there is a folder of that name: not of one that no file can have, either."""
+    try:
+        return Path(name).is_dir()
+    except (OSError, ValueError):
+        return False
+
+
 def _positive(config: Any, group: str, *names: str) -> None:
     for name in names:
         value = getattr(config, name)
@@ -178,7 +186,7 @@ class ModelConfig:
     @property
     def pretrained(self) -> bool:
         """Whether `vlm` is a VLM that transformers loads: OWNER/NAME on the Hub, or a folder."""
-        return "/" in self.vlm or (self.vlm != "" and Path(self.vlm).is_dir())
+        return "/" in self.vlm or (self.vlm != "" and is_folder(self.vlm))
 
     def _check_small(self) -> None:
         _check(

@@ -180,8 +180,10 @@ class LatentReplay:
         """Map what is committed. The last observation of a truncated episode is no decision."""
         self._journal_size = whole_lines(self.root / EPISODES)
         self._episodes = read_lines(self.root / EPISODES, facts=FACTS)
-        if not all(0 < each["decisions"] <= each["observations"] for each in self._episodes):
-            raise UserError(f"{self.root / EPISODES} is damaged; {ANEW}")
+        for each in self._episodes:
+            sizes = each["decisions"], each["observations"]
+            if not all(type(size) is int for size in sizes) or not 0 < sizes[0] <= sizes[1]:
+                raise UserError(f"{self.root / EPISODES} is damaged; {ANEW}")
         starts = np.cumsum([0, *(episode["observations"] for episode in self._episodes)])
         self._size = int(starts[-1]) * self._record.itemsize
         if (self.root / RECORDS).stat().st_size < self._size:
@@ -243,6 +245,7 @@ def reopen(root: Path) -> LatentReplay:
     header = read_json(root / HEADER, remedy=ANEW)
     with shaped(root / HEADER, remedy=ANEW):
         spec = LatentSpec(**{field.name: header[field.name] for field in fields(LatentSpec)})
+        spec.record()  # for what it raises
     return LatentReplay(root, spec)
 
 

@@ -83,7 +83,7 @@ def until(results: Results, stage: Stage) -> Results:
 
 def success_table(results: Results) -> str:
     """Return the card's section on what the policy of the last stage can do (Markdown)."""
-    config = results.config
+    config = results.settings
     env = config["env"]
     method = config["method"]
     seeds = ", ".join(map(str, results.seeds))

@@ -86,7 +86,7 @@ def write_report(run_dir: Path) -> Path:
         name=run_dir.resolve().name,
         results=results,
         headline=headline(results),
-        method=describe(results.config["method"]),
+        method=describe(results.settings["method"]),
         acting=acting(results),
         lines=results.lines(),
         titles=TITLES,

@@ -11,6 +11,7 @@ from typing import Any
 
 import yaml
 
+from irevla.config import is_folder
 from irevla.errors import UserError
 from irevla.models.files import CARD, CONFIG, Description, parse, policy_folder, write_policy
 from irevla.storage.checkpoint import MANIFEST
@@ -60,7 +61,7 @@ def locate(path: Path | str, *, revision: str = "") -> Path:
     Raises `UserError` where there is none.
     """
     folder = Path(path)
-    if folder.is_dir():
+    if is_folder(folder):
         if revision:
             raise UserError(
                 f"{path} is a folder and has no revision {revision}; only a repository of the Hub "

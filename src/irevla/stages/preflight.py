@@ -1,10 +1,9 @@
 """Everything that can be refused before any work."""
 
 from importlib.util import find_spec
-from pathlib import Path
 
 from irevla.compute.device import find_device
-from irevla.config import METHODS, Config, ModelConfig
+from irevla.config import METHODS, Config, ModelConfig, is_folder
 from irevla.envs.suite import Suite, load_suite
 from irevla.errors import UserError
 from irevla.models.files import check_fits, parse, read_policy
@@ -23,7 +22,7 @@ def preflight(config: Config) -> tuple[Suite, TaskLists]:
     if suite.real_arm is not None:
         _check_real_arm(suite, config)
     check_model(_starting_model(config, suite), find_device(config.device))
-    if config.expert.dataset and not Path(config.expert.dataset).is_dir():
+    if config.expert.dataset and not is_folder(config.expert.dataset):
         raise UserError(
             f"no dataset {config.expert.dataset}; name another as expert.dataset, or none to "
             "collect "

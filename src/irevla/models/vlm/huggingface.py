@@ -22,7 +22,7 @@ from safetensors import SafetensorError
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 
-from irevla.config import ModelConfig
+from irevla.config import ModelConfig, is_folder
 from irevla.errors import UserError
 from irevla.models.vlm.base import VLM
 from irevla.models.vlm.families import FAMILIES, Family, question
@@ -282,7 +282,7 @@ def check_name(config: ModelConfig) -> None:
     """Raise `UserError` unless `config.vlm` is a folder with all the parts of a model, or can be a
     name on the Hub."""
     folder = Path(config.vlm)
-    if folder.is_dir():
+    if is_folder(folder):
         if config.revision:
             raise UserError(
                 f"model.revision is for models on the Hub, and {folder} is a folder: leave it out"
@@ -315,7 +315,7 @@ def _commit(name: str, revision: str) -> str:
 
     Empty for a folder.
     """
-    if Path(name).is_dir():
+    if is_folder(name):
         return ""
     from huggingface_hub import hf_hub_download
 
