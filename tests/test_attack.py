@@ -352,6 +352,32 @@ def test_counts_that_cannot_be_are_refused(tmp_path: Path, change: dict[str, Any
         read_results(path)
 
 
+def test_results_say_what_the_journal_measured(tmp_path: Path) -> None:
+    """A bit makes "sl:x" of "rl:x", and results.json has no checksum."""
+    rows = [
+        Row.of(
+            method="irevla",
+            task=task,
+            category=Category.RL,
+            stage="rl:a",
+            seed=0,
+            successes=1,
+            episodes=2,
+            env_steps=3,
+            seconds=1.0,
+        ).to_json()
+        for task in "ab"
+    ]
+    with open_run(tmp_path, CONFIG) as run:
+        run.journal.append("evaluated rl:a", rows=rows, git="")
+        run.write_results()
+    path = tmp_path / "results.json"
+    assert len(read_results(path).rows) == 2
+    path.write_text(path.read_text().replace("rl:a", "sl:a"))
+    with pytest.raises(UserError, match="measured other rows"):
+        read_results(path)
+
+
 def test_pipes_and_devices_are_no_files(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe")
     (tmp_path / "endless").symlink_to("/dev/zero")

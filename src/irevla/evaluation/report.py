@@ -240,7 +240,10 @@ def _blind_suffices(results: Results, task: str) -> bool:
 def _is_ours(path: Path, run_dir: Path) -> bool:
     """Whether a file that index.json names lies in the run's own videos: it goes into the page."""
     inside = path.parent == run_dir / "videos" and path.name == Path(path.name).name
-    return inside and path.is_file() and not path.is_symlink()
+    try:
+        return inside and path.is_file() and not path.is_symlink()
+    except OSError:  # a name that no file can have
+        return False
 
 
 def clips(run_dir: Path, results: Results) -> Iterator[Clip]:

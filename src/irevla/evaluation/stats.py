@@ -11,6 +11,7 @@ from typing import Any
 from irevla.config import Config
 from irevla.config_io import read_config, to_dict
 from irevla.errors import UserError
+from irevla.storage.journal import read_lines
 from irevla.storage.read import Missing, mapping, read_json, shaped
 from irevla.tasks import BASELINE, SFT, Category, Stage
 
@@ -355,8 +356,22 @@ def read_results(path: Path) -> Results:
             Stage.parse(stage)
         config = mapping(data["config"], "config")
         read_config(config)  # for what it raises
+        _check_measured(path, rows)
         git, command = str(data["git"]), str(data["command"])
         return Results(config, git, mapping(data["machine"], "machine"), command, _latest(rows))
+
+
+def _check_measured(path: Path, rows: Sequence[Row]) -> None:
+    """Raise `ValueError` where the journal beside it, which has checksums, measured other rows."""
+    journal = path.parent / "journal.jsonl"
+    measured = [
+        Row.from_json(row)
+        for record in read_lines(journal, facts={"event"})
+        if str(record["event"]).startswith("evaluated ")
+        for row in record["rows"]
+    ]
+    if measured and measured != list(rows):
+        raise ValueError(f"{journal.name} has measured other rows")
 
 
 def _latest(rows: Iterable[Row]) -> tuple[Row, ...]:
