@@ -2,12 +2,10 @@
 
 import json
 import os
-import random
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -41,6 +39,7 @@ from irevla.storage.journal import Journal
 from irevla.tasks import SHARE, Purpose, first_seed
 from irevla.types import weights_hash
 
+pytestmark = pytest.mark.usefixtures("coarse_plots")
 SUPERVISED = SFTConfig(
     steps=12, batch=16, validate_every=4, warmup=2, augment=AugmentConfig(shift=0)
 )
@@ -84,7 +83,8 @@ def stages(rows: list[dict[str, object]]) -> list[object]:
 
 
 def test_everything_is_there_in_the_end(tmp_path: Path) -> None:
-    rows = run(tmp_path / "run", replace(TINY, eval=EvalConfig(episodes=2, interim=1)))
+    config = replace(TINY, eval=EvalConfig(episodes=2, interim=1))
+    rows = run(tmp_path / "run", config)
     assert stages(rows) == ["baseline", "sft", "rl:left-disc-new", "sl:left-disc-new"]
     assert {row["task"] for row in rows if row["stage"] == "sl:left-disc-new"} == {
         "left-disc", "right-disc", "left-disc-new", "left-square-orange",
@@ -103,6 +103,12 @@ def test_everything_is_there_in_the_end(tmp_path: Path) -> None:
     ]
     page = write_report(tmp_path / "run").read_text()
     assert "left-disc-new" in page and "<video" in page
+
+    def times() -> dict[Path, int]:
+        return {path: path.stat().st_mtime_ns for path in (tmp_path / "run").glob("[ce]*/**/*")}
+
+    before = times()
+    assert run(tmp_path / "run", config) == rows and times() == before, "the same call again"
 
 
 def test_a_second_round_goes_on_from_the_first(demonstrated: ExpertConfig, tmp_path: Path) -> None:
@@ -129,17 +135,6 @@ def test_a_second_round_goes_on_from_the_first(demonstrated: ExpertConfig, tmp_p
     hashes = [weights_hash(vlm) for vlm in files]
     assert hashes[0] == hashes[1] != hashes[2]
     assert "left-disc-new@2" in write_report(tmp_path).read_text()
-
-
-def test_the_same_call_again_changes_nothing(tmp_path: Path) -> None:
-    first = run(tmp_path / "run", TINY)
-    before = {
-        path: path.stat().st_mtime_ns for path in (tmp_path / "run" / "checkpoints").rglob("*")
-    }
-    assert run(tmp_path / "run", TINY) == first
-    assert before == {
-        path: path.stat().st_mtime_ns for path in (tmp_path / "run" / "checkpoints").rglob("*")
-    }
 
 
 @pytest.mark.parametrize("method", sorted(METHODS))
@@ -189,34 +184,6 @@ def test_evaluation_seeds_never_touch_training() -> None:
         )
 
 
-KILLED = """
-import json, sys
-from pathlib import Path
-import torch
-from irevla.algorithm import run_algorithm
-from irevla.config_io import from_dict
-from irevla.runs.run import open_run
-
-torch.set_num_threads(1)
-with open_run(Path(sys.argv[1]), from_dict(json.loads(sys.argv[2]))) as run:
-    run_algorithm(run)
-"""
-
-
-def kill_when(begun: Callable[[], bool], argv: list[str], luck: random.Random) -> None:
-    """Start the run, wait until something has begun, and a random moment more, then kill -9."""
-    process = subprocess.Popen(
-        argv, stderr=subprocess.PIPE, env={**os.environ, "OMP_NUM_THREADS": "1"}
-    )
-    deadline = time.monotonic() + 90
-    while not begun() and process.poll() is None and time.monotonic() < deadline:
-        time.sleep(0.01)
-    time.sleep(0.3 * luck.random())
-    process.kill()
-    _, errors = process.communicate()
-    assert process.returncode == -signal.SIGKILL, errors.decode()
-
-
 LEFT = ("checkpoints/**/*", "expert/**/*", "online/**/*", "videos/*")
 
 
@@ -233,36 +200,6 @@ def events(root: Path) -> list[str]:
 def counts(root: Path) -> list[tuple[Any, ...]]:
     rows = json.loads((root / "results.json").read_text())["rows"]
     return [(row["stage"], row["task"], row["successes"], row["env_steps"]) for row in rows]
-
-
-def test_killed_at_random_moments_and_resumed(tmp_path: Path) -> None:
-    """kill -9 in every stage: in the end the same files, to the bit."""
-    config = replace(
-        TINY,
-        env=replace(TINY.env, workers=2, envs_per_worker=2),
-        sft=replace(SUPERVISED, steps=100, validate_every=10),
-        sl=replace(SUPERVISED, steps=60, validate_every=10),
-        ppo=replace(TINY.ppo, steps=512),
-    )
-    whole = tmp_path / "whole"
-    broken = tmp_path / "broken"
-    luck = random.Random(0)
-    run(whole, config)
-
-    def logged(text: str) -> bool:
-        path = broken / "metrics.jsonl"
-        return path.exists() and text in path.read_text()
-
-    argv = [sys.executable, "-c", KILLED, str(broken), json.dumps(to_dict(config))]
-    stages_begun = ('"stage": "sft"', '"stage": "rl:', '"stage": "sl:')
-    kill_when(lambda: (broken / "expert").exists(), argv, luck)
-    for stage in stages_begun:
-        kill_when(lambda stage=stage: logged(stage), argv, luck)
-    run(broken, config)
-
-    assert left(whole) == left(broken)
-    assert events(whole) == events(broken)
-    assert counts(whole) == counts(broken)
 
 
 @pytest.fixture(scope="module")

@@ -13,6 +13,7 @@ from irevla.errors import UserError
 from irevla.learners.ppo import PPO
 from irevla.storage.metrics import read_metrics
 
+pytestmark = pytest.mark.usefixtures("coarse_plots")
 FEW = SFTConfig(steps=4, batch=16, validate_every=4, warmup=1)
 
 

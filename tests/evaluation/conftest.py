@@ -160,9 +160,3 @@ def make_run(tmp_path: Path) -> Callable[..., Path]:
         return directory
 
     return make
-
-
-@pytest.fixture
-def coarse_plots(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What is looked at is what is drawn, not how finely: a page takes a third of the time."""
-    monkeypatch.setattr("irevla.evaluation.plots.DPI", 40)

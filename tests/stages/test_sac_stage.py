@@ -48,6 +48,7 @@ from irevla.storage.metrics import Metrics
 from irevla.tasks import SFT, Stage
 from irevla.types import Observation, weights_hash
 
+pytestmark = pytest.mark.usefixtures("coarse_plots")
 TASK = "left-disc-new"
 PLAIN = AugmentConfig(shift=0, colour=0.0)
 SUPERVISED = SFTConfig(steps=250, batch=32, validate_every=250, warmup=10, augment=PLAIN)
@@ -186,7 +187,7 @@ def test_what_succeeds_while_it_learns_is_kept_as_it_was_done(
         assert (done == episode.actions[0]).all(1).any(), "the label is what was done"
 
 
-@pytest.mark.parametrize("async_learner", [False, True])
+@pytest.mark.parametrize("async_learner", [False, pytest.param(True, marks=pytest.mark.slow)])
 def test_a_second_round_has_buffers_of_its_own(
     async_learner: bool, config: Config, tmp_path: Path
 ) -> None:
