@@ -378,6 +378,18 @@ def test_results_say_what_the_journal_measured(tmp_path: Path) -> None:
         read_results(path)
 
 
+def test_a_journal_that_lost_lines_is_not_gone_on_from(tmp_path: Path) -> None:
+    row = {"stage": "sft", "task": "left-disc"}
+    with open_run(tmp_path, CONFIG) as run:
+        run.journal.append("sft")
+        run.journal.append("evaluated sft", rows=[row], git="")
+        run.write_results()
+    journal = tmp_path / "journal.jsonl"
+    journal.write_bytes(journal.read_bytes().splitlines(keepends=True)[0])
+    with pytest.raises(UserError, match=r"journal\.jsonl lacks what"), open_run(tmp_path, CONFIG):
+        pass
+
+
 def test_pipes_and_devices_are_no_files(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe")
     (tmp_path / "endless").symlink_to("/dev/zero")

@@ -20,7 +20,7 @@ from irevla.storage.disk import writing
 from irevla.storage.journal import Journal, run_lock
 from irevla.storage.metrics import Metrics
 from irevla.storage.provenance import command, git_commit, is_clean, machine
-from irevla.storage.read import Missing, read_yaml
+from irevla.storage.read import Missing, read_json, read_yaml
 from irevla.tasks import Stage, draw_seed
 
 CONFIG, RESULTS, JOURNAL = "config.yaml", "results.json", "journal.jsonl"
@@ -104,6 +104,7 @@ def open_run(directory: Path, config: Config, *, tensorboard: bool = False) -> I
                 "or choose another --out"
             )
         run = Run(directory, config, journal, metrics, checkpoints)
+        _check_whole(run)
         _note_changes(run)
         yield run
 
@@ -111,6 +112,24 @@ def open_run(directory: Path, config: Config, *, tensorboard: bool = False) -> I
 def is_finished(directory: Path) -> bool:
     """Return whether the run in `directory` has nothing left to do."""
     return Journal(directory / JOURNAL).done(FINISHED) is not None
+
+
+def _check_whole(run: Run) -> None:
+    """Raise `UserError` where results.json, which is written from the journal, has more rows.
+
+    Then it is no journal of this run, or has lost lines; going on from it would begin again in
+    silence. A results.json that is damaged says nothing, and is written anew.
+    """
+    path = run.directory / RESULTS
+    try:
+        rows = len(read_json(path)["rows"]) if path.exists() else 0
+    except (UserError, LookupError, TypeError):
+        return
+    if rows > len(run.rows()):
+        raise UserError(
+            f"{run.journal.path} lacks what {path.name} has measured: restore it, or choose "
+            "another --out"
+        )
 
 
 def _note_changes(run: Run) -> None:
