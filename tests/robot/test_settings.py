@@ -92,6 +92,12 @@ def test_a_file_of_version_0_1_reads_as_before(tmp_path: Path) -> None:
     assert (settings.success_detector, settings.classifier) == ("classifier", "carrot")
 
 
+def test_a_number_beyond_all_floats_is_told(tmp_path: Path) -> None:
+    workspace = {"low": [0.3, -0.3, 0.1], "high": [0.6, 0.3, 10**400]}
+    with pytest.raises(UserError, match=r"workspace\.high must be a float"):
+        read_settings(written(tmp_path, workspace=workspace))
+
+
 def test_a_file_that_is_none_is_said_in_one_line(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -4,6 +4,7 @@ explains it."""
 import dataclasses
 import math
 import os
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -198,9 +199,10 @@ def _triple(value: Any, name: str) -> tuple[float, float, float]:
 
 
 def _as(value: Any, kind: type, name: str) -> Any:
-    if kind is float and isinstance(value, int) and not isinstance(value, bool):
+    whole = isinstance(value, int) and not isinstance(value, bool)
+    if kind is float and whole and abs(value) <= sys.float_info.max:
         value = float(value)
-    if kind is str and isinstance(value, int) and not isinstance(value, bool):
+    if kind is str and whole:
         value = str(value)  # a policy's hash may begin with digits
     wrong = type(value) is not kind
     if wrong or (kind is float and not math.isfinite(value)):
