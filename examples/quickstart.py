@@ -14,7 +14,7 @@ config = replace(
     expert=replace(full.expert, episodes=20),
     sft=replace(full.sft, steps=300, batch=32, validate_every=300),
     sl=replace(full.sl, steps=50, batch=32, validate_every=50),
-    ppo=replace(full.ppo, steps=3_000),
+    ppo=replace(full.ppo, steps=2_500),
     harvest=replace(full.harvest, episodes=5),
     eval=replace(full.eval, episodes=10, interim=0, videos=False),
 )

@@ -24,7 +24,7 @@ SMALL = replace(
 @pytest.mark.timeout(400)
 def test_acting_keeps_its_rate_while_sac_learns() -> None:
     for decisions in (20, 60, 180):  # longer where a busy machine leaves the learner no time
-        found = latency.run(decisions=decisions, hz=10.0, config=SMALL)
+        found = latency.run(decisions=decisions, hz=20.0, config=SMALL)
         if min(found[way]["updates_per_s"] for way in ("async", "thread")) > 0:
             break
     assert found["off"]["updates_per_s"] == 0
