@@ -68,9 +68,9 @@ if __name__ == "__main__":
     toy = irevla.preset("pointmass", suite="your_env:SUITE", method="sft", threads=1)
     config = replace(  # demonstrations, stage 0, success rates: minute ones
         toy,
-        expert=replace(toy.expert, episodes=20),
+        expert=replace(toy.expert, episodes=10),
         sft=replace(toy.sft, steps=100, batch=32, validate_every=100),
-        eval=replace(toy.eval, episodes=10, videos=False),
+        eval=replace(toy.eval, episodes=5, videos=False),
     )
     with tempfile.TemporaryDirectory() as out:
         policy = irevla.run(config, out=f"{out}/bar")

@@ -21,6 +21,7 @@ SMALL = replace(
 )
 
 
+@pytest.mark.slow  # it looks at the clock: on its own, not beside other tests
 @pytest.mark.timeout(400)
 def test_acting_keeps_its_rate_while_sac_learns() -> None:
     for decisions in (20, 60, 180):  # longer where a busy machine leaves the learner no time

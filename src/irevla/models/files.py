@@ -22,7 +22,7 @@ from irevla.models.fingerprint import FINGERPRINT, Fingerprint
 from irevla.models.vlm.base import VLM
 from irevla.storage import checkpoint
 from irevla.storage.checkpoint import split_name
-from irevla.storage.disk import remedy
+from irevla.storage.disk import locked, remedy
 from irevla.storage.journal import Journal
 
 WEIGHTS = "model.safetensors"
@@ -167,10 +167,12 @@ def write_policy(
     have edited it, unless `keep_card` is off. Raises `UserError` where there is anything but an
     older policy, and where it cannot be written.
     """
+    place = directory.resolve()  # a link stays one
     try:
-        _check_replaceable(directory)
-        place = directory.resolve()  # a link stays one
-        new = not (keep_card and (place / CARD).exists())
+        place.parent.mkdir(parents=True, exist_ok=True)
+        with locked(place.parent):  # while another writer swaps it, the folder is not there
+            _check_replaceable(directory)
+            new = not (keep_card and (place / CARD).exists())
         checkpoint.save(place, files, texts={CARD: card}, keep=keep_card)
     except OSError as error:
         raise UserError(
