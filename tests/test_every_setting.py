@@ -143,14 +143,14 @@ def environments(config: Config, folder: Path) -> Any:
 def workers(config: Config, folder: Path) -> Any:
     """Which processes are started, and how long they may take to answer."""
     started: list[Any] = []
-    kind = vector._Process
+    kind = vector.WorkerProcess
 
     def process(greeting: dict[str, Any], *, timeout: float) -> MagicMock:
         started.append((greeting["buffers"]["n"], timeout))
         return MagicMock(spec=kind, buffers=MagicMock())
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(vector, "_Process", process)
+        patch.setattr(vector, "hire", process)
         VectorEnv(POINTMASS, config.env, iter([Job("left-disc", seed) for seed in range(100)]))
     return started
 

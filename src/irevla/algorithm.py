@@ -5,6 +5,7 @@ the journal says that it is done, and goes on from its newest checkpoint where i
 """
 
 from irevla.config import METHODS
+from irevla.envs.processes import workers_outlive_stages
 from irevla.evaluation.in_run import baselines, evaluate_stage, videos
 from irevla.models.policy import VLAPolicy
 from irevla.rollout.demonstrations import open_store
@@ -18,6 +19,7 @@ from irevla.stages.supervised import run_supervised
 from irevla.tasks import SFT, Stage
 
 
+@workers_outlive_stages()
 def run_algorithm(run: Run) -> VLAPolicy:
     """Run Algorithm 1, or the baseline that `config.method` names; return the policy.
 

@@ -6,20 +6,11 @@ Each worker has one thread and one GL context and steps several environments, it
 `send`): while one steps, the images of another are encoded.
 """
 
-import json
 import logging
 import mmap
-import os
-import subprocess
-import sys
-import tempfile
-import time
 from collections.abc import Iterator, Sequence
-from contextlib import suppress
 from dataclasses import asdict, dataclass, fields, replace
 from itertools import islice
-from multiprocessing.connection import Pipe
-from pathlib import Path
 from types import TracebackType
 from typing import Any
 
@@ -27,20 +18,12 @@ import numpy as np
 from jaxtyping import Bool, Float32, Int, UInt8
 
 from irevla.config import EnvConfig
+from irevla.envs.processes import Lost, WorkerProcess, dismiss, hire, rest
 from irevla.envs.suite import Authorization, Suite
 from irevla.envs.worker import Job as Job
 from irevla.envs.worker import SharedBuffers
 from irevla.errors import UserError
 from irevla.types import Observation
-
-START_TIMEOUT = 120.0  # seconds for a worker to import its simulator: longer than a step may take
-CLOSE_TIMEOUT = 2.0  # seconds for all workers to leave by themselves
-ONE_THREAD = {
-    "OMP_NUM_THREADS": "1",
-    "MKL_NUM_THREADS": "1",
-    "OPENBLAS_NUM_THREADS": "1",
-    "LP_NUM_THREADS": "0",
-}
 
 _log = logging.getLogger(__name__)
 
@@ -100,102 +83,12 @@ def _observation(
     return Observation.of(images[slots], [job.instruction for job in chosen])
 
 
-class _Lost(Exception):
-    """A worker died, hung or reported an exception; the text says which."""
-
-
-class _Process:
-    """One worker process, its pipe and its buffers."""
-
-    def __init__(self, greeting: dict[str, Any], *, timeout: float) -> None:
-        self._started = False
-        self._timeout = timeout
-        size = greeting["buffers"]
-        # The file has no name: nothing is left, whatever happens.
-        with tempfile.TemporaryFile(dir=memory_folder()) as file:
-            file.truncate(SharedBuffers.nbytes(**size))
-            self.buffers = SharedBuffers.on(mmap.mmap(file.fileno(), 0), **size)
-            self._pipe, child = Pipe()
-            with child:
-                self._popen = spawn("irevla.envs.worker", child.fileno(), file.fileno())
-        self.tell(greeting)
-
-    def tell(self, message: dict[str, Any]) -> None:
-        """Send one message. If nobody listens any more, `wait` will find out."""
-        with suppress(OSError):
-            self._pipe.send_bytes(json.dumps(message).encode())
-
-    def wait(self) -> None:
-        """Return when the last command is done.
-
-        Raises `_Lost`, or the `UserError` that an environment raised.
-        """
-        if not self._started:
-            self._answer(START_TIMEOUT)
-            self._started = True
-        self._answer(self._timeout)
-
-    def _answer(self, timeout: float) -> None:
-        if not self._pipe.poll(timeout):
-            raise _Lost(f"gave no answer for {timeout:g} s")
-        try:
-            answer = json.loads(self._pipe.recv_bytes())
-        except (EOFError, OSError) as error:
-            with suppress(subprocess.TimeoutExpired):
-                self._popen.wait(1.0)
-            raise _Lost(f"died (exit status {self._popen.returncode})") from error
-        if answer.get("user"):
-            raise UserError(answer["error"])
-        if answer:
-            raise _Lost("raised an exception:\n" + answer["error"])
-
-    def hang_up(self) -> None:
-        """The worker exits by itself when it reads the end of its pipe."""
-        self._pipe.close()
-
-    def end(self, timeout: float = 0.0) -> None:
-        """Wait for the process to exit; after `timeout` seconds it is killed."""
-        self.hang_up()
-        with suppress(subprocess.TimeoutExpired):
-            self._popen.wait(timeout)
-        self._popen.kill()
-        with suppress(subprocess.TimeoutExpired):  # stuck in the kernel: it is as good as gone
-            self._popen.wait(CLOSE_TIMEOUT)
-
-    @property
-    def pid(self) -> int:
-        return self._popen.pid
-
-
-def memory_folder() -> str | None:
-    """Return where files are memory; None where there is no such folder."""
-    return "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
-
-
-def spawn(module: str, pipe: int, memory: int, *arguments: str) -> subprocess.Popen[bytes]:
-    """Run `module` in a fresh interpreter with our process id, two file descriptors and
-    `arguments`.
-
-    Not multiprocessing's spawn: that unpickles, and runs the caller's script a second time.
-    """
-    # A suite may lie anywhere that we can import.
-    path = os.pathsep.join(entry or str(Path.cwd()) for entry in sys.path)
-    command = [sys.executable, "-P", "-m", module, str(os.getpid()), str(pipe), str(memory)]
-    return subprocess.Popen(
-        [*command, *arguments],
-        stdin=subprocess.DEVNULL,
-        pass_fds=(pipe, memory),
-        env={**os.environ, **ONE_THREAD, "PYTHONPATH": path},
-        process_group=0,  # Ctrl-C in the terminal does not reach it, not even while Python starts
-    )
-
-
 class _WorkerState:
     """The driver's book about one worker: which episode each slot plays, and what comes next."""
 
     def __init__(self, size: dict[str, int]) -> None:
         n = size["n"]
-        self.process: _Process | None = None  # None: it never had a job
+        self.process: WorkerProcess | None = None  # None: it never had a job
         self.buffers = SharedBuffers.on(mmap.mmap(-1, SharedBuffers.nbytes(**size)), **size)
         self.jobs: list[Job | None] = [None] * n
         self.deck: list[Job | None] = [None] * n
@@ -208,7 +101,7 @@ class _WorkerState:
     def step(self) -> Int[np.ndarray, " n"]:
         return np.array([len(actions) for actions in self.taken])
 
-    def begin(self, process: _Process) -> None:
+    def begin(self, process: WorkerProcess) -> None:
         """Start all jobs in `process`, each where its actions so far have led it."""
         process.tell({"begin": _as_json(self.jobs), "replay": self.taken})
         self.process = process
@@ -216,7 +109,7 @@ class _WorkerState:
         self.waiting = True
         self.stepping = False
 
-    def begin_again(self, process: _Process) -> None:
+    def begin_again(self, process: WorkerProcess) -> None:
         """Start all jobs in a new process from their beginning."""
         self.taken = [[] for _ in self.jobs]
         self.begin(process)
@@ -306,8 +199,8 @@ class VectorEnv:
                 state.deck = [self._next_job() for _ in range(self.n)]
                 state.begin_again(state.process or self._new_process())
 
-    def _new_process(self) -> _Process:
-        return _Process(self._greeting, timeout=self.config.timeout)
+    def _new_process(self) -> WorkerProcess:
+        return hire(self._greeting, timeout=self.config.timeout)
 
     def state(self) -> dict[str, Any]:
         """Return what the episodes under way are, as JSON: jobs, and the actions taken in them.
@@ -377,7 +270,7 @@ class VectorEnv:
             try:
                 state.process.wait()
                 break
-            except _Lost as reason:
+            except Lost as reason:
                 lost |= state.playing()
                 previous = tuple(state.jobs)
                 self._replace(worker, str(reason))
@@ -389,12 +282,7 @@ class VectorEnv:
     def close(self) -> None:
         """End all workers; those that do not leave within seconds are killed. Safe to call
         again."""
-        processes = [state.process for state in self._states if state.process is not None]
-        for process in processes:
-            process.hang_up()
-        deadline = time.monotonic() + CLOSE_TIMEOUT
-        for process in processes:
-            process.end(max(0.0, deadline - time.monotonic()))
+        dismiss([state.process for state in self._states if state.process is not None])
 
     def __enter__(self) -> "VectorEnv":
         return self
@@ -405,6 +293,9 @@ class VectorEnv:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
+        for state in self._states if error is None and self.suite.real_arm is None else ():
+            if state.process is not None and rest(state.process, busy=state.waiting):
+                state.process = None
         self.close()
 
     def _next_job(self) -> Job | None:

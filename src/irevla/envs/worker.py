@@ -3,7 +3,8 @@ without torch.
 
 The protocol. Images, actions and flags lie in `SharedBuffers`, a piece of anonymous memory that
 both sides see; JSON over a pipe says when. The driver sends a greeting (suite, settings, sizes, and
-who may act on a real arm), then commands one at a time:
+who may act on a real arm), then commands one at a time; another greeting may follow, with other
+settings:
 
 - `{"begin": [job or null, ...], "replay": [[action, ...], ...]}`: each slot starts its job, and
   takes the actions of its part of "replay" at once: an episode that was under way goes on where it
@@ -249,15 +250,16 @@ def _serve(connection: Connection, memory: int) -> None:
     """Obey until the driver hangs up (EOFError) or something fails, which is reported."""
     pool = None
     try:
-        greeting = json.loads(connection.recv_bytes())
-        suite = load_suite(greeting["suite"])
-        if greeting["authorization"] is not None:
-            suite.authorize(Authorization(**greeting["authorization"]))
-        buffers = SharedBuffers.on(mmap.mmap(memory, 0), **greeting["buffers"])
-        pool = EnvPool(suite, EnvConfig(**greeting["config"]), buffers)
         while True:
+            message = json.loads(connection.recv_bytes())
+            if "suite" in message:
+                if pool is not None:
+                    pool.close()
+                pool = _make_pool(message, memory)
+            else:
+                assert pool is not None, "a greeting comes first"
+                pool.obey(message)
             connection.send_bytes(b"{}")
-            pool.obey(json.loads(connection.recv_bytes()))
     except (EOFError, ConnectionError):
         pass  # the driver closed the pipe or is gone
     except UserError as error:
@@ -267,6 +269,14 @@ def _serve(connection: Connection, memory: int) -> None:
     finally:
         if pool is not None:
             pool.close()
+
+
+def _make_pool(greeting: dict[str, Any], memory: int) -> EnvPool:
+    suite = load_suite(greeting["suite"])
+    if greeting["authorization"] is not None:
+        suite.authorize(Authorization(**greeting["authorization"]))
+    buffers = SharedBuffers.on(mmap.mmap(memory, 0), **greeting["buffers"])
+    return EnvPool(suite, EnvConfig(**greeting["config"]), buffers)
 
 
 def _report(connection: Connection, text: str, *, user: bool) -> None:

@@ -6,6 +6,7 @@ Physics is the stock environment's, bit by bit; only the image is rendered from 
 stock reset settles everything twice over, once its random start position is seeded.
 """
 
+import copy
 import functools
 import warnings
 from typing import Any
@@ -113,13 +114,16 @@ def stock(task: str) -> Any:
     base = ALL_V3_ENVIRONMENTS[f"{spec.skill}-v3"]
     variant = spec.variant
 
-    class Varied(base):  # type: ignore[misc, valid-type]
+    class Compiled(base):  # type: ignore[misc, valid-type]
         def _initialize_simulation(self) -> tuple[Any, Any]:
-            return _simulation(self.fullpath, variant)
+            import mujoco
+
+            model = copy.copy(_compiled(task, self.fullpath))  # its own: bodies are moved in it
+            return model, mujoco.MjData(model)
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # gymnasium's remarks on float64 spaces
-        env = (base if variant == Variant() else Varied)()
+        env = Compiled()
     env._freeze_rand_vec = False
     env.seeded_rand_vec = True
     env._set_task_called = True
@@ -145,9 +149,14 @@ def _policy(skill: str) -> Any:
 # --- Variants
 
 
-def _simulation(path: str, variant: Variant) -> tuple[Any, Any]:
+@functools.cache
+def _compiled(task: str, path: str) -> Any:
+    """Return the model of `task`, whose stock file is at `path`: compiled once in a process."""
     import mujoco
 
+    variant = SPECS[task].variant
+    if variant == Variant():
+        return mujoco.MjModel.from_xml_path(path)
     spec = mujoco.MjSpec.from_file(path)
     for material, rgb in variant.recolour.items():
         changed = spec.material(material)
@@ -155,8 +164,7 @@ def _simulation(path: str, variant: Variant) -> tuple[Any, Any]:
         changed.textures = [""] * mujoco.mjtTextureRole.mjNTEXROLE
     if variant.handle:
         _reshape(spec, variant.handle)
-    model = spec.compile()
-    return model, mujoco.MjData(model)
+    return spec.compile()
 
 
 def _reshape(spec: Any, handle: Handle) -> None:
