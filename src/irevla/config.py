@@ -162,7 +162,7 @@ class ModelConfig:
     head_hidden: int = 256  # width of the MLP of the action and critic heads
     lora: LoRAConfig = field(default_factory=LoRAConfig)
     revision: str = ""  # commit, tag or branch on the Hub; empty: main
-    dtype: str = "auto"  # float32, bfloat16 (with LoRA); auto: the latter on CUDA with LoRA
+    dtype: str = "auto"  # float32, bfloat16 (with LoRA); auto: the latter where it is faster
     quantize: str = ""  # 4bit: its own weights in NF4; needs CUDA, bitsandbytes and LoRA
     gradient_checkpointing: bool = False  # compute activations twice: less memory, more time
     compile: bool = False  # torch.compile: minutes at the first images, faster afterwards
@@ -193,7 +193,11 @@ class ModelConfig:
             self.width % self.head_groups == 0,
             f"model.width {self.width} must be a multiple of model.head_groups {self.head_groups}",
         )
-        for name in ("revision", "dtype", "quantize", "gradient_checkpointing", "compile"):
+        _check(
+            self.dtype != "bfloat16",
+            f"the weights of {self.vlm!r} are float32: choose model.dtype auto or float32",
+        )
+        for name in ("revision", "quantize", "gradient_checkpointing", "compile"):
             unset = getattr(self, name) == getattr(ModelConfig, name)
             _check(unset, _only_pretrained(f"model.{name}", self.vlm))
         unset = self.lora.towers == LoRAConfig.towers

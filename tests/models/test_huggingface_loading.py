@@ -321,7 +321,7 @@ def test_missing_packages_and_cards(folders: Folders, monkeypatch: pytest.Monkey
     ("vlm", "settings", "message"),
     [
         ("tiny-random", {"revision": "main"}, "model.revision is for OWNER/NAME on the Hub"),
-        ("tiny-random", {"dtype": "bfloat16"}, "model.dtype is for OWNER/NAME"),
+        ("tiny-random", {"dtype": "bfloat16"}, "are float32: choose model.dtype auto"),
         (
             "tiny-random",
             {"lora": replace(LORA, towers=("vision",))},

@@ -1,5 +1,8 @@
 """How fast images become latents: the VLM's forward pass, as a rollout and the harvest make it."""
 
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -10,6 +13,7 @@ from irevla.bench.mfu import (
     Stopwatch,
     default_device,
     flop,
+    median,
     seconds,
     utilisation,
 )
@@ -27,7 +31,7 @@ def run(
     memory.
 
     `compile`: with torch.compile, whose parts are not told apart. "ratio" is the model FLOP
-    utilisation.
+    utilisation; of a small VLM, "against_float32" is how many times as long it takes in that.
     """
     spec = find_vlm(vlm)
     device = default_device()
@@ -44,6 +48,7 @@ def run(
     result = utilisation(measure, device, images=len(observation), flop_per_image=per_image)
     return {
         **result,
+        **against_float32(policy, measure, result["seconds"]),
         "where": {} if compile else where(policy, spec, observation, device),
         "weights": weights(policy),
         "vlm": vlm,
@@ -58,6 +63,30 @@ def run(
 def encode(policy: VLAPolicy, observation: Observation) -> Features:
     """Return latents as RL caches them: without gradients."""
     return policy.encode(observation)
+
+
+def against_float32(
+    policy: VLAPolicy, measure: Callable[[], list[float]], middle: float
+) -> dict[str, float]:
+    """Return how many times as long all products in float32 take as `middle` seconds.
+
+    Nothing for a VLM of transformers, whose type is its weights'.
+    """
+    if policy.config.pretrained:
+        return {}
+    with float32(policy):
+        return {"against_float32": median(measure()) / middle}
+
+
+@contextmanager
+def float32(policy: VLAPolicy) -> Iterator[None]:
+    """Let a policy compute everything in float32."""
+    config = policy.config
+    policy.config = replace(config, dtype="float32")
+    try:
+        yield
+    finally:
+        policy.config = config
 
 
 def random_images(spec: BenchVLM, count: int) -> UInt8[np.ndarray, "B H W 3"]:

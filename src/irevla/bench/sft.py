@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from irevla.bench.encode import random_images, random_observation, weights
+from irevla.bench.encode import against_float32, random_images, random_observation, weights
 from irevla.bench.mfu import (
     Stopwatch,
     default_device,
@@ -41,7 +41,7 @@ def run(
     With augmentation and AdamW. LoRA of rank 16 and the head learn in a large VLM, everything in a
     small one. "ratio" is the model FLOP utilisation of the whole step; what
     `gradient_checkpointing` computes again does not count as work done. `compile`: with
-    torch.compile, whose parts are not told apart.
+    torch.compile, whose parts are not told apart. "against_float32" as of `encode`.
     """
     spec = find_vlm(vlm)
     device = default_device()
@@ -62,6 +62,7 @@ def run(
     result = utilisation(measure, device, images=batch, flop_per_image=per_sample)
     return {
         **result,
+        **against_float32(policy, measure, result["seconds"]),
         "where": {} if compile else _where(policy, spec, mixture, batch=batch, device=device),
         "weights": weights(policy),
         "trainable": sum(parameter.numel() for parameter in policy.trainable("all")),

@@ -45,6 +45,7 @@ from irevla.models.fingerprint import (
 from irevla.models.heads import ActionHead
 from irevla.models.hub import locate, model_card, upload
 from irevla.models.lora import add_lora, check_lora, is_lora
+from irevla.models.products import mixed_precision
 from irevla.models.vlm.base import VLM
 from irevla.models.vlm.registry import build_vlm
 from irevla.tasks import Parts
@@ -100,11 +101,16 @@ class VLAPolicy(nn.Module):
         """Return h of an observation: float32, with gradients where the VLM is trainable.
 
         Under `torch.no_grad`, as where RL acts, the tokens are plain tensors on which the head can
-        be trained. CUDA computes in bfloat16. Raises `UserError` for images of another size than
-        the model's.
+        be trained. CUDA computes in bfloat16, and so does a small VLM on a CPU that is fast at it,
+        unless `config.dtype` is float32. Raises `UserError` for images of another size than the
+        model's.
         """
         self._check_size(observation.images)
-        with torch.autocast("cuda", torch.bfloat16, enabled=self.device.type == "cuda"):
+        return self._encode(observation, mixed=self.config.dtype == "auto")
+
+    def _encode(self, observation: Observation, *, mixed: bool) -> Features:
+        cuda = self.device.type == "cuda"
+        with torch.autocast("cuda", torch.bfloat16, enabled=cuda), mixed_precision(mixed):
             h = self.vlm.encode(observation.to(self.device))
         return Features(h.tokens.float(), h.mask)
 
@@ -180,7 +186,7 @@ class VLAPolicy(nn.Module):
     def fingerprint(self) -> Fingerprint:
         """Return what it makes of one fixed picture and sentence: see `models.fingerprint`."""
         with _acting(self), _eager(self.config):
-            h = self.encode(fixed_observation(self.image_size))
+            h = self._encode(fixed_observation(self.image_size), mixed=False)
             mean = self.mean(h)
         coarse = self.device.type == "cuda" or any(
             parameter.dtype == torch.bfloat16 for parameter in self.vlm.parameters()

@@ -123,7 +123,7 @@ def stock(task: str) -> Any:
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # gymnasium's remarks on float64 spaces
-        env = Compiled()
+        env: Any = Compiled()
     env._freeze_rand_vec = False
     env.seeded_rand_vec = True
     env._set_task_called = True

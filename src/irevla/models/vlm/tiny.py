@@ -18,6 +18,7 @@ from jaxtyping import Bool, Float, Int, UInt8
 from torch import Tensor, nn
 
 from irevla.errors import UserError
+from irevla.models.products import Linear, is_mixed, linear
 from irevla.models.vlm import tokenizer
 from irevla.models.vlm.base import VLM
 from irevla.types import Features, Observation
@@ -193,8 +194,9 @@ class Stem(nn.Module):
         Images lie in memory as channels-last convolutions want them, so that no permutation copies.
         """
         x = images.permute(0, 3, 1, 2).float().mul_(1 / 127.5).sub_(1)
-        tokens: Tensor = self.layers(x).permute(0, 2, 3, 1).flatten(1, 2)
-        return tokens
+        with torch.autocast("cpu", torch.bfloat16, enabled=is_mixed(x)):
+            tokens: Tensor = self.layers(x)
+        return tokens.float().permute(0, 2, 3, 1).flatten(1, 2)
 
 
 def _convolution(inputs: int, outputs: int, *, last: bool) -> nn.Conv2d:
@@ -216,11 +218,11 @@ class Block(nn.Module):
         super().__init__()
         self.heads = heads
         self.norm1 = nn.LayerNorm(width)
-        self.qkv = nn.Linear(width, 3 * width)
-        self.out = nn.Linear(width, width)
+        self.qkv = Linear(width, 3 * width)
+        self.out = Linear(width, width)
         self.norm2 = nn.LayerNorm(width)
-        self.up = nn.Linear(width, 4 * width)
-        self.down = nn.Linear(4 * width, width)
+        self.up = Linear(width, 4 * width)
+        self.down = Linear(4 * width, width)
 
     def forward(
         self, x: Float[Tensor, "B S d"], visible: Bool[Tensor, "..."] | None
@@ -264,7 +266,7 @@ class DecoderBlock(Block):
         """Return x after the layer. `visible`: query x key, first those of h."""
         width = x.shape[-1]
         q, k, v = self._heads(self.qkv(self.norm1(x)))
-        h_k, h_v = self._heads(F.linear(h, self.qkv.weight[width:], self.qkv.bias[width:]))
+        h_k, h_v = self._heads(linear(h, self.qkv.weight[width:], self.qkv.bias[width:]))
         return self._rest(x, q, torch.cat([h_k, k], 2), torch.cat([h_v, v], 2), visible)
 
 
