@@ -61,7 +61,7 @@ class Observation:
 class Features:
     """The VLM's last hidden states h: all that RL needs of an observation.
 
-    `mask` is True at real tokens, False at padding.
+    `mask` is True at real tokens, False at padding. Tokens that are kept are bfloat16.
     """
 
     tokens: Float[Tensor, "B m d"]
@@ -76,6 +76,14 @@ class Features:
     def to(self, device: torch.device | str) -> "Features":
         """Return the same latents on another device."""
         return Features(self.tokens.to(device), self.mask.to(device))
+
+    def rounded(self) -> "Features":
+        """Return them as they are kept: in bfloat16, half as large."""
+        return Features(self.tokens.bfloat16(), self.mask)
+
+    def float(self) -> "Features":
+        """Return them as heads read them: in float32."""
+        return Features(self.tokens.float(), self.mask)
 
     @staticmethod
     def cat(parts: Sequence["Features"]) -> "Features":

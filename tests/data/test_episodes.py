@@ -89,6 +89,15 @@ def test_read_gives_all_frames(store: EpisodeStore) -> None:
     assert [frames.tasks[i] for i in frames.task] == ["reach"] * 10 + ["push"] * 5
 
 
+def test_frames_are_decoded_once_until_there_are_more(store: EpisodeStore) -> None:
+    frames = store.read()
+    assert store.read() is frames
+    store.append(episode(90))
+    more = store.read()
+    assert len(more) == len(frames) + 5 and store.read() is more
+    np.testing.assert_array_equal(more.images[: len(frames)], frames.images)
+
+
 def test_an_empty_store_can_be_read(tmp_path: Path) -> None:
     EpisodeStore(tmp_path / "s", SPEC)
     store = EpisodeStore(tmp_path / "s")

@@ -157,7 +157,7 @@ def test_where_no_gradient_is_finite_it_says_so(
     expert: EpisodeStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     frames = expert.read()
-    frames.actions[:] = np.nan
+    frames = replace(frames, actions=np.full_like(frames.actions, np.nan))
 
     def read(self: EpisodeStore) -> Frames:
         return frames

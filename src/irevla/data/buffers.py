@@ -19,7 +19,7 @@ class RolloutBatch:
     bootstraps. `valid` is False where a worker died and its partial episode was dropped.
     """
 
-    features: Features  # (T*B) x m x d: of the observation before each action, encoded once
+    features: Features  # (T*B) x m x d: of the observation before each action
     actions: Float[Tensor, "T B A"]  # as sampled, before the environment clips to [-1, 1]
     log_probs: Float[Tensor, "T B"]  # under the policy that acted
     values: Float[Tensor, "T B"]

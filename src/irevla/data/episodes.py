@@ -25,6 +25,7 @@ from irevla.data.lerobot import EpisodeInfo, Stats
 from irevla.data.store_spec import StoreSpec, create, flat, is_vacant, read_spec, summary
 from irevla.errors import UserError
 from irevla.storage import disk
+from irevla.storage.mapped import mapped
 from irevla.storage.read import read_json, shaped
 from irevla.types import Episode
 
@@ -33,9 +34,9 @@ LARGEST_ACTION = 1.001  # rounding apart
 
 @dataclass(frozen=True)
 class Frames:
-    """All frames of a store in memory; `instruction`, `task` and `episode` are indices."""
+    """All frames of a store; `instruction`, `task` and `episode` are indices."""
 
-    images: UInt8[np.ndarray, "N H W 3"]
+    images: UInt8[np.ndarray, "N H W 3"]  # in a mapped file, which memory need not hold
     actions: Float32[np.ndarray, "N A"]
     instruction: Int64[np.ndarray, " N"]  # into `instructions`
     task: Int64[np.ndarray, " N"]  # into `tasks`
@@ -70,6 +71,8 @@ class EpisodeStore:
         self._files: int  # pairs of data and episode files
         self._instructions: list[str]  # the position is the task_index
         self._stats: dict[str, Stats] | None  # of all episodes; None: not read yet
+        self._frames: Frames | None = None  # of the first `_decoded` episodes
+        self._decoded = 0
         # Before the rows, or a writer may come between.
         info = read_json(root / lerobot.INFO_PATH, remedy=lerobot.RESTORE)
         with shaped(root / lerobot.INFO_PATH, remedy=lerobot.RESTORE):
@@ -123,12 +126,19 @@ class EpisodeStore:
             yield from self._read_file(infos)
 
     def read(self) -> Frames:
-        """Return all frames in memory: about 12 kB each at 64 pixels.
+        """Return all frames; they are decoded once, as long as no episode is added.
 
-        Raises `UserError` that names what is corrupt.
+        The images take 12 kB each at 64 pixels of the disk, beside the store while they are used.
+        Raises `UserError` that names what is corrupt, and where the disk has no room for them.
         """
+        if self._frames is None or self._decoded != len(self):
+            self._frames = self._read()
+            self._decoded = len(self)
+        return self._frames
+
+    def _read(self) -> Frames:
         total = sum(self._check_length(infos) for infos in self._by_file())
-        images = np.empty((total, *self.spec.image_shape), np.uint8)
+        images = mapped((total, *self.spec.image_shape), beside=self.root)
         actions = np.empty((total, self.spec.action_dim), np.float32)
         for infos in self._by_file():
             first = infos[0].start

@@ -212,11 +212,6 @@ class LatentReplay:
                     )
 
 
-def as_stored(features: Features) -> Features:
-    """Return latents as a store gives them back: rounded to bfloat16."""
-    return Features(features.tokens.bfloat16().float(), features.mask)
-
-
 def sample_both(
     demonstrations: LatentReplay, online: LatentReplay, count: int, generator: torch.Generator
 ) -> Transitions:

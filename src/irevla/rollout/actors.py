@@ -7,7 +7,6 @@ import torch
 from jaxtyping import Float, Float32
 from torch import Tensor
 
-from irevla.data.replay import as_stored
 from irevla.envs.vector import StepResult
 from irevla.rollout.serve import Choice, View
 from irevla.types import Features, Observation, Policy
@@ -62,7 +61,7 @@ class MeanActor:
     def encode(self, observation: Observation) -> Features:
         """Return the VLM's latents."""
         features = self._policy.encode(observation)
-        return as_stored(features) if self._stored else features
+        return features.rounded().float() if self._stored else features
 
     def act(self, view: View) -> Choice:
         """Return what the policy decides."""
@@ -74,21 +73,24 @@ class MeanActor:
 class GaussianActor:
     """A policy with PPO's exploration noise: a ~ N(mean(h), exp(log_std)).
 
-    `generator` (on the CPU) draws it. It may be exchanged between two rollouts.
+    `generator` (on the CPU) draws it. It may be exchanged between two rollouts. Where the latents
+    are `kept` to learn from, it acts on them as they are kept.
     """
 
-    def __init__(self, policy: Policy, generator: torch.Generator) -> None:
+    def __init__(self, policy: Policy, generator: torch.Generator, *, kept: bool = True) -> None:
         self._policy = policy
         self.generator = generator
+        self._kept = kept
 
     def encode(self, observation: Observation) -> Features:
         """Return the VLM's latents."""
-        return self._policy.encode(observation)
+        features = self._policy.encode(observation)
+        return features.rounded() if self._kept else features
 
     def act(self, view: View) -> Choice:
         """Return drawn actions and their log-probabilities, summed over the action's dimensions."""
         assert view.features is not None
-        mean = self._policy.mean(view.features)
+        mean = self._policy.mean(view.features.float())
         # Drawn on the CPU: the same on every device.
         noise = torch.randn(mean.shape, generator=self.generator).to(mean.device)
         gaussian = torch.distributions.Normal(mean, self._policy.log_std.exp())
@@ -106,7 +108,7 @@ class LatentActor:
 
     def encode(self, observation: Observation) -> Features:
         """Return the VLM's latents as they are stored."""
-        return as_stored(self._policy.encode(observation))
+        return self._policy.encode(observation).rounded().float()
 
     def act(self, view: View) -> Choice:
         """Return what is decided."""

@@ -111,7 +111,7 @@ class RolloutRecorder:
         device = features.tokens.device
         shape = (steps, self._columns)
         starts = range(0, len(features), CRITIC_BATCH)
-        parts = [critic(features[start : start + CRITIC_BATCH]).float() for start in starts]
+        parts = [critic(features[start : start + CRITIC_BATCH].float()).float() for start in starts]
         values = torch.cat(parts).view(steps + 1, -1)
         valid = torch.ones(shape, dtype=torch.bool)
         for when, column in self._invalid:
@@ -147,7 +147,7 @@ class RolloutRecorder:
         for index, view in enumerate(self._results):
             if view.final_features is not None and len(view.final_features):
                 cut_off = index * self._n + np.flatnonzero(view.result.cut_off)
-                next_values[torch.from_numpy(cut_off)] = critic(view.final_features).float()
+                next_values[torch.from_numpy(cut_off)] = critic(view.final_features.float()).float()
         return next_values.view(len(values) - 1, -1)
 
     def _observations(self) -> Observation:

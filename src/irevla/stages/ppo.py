@@ -52,7 +52,7 @@ def run_ppo(run: Run, policy: VLAPolicy, stage: Stage, parts: Parts, *, suite: S
             state=files.get("episodes.json"),
         ) as vec,
     ):
-        actor = GaussianActor(policy, torch.Generator())
+        actor = GaussianActor(policy, torch.Generator(), kept=not learner.live)
         server = Server(vec, actor, RolloutRecorder(vec))
         if vec.resumed:
             server.resume(files)
