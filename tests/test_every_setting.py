@@ -64,7 +64,7 @@ from irevla.stages.sac import run_sac
 from irevla.stages.start import expert_dataset, new_policy
 from irevla.stages.supervised import run_supervised
 from irevla.storage.metrics import read_metrics
-from irevla.tasks import SFT, Stage, TaskLists
+from irevla.tasks import BLOCK, SFT, Purpose, Stage, TaskLists
 from irevla.types import Episode, Features, Provenance, weights_hash
 
 POINTMASS = load_suite("pointmass")
@@ -249,6 +249,8 @@ def supervised(config: Config, folder: Path, *, stage: Stage) -> Any:
 class Play(Server[Outcome]):
     """In the place of environments: episodes whose every other seed succeeds."""
 
+    lucky = True  # else none does, but for what the policy begins with
+
     def __init__(self, vec: Any, actor: Any, recorder: Any) -> None:
         self.actor = actor
         self.recorder = recorder
@@ -259,7 +261,7 @@ class Play(Server[Outcome]):
     def play(self, jobs: Iterator[Job]) -> Iterator[Outcome]:
         for job in jobs:
             JOBS.append(job)
-            success = job.seed % 2 == 0
+            success = job.seed % 2 == 0 and (self.lucky or job.seed // BLOCK == Purpose.ZERO_SHOT)
             kept = episode(job, success=success) if self.recorder._images else None
             generator = torch.Generator().manual_seed(job.seed)
             tokens = torch.randn(4 + (not success), 3, 16, generator=generator)
@@ -274,6 +276,10 @@ class Play(Server[Outcome]):
 
     def state(self) -> dict[str, Any]:
         return {}
+
+
+class Unlucky(Play):
+    lucky = False
 
 
 JOBS: list[Job] = []  # that were played
@@ -294,14 +300,14 @@ def told(*_: Any) -> Any:
     raise Told
 
 
-def reinforced(config: Config, folder: Path) -> Any:
+def reinforced(config: Config, folder: Path, *, play: type[Play] = Play) -> Any:
     """Stage 1 by SAC: what is played, learnt, saved and kept."""
     JOBS.clear()
     saved: list[int] = []
     online = open_store(POINTMASS, config.env, folder / "online", online=True)
     with pytest.MonkeyPatch.context() as patch, new_run(config, folder) as (run, made):
         patch.setattr(sac_stage, "VectorEnv", no_environments)
-        patch.setattr(sac_stage, "Server", Play)
+        patch.setattr(sac_stage, "Server", play)
         patch.setattr(sac_stage, "AsyncLearner", told)
         patch.setattr(sac_stage, "save", lambda *args, **files: saved.append(args[3].updates))
         try:
@@ -315,6 +321,8 @@ def reinforced(config: Config, folder: Path) -> Any:
 
 class Rollouts:
     """In the place of a collector: numbers for what was seen, of which three in four succeed."""
+
+    lucky = True  # else none does
 
     def __init__(self, server: Any, *, live: bool) -> None:
         self.actor = server.actor
@@ -341,18 +349,23 @@ class Rollouts:
             truncated=torch.zeros_like(terminated),
             valid=torch.ones_like(terminated),
         )
-        ended = [Finished(Job("left-disc-new", seed), seed > 0, 3) for seed in range(4)]
+        lucky = [self.lucky and seed > 0 for seed in range(4)]
+        ended = [Finished(Job("left-disc-new", seed), lucky[seed], 3) for seed in range(4)]
         return batch, RolloutStats(steps * 2, tuple(ended), 0, 0.0, 0.0)
 
 
-def optimised(config: Config, folder: Path) -> Any:
+class UnluckyRollouts(Rollouts):
+    lucky = False
+
+
+def optimised(config: Config, folder: Path, *, rollouts: type[Rollouts] = Rollouts) -> Any:
     """Stage 1 by PPO: what is learnt and saved."""
     saved: list[int] = []
     with pytest.MonkeyPatch.context() as patch, new_run(config, folder) as (run, made):
         patch.setattr(ppo_stage, "VectorEnv", no_environments)
         patch.setattr(ppo_stage, "Server", Play)
         patch.setattr(ppo_stage, "RolloutRecorder", lambda vec: None)
-        patch.setattr(ppo_stage, "Collector", Rollouts)
+        patch.setattr(ppo_stage, "Collector", rollouts)
         patch.setattr(ppo_stage, "save", lambda *args, **files: saved.append(args[3].updates))
         run_ppo(run, made, TURN, "head", suite=POINTMASS)
         return made.hash(), curves(run), saved
@@ -585,9 +598,11 @@ SETTINGS: dict[str, Seen] = {
     "mixture.discount": Seen(stage_2, 0.5),
     **{f"ppo.{name}": Seen(optimised, value) for name, value in PPO.items()},
     "ppo.converged": Seen(optimised, 0.5, {"ppo.window": 8}),
+    "ppo.hopeless": Seen(partial(optimised, rollouts=UnluckyRollouts), 8),
     "ppo.window": Seen(optimised, 12, {"ppo.window": 8, "ppo.converged": 0.5}),
     **{f"sac.{name}": Seen(reinforced, value, SAC) for name, value in SAC_FIELDS.items()},
     "sac.converged": Seen(reinforced, 0.4, {**SAC, "sac.window": 4}),
+    "sac.hopeless": Seen(partial(reinforced, play=Unlucky), 2, SAC),
     "sac.window": Seen(reinforced, 6, {**SAC, "sac.window": 4, "sac.converged": 0.4}),
     "harvest.episodes": Seen(harvested, 2),
     "harvest.attempts": Seen(harvested, 3),

@@ -278,12 +278,13 @@ class PPOConfig:
     warmup: int = 3  # updates of the critic alone before the actor moves
     converged: float = 0.95  # stop when this share of the last training episodes succeeded ...
     window: int = 100  # ... of so many
+    hopeless: int = 200  # stop when none of so many training episodes has ever succeeded
     checkpoint_every: int = 5  # updates between checkpoints
 
     def __post_init__(self) -> None:
         _positive(self, "ppo.", "steps", "rollout", "epochs", "minibatch", "std", "lr")
         _positive(self, "ppo.", "critic_lr", "clip", "target_kl", "grad_clip", "window")
-        _positive(self, "ppo.", "checkpoint_every")
+        _positive(self, "ppo.", "hopeless", "checkpoint_every")
         _not_negative(self, "ppo.", "warmup")
         _shares(self, "ppo.", "gamma", "lam")
         _convergence(self, "ppo.")
@@ -316,12 +317,13 @@ class SACConfig:
     warmup: int = 100  # updates of the critics alone before the actor moves
     converged: float = 0.95  # stop when this share of the last training episodes succeeded ...
     window: int = 100  # ... of so many
+    hopeless: int = 200  # stop when none of so many training episodes has ever succeeded
     checkpoint_every: int = 50  # episodes between checkpoints
 
     def __post_init__(self) -> None:
         _positive(self, "sac.", "steps", "demonstrations", "updates_per_decision", "batch", "utd")
         _positive(self, "sac.", "lr", "critic_lr", "tau", "critics", "subset", "alpha")
-        _positive(self, "sac.", "grad_clip", "window", "checkpoint_every")
+        _positive(self, "sac.", "grad_clip", "window", "hopeless", "checkpoint_every")
         _not_negative(self, "sac.", "anchor", "warmup")
         _shares(self, "sac.", "gamma", "tau", "gripper_entropy")
         _convergence(self, "sac.")

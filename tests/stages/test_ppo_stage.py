@@ -14,6 +14,7 @@ from irevla.errors import UserError
 from irevla.learners import ppo
 from irevla.learners.ppo import PPO
 from irevla.models.policy import VLAPolicy
+from irevla.runs.rl_progress import RLProgress
 from irevla.runs.run import open_run
 from irevla.stages.ppo import run_ppo
 from irevla.stages.start import new_policy
@@ -128,6 +129,32 @@ def test_where_nothing_succeeds_the_run_goes_on_and_the_journal_says_so(
     assert done is not None
     note = "nothing was learnt, for nothing succeeded in 192 episodes: begin with a better policy"
     assert done["note"].startswith(note) and note in capsys.readouterr().err
+
+
+def test_where_nothing_ever_succeeds_it_does_not_go_on_for_hours(tmp_path: Path) -> None:
+    learn(tmp_path, "head", replace(HOPELESS, ppo=replace(HOPELESS.ppo, hopeless=60)))
+    done = Journal(tmp_path / "journal.jsonl").done(STAGE.name)
+    assert done is not None and done["decisions"] == 64
+    assert done["note"].endswith("or allow more --ppo.hopeless")
+
+
+@pytest.mark.parametrize("parts", ["head", "all"])
+def test_where_success_falls_the_policy_stays_as_it_was(
+    parts: Parts, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begun: list[dict[str, torch.Tensor]] = []
+    reset = VLAPolicy.reset_exploration
+
+    def watched(self: VLAPolicy, std: float) -> None:
+        begun.append({name: value.clone() for name, value in self.state_dict().items()})
+        reset(self, std)
+
+    monkeypatch.setattr(VLAPolicy, "reset_exploration", watched)
+    monkeypatch.setattr(RLProgress, "fell", True)
+    policy = learn(tmp_path, parts)
+    assert all(torch.equal(value, begun[0][name]) for name, value in policy.state_dict().items())
+    done = Journal(tmp_path / "journal.jsonl").done(STAGE.name)
+    assert done is not None and "the policy stays as it was before" in done["note"]
 
 
 def test_in_a_warm_up_alone_nothing_is_amiss(tmp_path: Path) -> None:

@@ -18,7 +18,8 @@ class RLProgress:
     successes: int = 0  # among them
     decisions: int = 0
     dropped: int = 0  # partial episodes lost with a worker
-    recent: list[bool] = field(default_factory=list)  # successes of the last training episodes
+    first: list[bool] = field(default_factory=list)  # successes of the first training episodes ...
+    recent: list[bool] = field(default_factory=list)  # ... and of the last, `config.window` each
 
     def add(self, *, decisions: int, successes: Sequence[bool], dropped: int) -> None:
         """Count what one rollout brought."""
@@ -26,6 +27,7 @@ class RLProgress:
         self.dropped += dropped
         self.episodes += len(successes)
         self.successes += sum(successes)
+        self.first = [*self.first, *successes][: self.config.window]
         self.recent = [*self.recent, *successes][-self.config.window :]
 
     @property
@@ -40,9 +42,21 @@ class RLProgress:
         return len(self.recent) == self.config.window and sum(self.recent) >= wanted
 
     @property
+    def hopeless(self) -> bool:
+        """Return whether nothing has succeeded in so many episodes that nothing will."""
+        return self.successes == 0 and self.episodes >= self.config.hopeless
+
+    @property
     def over(self) -> bool:
-        """Return whether stage 1 has converged, or has spent its budget of decisions."""
-        return self.converged or self.decisions >= self.config.steps
+        """Return whether stage 1 has converged, is hopeless, or has spent its budget of
+        decisions."""
+        return self.converged or self.hopeless or self.decisions >= self.config.steps
+
+    @property
+    def fell(self) -> bool:
+        """Return whether fewer of the last episodes succeeded than of as many first ones."""
+        whole = len(self.first) == self.config.window and self.episodes >= 2 * self.config.window
+        return whole and sum(self.recent) < sum(self.first)
 
     def note(self) -> str:
         """Say in a few words how the training episodes go."""

@@ -29,6 +29,7 @@ def run_ppo(run: Run, policy: VLAPolicy, stage: Stage, parts: Parts, *, suite: S
         return policy
     config = run.config.ppo
     draws = run.draws(stage)
+    before = _copies(policy, parts)
     policy.eval()  # dropout off: the latents of an observation do not depend on chance
     acting = Authorization(policy.hash(), learning=True)
     policy.reset_exploration(config.std)
@@ -68,9 +69,31 @@ def run_ppo(run: Run, policy: VLAPolicy, stage: Stage, parts: Parts, *, suite: S
             advance(progress.decisions, progress.note())
             if learner.updates % config.checkpoint_every == 0:
                 save(run.checkpoints, policy, stage, learner, **progress.files(), **server.state())
-    facts = progress.facts() | vec.lost_note | _remark(learner, progress, stage)
-    complete(run, policy, stage, **facts)
+    remark = _remark(learner, progress, stage)
+    if progress.fell:
+        remark = {"note": _fall(progress)}
+        _restore(policy, before, parts)
+    complete(run, policy, stage, **progress.facts(), **vec.lost_note | remark)
     return policy
+
+
+def _copies(policy: VLAPolicy, parts: Parts) -> list[torch.Tensor]:
+    """Return what stage 1 trains, as it is now."""
+    return [parameter.detach().to("cpu", copy=True) for parameter in policy.trainable(parts)]
+
+
+@torch.no_grad()
+def _restore(policy: VLAPolicy, before: list[torch.Tensor], parts: Parts) -> None:
+    for parameter, old in zip(policy.trainable(parts), before, strict=True):
+        parameter.copy_(old)
+
+
+def _fall(progress: RLProgress) -> str:
+    """Return what is said where fewer episodes succeeded at the end than at the start."""
+    return (
+        f"success fell from {sum(progress.first)} to {sum(progress.recent)} of "
+        f"{progress.config.window} episodes: the policy stays as it was before"
+    )
 
 
 def _remark(learner: PPO, progress: RLProgress, stage: Stage) -> dict[str, str]:
@@ -80,13 +103,14 @@ def _remark(learner: PPO, progress: RLProgress, stage: Stage) -> dict[str, str]:
     Raises `UserError` where episodes did succeed, and still nothing was learnt.
     """
     updates = learner.updates - learner.config.warmup
-    if learner.moved or updates <= 0 or progress.converged:
+    if learner.moved or progress.converged or (updates <= 0 and not progress.hopeless):
         return {}
     if progress.successes:
         check_learnt(stage, updates=updates, moved=learner.moved)
+    more = "--ppo.hopeless" if progress.hopeless else "--ppo.steps"
     note = (
         f"nothing was learnt, for nothing succeeded in {progress.episodes} episodes: begin with a "
-        "better policy, or allow more --ppo.steps"
+        f"better policy, or allow more {more}"
     )
     console.print(f"{stage.name}: {note}", style="yellow", soft_wrap=True)
     return {"note": note}

@@ -88,6 +88,11 @@ def run_sac(
         learning.finish()
     check_learnt(stage, updates=learning.updates - config.warmup, moved=learning.moved)
     facts = progress.facts() | vec.lost_note
+    if progress.hopeless:
+        facts["note"] = (
+            f"nothing succeeded in {progress.episodes} episodes: begin with a better policy, or "
+            "allow more --sac.hopeless"
+        )
     complete(run, policy, stage, **facts, updates=learning.updates)
     return policy
 

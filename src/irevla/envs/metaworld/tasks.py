@@ -114,7 +114,7 @@ RL: dict[str, tuple[str, Variant]] = {  # name -> (skill, variant)
     "button-press-new": (
         "button-press",
         Variant(
-            {"btn_yellow": GREEN}, _button(BLUE, 1.1), (-0.26, 0.80, 0.115), (-0.12, 0.90, 0.115)
+            {"btn_yellow": GREEN}, _button(BLUE, 1.1), (-0.35, 0.78, 0.115), (0.35, 0.9, 0.115)
         ),
     ),
     "drawer-open-new": (
@@ -122,8 +122,8 @@ RL: dict[str, tuple[str, Variant]] = {  # name -> (skill, variant)
         Variant(
             {"drawer_beige": (0.5, 0.45, 0.75)},
             _drawer(DARK, 1.4, True),
-            (0.10, 0.87, 0.0),
-            (0.15, 0.9, 0.0),
+            (-0.25, 0.8, 0.0),
+            (0.25, 0.95, 0.0),
         ),
     ),
     "door-open-new": (
@@ -131,20 +131,20 @@ RL: dict[str, tuple[str, Variant]] = {  # name -> (skill, variant)
         Variant(
             {"dl_metal2": (0.4, 0.3, 0.15)},
             _door(YELLOW, 1.15),
-            (0.15, 0.88, 0.15),
-            (0.20, 0.95, 0.15),
+            (0.02, 0.72, 0.15),
+            (0.27, 0.95, 0.15),
         ),
     ),
     "window-open-new": (
         "window-open",
         Variant(
-            {"window_red": GREEN}, _window(WHITE, 1.5, True), (-0.15, 0.7, 0.16), (-0.10, 0.9, 0.16)
+            {"window_red": GREEN}, _window(WHITE, 1.5, True), (-0.3, 0.65, 0.16), (0.3, 0.95, 0.16)
         ),
     ),
     "window-close-new": (
         "window-close",
         Variant(
-            {"window_red": BLUE}, _window(ORANGE, 1.5, True), (-0.12, 0.72, 0.2), (-0.05, 0.9, 0.2)
+            {"window_red": BLUE}, _window(ORANGE, 1.5, True), (-0.38, 0.62, 0.2), (0.22, 0.92, 0.2)
         ),
     ),
 }
@@ -153,7 +153,7 @@ UNSEEN: dict[str, tuple[str, Variant]] = {
     "button-press-orange": (
         "button-press",
         Variant(
-            {"btn_yellow": DARK}, _button(ORANGE, 1.1), (0.10, 0.82, 0.115), (0.14, 0.88, 0.115)
+            {"btn_yellow": DARK}, _button(ORANGE, 1.1), (-0.35, 0.78, 0.115), (0.35, 0.9, 0.115)
         ),
     ),
     "button-press-topdown-teal": (
@@ -161,8 +161,8 @@ UNSEEN: dict[str, tuple[str, Variant]] = {
         Variant(
             {"btn_yellow": TEAL},
             _button(WHITE, 1.3, True),
-            (0.09, 0.78, 0.115),
-            (0.14, 0.86, 0.115),
+            (-0.25, 0.75, 0.115),
+            (0.25, 0.9, 0.115),
         ),
     ),
     "door-open-teal": (
@@ -170,52 +170,48 @@ UNSEEN: dict[str, tuple[str, Variant]] = {
         Variant(
             {"dl_metal2": (0.2, 0.4, 0.4)},
             _door(ORANGE, 1.15),
-            (0.0, 0.95, 0.15),
-            (0.1, 0.98, 0.15),
+            (0.02, 0.72, 0.15),
+            (0.27, 0.95, 0.15),
         ),
     ),
     "drawer-close-pink": (
         "drawer-close",
         Variant(
-            {"drawer_beige": PINK}, _drawer(DARK, 1.3, True), (-0.15, 0.88, 0.0), (-0.09, 0.9, 0.0)
+            {"drawer_beige": PINK}, _drawer(DARK, 1.3, True), (-0.38, 0.72, 0.0), (0.38, 0.935, 0.0)
         ),
     ),
     "drawer-open-orange": (
         "drawer-open",
-        Variant(
-            {"drawer_beige": ORANGE}, _drawer(BLUE, 1.3), (-0.14, 0.87, 0.0), (-0.09, 0.9, 0.0)
-        ),
+        Variant({"drawer_beige": ORANGE}, _drawer(BLUE, 1.3), (-0.25, 0.8, 0.0), (0.25, 0.95, 0.0)),
     ),
     "faucet-close-blue": (
         "faucet-close",
         Variant(
-            {"faucet_metal": TEAL}, _faucet(BLUE, 1.2, True), (0.09, 0.8, 0.0), (0.14, 0.86, 0.0)
+            {"faucet_metal": TEAL}, _faucet(BLUE, 1.2, True), (-0.3, 0.7, 0.0), (0.3, 0.88, 0.0)
         ),
     ),
     "faucet-open-purple": (
         "faucet-open",
-        Variant(
-            {"faucet_metal": GREEN}, _faucet(PURPLE, 1.2), (-0.1, 0.8, 0.0), (-0.05, 0.86, 0.0)
-        ),
+        Variant({"faucet_metal": GREEN}, _faucet(PURPLE, 1.2), (-0.3, 0.7, 0.0), (0.3, 0.88, 0.0)),
     ),
     "handle-press-green": (
         "handle-press",
         Variant(
             {"hdlprs_metal0": BLUE},
             _press(GREEN, 1.3, True),
-            (0.1, 0.8, -0.001),
-            (0.15, 0.9, 0.001),
+            (-0.3, 0.75, -0.001),
+            (0.3, 0.9, 0.001),
         ),
     ),
     "window-close-purple": (
         "window-close",
         Variant(
-            {"window_red": PURPLE}, _window(YELLOW, 1.4), (-0.06, 0.74, 0.2), (-0.02, 0.9, 0.2)
+            {"window_red": PURPLE}, _window(YELLOW, 1.4), (-0.38, 0.62, 0.2), (0.22, 0.92, 0.2)
         ),
     ),
     "window-open-yellow": (
         "window-open",
-        Variant({"window_red": YELLOW}, _window(BLUE, 1.4), (0.10, 0.7, 0.16), (0.15, 0.88, 0.16)),
+        Variant({"window_red": YELLOW}, _window(BLUE, 1.4), (-0.3, 0.65, 0.16), (0.3, 0.95, 0.16)),
     ),
 }
 
