@@ -370,4 +370,4 @@ class VectorEnv:
 
 
 def _as_json(jobs: list[Job | None]) -> list[dict[str, Any] | None]:
-    return [None if job is None else asdict(job) for job in jobs]
+    return [None if job is None else vars(job) for job in jobs]

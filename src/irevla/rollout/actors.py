@@ -93,7 +93,9 @@ class GaussianActor:
         mean = self._policy.mean(view.features.float())
         # Drawn on the CPU: the same on every device.
         noise = torch.randn(mean.shape, generator=self.generator).to(mean.device)
-        gaussian = torch.distributions.Normal(mean, self._policy.log_std.exp())
+        std = self._policy.log_std.exp()
+        # Unchecked: that takes longer than the rest. An action that is not finite is never sent.
+        gaussian = torch.distributions.Normal(mean, std, validate_args=False)
         actions = mean + gaussian.stddev * noise
         return Choice(actions, gaussian.log_prob(actions).sum(-1))  # type: ignore[no-untyped-call]
 

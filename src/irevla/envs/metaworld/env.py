@@ -121,6 +121,25 @@ def stock(task: str) -> Any:
             model = copy.copy(_compiled(task, self.fullpath))  # its own: bodies are moved in it
             return model, mujoco.MjData(model)
 
+        def reset(self, seed: int | None = None, options: Any = None) -> Any:
+            self._settles = False
+            return super().reset(seed, options)
+
+        def reset_model(self) -> Any:
+            seen = super().reset_model()
+            self._settles = True
+            return seen
+
+        def _reset_hand(self, steps: int = 50) -> None:
+            """Let the hand come to rest: only the second time that the stock reset asks for it.
+
+            All that comes of the first is the place that it draws.
+            """
+            if self._settles:
+                super()._reset_hand(steps)
+            else:
+                self.init_tcp = self.tcp_center
+
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # gymnasium's remarks on float64 spaces
         env: Any = Compiled()
