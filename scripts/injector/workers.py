@@ -146,7 +146,7 @@ class Hits:
         state = self._luck.choice(states)
         if state.process is None or state.losses.max() >= MOST_LOSSES:
             return
-        silent = state.process._started and self._luck.random() < SILENT
+        silent = state.process._greeted and self._luck.random() < SILENT
         send(state.process.pid, SIGSTOP if silent else SIGKILL)
         self.number += 1
 
