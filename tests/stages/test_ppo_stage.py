@@ -140,7 +140,10 @@ def test_where_nothing_ever_succeeds_it_does_not_go_on_for_hours(tmp_path: Path)
 
 @pytest.mark.parametrize("parts", ["head", "all"])
 def test_where_success_falls_the_policy_stays_as_it_was(
-    parts: Parts, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    parts: Parts,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     begun: list[dict[str, torch.Tensor]] = []
     reset = VLAPolicy.reset_exploration
@@ -155,6 +158,7 @@ def test_where_success_falls_the_policy_stays_as_it_was(
     assert all(torch.equal(value, begun[0][name]) for name, value in policy.state_dict().items())
     done = Journal(tmp_path / "journal.jsonl").done(STAGE.name)
     assert done is not None and "the policy stays as it was before" in done["note"]
+    assert done["note"] in capsys.readouterr().err
 
 
 def test_in_a_warm_up_alone_nothing_is_amiss(tmp_path: Path) -> None:

@@ -72,6 +72,7 @@ def run_ppo(run: Run, policy: VLAPolicy, stage: Stage, parts: Parts, *, suite: S
     remark = _remark(learner, progress, stage)
     if progress.fell:
         remark = {"note": _fall(progress)}
+        console.print(f"{stage.name}: {remark['note']}", style="yellow", soft_wrap=True)
         _restore(policy, before, parts)
     complete(run, policy, stage, **progress.facts(), **vec.lost_note | remark)
     return policy
