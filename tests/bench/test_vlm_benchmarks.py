@@ -1,5 +1,6 @@
 import json
 from collections import Counter
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -7,11 +8,15 @@ import torch
 from torch import nn
 from torch.nn.modules.module import register_module_forward_pre_hook
 
+import random_blip2
 from irevla.bench import encode, memory, ppo_update, run_benchmark, sft
 from irevla.bench.mfu import GIB
 from irevla.bench.vlms import VLMS, find_vlm
 from irevla.cli.main import main
+from irevla.config import LoRAConfig, ModelConfig
 from irevla.errors import UserError
+from irevla.models.policy import build_policy
+from irevla.types import Observation
 
 CPU, META = torch.device("cpu"), torch.device("meta")
 SMALL = "blip2-small"
@@ -198,3 +203,11 @@ def test_one_json_object(capsys: pytest.CaptureFixture[str]) -> None:
 def test_an_option_reaches_the_benchmark() -> None:
     with pytest.raises(UserError, match="has no --speed"):
         run_benchmark("encode", speed=3)
+
+
+def test_a_random_blip2_in_a_folder_loads_as_one_of_the_hub(tmp_path: Path) -> None:
+    random_blip2.write(tmp_path / "blip2", image_size=56, size="small")
+    config = ModelConfig(vlm=str(tmp_path / "blip2"), lora=LoRAConfig(rank=2))
+    policy = build_policy(config, action_dim=4, image_size=56)
+    image = torch.zeros(1, 56, 56, 3, dtype=torch.uint8)
+    assert policy.encode(Observation(image, ("press the button",))).tokens.shape == (1, 48, 32)

@@ -1,0 +1,22 @@
+#!/bin/sh
+# The figures of docs/performance.md that need a CUDA device, one JSON object a line, into FILE.
+#
+#     sh scripts/measure_gpu.sh FILE
+
+set -u
+file=${1:?the file for the results}
+
+measure() {
+    echo "irevla bench $*" >&2
+    timeout 120 irevla bench "$@" --json >>"$file" || echo "failed: irevla bench $*" >&2
+}
+
+measure encode --vlm blip2
+measure encode --vlm blip2 --compile
+measure sft --vlm blip2
+measure sft --vlm blip2 --gradient-checkpointing
+measure ppo-update --vlm blip2
+measure memory --vlm blip2
+measure encode --vlm tiny
+measure sft --vlm tiny
+measure ppo-update --vlm tiny
