@@ -8,7 +8,7 @@ file=${1:?the file for the results}
 
 measure() {
     echo "irevla bench $*" >&2
-    timeout 120 irevla bench "$@" --json >>"$file" || echo "failed: irevla bench $*" >&2
+    timeout 300 irevla bench "$@" --json >>"$file" || echo "failed: irevla bench $*" >&2
 }
 
 measure encode --vlm blip2
@@ -16,7 +16,7 @@ measure encode --vlm blip2 --compile
 measure sft --vlm blip2
 measure sft --vlm blip2 --gradient-checkpointing
 measure ppo-update --vlm blip2
-measure memory --vlm blip2
+measure memory
 measure encode --vlm tiny
 measure sft --vlm tiny
 measure ppo-update --vlm tiny

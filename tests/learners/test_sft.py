@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from irevla.config import AugmentConfig, MixtureConfig, SFTConfig
 from irevla.data.episodes import Frames
 from irevla.data.mixture import Mixture, held_out
-from irevla.learners.optim import Means, learning_rate, step_if_finite
+from irevla.learners.optim import Means, clip, learning_rate, step_if_finite
 from irevla.learners.sft import SFT
 from irevla.tasks import Parts
 from irevla.types import Policy
@@ -259,6 +259,11 @@ def test_where_one_gradient_is_not_finite_no_parameter_moves() -> None:
     assert step_if_finite(optimizer, {"a": first, "b": second}, limit=1.0) == {"skipped": 1}
     assert all(parameter.item() == 0 for parameter in (*first, *second))
     assert all(parameter.grad is None for parameter in (*first, *second))
+
+
+def test_the_norm_of_no_gradients_is_where_the_parameters_are() -> None:
+    # On the CPU it met norms from the GPU: PPO's warm-up ended there.
+    assert clip([nn.Parameter(torch.zeros(2, device="meta"))], limit=1.0).device.type == "meta"
 
 
 def test_means_are_over_the_steps_that_have_a_metric() -> None:

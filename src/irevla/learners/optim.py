@@ -26,12 +26,21 @@ def step_if_finite(
     norms = {}
     for name, parameters in groups.items():
         key = f"{name}_grad_norm" if name else "grad_norm"
-        norms[key] = nn.utils.clip_grad_norm_(parameters, limit).detach()
+        norms[key] = clip(parameters, limit)
     finite = bool(torch.stack(list(norms.values())).isfinite().all())
     if finite:
         optimizer.step()
     optimizer.zero_grad(set_to_none=True)
     return norms if finite else {"skipped": torch.ones(())}
+
+
+def clip(parameters: Sequence[nn.Parameter], limit: float) -> Tensor:
+    """Clip their gradients to norm `limit`; return the norm before, on their device.
+
+    Without any gradient, as of an actor while its critic warms up, torch's zero is on the CPU.
+    """
+    norm = nn.utils.clip_grad_norm_(parameters, limit).detach()
+    return norm.to(parameters[0].device)
 
 
 def learning_rate(config: SFTConfig, step: int) -> float:
