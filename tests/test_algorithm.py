@@ -165,6 +165,18 @@ def test_who_learns_in_which_stage(method: str, demonstrated: ExpertConfig, tmp_
     assert stages(rows)[:2] == ["baseline", "sft"]
 
 
+def test_what_takes_the_place_of_stage_1(demonstrated: ExpertConfig, tmp_path: Path) -> None:
+    def done(method: str) -> dict[str, Any]:
+        run(tmp_path / method, replace(TINY, method=method, expert=demonstrated, eval=ONCE))
+        return {record["event"]: record for record in Journal(tmp_path / method / "journal.jsonl")}
+
+    harvest = done("self-imitation")["harvest:left-disc-new"]
+    assert harvest["decisions"] >= TINY.ppo.steps, "as much time as stage 1 would have had"
+    assert harvest["kept"] == len(EpisodeStore(tmp_path / "self-imitation" / "online"))
+    assert "harvest:left-disc-new" not in done("more-sft")
+    assert not len(EpisodeStore(tmp_path / "more-sft" / "online"))
+
+
 def test_a_policy_one_already_has(uninterrupted: Path) -> None:
     rows = read_results(uninterrupted / "results.json").rows
     assert not (uninterrupted / "checkpoints" / "sft").exists()

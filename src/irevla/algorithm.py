@@ -43,31 +43,36 @@ def run_algorithm(run: Run) -> VLAPolicy:
     online = open_store(
         suite, config.env, run.directory / "online", online=True
     )  # line 1: D_RL <- {}
-    rounds = range(1, config.rounds + 1) if method.rl != "none" else ()
+    learns = method.rl != "none" or method.sl != "none"
+    rounds = range(1, config.rounds + 1) if learns else ()
     turns = [Stage("rl", task, number) for number in rounds for task in tasks.rl]
     for stage in turns:  # line 2: for T_i
+        last = stage == turns[-1]
         if not method.sft:
             policy = new_policy(run, suite, stage)
 
         # Stage 1, lines 4 and 5: online RL until convergence (equation 3)
-        if config.rl == "sac":
-            policy = run_sac(run, policy, stage, suite=suite, online=online)
-        else:
-            policy = run_ppo(run, policy, stage, method.rl, suite=suite)
-        last = stage == turns[-1]
-        if method.sl == "none":
-            evaluate_stage(run, policy, suite, tasks, stage, interim=not last)
-            continue
-        evaluate_stage(run, policy, suite, tasks, stage, interim=True)
+        if method.rl != "none":
+            if config.rl == "sac":
+                policy = run_sac(run, policy, stage, suite=suite, online=online)
+            else:
+                policy = run_ppo(run, policy, stage, method.rl, suite=suite)
+            evaluate_stage(
+                run, policy, suite, tasks, stage, interim=not last or method.sl != "none"
+            )
 
-        run_harvest(run, policy, stage.then("harvest"), suite=suite, online=online)  # line 6
+        if method.sl != "none":
+            if method.harvest:
+                run_harvest(
+                    run, policy, stage.then("harvest"), suite=suite, online=online
+                )  # line 6
 
-        # Stage 2, lines 8 and 9: supervised learning on D_e + D_RL (equation 4)
-        stage_2 = stage.then("sl")
-        policy = run_supervised(
-            run, policy, stage_2, method.sl, suite=suite, expert=expert, online=online
-        )
-        evaluate_stage(run, policy, suite, tasks, stage_2, interim=not last)
+            # Stage 2, lines 8 and 9: supervised learning on D_e + D_RL (equation 4)
+            stage_2 = stage.then("sl")
+            policy = run_supervised(
+                run, policy, stage_2, method.sl, suite=suite, expert=expert, online=online
+            )
+            evaluate_stage(run, policy, suite, tasks, stage_2, interim=not last)
 
     videos(run, policy, suite, tasks)
     return policy

@@ -373,20 +373,27 @@ class EvalConfig:
 
 @dataclass(frozen=True)
 class Method:
-    """A row of the paper's table I or figure 5, as data: which parameters each stage trains."""
+    """A row of the paper's table I or figure 5, or a control, as data: what each stage trains."""
 
-    sft: bool  # stage 0 on D_e
     rl: Parts  # what stage 1 trains
     sl: Parts  # what stage 2 trains
+    harvest: bool = True  # whether stage 2 has D_RL, of line 6, beside D_e
+    sft: bool = True  # stage 0 on D_e
 
 
 METHODS = {
-    "irevla": Method(sft=True, rl="head", sl="all"),
-    "irevla-freeze": Method(sft=True, rl="head", sl="head"),
-    "ppo-replay": Method(sft=True, rl="all", sl="all"),
-    "sft": Method(sft=True, rl="none", sl="none"),
-    "scratch": Method(sft=False, rl="all", sl="none"),
+    "irevla": Method(rl="head", sl="all"),
+    "irevla-freeze": Method(rl="head", sl="head"),
+    "ppo-replay": Method(rl="all", sl="all", harvest=False),
+    "ppo-full": Method(rl="all", sl="none"),
+    "scratch": Method(rl="all", sl="none", sft=False),
+    "sft": Method(rl="none", sl="none"),
+    "self-imitation": Method(rl="none", sl="all"),
+    "more-sft": Method(rl="none", sl="all", harvest=False),
+    "stage1-only": Method(rl="head", sl="none"),
 }
+"""The paper's, and controls: in the place of stage 1 as much time for harvests (self-imitation) or
+nothing (more-sft: stage 2 on D_e alone), and stage 1 without stage 2."""
 
 
 LEARNERS = ("ppo", "sac")

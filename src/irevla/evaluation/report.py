@@ -172,9 +172,9 @@ def describe(method: str) -> str:
     if row.rl != "none":
         stages.append(f"for each RL task, reinforcement learning of {TRAINED[row.rl]}")
     if row.sl != "none":
-        stages.append(
-            f"supervised learning of {TRAINED[row.sl]} on expert data and on the successes of RL"
-        )
+        begins = "" if row.rl != "none" else "for each RL task, "
+        online = " and on the policy's own successes" if row.harvest else " alone"
+        stages.append(f"{begins}supervised learning of {TRAINED[row.sl]} on expert data{online}")
     return f": {', then '.join(stages)}"
 
 

@@ -1,6 +1,7 @@
 """Line 6 of Algorithm 1: D_RL <- D_RL + x_i, successful trajectories of the converged policy."""
 
 from irevla.compute.device import threads
+from irevla.config import METHODS, Config
 from irevla.data.episodes import EpisodeStore
 from irevla.envs.suite import Authorization, Suite
 from irevla.envs.vector import Job, VectorEnv
@@ -11,7 +12,7 @@ from irevla.rollout.episodes import EpisodeRecorder, in_order
 from irevla.rollout.serve import Server
 from irevla.runs.run import Run
 from irevla.stages.contract import still_to_play
-from irevla.tasks import Purpose, Stage, first_seed
+from irevla.tasks import SHARE, Purpose, Stage, first_seed
 
 
 def run_harvest(
@@ -21,22 +22,27 @@ def run_harvest(
 
     The policy's own actions are the labels; with `harvest.noise` what is executed is disturbed, so
     that D_RL shows how to come back, as the expert's demonstrations do (DART, Laskey et al. 2017).
-    Ends after `harvest.attempts` episodes at the latest.
+    Ends after `harvest.attempts` episodes at the latest. Where there is no stage 1, all successes
+    within as many decisions as it would have had come first (the control "self-imitation").
     """
     if run.journal.done(stage.name) is not None:
         return
     config = run.config.harvest
+    practice = _practice(run.config)
     policy.eval()
     policy_hash = policy.hash()
     first = first_seed(Purpose.HARVEST, run.config.seed, round=stage.round)
-    seeds = range(first, first + config.attempts)
+    seeds = range(first, first + min(SHARE, config.attempts + practice))
     jobs = [Job(stage.task, seed, noise=config.noise, burst=config.burst) for seed in seeds]
     done = {
         info.provenance.seed: info.length
         for info in online.episodes
         if info.provenance.task == stage.task and info.provenance.seed in seeds
     }
-    jobs, tried, decisions = still_to_play(suite, jobs, done, wanted=config.episodes)
+    wanted = config.episodes
+    jobs, tried, decisions = still_to_play(suite, jobs, done, wanted=wanted + practice)
+    kept = tried  # of those that are not played again
+    left = config.attempts
     with (
         threads(1),
         bar(f"Harvest of {stage.target}", config.episodes) as advance,
@@ -50,14 +56,25 @@ def run_harvest(
         recorder = EpisodeRecorder(vec, policy_hash=policy_hash, images=True)
         server = Server(vec, MeanActor(policy), recorder)
         for outcome in in_order(server.serve(), jobs, vec.given_up):
+            practising = decisions < practice
             tried += 1
             decisions += outcome.length
+            kept += outcome.success
             if outcome.success and outcome.job.seed not in done:
                 assert outcome.episode is not None
                 online.append(outcome.episode)
                 done[outcome.job.seed] = outcome.length
-            advance(len(done), f"{len(done)} successes in {tried} episodes")
-            if len(done) >= config.episodes:
+            wanted += practising and outcome.success
+            left -= not practising
+            advance(kept, f"{kept} successes in {tried} episodes")
+            if decisions >= practice and (kept >= wanted or not left):
                 break
-    facts = {"tried": tried, "decisions": decisions, "kept": len(done)}
+    facts = {"tried": tried, "decisions": decisions, "kept": kept}
     run.journal.append(stage.name, **facts, **vec.lost_note)
+
+
+def _practice(config: Config) -> int:
+    """Return the decisions that take the place of a stage 1 which there is not."""
+    if METHODS[config.method].rl != "none":
+        return 0
+    return config.sac.steps if config.rl == "sac" else config.ppo.steps
