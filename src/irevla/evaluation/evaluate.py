@@ -96,7 +96,9 @@ def _evaluate(
     start = time.monotonic()
     with (
         bar(f"Evaluation of {method}, {stage}", len(jobs)) as advance,
-        VectorEnv(protocol.suite, protocol.env, iter(jobs), authorization=who) as vec,
+        VectorEnv(
+            protocol.suite, protocol.env.for_evaluation(), iter(jobs), authorization=who
+        ) as vec,
     ):
         server = Server(vec, actor, EpisodeRecorder(vec))
         for number, outcome in enumerate(server.serve(), start=1):
