@@ -54,6 +54,48 @@ def run(argv: Sequence[str]) -> None:
         screen.print(f"report: {out / 'report.html'}", soft_wrap=True)
 
 
+def reproduce(argv: Sequence[str]) -> None:
+    """A table or figure of the paper: all its runs, or what is drawn of them. Resumes."""
+    from irevla.reproduce.grid import EVIDENCE, cells, find_evidence
+
+    if len(argv) < 2 or {"-h", "--help"} & set(argv[:2]):
+        print("usage: irevla reproduce NAME PRESET [--seeds N N ...] [--out DIR] [--plot]")
+        print("                        [--any.field VALUE ...]\n")
+        for name, (question, rows) in EVIDENCE.items():
+            print(f"  {name:<9} {question}\n            {', '.join(rows)}")
+        print("\nPRESET is one of `irevla run`. --plot makes no run, and draws what is there.")
+        return
+    question, rows = find_evidence(argv[0])
+    preset = find_preset(argv[1])
+
+    @dataclasses.dataclass(frozen=True)
+    class ReproduceArguments:
+        """All runs of a table or figure, one after the other; the same command again resumes."""
+
+        seeds: tuple[int, ...] = (0, 1, 2)  # of training: each has its own demonstrations too
+        out: Path = Path("runs") / "evidence" / argv[1]  # runs are in OUT/ROW/seed-N
+        plot: bool = False  # make no run: only the table and figures of what is there
+        config: Annotated[Config, tyro.conf.arg(name="")] = dataclasses.field(
+            default_factory=lambda: preset
+        )
+
+    arguments = parse(ReproduceArguments, argv[2:], prog=f"irevla reproduce {argv[0]} {argv[1]}")
+    if not arguments.seeds or len(set(arguments.seeds)) != len(arguments.seeds):
+        raise UserError("--seeds must name each seed once, at least one")
+    out = arguments.out
+    writable(out)
+
+    from irevla.progress import screen
+    from irevla.reproduce.figures import draw
+    from irevla.reproduce.runs import make
+
+    print(question)
+    grid = cells(arguments.config, rows, arguments.seeds, out)
+    for _ in () if arguments.plot else make(grid):
+        draw(argv[0], out, rows, arguments.seeds)
+    screen.print(draw(argv[0], out, rows, arguments.seeds), soft_wrap=True, markup=False)
+
+
 def evaluate(argv: Sequence[str]) -> None:
     """Success rates of a run's newest policy, or of a checkpoint, on fixed seeds."""
 
@@ -378,6 +420,7 @@ def arm(argv: Sequence[str]) -> None:
 
 COMMANDS: dict[str, Callable[[Sequence[str]], None]] = {
     "run": run,
+    "reproduce": reproduce,
     "eval": evaluate,
     "collect": collect,
     "tasks": tasks,

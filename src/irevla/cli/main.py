@@ -22,7 +22,7 @@ def _keep_freed_memory() -> None:
 def usage() -> str:
     """What `irevla --help` prints."""
     lines = [
-        f"  {name:<8} {(command.__doc__ or '').splitlines()[0]}"
+        f"  {name:<9} {(command.__doc__ or '').splitlines()[0]}"
         for name, command in COMMANDS.items()
     ]
     return (

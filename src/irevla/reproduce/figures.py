@@ -1,0 +1,146 @@
+"""The figures of a grid: bars for each category, and learning curves, one line a row."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from statistics import mean
+
+import numpy as np
+from jaxtyping import Float
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+
+from irevla.reproduce.grid import SFT
+from irevla.reproduce.tables import Found, rates, read, table
+from irevla.storage.disk import writing
+from irevla.storage.metrics import read_metrics
+from irevla.tasks import Stage
+
+COLOURS = (
+    "#8c94a3",
+    "#e69f00",
+    "#0072b2",
+    "#009e73",
+    "#cc79a7",
+    "#56b4e9",
+    "#d55e00",
+)  # Okabe, Ito
+POINTS = 20  # of a learning curve
+DPI = 160
+
+
+def bars(found: Found, rows: Sequence[str], path: Path) -> None:
+    """Draw the rate of every row in each category, with a dot for every seed."""
+    example = next(r for row in rows for r in found.get(row, {}).values())
+    figure = Figure(figsize=(10.4, 3.6), layout="constrained")
+    axes = figure.subplots()
+    width = 0.8 / len(rows)
+    for number, row in enumerate(rows):
+        for place, category in enumerate(example.categories):
+            each = rates(found, row, category=category).each
+            if each:
+                x = place + (number - (len(rows) - 1) / 2) * width
+                label = row if place == 0 else None
+                axes.bar(x, mean(each), 0.92 * width, color=_colour(number), label=label)
+                axes.plot([x] * len(each), each, ".", color="black", markersize=4)
+    titles = [f"{category} ({len(example.tasks(category))})" for category in example.categories]
+    axes.set_xticks(range(len(titles)), titles)
+    _rate_axis(axes)
+    figure.legend(loc="outside upper center", ncols=len(rows), frameon=False)
+    save(figure, path)
+
+
+def curves(root: Path, found: Found, rows: Sequence[str], path: Path) -> None:
+    """Draw success with exploration noise against decisions in the first turn of each RL task.
+
+    The mean over seeds; thin lines are the seeds.
+    """
+    tasks = _rl_tasks(root, rows)
+    if not tasks:
+        return
+    figure = Figure(figsize=(10.4, 3.4), layout="constrained")
+    panels = figure.subplots(1, len(tasks), squeeze=False, sharey=True)[0]
+    for axes, task in zip(panels, tasks, strict=True):
+        for number, row in enumerate(rows):
+            every = [curve(root / row / f"seed-{seed}", task) for seed in found.get(row, {})]
+            lines = [line for line in every if line is not None]
+            for x, y in lines:
+                axes.plot(x, y, color=_colour(number), linewidth=0.6, alpha=0.4)
+            if lines:
+                middle = np.mean([y for _, y in lines], axis=0)
+                axes.plot(lines[0][0], middle, color=_colour(number), linewidth=2, label=row)
+        axes.set_title(task)
+        axes.set_xlabel("decisions")
+        _rate_axis(axes)
+    handles = {
+        label: handle
+        for axes in panels
+        for handle, label in zip(*axes.get_legend_handles_labels(), strict=True)
+    }
+    figure.legend(
+        handles.values(), handles, loc="outside upper center", ncols=len(rows), frameon=False
+    )
+    save(figure, path)
+
+
+def curve(
+    directory: Path, task: str
+) -> tuple[Float[np.ndarray, " n"], Float[np.ndarray, " n"]] | None:
+    """Return decisions and success in `POINTS` parts of stage 1, each the mean of its episodes."""
+    points = [
+        (each["step"], each["success"], each.get("episodes", 1.0))
+        for each in read_metrics(directory / "metrics.jsonl")
+        if each.get("stage") == Stage("rl", task).name and "success" in each
+    ]
+    if len(points) < 2:
+        return None
+    steps, success, episodes = np.array(points, dtype=float).T
+    edges = np.linspace(0, steps[-1], POINTS + 1)
+    part = np.clip(np.searchsorted(edges, steps, side="left") - 1, 0, POINTS - 1)
+    won = np.bincount(part, success * episodes, POINTS)
+    played = np.bincount(part, episodes, POINTS)
+    known = played > 0
+    rate = np.interp(np.arange(POINTS), np.flatnonzero(known), won[known] / played[known])
+    return edges[1:], rate
+
+
+def save(figure: Figure, path: Path) -> None:
+    """Write a PNG; readers never see half a file."""
+    FigureCanvasAgg(figure)
+    with writing(path) as aside:
+        figure.savefig(aside, format="png", dpi=DPI)
+
+
+def _rl_tasks(root: Path, rows: Sequence[str]) -> list[str]:
+    """Return the tasks with a stage 1 in any run, in the order in which they were learnt."""
+    tasks: dict[str, None] = {}
+    for row in rows:
+        for directory in sorted((root / row).glob("seed-*")):
+            for each in read_metrics(directory / "metrics.jsonl"):
+                stage = Stage.parse(str(each["stage"]))
+                if stage.kind == "rl":
+                    tasks.setdefault(stage.task)
+    return list(tasks)
+
+
+def _colour(number: int) -> str:
+    return COLOURS[number % len(COLOURS)]
+
+
+def _rate_axis(axes: Axes) -> None:
+    axes.set_ylim(0, 1.02)
+    axes.set_ylabel("success")
+    axes.grid(axis="y", alpha=0.3)
+    axes.spines[["top", "right"]].set_visible(False)
+
+
+def draw(name: str, root: Path, rows: Sequence[str], seeds: Sequence[int]) -> str:
+    """Write ROOT/NAME.md, NAME.png and NAME-curves.png of what is there; return the table."""
+    found = read(root, dict.fromkeys([SFT, *rows]), seeds)
+    text = table(found, rows)
+    if any(row in found for row in rows):
+        with writing(root / f"{name}.md") as aside:
+            aside.write_text(text + "\n")
+        bars(found, rows, root / f"{name}.png")
+        curves(root, found, rows, root / f"{name}-curves.png")
+    return text

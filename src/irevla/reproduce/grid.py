@@ -1,0 +1,98 @@
+"""Which runs a table or figure needs, as data, and how they are made: resumable, each thing once.
+
+Every run is a run of Algorithm 1 in OUT/SUITE/ROW/seed-N. Demonstrations and stage 0 are those of
+the row "sft" with the same seed; all other rows start from them.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from irevla.config import METHODS, Config
+from irevla.errors import UserError, unknown
+from irevla.progress import console
+
+SFT = "sft"
+Change = Callable[[Config], Config]
+
+
+def _same_augmentation(config: Config) -> Config:
+    return replace(config, sl=replace(config.sl, augment=config.sft.augment))
+
+
+CONTROLS: dict[str, tuple[str, Change]] = {
+    "same-augmentation": ("irevla", _same_augmentation),
+}
+"""Rows that are no method of their own: a method, and what is changed in its settings."""
+
+ROWS: dict[str, tuple[str, Change]] = {
+    **{method: (method, lambda config: config) for method in METHODS},
+    **CONTROLS,
+}
+
+EVIDENCE: dict[str, tuple[str, tuple[str, ...]]] = {
+    "table1": (
+        "Does standard RL forget, and does iRe-VLA improve all three categories?",
+        (SFT, "ppo-replay", "irevla"),
+    ),
+    "figure4": (
+        "Do learning curves collapse where everything is trained, and is SFT a good start?",
+        ("irevla", "ppo-full", "scratch"),
+    ),
+    "figure5": ("Is it worse to freeze the VLM in both stages?", (SFT, "irevla-freeze", "irevla")),
+    "figure6": ("What do both stages bring on the arm?", (SFT, "irevla")),
+    "controls": (
+        "Is it RL, imitation of own successes, more supervised steps, or their augmentation?",
+        (SFT, "irevla", "self-imitation", "more-sft", "stage1-only", "same-augmentation"),
+    ),
+}
+"""Name -> the question, and the rows that answer it."""
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One run of the grid."""
+
+    row: str
+    seed: int
+    directory: Path
+    config: Config
+
+
+def find_evidence(name: str) -> tuple[str, tuple[str, ...]]:
+    """Return the question and the rows of a table or figure. Raises `UserError` for an unknown
+    name."""
+    if name not in EVIDENCE:
+        raise unknown("table or figure", name, EVIDENCE)
+    return EVIDENCE[name]
+
+
+def cells(config: Config, rows: Sequence[str], seeds: Sequence[int], root: Path) -> list[Cell]:
+    """Return the runs of `rows` with each of `seeds`, stage 0 first; `config` has what all share.
+
+    Rows that cannot be run with these settings (SAC trains no VLM) are left out, and said.
+    """
+    found = []
+    for seed in seeds:
+        for row in dict.fromkeys([SFT, *rows]):
+            try:
+                found.append(_cell(config, row, seed, root))
+            except UserError as error:
+                if seed == seeds[0]:
+                    console.print(f"no {row}: {error}", style="yellow", soft_wrap=True)
+    return found
+
+
+def _cell(config: Config, row: str, seed: int, root: Path) -> Cell:
+    method, change = ROWS[row]
+    config = change(replace(config, seed=seed, method=method))
+    first = root / SFT / f"seed-{seed}"
+    if row != SFT:
+        dataset = config.expert.dataset or str(first / "expert")
+        start = str(first) if METHODS[method].sft else ""
+        config = replace(
+            config,
+            expert=replace(config.expert, dataset=dataset),
+            from_checkpoint=start,
+        )
+    return Cell(row, seed, root / row / f"seed-{seed}", config)

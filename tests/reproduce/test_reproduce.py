@@ -1,0 +1,115 @@
+"""Tables and figures of the paper, on the toy suite: every run once, and nothing made up."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from irevla.cli.main import main
+from irevla.config import (
+    Config,
+    EnvConfig,
+    EvalConfig,
+    ExpertConfig,
+    HarvestConfig,
+    ModelConfig,
+    PPOConfig,
+    SFTConfig,
+)
+from irevla.presets import PRESETS
+from irevla.reproduce.figures import draw
+from irevla.reproduce.grid import EVIDENCE, ROWS, SFT, cells
+from irevla.reproduce.tables import MISSING, rates, read, table
+from irevla.tasks import Category
+
+pytestmark = pytest.mark.usefixtures("coarse_plots")
+SUPERVISED = SFTConfig(steps=8, batch=8, validate_every=4, warmup=2)
+TINY = Config(
+    suite="pointmass",
+    threads=1,
+    expert_tasks=("left-disc",),
+    rl_tasks=("left-disc-new",),
+    unseen_tasks=("left-square-orange",),
+    env=EnvConfig(image_size=32, horizon=12, workers=1, envs_per_worker=4),
+    expert=ExpertConfig(episodes=4),
+    model=ModelConfig(vlm="tiny-random", width=32, layers=1, head_groups=4, head_hidden=16),
+    sft=SUPERVISED,
+    ppo=PPOConfig(steps=64, rollout=8, minibatch=16, warmup=1),
+    harvest=HarvestConfig(episodes=1, attempts=4),
+    sl=SUPERVISED,
+    eval=EvalConfig(episodes=2, interim=0, videos=False),
+)
+
+
+@pytest.fixture
+def tiny(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(PRESETS, "tiny-grid", ("for this test", TINY))
+
+
+def test_every_row_is_a_method_and_every_table_has_rows() -> None:
+    for _, rows in EVIDENCE.values():
+        assert rows and set(rows) <= set(ROWS)
+
+
+def test_all_rows_of_a_seed_start_from_one_stage_0_but_scratch(tmp_path: Path) -> None:
+    grid = cells(TINY, ("irevla", "scratch"), (3, 4), tmp_path)
+    assert [(cell.row, cell.seed) for cell in grid] == [
+        (row, seed) for seed in (3, 4) for row in (SFT, "irevla", "scratch")
+    ]
+    first, irevla, scratch = (cell.config for cell in grid[:3])
+    assert not first.from_checkpoint and not first.expert.dataset and first.seed == 3
+    assert irevla.from_checkpoint == str(tmp_path / "sft" / "seed-3")
+    assert irevla.expert.dataset == scratch.expert.dataset == f"{irevla.from_checkpoint}/expert"
+    assert not scratch.from_checkpoint
+
+
+def test_what_sac_cannot_run_is_left_out_and_said(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    grid = cells(replace(TINY, rl="sac"), ("ppo-full", "irevla"), (0,), tmp_path)
+    assert [cell.row for cell in grid] == [SFT, "irevla"]
+    assert "no ppo-full: sac learns from latents" in capsys.readouterr().err
+
+
+def test_the_same_augmentation_is_stage_0s(tmp_path: Path) -> None:
+    config = cells(TINY, ("same-augmentation",), (0,), tmp_path)[1].config
+    assert config.method == "irevla" and config.sl.augment == config.sft.augment
+
+
+@pytest.mark.usefixtures("tiny")
+def test_a_table_from_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    command = ["reproduce", "figure4", "tiny-grid", "--seeds", "0", "--out", str(tmp_path)]
+    assert main([*command, "--plot"]) == 0
+    assert "No run has been evaluated yet." in capsys.readouterr().out
+    assert main(command) == 0
+    said = capsys.readouterr().out
+    assert "| **rl (1)** |" in said and MISSING not in said
+    assert {path.name for path in tmp_path.glob("figure4*")} == {
+        "figure4.md", "figure4.png", "figure4-curves.png",
+    }  # fmt: skip
+    times = {path: path.stat().st_mtime_ns for path in tmp_path.glob("*/seed-0/*.jsonl")}
+    assert main(command) == 0
+    assert {path: path.stat().st_mtime_ns for path in times} == times, "nothing is run again"
+
+    rows = ("irevla", "more-sft")
+    found = read(tmp_path, (SFT, *rows), (0, 1))
+    assert "more-sft" not in found and list(found["irevla"]) == [0]
+    text = table(found, rows)
+    assert MISSING in text and "- more-sft: seeds none" in text
+    (rate,) = rates(found, "irevla", category=Category.RL).each
+    assert f"{rate:.2f} [" in text
+    assert draw("other", tmp_path, rows, (0, 1)) == text
+
+
+@pytest.mark.usefixtures("tiny")
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["table2", "tiny-grid"], "table or figure"),
+        (["table1", "tiny-gird"], "preset"),
+        (["table1", "tiny-grid", "--seeds", "0", "0"], "each seed once"),
+    ],
+)
+def test_bad_input(words: list[str], said: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["reproduce", *words]) == 2
+    assert said in capsys.readouterr().err
