@@ -5,7 +5,8 @@
 """
 
 import json
-from collections.abc import Callable, Iterator
+import math
+from collections.abc import Iterator
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -19,11 +20,12 @@ from torch import Tensor
 from irevla.config import EnvConfig
 from irevla.data.buffers import RolloutBatch
 from irevla.envs.suite import load_suite
-from irevla.envs.vector import Job, VectorEnv
+from irevla.envs.vector import Job, StepResult, VectorEnv
 from irevla.rollout.actors import GaussianActor, LatentActor, MeanActor
 from irevla.rollout.batches import Collector, RolloutRecorder
 from irevla.rollout.demonstrations import play_expert
 from irevla.rollout.episodes import EpisodeRecorder, Outcome, endless_jobs
+from irevla.rollout.exploration import PinkNoise
 from irevla.rollout.serve import Server
 from irevla.types import Features
 
@@ -80,22 +82,22 @@ def value(features: Features) -> Tensor:
     return 10 * features.tokens[:, 0, 0] + features.tokens[:, 0, 1]
 
 
-def steady_noise() -> Callable[..., Tensor]:
-    """Stands in for `torch.randn`: -1, -0.5, 0, 0.5, 1, -1, ..."""
-    numbers = count()
+class SteadyNoise(PinkNoise):
+    """-1, -0.5, 0, 0.5, 1, -1, ..."""
 
-    def randn(shape: torch.Size, *, generator: torch.Generator) -> Tensor:
-        drawn = [next(numbers) % 5 / 2 - 1 for _ in range(shape.numel())]
+    def __init__(self) -> None:
+        self._numbers = count()
+
+    def at(self, result: StepResult, *, dimensions: int) -> Tensor:
+        shape = (int(result.playing.sum()), dimensions)
+        drawn = [next(self._numbers) % 5 / 2 - 1 for _ in range(math.prod(shape))]
         return torch.tensor(drawn).view(shape)
-
-    return randn
 
 
 @pytest.mark.parametrize("live", [False, True])
-def test_rollouts_for_ppo(live: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(torch, "randn", steady_noise())
+def test_rollouts_for_ppo(live: bool) -> None:
     with VectorEnv(SCRIPTED, CONFIG, endless_jobs("mixed", 3)) as vec:
-        actor = GaussianActor(FakePolicy(), torch.Generator())
+        actor = GaussianActor(FakePolicy(), SteadyNoise())
         collector = Collector(Server(vec, actor, RolloutRecorder(vec)), live=live)
         for expected in RECORDED["ppo, live" if live else "ppo"]:
             batch, stats = collector.collect(value, 5)

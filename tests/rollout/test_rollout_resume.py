@@ -17,6 +17,7 @@ from irevla.models.policy import VLAPolicy, build_policy
 from irevla.rollout.actors import GaussianActor
 from irevla.rollout.batches import Collector, Finished, RolloutRecorder
 from irevla.rollout.episodes import endless_jobs
+from irevla.rollout.exploration import PinkNoise
 from irevla.rollout.serve import Server
 from irevla.types import Features
 
@@ -38,15 +39,14 @@ def value(features: Features) -> Tensor:
     return features.tokens.mean((1, 2))
 
 
-def rollout(server: Server[Finished], number: int, *, live: bool) -> RolloutBatch:
-    """One rollout, whose draws its number alone settles, as in stage 1."""
-    assert isinstance(server.actor, GaussianActor)
-    server.actor.generator.manual_seed(number)
+def rollout(server: Server[Finished], *, live: bool) -> RolloutBatch:
     return Collector(server, live=live).collect(value, STEPS)[0]
 
 
 def serve(vec: VectorEnv, policy: VLAPolicy) -> Server[Finished]:
-    return Server(vec, GaussianActor(policy, torch.Generator()), RolloutRecorder(vec))
+    return Server(
+        vec, GaussianActor(policy, PinkNoise(0, decisions=CONFIG.horizon)), RolloutRecorder(vec)
+    )
 
 
 def written(files: dict[str, Any]) -> dict[str, Any]:
@@ -79,13 +79,13 @@ def test_a_resumed_collector_goes_on_to_the_same_bits(
     policy.reset_exploration(0.5)
     with VectorEnv(suite, CONFIG, endless_jobs(task, 5)) as vec:
         server = serve(vec, policy)
-        rollout(server, 0, live=live)
+        rollout(server, live=live)
         files = written(server.state())
-        expected = [rollout(server, number, live=live) for number in (1, 2)]
+        expected = [rollout(server, live=live) for _ in range(2)]
     assert any(batch.truncated.any() or batch.terminated.any() for batch in expected)
     jobs = endless_jobs(task, 5)
     with VectorEnv(suite, CONFIG, jobs, state=files["episodes.json"]) as vec:
         server = serve(vec, policy)
         server.resume(files)
-        for number, batch in enumerate(expected, start=1):
-            assert_same(rollout(server, number, live=live), batch)
+        for batch in expected:
+            assert_same(rollout(server, live=live), batch)

@@ -16,6 +16,7 @@ from irevla.envs.vector import Job, VectorEnv
 from irevla.rollout.actors import BlindReplay, GaussianActor, MeanActor, ScriptedExpert
 from irevla.rollout.batches import Collector, RolloutRecorder
 from irevla.rollout.episodes import EpisodeRecorder, Outcome, endless_jobs
+from irevla.rollout.exploration import PinkNoise
 from irevla.rollout.serve import Actor, Server
 from irevla.types import Features
 
@@ -38,7 +39,7 @@ def mixed() -> Iterator[VectorEnv]:
 
 
 def collector(vec: VectorEnv, policy: FakePolicy, *, live: bool = False) -> Collector:
-    actor = GaussianActor(policy, torch.Generator().manual_seed(0))
+    actor = GaussianActor(policy, PinkNoise(0, decisions=8))
     return Collector(Server(vec, actor, RolloutRecorder(vec)), live=live)
 
 
@@ -238,9 +239,7 @@ def test_only_the_gaussian_actor_explores() -> None:
         return outcome.episode.images[1:, 1, 0, :2].tolist()
 
     assert executed(MeanActor(FakePolicy())) == [[125, 125]] * 2
-    assert (
-        executed(GaussianActor(FakePolicy(), torch.Generator().manual_seed(0))) != [[125, 125]] * 2
-    )
+    assert executed(GaussianActor(FakePolicy(), PinkNoise(0, decisions=8))) != [[125, 125]] * 2
 
 
 def test_blind_replay_plays_demonstrations_of_each_task_in_turn_and_holds_its_last_action() -> None:

@@ -27,6 +27,7 @@ from irevla.models.policy import build_policy
 from irevla.rollout.actors import GaussianActor
 from irevla.rollout.batches import Collector, RolloutRecorder
 from irevla.rollout.episodes import endless_jobs
+from irevla.rollout.exploration import PinkNoise
 from irevla.rollout.serve import Server
 
 TASK = "window-close"
@@ -106,7 +107,7 @@ def _measure(suite: Suite, config: EnvConfig, *, seconds: float, steps: int) -> 
     critic = CriticHead(
         width=policy.vlm.width, groups=policy.config.head_groups, hidden=policy.config.head_hidden
     )
-    actor = GaussianActor(policy, torch.Generator().manual_seed(0))
+    actor = GaussianActor(policy, PinkNoise(0, decisions=config.horizon))
     decisions = 0
     env_seconds = 0.0
     encode_seconds = 0.0

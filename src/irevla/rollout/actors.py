@@ -8,6 +8,7 @@ from jaxtyping import Float, Float32
 from torch import Tensor
 
 from irevla.envs.vector import StepResult
+from irevla.rollout.exploration import PinkNoise
 from irevla.rollout.serve import Choice, View
 from irevla.types import Features, Observation, Policy
 
@@ -73,13 +74,13 @@ class MeanActor:
 class GaussianActor:
     """A policy with PPO's exploration noise: a ~ N(mean(h), exp(log_std)).
 
-    `generator` (on the CPU) draws it. It may be exchanged between two rollouts. Where the latents
-    are `kept` to learn from, it acts on them as they are kept.
+    The noise is pink along an episode; each decision for itself is drawn from that Gaussian. Where
+    the latents are `kept` to learn from, it acts on them as they are kept.
     """
 
-    def __init__(self, policy: Policy, generator: torch.Generator, *, kept: bool = True) -> None:
+    def __init__(self, policy: Policy, noise: PinkNoise, *, kept: bool = True) -> None:
         self._policy = policy
-        self.generator = generator
+        self._noise = noise
         self._kept = kept
 
     def encode(self, observation: Observation) -> Features:
@@ -91,8 +92,7 @@ class GaussianActor:
         """Return drawn actions and their log-probabilities, summed over the action's dimensions."""
         assert view.features is not None
         mean = self._policy.mean(view.features.float())
-        # Drawn on the CPU: the same on every device.
-        noise = torch.randn(mean.shape, generator=self.generator).to(mean.device)
+        noise = self._noise.at(view.result, dimensions=mean.shape[1]).to(mean.device)
         std = self._policy.log_std.exp()
         # Unchecked: that takes longer than the rest. An action that is not finite is never sent.
         gaussian = torch.distributions.Normal(mean, std, validate_args=False)

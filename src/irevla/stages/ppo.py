@@ -13,6 +13,7 @@ from irevla.progress import bar, console
 from irevla.rollout.actors import GaussianActor
 from irevla.rollout.batches import Collector, RolloutRecorder
 from irevla.rollout.episodes import endless_jobs
+from irevla.rollout.exploration import PinkNoise
 from irevla.rollout.serve import Server
 from irevla.runs.rl_progress import RLProgress
 from irevla.runs.run import Run
@@ -53,13 +54,13 @@ def run_ppo(run: Run, policy: VLAPolicy, stage: Stage, parts: Parts, *, suite: S
             state=files.get("episodes.json"),
         ) as vec,
     ):
-        actor = GaussianActor(policy, torch.Generator(), kept=not learner.live)
+        noise = PinkNoise(draw_seed(draws, "explore"), decisions=vec.config.horizon)
+        actor = GaussianActor(policy, noise, kept=not learner.live)
         server = Server(vec, actor, RolloutRecorder(vec))
         if vec.resumed:
             server.resume(files)
         collector = Collector(server, live=learner.live)
         while not progress.over:
-            actor.generator.manual_seed(draw_seed(draws, "explore", learner.updates))
             batch, stats = collector.collect(learner.critic, config.rollout)
             metrics = learner.update(batch)
             progress.add(
