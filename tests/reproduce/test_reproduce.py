@@ -63,6 +63,12 @@ def test_all_rows_of_a_seed_start_from_one_stage_0_but_scratch(tmp_path: Path) -
     assert not scratch.from_checkpoint
 
 
+def test_a_policy_one_has_takes_the_place_of_stage_0(tmp_path: Path) -> None:
+    given = replace(TINY, from_checkpoint="policy")
+    grid = cells(given, ("irevla", "scratch"), (0,), tmp_path)
+    assert [cell.config.from_checkpoint for cell in grid] == ["policy", "policy", ""]
+
+
 def test_what_sac_cannot_run_is_left_out_and_said(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -108,6 +114,8 @@ def test_a_table_from_the_command_line(tmp_path: Path, capsys: pytest.CaptureFix
         (["table2", "tiny-grid"], "table or figure"),
         (["table1", "tiny-gird"], "preset"),
         (["table1", "tiny-grid", "--seeds", "0", "0"], "each seed once"),
+        (["table1", "tiny-grid", "--seed", "1"], "leave --seed out: --seeds settle it"),
+        (["table1", "tiny-grid", "--method", "sft"], "leave --method out"),
     ],
 )
 def test_bad_input(words: list[str], said: str, capsys: pytest.CaptureFixture[str]) -> None:

@@ -82,6 +82,9 @@ def reproduce(argv: Sequence[str]) -> None:
     arguments = parse(ReproduceArguments, argv[2:], prog=f"irevla reproduce {argv[0]} {argv[1]}")
     if not arguments.seeds or len(set(arguments.seeds)) != len(arguments.seeds):
         raise UserError("--seeds must name each seed once, at least one")
+    for name, instead in {"seed": "--seeds", "method": "the rows of NAME"}.items():
+        if getattr(arguments.config, name) != getattr(preset, name):
+            raise UserError(f"leave --{name} out: {instead} settle it")
     out = arguments.out
     writable(out)
 

@@ -1,7 +1,7 @@
 """Which runs a table or figure needs, as data, and how they are made: resumable, each thing once.
 
 Every run is a run of Algorithm 1 in OUT/SUITE/ROW/seed-N. Demonstrations and stage 0 are those of
-the row "sft" with the same seed; all other rows start from them.
+the row "sft" with the same seed; all other rows start from them, or from `from_checkpoint`.
 """
 
 from collections.abc import Callable, Sequence
@@ -85,14 +85,11 @@ def cells(config: Config, rows: Sequence[str], seeds: Sequence[int], root: Path)
 
 def _cell(config: Config, row: str, seed: int, root: Path) -> Cell:
     method, change = ROWS[row]
-    config = change(replace(config, seed=seed, method=method))
     first = root / SFT / f"seed-{seed}"
+    start = config.from_checkpoint
+    expert = config.expert
     if row != SFT:
-        dataset = config.expert.dataset or str(first / "expert")
-        start = str(first) if METHODS[method].sft else ""
-        config = replace(
-            config,
-            expert=replace(config.expert, dataset=dataset),
-            from_checkpoint=start,
-        )
-    return Cell(row, seed, root / row / f"seed-{seed}", config)
+        start = (start or str(first)) if METHODS[method].sft else ""
+        expert = replace(expert, dataset=expert.dataset or str(first / "expert"))
+    config = replace(config, seed=seed, method=method, from_checkpoint=start, expert=expert)
+    return Cell(row, seed, root / row / f"seed-{seed}", change(config))
