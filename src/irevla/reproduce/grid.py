@@ -16,6 +16,10 @@ SFT = "sft"
 Change = Callable[[Config], Config]
 
 
+def _as_it_is(config: Config) -> Config:
+    return config
+
+
 def _same_augmentation(config: Config) -> Config:
     return replace(config, sl=replace(config.sl, augment=config.sft.augment))
 
@@ -26,9 +30,19 @@ CONTROLS: dict[str, tuple[str, Change]] = {
 """Rows that are no method of their own: a method, and what is changed in its settings."""
 
 ROWS: dict[str, tuple[str, Change]] = {
-    **{method: (method, lambda config: config) for method in METHODS},
+    **{method: (method, _as_it_is) for method in METHODS},
     **CONTROLS,
 }
+
+
+def _ppo_rate(lr: float) -> Change:
+    return lambda config: replace(config, ppo=replace(config.ppo, lr=lr))
+
+
+TUNED: dict[str, dict[str, Change]] = {
+    "metaworld": {row: _ppo_rate(1e-4) for row in ("ppo-replay", "ppo-full", "scratch")},
+}
+"""Suite -> row -> what its sweep chose, where that is not the preset's own: results/PROTOCOL.md."""
 
 EVIDENCE: dict[str, tuple[str, tuple[str, ...]]] = {
     "table1": (
@@ -92,4 +106,5 @@ def _cell(config: Config, row: str, seed: int, root: Path) -> Cell:
         start = (start or str(first)) if METHODS[method].sft else ""
         expert = replace(expert, dataset=expert.dataset or str(first / "expert"))
     config = replace(config, seed=seed, method=method, from_checkpoint=start, expert=expert)
-    return Cell(row, seed, root / row / f"seed-{seed}", change(config))
+    tuned = TUNED.get(config.suite, {}).get(row, _as_it_is)
+    return Cell(row, seed, root / row / f"seed-{seed}", change(tuned(config)))
