@@ -40,7 +40,7 @@ def _ppo_rate(lr: float) -> Change:
 
 
 TUNED: dict[str, dict[str, Change]] = {
-    "metaworld": {row: _ppo_rate(1e-4) for row in ("ppo-replay", "ppo-full", "scratch")},
+    "metaworld": {row: _ppo_rate(2e-5) for row in ("ppo-replay", "ppo-full", "scratch")},
 }
 """Suite -> row -> what its sweep chose, where that is not the preset's own: results/PROTOCOL.md."""
 
