@@ -18,7 +18,7 @@ from irevla.config import (
 )
 from irevla.presets import PRESETS
 from irevla.reproduce.figures import draw
-from irevla.reproduce.grid import EVIDENCE, ROWS, SFT, cells
+from irevla.reproduce.grid import EVIDENCE, ROWS, SFT, cells, chosen
 from irevla.reproduce.tables import MISSING, rates, read, table
 from irevla.tasks import Category
 
@@ -61,6 +61,10 @@ def test_all_rows_of_a_seed_start_from_one_stage_0_but_scratch(tmp_path: Path) -
     assert irevla.from_checkpoint == str(tmp_path / "sft" / "seed-3")
     assert irevla.expert.dataset == scratch.expert.dataset == f"{irevla.from_checkpoint}/expert"
     assert not scratch.from_checkpoint
+
+
+def test_some_rows_alone() -> None:
+    assert chosen(("sft", "irevla", "more-sft"), ("more-sft", "sft")) == ("sft", "more-sft")
 
 
 def test_end_to_end_ppo_has_the_rate_that_its_sweep_chose(tmp_path: Path) -> None:
@@ -119,6 +123,7 @@ def test_a_table_from_the_command_line(tmp_path: Path, capsys: pytest.CaptureFix
         (["table2", "tiny-grid"], "table or figure"),
         (["table1", "tiny-gird"], "preset"),
         (["table1", "tiny-grid", "--seeds", "0", "0"], "each seed once"),
+        (["table1", "tiny-grid", "--rows", "irevle"], "did you mean 'irevla'"),
         (["table1", "tiny-grid", "--seed", "1"], "leave --seed out: --seeds settle it"),
         (["table1", "tiny-grid", "--method", "sft"], "leave --method out"),
     ],

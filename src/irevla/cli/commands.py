@@ -56,11 +56,11 @@ def run(argv: Sequence[str]) -> None:
 
 def reproduce(argv: Sequence[str]) -> None:
     """A table or figure of the paper: all its runs, or what is drawn of them. Resumes."""
-    from irevla.reproduce.grid import EVIDENCE, cells, find_evidence
+    from irevla.reproduce.grid import EVIDENCE, cells, chosen, find_evidence
 
     if len(argv) < 2 or {"-h", "--help"} & set(argv[:2]):
-        print("usage: irevla reproduce NAME PRESET [--seeds N N ...] [--out DIR] [--plot]")
-        print("                        [--any.field VALUE ...]\n")
+        print("usage: irevla reproduce NAME PRESET [--seeds N N ...] [--rows ROW ROW ...]")
+        print("                        [--out DIR] [--plot] [--any.field VALUE ...]\n")
         for name, (question, rows) in EVIDENCE.items():
             print(f"  {name:<9} {question}\n            {', '.join(rows)}")
         print("\nPRESET is one of `irevla run`. --plot makes no run, and draws what is there.")
@@ -74,6 +74,7 @@ def reproduce(argv: Sequence[str]) -> None:
 
         seeds: tuple[int, ...] = (0, 1, 2)  # of training: each has its own demonstrations too
         out: Path = Path("runs") / "evidence" / argv[1]  # runs are in OUT/ROW/seed-N
+        rows: tuple[str, ...] = ()  # make these alone, as on one of several machines; none: all
         plot: bool = False  # make no run: only the table and figures of what is there
         config: Annotated[Config, tyro.conf.arg(name="")] = dataclasses.field(
             default_factory=lambda: preset
@@ -93,7 +94,7 @@ def reproduce(argv: Sequence[str]) -> None:
     from irevla.reproduce.runs import make
 
     print(question)
-    grid = cells(arguments.config, rows, arguments.seeds, out)
+    grid = cells(arguments.config, chosen(rows, arguments.rows), arguments.seeds, out)
     for _ in () if arguments.plot else make(grid):
         draw(argv[0], out, rows, arguments.seeds)
     screen.print(draw(argv[0], out, rows, arguments.seeds), soft_wrap=True, markup=False)

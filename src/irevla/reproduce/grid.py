@@ -81,6 +81,15 @@ def find_evidence(name: str) -> tuple[str, tuple[str, ...]]:
     return EVIDENCE[name]
 
 
+def chosen(rows: Sequence[str], wanted: Sequence[str]) -> tuple[str, ...]:
+    """Return those of `rows` that are wanted; all, where none is named. Raises `UserError` for
+    others."""
+    for row in wanted:
+        if row not in rows:
+            raise unknown("row", row, rows)
+    return tuple(row for row in rows if row in wanted or not wanted)
+
+
 def cells(config: Config, rows: Sequence[str], seeds: Sequence[int], root: Path) -> list[Cell]:
     """Return the runs of `rows` with each of `seeds`, stage 0 first; `config` has what all share.
 
