@@ -31,7 +31,7 @@ DPI = 160
 
 def bars(found: Found, rows: Sequence[str], path: Path) -> None:
     """Draw the rate of every row in each category, with a dot for every seed."""
-    example = next(r for row in rows for r in found.get(row, {}).values())
+    example = next(run.results for row in rows for run in found.get(row, {}).values())
     figure = Figure(figsize=(10.4, 3.6), layout="constrained")
     axes = figure.subplots()
     width = 0.8 / len(rows)

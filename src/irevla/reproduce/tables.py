@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from statistics import mean
 
+from irevla.envs.suite import load_suite
 from irevla.evaluation.stats import (
     Count,
     Interval,
@@ -15,11 +16,23 @@ from irevla.evaluation.stats import (
     wilson,
 )
 from irevla.reproduce.grid import SFT as FIRST
+from irevla.storage.journal import read_lines
 from irevla.tasks import BASELINE, SFT, Category
 
 MISSING = "missing"
-Found = Mapping[str, Mapping[int, Results]]
-"""Row -> seed -> what the run measured; runs that were not made or not finished are not there."""
+PRACTICE = ("zero-shot", "rl", "harvest")  # stages in which the arm, or its simulation, moves
+
+
+@dataclass(frozen=True)
+class Ran:
+    """One run: what it measured, and how long the arm, or its simulation, moved in training."""
+
+    results: Results
+    hours: float
+
+
+Found = Mapping[str, Mapping[int, Ran]]
+"""Row -> seed -> the run; those that were not made or not finished are not there."""
 
 
 @dataclass(frozen=True)
@@ -50,15 +63,25 @@ class Rates:
 
 def read(root: Path, rows: Iterable[str], seeds: Sequence[int]) -> Found:
     """Return the results of all runs that have been evaluated after their last stage."""
-    found: dict[str, dict[int, Results]] = {}
+    found: dict[str, dict[int, Ran]] = {}
     for row in rows:
         for seed in seeds:
             path = root / row / f"seed-{seed}" / "results.json"
             if path.exists():
                 results = read_results(path)
                 if row == FIRST or results.last is not None:
-                    found.setdefault(row, {})[seed] = results
+                    found.setdefault(row, {})[seed] = Ran(results, _hours(path.parent, results))
     return found
+
+
+def _hours(directory: Path, results: Results) -> float:
+    events = read_lines(directory / "journal.jsonl", facts={"event"})
+    decisions = sum(
+        int(event.get("decisions", 0))
+        for event in events
+        if str(event["event"]).partition(":")[0] in PRACTICE
+    )
+    return decisions / load_suite(str(results.settings["suite"])).fps / 3600
 
 
 def rates(
@@ -66,9 +89,9 @@ def rates(
 ) -> Rates:
     """Return the rates of a row at its end, on the tasks of a category or on one task."""
     counts = []
-    for results in found.get(row, {}).values():
-        stage = SFT if row == FIRST else results.last
-        count = stage and results.count(stage, category=category, task=task)
+    for run in found.get(row, {}).values():
+        stage = SFT if row == FIRST else run.results.last
+        count = stage and run.results.count(stage, category=category, task=task)
         if count:
             counts.append(count)
     return Rates(tuple(counts))
@@ -77,8 +100,8 @@ def rates(
 def blind(found: Found, *, category: Category | None = None, task: str | None = None) -> str:
     """Return the mean rate of blind replay."""
     counts = [
-        results.count(BASELINE, category=category, task=task, method="blind-replay")
-        for results in found.get(FIRST, {}).values()
+        run.results.count(BASELINE, category=category, task=task, method="blind-replay")
+        for run in found.get(FIRST, {}).values()
     ]
     known = [count.rate for count in counts if count]
     return f"{mean(known):.2f}" if known else MISSING
@@ -87,7 +110,7 @@ def blind(found: Found, *, category: Category | None = None, task: str | None = 
 def table(found: Found, rows: Sequence[str]) -> str:
     """Return the whole table in Markdown: categories, then their tasks, a column for each row of
     the grid."""
-    example = next((r for row in rows for r in found.get(row, {}).values()), None)
+    example = next((run.results for row in rows for run in found.get(row, {}).values()), None)
     if example is None:
         return "No run has been evaluated yet."
     lines = ["| | blind | " + " | ".join(rows) + " |", "|---|" + "---:|" * (len(rows) + 1)]
@@ -99,26 +122,50 @@ def table(found: Found, rows: Sequence[str]) -> str:
         for task in tasks:
             cells = [_mean(rates(found, row, task=task)) for row in rows]
             lines.append(_line([task, blind(found, task=task), *cells]))
+    lines += practice(found, rows)
     return "\n".join([*lines, "", *changes(found, rows), "", *_seeds(found, rows)])
+
+
+def practice(found: Found, rows: Sequence[str]) -> list[str]:
+    """Return two lines of the table: hours of practice, and what RL tasks gained in each hour.
+
+    Practice is zero-shot successes, RL and harvests of all tasks, in the time of the arm.
+    """
+    spent, gained = [], []
+    for row in rows:
+        hours = [run.hours for run in found.get(row, {}).values()]
+        gains = [after.rate - before.rate for before, after in _pairs(found, row, Category.RL)]
+        spent.append(f"{mean(hours):.2f}" if hours else MISSING)
+        gained.append(f"{mean(gains) / mean(hours):+.2f}" if gains and any(hours) else "")
+    return [
+        _line(["hours of practice", "", *spent]),
+        _line(["rl: gained in an hour of it", "", *gained]),
+    ]
 
 
 def changes(found: Found, rows: Sequence[str]) -> list[str]:
     """Return lines that say by how much each row differs from SFT, seed by seed."""
-    lines = []
-    for row in rows:
-        for category in Category:
-            pairs = [
-                (before, after)
-                for seed, results in found.get(row, {}).items()
-                if row != FIRST
-                and seed in found.get(FIRST, {})
-                and (before := found[FIRST][seed].count(SFT, category=category))
-                and results.last
-                and (after := results.count(results.last, category=category))
-            ]
-            if pairs:
-                lines.append(f"- {row}, {category}: {_difference(pairs)}")
+    lines = [
+        f"- {row}, {category}: {_difference(pairs)}"
+        for row in rows
+        for category in Category
+        if (pairs := _pairs(found, row, category))
+    ]
     return ["Change against SFT of the same seed:", "", *lines] if lines else []
+
+
+def _pairs(found: Found, row: str, category: Category) -> list[tuple[Count, Count]]:
+    """Return SFT and the end of `row`, for every seed that has both."""
+    pairs = []
+    for seed, run in found.get(row, {}).items():
+        first = found.get(FIRST, {}).get(seed)
+        if row == FIRST or first is None or run.results.last is None:
+            continue
+        before = first.results.count(SFT, category=category)
+        after = run.results.count(run.results.last, category=category)
+        if before and after:
+            pairs.append((before, after))
+    return pairs
 
 
 def _difference(pairs: Sequence[tuple[Count, Count]]) -> str:
@@ -149,7 +196,7 @@ def _seeds(found: Found, rows: Sequence[str]) -> list[str]:
     lines = ["Runs:", ""]
     for row in rows:
         runs = found.get(row, {})
-        commits = sorted({results.git or "unknown" for results in runs.values()})
+        commits = sorted({run.results.git or "unknown" for run in runs.values()})
         seeds = ", ".join(map(str, runs)) or "none"
         lines.append(f"- {row}: seeds {seeds}" + (f"; commit {', '.join(commits)}" if runs else ""))
     return lines
