@@ -57,9 +57,8 @@ def run_algorithm(run: Run) -> VLAPolicy:
                 policy = run_sac(run, policy, stage, suite=suite, online=online)
             else:
                 policy = run_ppo(run, policy, stage, method.rl, suite=suite)
-            evaluate_stage(
-                run, policy, suite, tasks, stage, interim=not last or method.sl != "none"
-            )
+            more = method.sft and not (last and method.sl == "none")  # is to come of this policy
+            evaluate_stage(run, policy, suite, tasks, stage, interim=more)
 
         if method.sl != "none":
             if method.harvest:

@@ -98,8 +98,10 @@ class EnvConfig:
 
     def for_evaluation(self) -> "EnvConfig":
         """Return the same with more environments, whose images fill a batch: nothing learns from
-        it."""
-        return replace(self, envs_per_worker=max(self.envs_per_worker, EVALUATED_TOGETHER))
+        it. A worker has as much more time to answer."""
+        together = max(self.envs_per_worker, EVALUATED_TOGETHER)
+        timeout = self.timeout * together / self.envs_per_worker
+        return replace(self, envs_per_worker=together, timeout=timeout)
 
 
 @dataclass(frozen=True)

@@ -16,6 +16,7 @@ from irevla.config import (
     PPOConfig,
     SFTConfig,
 )
+from irevla.errors import UserError
 from irevla.presets import PRESETS
 from irevla.reproduce.figures import draw
 from irevla.reproduce.grid import EVIDENCE, ROWS, SFT, cells, chosen
@@ -70,6 +71,8 @@ def test_some_rows_alone() -> None:
 def test_end_to_end_ppo_has_the_rate_that_its_sweep_chose(tmp_path: Path) -> None:
     grid = cells(replace(TINY, suite="metaworld"), ("irevla", "ppo-replay"), (0,), tmp_path)
     assert [cell.config.ppo.lr for cell in grid[1:]] == [TINY.ppo.lr, 2e-5]
+    asked = replace(TINY, suite="metaworld", ppo=replace(TINY.ppo, lr=1e-3))
+    assert cells(asked, ("ppo-replay",), (0,), tmp_path)[1].config.ppo.lr == 1e-3
 
 
 def test_a_policy_one_has_takes_the_place_of_stage_0(tmp_path: Path) -> None:
@@ -83,7 +86,7 @@ def test_what_sac_cannot_run_is_left_out_and_said(
 ) -> None:
     grid = cells(replace(TINY, rl="sac"), ("ppo-full", "irevla"), (0,), tmp_path)
     assert [cell.row for cell in grid] == [SFT, "irevla"]
-    assert "no ppo-full: sac learns from latents" in capsys.readouterr().err
+    assert "no ppo-full: SAC trains no VLM" in capsys.readouterr().err
 
 
 def test_the_same_augmentation_is_stage_0s(tmp_path: Path) -> None:
@@ -102,9 +105,10 @@ def test_a_table_from_the_command_line(tmp_path: Path, capsys: pytest.CaptureFix
     assert {path.name for path in tmp_path.glob("figure4*")} == {
         "figure4.md", "figure4.png", "figure4-curves.png",
     }  # fmt: skip
-    times = {path: path.stat().st_mtime_ns for path in tmp_path.glob("*/seed-0/*.jsonl")}
+    before = {path: path.read_bytes() for path in tmp_path.glob("*/seed-0/*.jsonl")}
     assert main(command) == 0
-    assert {path: path.stat().st_mtime_ns for path in times} == times, "nothing is run again"
+    assert {path: path.read_bytes() for path in before} == before, "nothing is run again"
+    capsys.readouterr()
 
     rows = ("irevla", "more-sft")
     found = read(tmp_path, (SFT, *rows), (0, 1))
@@ -114,6 +118,28 @@ def test_a_table_from_the_command_line(tmp_path: Path, capsys: pytest.CaptureFix
     (rate,) = rates(found, "irevla", category=Category.RL).each
     assert f"{rate:.2f} [" in text
     assert draw("other", tmp_path, rows, (0, 1)) == text
+    assert "irevla against more-sft" not in text and "irevla against ppo-full" in said
+
+    # Each task's own policy is what learning from scratch came to, and there is none of others.
+    assert "scratch against sft, rl:" in said and "scratch against sft, expert" not in said
+
+    assert main([*command, "--ppo.steps", "65"]) == 2
+    assert "started with other settings" in capsys.readouterr().err
+
+    results = tmp_path / "irevla" / "seed-0" / "results.json"
+    results.write_text("{")  # what a run has lost it writes anew
+    assert main(command) == 0
+    assert capsys.readouterr().out == said
+
+    journal = tmp_path / "irevla" / "seed-0" / "journal.jsonl"
+    lines = journal.read_bytes().splitlines(keepends=True)
+    journal.write_bytes(b"".join(lines[:-1]))
+    assert "irevla" not in read(tmp_path, ("irevla",), (0,)), "it is not finished"
+
+    (tmp_path / "stage1-only").mkdir()
+    (tmp_path / "ppo-full" / "seed-0").rename(tmp_path / "stage1-only" / "seed-0")
+    with pytest.raises(UserError, match="is a run of ppo-full, seed 0"):
+        read(tmp_path, ("stage1-only",), (0,))
 
 
 @pytest.mark.usefixtures("tiny")
@@ -122,6 +148,9 @@ def test_a_table_from_the_command_line(tmp_path: Path, capsys: pytest.CaptureFix
     [
         (["table2", "tiny-grid"], "table or figure"),
         (["table1", "tiny-gird"], "preset"),
+        (["table1"], "name a preset too"),
+        (["tabel1"], "table1"),
+        (["table1", "tiny-grid", "--seeds", "0", "1000"], "0..999"),
         (["table1", "tiny-grid", "--seeds", "0", "0"], "each seed once"),
         (["table1", "tiny-grid", "--rows", "irevle"], "did you mean 'irevla'"),
         (["table1", "tiny-grid", "--seed", "1"], "leave --seed out: --seeds settle it"),

@@ -58,7 +58,7 @@ def reproduce(argv: Sequence[str]) -> None:
     """A table or figure of the paper: all its runs, or what is drawn of them. Resumes."""
     from irevla.reproduce.grid import EVIDENCE, cells, chosen, find_evidence
 
-    if len(argv) < 2 or {"-h", "--help"} & set(argv[:2]):
+    if not argv or {"-h", "--help"} & set(argv[:2]):
         print("usage: irevla reproduce NAME PRESET [--seeds N N ...] [--rows ROW ROW ...]")
         print("                        [--out DIR] [--plot] [--any.field VALUE ...]\n")
         for name, (question, rows) in EVIDENCE.items():
@@ -66,6 +66,8 @@ def reproduce(argv: Sequence[str]) -> None:
         print("\nPRESET is one of `irevla run`. --plot makes no run, and draws what is there.")
         return
     question, rows = find_evidence(argv[0])
+    if len(argv) < 2:
+        raise UserError(f"name a preset too: irevla reproduce {argv[0]} quickstart")
     preset = find_preset(argv[1])
 
     @dataclasses.dataclass(frozen=True)
@@ -74,15 +76,16 @@ def reproduce(argv: Sequence[str]) -> None:
 
         seeds: tuple[int, ...] = (0, 1, 2)  # of training: each has its own demonstrations too
         out: Path = Path("runs") / "evidence" / argv[1]  # runs are in OUT/ROW/seed-N
-        rows: tuple[str, ...] = ()  # make these alone, as on one of several machines; none: all
+        rows: tuple[str, ...] = ()  # make these and sft, the others elsewhere; none: all
         plot: bool = False  # make no run: only the table and figures of what is there
         config: Annotated[Config, tyro.conf.arg(name="")] = dataclasses.field(
             default_factory=lambda: preset
         )
 
     arguments = parse(ReproduceArguments, argv[2:], prog=f"irevla reproduce {argv[0]} {argv[1]}")
-    if not arguments.seeds or len(set(arguments.seeds)) != len(arguments.seeds):
-        raise UserError("--seeds must name each seed once, at least one")
+    seeds = arguments.seeds
+    if not seeds or len(set(seeds)) != len(seeds) or not all(0 <= seed < 1000 for seed in seeds):
+        raise UserError("--seeds must name each seed once, at least one, in 0..999")
     for name, instead in {"seed": "--seeds", "method": "the rows of NAME"}.items():
         if getattr(arguments.config, name) != getattr(preset, name):
             raise UserError(f"leave --{name} out: {instead} settle it")

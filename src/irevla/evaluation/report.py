@@ -170,7 +170,8 @@ def describe(method: str) -> str:
     if row.sft:
         stages.append("supervised learning on expert demonstrations")
     if row.rl != "none":
-        stages.append(f"for each RL task, reinforcement learning of {TRAINED[row.rl]}")
+        new = "" if row.sft else "a new policy and "
+        stages.append(f"for each RL task, {new}reinforcement learning of {TRAINED[row.rl]}")
     if row.sl != "none":
         begins = "" if row.rl != "none" else "for each RL task, "
         online = " and on the policy's own successes" if row.harvest else " alone"
@@ -200,7 +201,7 @@ def code(git: str) -> str:
 
 def notes(run_dir: Path, results: Results) -> Iterator[str]:
     """Yield what a reader should know before believing the numbers."""
-    if results.last is None:
+    if results.last is None and results.settings["method"] != SFT.name:
         yield "This run is not finished: nothing has been evaluated after stage 0 yet."
     if not is_clean(results.git):
         yield f"{code(results.git)}. Nobody can repeat this run to the bit."

@@ -40,7 +40,7 @@ def clip(parameters: Sequence[nn.Parameter], limit: float) -> Tensor:
     Without any gradient, as of an actor while its critic warms up, torch's zero is on the CPU.
     """
     norm = nn.utils.clip_grad_norm_(parameters, limit).detach()
-    return norm.to(parameters[0].device)
+    return norm.to(next(iter(parameters), norm).device)
 
 
 def learning_rate(config: SFTConfig, step: int) -> float:

@@ -6,15 +6,21 @@ from statistics import mean
 
 import numpy as np
 from jaxtyping import Float
-from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
 
-from irevla.reproduce.grid import SFT
+from irevla.errors import UserError
+from irevla.reproduce.grid import ROWS, SFT
 from irevla.reproduce.tables import Found, rates, read, table
 from irevla.storage.disk import writing
 from irevla.storage.metrics import read_metrics
 from irevla.tasks import Stage
+
+try:
+    from matplotlib.axes import Axes
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+    from matplotlib.patches import Patch
+except ModuleNotFoundError as missing:
+    raise UserError("figures need matplotlib: pip install 'irevla[report]'") from missing
 
 COLOURS = (
     "#8c94a3",
@@ -40,13 +46,12 @@ def bars(found: Found, rows: Sequence[str], path: Path) -> None:
             each = rates(found, row, category=category).each
             if each:
                 x = place + (number - (len(rows) - 1) / 2) * width
-                label = row if place == 0 else None
-                axes.bar(x, mean(each), 0.92 * width, color=_colour(number), label=label)
+                axes.bar(x, mean(each), 0.92 * width, color=_colour(row))
                 axes.plot([x] * len(each), each, ".", color="black", markersize=4)
     titles = [f"{category} ({len(example.tasks(category))})" for category in example.categories]
     axes.set_xticks(range(len(titles)), titles)
     _rate_axis(axes)
-    figure.legend(loc="outside upper center", ncols=len(rows), frameon=False)
+    _legend(figure, rows)
     save(figure, path)
 
 
@@ -55,31 +60,26 @@ def curves(root: Path, found: Found, rows: Sequence[str], path: Path) -> None:
 
     The mean over seeds; thin lines are the seeds.
     """
-    tasks = _rl_tasks(root, rows)
+    tasks = _rl_tasks(root, found, rows)
     if not tasks:
         return
     figure = Figure(figsize=(10.4, 3.4), layout="constrained")
     panels = figure.subplots(1, len(tasks), squeeze=False, sharey=True)[0]
     for axes, task in zip(panels, tasks, strict=True):
-        for number, row in enumerate(rows):
+        for row in rows:
             every = [curve(root / row / f"seed-{seed}", task) for seed in found.get(row, {})]
             lines = [line for line in every if line is not None]
             for x, y in lines:
-                axes.plot(x, y, color=_colour(number), linewidth=0.6, alpha=0.4)
+                axes.plot(x, y, color=_colour(row), linewidth=0.6, alpha=0.4)
             if lines:
-                middle = np.mean([y for _, y in lines], axis=0)
-                axes.plot(lines[0][0], middle, color=_colour(number), linewidth=2, label=row)
+                # A stage that has converged is over: its last rate goes on.
+                x = np.linspace(0, max(x[-1] for x, _ in lines), POINTS + 1)[1:]
+                middle = np.mean([np.interp(x, *line) for line in lines], axis=0)
+                axes.plot(x, middle, color=_colour(row), linewidth=2)
         axes.set_title(task)
         axes.set_xlabel("decisions")
         _rate_axis(axes)
-    handles = {
-        label: handle
-        for axes in panels
-        for handle, label in zip(*axes.get_legend_handles_labels(), strict=True)
-    }
-    figure.legend(
-        handles.values(), handles, loc="outside upper center", ncols=len(rows), frameon=False
-    )
+    _legend(figure, [row for row in rows if row != SFT])
     save(figure, path)
 
 
@@ -90,7 +90,7 @@ def curve(
     points = [
         (each["step"], each["success"], each.get("episodes", 1.0))
         for each in read_metrics(directory / "metrics.jsonl")
-        if each.get("stage") == Stage("rl", task).name and "success" in each
+        if each["stage"] == Stage("rl", task).name and isinstance(each.get("success"), float)
     ]
     if len(points) < 2:
         return None
@@ -111,20 +111,26 @@ def save(figure: Figure, path: Path) -> None:
         figure.savefig(aside, format="png", dpi=DPI)
 
 
-def _rl_tasks(root: Path, rows: Sequence[str]) -> list[str]:
+def _rl_tasks(root: Path, found: Found, rows: Sequence[str]) -> list[str]:
     """Return the tasks with a stage 1 in any run, in the order in which they were learnt."""
     tasks: dict[str, None] = {}
     for row in rows:
-        for directory in sorted((root / row).glob("seed-*")):
-            for each in read_metrics(directory / "metrics.jsonl"):
+        for seed in found.get(row, {}):
+            for each in read_metrics(root / row / f"seed-{seed}" / "metrics.jsonl"):
                 stage = Stage.parse(str(each["stage"]))
                 if stage.kind == "rl":
                     tasks.setdefault(stage.task)
     return list(tasks)
 
 
-def _colour(number: int) -> str:
-    return COLOURS[number % len(COLOURS)]
+def _colour(row: str) -> str:
+    """Return the colour that a row has in every figure."""
+    return COLOURS[list(ROWS).index(row) % len(COLOURS)]
+
+
+def _legend(figure: Figure, rows: Sequence[str]) -> None:
+    handles = [Patch(color=_colour(row), label=row) for row in rows]
+    figure.legend(handles=handles, loc="outside upper center", ncols=len(rows), frameon=False)
 
 
 def _rate_axis(axes: Axes) -> None:

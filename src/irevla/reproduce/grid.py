@@ -1,6 +1,6 @@
 """Which runs a table or figure needs, as data, and how they are made: resumable, each thing once.
 
-Every run is a run of Algorithm 1 in OUT/SUITE/ROW/seed-N. Demonstrations and stage 0 are those of
+Every run is a run of Algorithm 1 in OUT/ROW/seed-N. Demonstrations and stage 0 are those of
 the row "sft" with the same seed; all other rows start from them, or from `from_checkpoint`.
 """
 
@@ -8,8 +8,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from irevla.config import METHODS, Config
-from irevla.errors import UserError, unknown
+from irevla.config import METHODS, Config, PPOConfig
+from irevla.errors import unknown
 from irevla.progress import console
 
 SFT = "sft"
@@ -36,13 +36,17 @@ ROWS: dict[str, tuple[str, Change]] = {
 
 
 def _ppo_rate(lr: float) -> Change:
-    return lambda config: replace(config, ppo=replace(config.ppo, lr=lr))
+    def change(config: Config) -> Config:
+        asked = config.ppo.lr != PPOConfig.lr
+        return config if asked else replace(config, ppo=replace(config.ppo, lr=lr))
+
+    return change
 
 
 TUNED: dict[str, dict[str, Change]] = {
     "metaworld": {row: _ppo_rate(2e-5) for row in ("ppo-replay", "ppo-full", "scratch")},
 }
-"""Suite -> row -> what its sweep chose, where that is not the preset's own: results/PROTOCOL.md."""
+"""Suite -> row -> what its sweep chose, unless another value is asked for: results/PROTOCOL.md."""
 
 EVIDENCE: dict[str, tuple[str, tuple[str, ...]]] = {
     "table1": (
@@ -95,15 +99,13 @@ def cells(config: Config, rows: Sequence[str], seeds: Sequence[int], root: Path)
 
     Rows that cannot be run with these settings (SAC trains no VLM) are left out, and said.
     """
-    found = []
-    for seed in seeds:
-        for row in dict.fromkeys([SFT, *rows]):
-            try:
-                found.append(_cell(config, row, seed, root))
-            except UserError as error:
-                if seed == seeds[0]:
-                    console.print(f"no {row}: {error}", style="yellow", soft_wrap=True)
-    return found
+    wanted = []
+    for row in dict.fromkeys([SFT, *rows]):
+        if config.rl == "sac" and METHODS[ROWS[row][0]].rl == "all":
+            console.print(f"no {row}: SAC trains no VLM", style="yellow", soft_wrap=True)
+        else:
+            wanted.append(row)
+    return [_cell(config, row, seed, root) for seed in seeds for row in wanted]
 
 
 def _cell(config: Config, row: str, seed: int, root: Path) -> Cell:

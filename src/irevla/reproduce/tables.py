@@ -5,21 +5,29 @@ from dataclasses import dataclass
 from pathlib import Path
 from statistics import mean
 
+from irevla.config import METHODS, EnvConfig
 from irevla.envs.suite import load_suite
+from irevla.errors import UserError
 from irevla.evaluation.stats import (
     Count,
     Interval,
     Results,
     newcombe,
     over_seeds,
+    pool,
     read_results,
     wilson,
 )
+from irevla.reproduce.grid import ROWS
 from irevla.reproduce.grid import SFT as FIRST
+from irevla.runs.run import is_finished
 from irevla.storage.journal import read_lines
-from irevla.tasks import BASELINE, SFT, Category
+from irevla.storage.provenance import is_clean
+from irevla.tasks import BASELINE, SFT, Category, Stage
 
 MISSING = "missing"
+NONE = "–"  # tasks that the row has no policy for
+OURS = "irevla"
 PRACTICE = ("zero-shot", "rl", "harvest")  # stages in which the arm, or its simulation, moves
 
 
@@ -40,6 +48,7 @@ class Rates:
     """The rates of one row of the grid on some tasks: one a seed."""
 
     counts: tuple[Count, ...]
+    made: bool  # whether there is any run
 
     @property
     def each(self) -> list[float]:
@@ -52,7 +61,7 @@ class Rates:
         Of one seed or two it is Wilson's, over all episodes.
         """
         if not self.counts:
-            return MISSING
+            return NONE if self.made else MISSING
         low, high = over_seeds(self.each) if len(self.counts) > 2 else self._over_episodes()
         return f"{mean(self.each):.2f} [{low:.2f}, {high:.2f}]"
 
@@ -62,16 +71,25 @@ class Rates:
 
 
 def read(root: Path, rows: Iterable[str], seeds: Sequence[int]) -> Found:
-    """Return the results of all runs that have been evaluated after their last stage."""
+    """Return all finished runs. Raises `UserError` for a run of another method or seed."""
     found: dict[str, dict[int, Ran]] = {}
     for row in rows:
         for seed in seeds:
-            path = root / row / f"seed-{seed}" / "results.json"
-            if path.exists():
-                results = read_results(path)
-                if row == FIRST or results.last is not None:
-                    found.setdefault(row, {})[seed] = Ran(results, _hours(path.parent, results))
+            directory = root / row / f"seed-{seed}"
+            if is_finished(directory):
+                results = read_results(directory / "results.json")
+                _check_own(results, row, seed, directory)
+                found.setdefault(row, {})[seed] = Ran(results, _hours(directory, results))
     return found
+
+
+def _check_own(results: Results, row: str, seed: int, directory: Path) -> None:
+    method, _ = ROWS[row]
+    settings = results.settings
+    if (settings["method"], settings["seed"]) != (method, seed):
+        raise UserError(
+            f"{directory} is a run of {settings['method']}, seed {settings['seed']}: take it away"
+        )
 
 
 def _hours(directory: Path, results: Results) -> float:
@@ -81,20 +99,39 @@ def _hours(directory: Path, results: Results) -> float:
         for event in events
         if str(event["event"]).partition(":")[0] in PRACTICE
     )
-    return decisions / load_suite(str(results.settings["suite"])).fps / 3600
+    settings = results.settings
+    usual = load_suite(str(settings["suite"])).fps * EnvConfig().action_repeat  # control steps
+    return decisions * int(settings["env"]["action_repeat"]) / usual / 3600
 
 
 def rates(
     found: Found, row: str, *, category: Category | None = None, task: str | None = None
 ) -> Rates:
     """Return the rates of a row at its end, on the tasks of a category or on one task."""
-    counts = []
-    for run in found.get(row, {}).values():
-        stage = SFT if row == FIRST else run.results.last
-        count = stage and run.results.count(stage, category=category, task=task)
-        if count:
-            counts.append(count)
-    return Rates(tuple(counts))
+    ends = [
+        _end(run.results, row, category=category, task=task) for run in found.get(row, {}).values()
+    ]
+    return Rates(tuple(count for count in ends if count), made=bool(ends))
+
+
+def _end(
+    results: Results, row: str, *, category: Category | None = None, task: str | None = None
+) -> Count | None:
+    """Return the count of a run at its end.
+
+    Where each task has a policy of its own, it is that policy's, and there is none of other tasks.
+    """
+    if METHODS[ROWS[row][0]].sft:
+        stage = SFT if row == FIRST else results.last
+        return results.count(stage, category=category, task=task) if stage else None
+    rows = [
+        each
+        for each in results.rows
+        if each.stage == Stage("rl", each.task, int(results.settings["rounds"])).name
+        and task in (None, each.task)
+        and category in (None, results.category(each))
+    ]
+    return pool(rows)
 
 
 def blind(found: Found, *, category: Category | None = None, task: str | None = None) -> str:
@@ -134,9 +171,10 @@ def practice(found: Found, rows: Sequence[str]) -> list[str]:
     spent, gained = [], []
     for row in rows:
         hours = [run.hours for run in found.get(row, {}).values()]
-        gains = [after.rate - before.rate for before, after in _pairs(found, row, Category.RL)]
+        gains = [after.rate - before.rate for before, after in _pairs(found, FIRST, row)]
+        whole = len(gains) == len(hours) and any(hours)
         spent.append(f"{mean(hours):.2f}" if hours else MISSING)
-        gained.append(f"{mean(gains) / mean(hours):+.2f}" if gains and any(hours) else "")
+        gained.append(f"{mean(gains) / mean(hours):+.2f}" if whole and row != FIRST else "")
     return [
         _line(["hours of practice", "", *spent]),
         _line(["rl: gained in an hour of it", "", *gained]),
@@ -144,26 +182,34 @@ def practice(found: Found, rows: Sequence[str]) -> list[str]:
 
 
 def changes(found: Found, rows: Sequence[str]) -> list[str]:
-    """Return lines that say by how much each row differs from SFT, seed by seed."""
+    """Return lines that say by how much the rows differ, seed by seed: from SFT, and irevla from
+    the others."""
+    others = [row for row in rows if row not in (FIRST, OURS) and OURS in rows]
     lines = [
-        f"- {row}, {category}: {_difference(pairs)}"
-        for row in rows
-        for category in Category
-        if (pairs := _pairs(found, row, category))
+        *_against(found, [(FIRST, row) for row in rows if row != FIRST]),
+        *_against(found, [(row, OURS) for row in others]),
     ]
-    return ["Change against SFT of the same seed:", "", *lines] if lines else []
+    return ["Differences, from the same stage 0 of each seed:", "", *lines] if lines else []
 
 
-def _pairs(found: Found, row: str, category: Category) -> list[tuple[Count, Count]]:
-    """Return SFT and the end of `row`, for every seed that has both."""
+def _against(found: Found, couples: Sequence[tuple[str, str]]) -> list[str]:
+    return [
+        f"- {other} against {row}, {category}: {_difference(pairs)}"
+        for row, other in couples
+        for category in Category
+        if (pairs := _pairs(found, row, other, category))
+    ]
+
+
+def _pairs(
+    found: Found, row: str, other: str, category: Category = Category.RL
+) -> list[tuple[Count, Count]]:
+    """Return the ends of two rows on the same tasks, for every seed that has both."""
     pairs = []
-    for seed, run in found.get(row, {}).items():
-        first = found.get(FIRST, {}).get(seed)
-        if row == FIRST or first is None or run.results.last is None:
-            continue
-        before = first.results.count(SFT, category=category)
-        after = run.results.count(run.results.last, category=category)
-        if before and after:
+    for seed in found.get(row, {}).keys() & found.get(other, {}).keys():
+        before = _end(found[row][seed].results, row, category=category)
+        after = _end(found[other][seed].results, other, category=category)
+        if before and after and before.tasks == after.tasks:
             pairs.append((before, after))
     return pairs
 
@@ -184,7 +230,7 @@ def _difference(pairs: Sequence[tuple[Count, Count]]) -> str:
 
 
 def _mean(found: Rates) -> str:
-    return f"{mean(found.each):.2f}" if found.counts else MISSING
+    return f"{mean(found.each):.2f}" if found.counts else found.text()
 
 
 def _line(cells: Sequence[str]) -> str:
@@ -196,7 +242,11 @@ def _seeds(found: Found, rows: Sequence[str]) -> list[str]:
     lines = ["Runs:", ""]
     for row in rows:
         runs = found.get(row, {})
-        commits = sorted({run.results.git or "unknown" for run in runs.values()})
+        commits = sorted({_commit(run.results.git) for run in runs.values()})
         seeds = ", ".join(map(str, runs)) or "none"
-        lines.append(f"- {row}: seeds {seeds}" + (f"; commit {', '.join(commits)}" if runs else ""))
+        lines.append(f"- {row}: seeds {seeds}" + (f"; {', '.join(commits)}" if runs else ""))
     return lines
+
+
+def _commit(git: str) -> str:
+    return f"commit {git}" if is_clean(git) else f"not of a clean commit ({git or 'unknown'})"

@@ -23,7 +23,7 @@ def run_harvest(
     The policy's own actions are the labels; with `harvest.noise` what is executed is disturbed, so
     that D_RL shows how to come back, as the expert's demonstrations do (DART, Laskey et al. 2017).
     Ends after `harvest.attempts` episodes at the latest. Where there is no stage 1, all successes
-    within as many decisions as it would have had come first (the control "self-imitation").
+    within `ppo.steps` or `sac.steps` decisions come first (the control "self-imitation").
     """
     if run.journal.done(stage.name) is not None:
         return
@@ -45,7 +45,7 @@ def run_harvest(
     left = config.attempts
     with (
         threads(1),
-        bar(f"Harvest of {stage.target}", config.episodes) as advance,
+        bar(f"Harvest of {stage.target}", practice or wanted) as advance,
         VectorEnv(
             suite,
             run.config.env.for_training(),
@@ -66,7 +66,7 @@ def run_harvest(
                 done[outcome.job.seed] = outcome.length
             wanted += practising and outcome.success
             left -= not practising
-            advance(kept, f"{kept} successes in {tried} episodes")
+            advance(decisions if practice else kept, f"{kept} successes in {tried} episodes")
             if decisions >= practice and (kept >= wanted or not left):
                 break
     facts = {"tried": tried, "decisions": decisions, "kept": kept}

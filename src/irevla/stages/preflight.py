@@ -44,9 +44,12 @@ def _check_real_arm(suite: Suite, config: Config) -> None:
             f"{config.suite} has no scripted expert: let people demonstrate "
             f"(`irevla collect {config.suite}`), and name what they recorded as --expert.dataset"
         )
-    learns = METHODS[config.method].rl != "none"
+    method = METHODS[config.method]
+    learns = method.rl != "none"
+    if method.harvest and not learns and method.sl != "none":
+        raise UserError(f"method {config.method} is for simulators: a person's time is too dear")
     only = suite.real_arm.only_policy()
-    if learns and only:
+    if (learns or method.sl != "none") and only:
         raise UserError(
             f"the arm's settings name one policy ({only[:16]}), and a run makes others: "
             "take `policy` out of the settings"

@@ -158,6 +158,7 @@ def collect_seed_successes(
     jobs = [Job(stage.task, first + index) for index in range(config.attempts)]
     done = {episode["seed"]: episode["decisions"] for episode in store.episodes}
     jobs, tried, decisions = still_to_play(suite, jobs, done, wanted=config.demonstrations)
+    kept = tried  # of those that are not played again
     with (
         threads(1),
         bar(f"Zero-shot successes of {stage.target}", config.demonstrations) as advance,
@@ -167,13 +168,13 @@ def collect_seed_successes(
         for outcome in in_order(server.play(iter(jobs)), jobs, vec.given_up):
             tried += 1
             decisions += outcome.length
+            kept += outcome.success
             if outcome.success and outcome.job.seed not in done:
                 _keep(outcome, practice=store, online=online)
                 done[outcome.job.seed] = outcome.length
-            advance(len(done), f"{len(done)} successes in {tried} episodes")
-            if len(done) >= config.demonstrations:
+            advance(kept, f"{kept} successes in {tried} episodes")
+            if kept >= config.demonstrations:
                 break
-    kept = len(done)
     if not kept:
         raise UserError(
             f"the policy solved {stage.task} in none of {tried} episodes, so that SAC has nothing "
