@@ -23,14 +23,9 @@ except ModuleNotFoundError as missing:
     raise UserError("figures need matplotlib: pip install 'irevla[report]'") from missing
 
 COLOURS = (
-    "#8c94a3",
-    "#e69f00",
-    "#0072b2",
-    "#009e73",
-    "#cc79a7",
-    "#56b4e9",
-    "#d55e00",
-)  # Okabe, Ito
+    *("#0072b2", "#56b4e9", "#d55e00", "#e69f00", "#882255"),
+    *("#8c94a3", "#009e73", "#cc79a7", "#f0e442", "#332288"),
+)
 POINTS = 20  # of a learning curve
 DPI = 160
 

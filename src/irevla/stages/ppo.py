@@ -41,6 +41,8 @@ def run_ppo(run: Run, policy: VLAPolicy, stage: Stage, parts: Parts, *, suite: S
     files = resume(run.checkpoints, policy, stage, learner)
     progress.load_files(files)
 
+    env = run.config.env.for_training()
+    noise = PinkNoise(draw_seed(draws, "explore"), decisions=env.horizon)
     first = first_seed(Purpose.RL, run.config.seed, round=stage.round)
     jobs = endless_jobs(stage.task, first)
     with (
@@ -48,13 +50,12 @@ def run_ppo(run: Run, policy: VLAPolicy, stage: Stage, parts: Parts, *, suite: S
         bar(f"Stage 1: RL on {stage.target}", config.steps) as advance,
         VectorEnv(
             suite,
-            run.config.env.for_training(),
+            env,
             jobs,
             authorization=acting,
             state=files.get("episodes.json"),
         ) as vec,
     ):
-        noise = PinkNoise(draw_seed(draws, "explore"), decisions=vec.config.horizon)
         actor = GaussianActor(policy, noise, kept=not learner.live)
         server = Server(vec, actor, RolloutRecorder(vec))
         if vec.resumed:
