@@ -61,10 +61,8 @@ def run_algorithm(run: Run) -> VLAPolicy:
             evaluate_stage(run, policy, suite, tasks, stage, interim=more)
 
         if method.sl != "none":
-            if method.harvest:
-                run_harvest(
-                    run, policy, stage.then("harvest"), suite=suite, online=online
-                )  # line 6
+            if method.harvest:  # line 6
+                run_harvest(run, policy, stage.then("harvest"), suite=suite, online=online)
 
             # Stage 2, lines 8 and 9: supervised learning on D_e + D_RL (equation 4)
             stage_2 = stage.then("sl")
