@@ -13,6 +13,7 @@ from irevla.config import Config, EnvConfig, HarvestConfig, ModelConfig, SACConf
 from irevla.data.replay import LatentReplay, reopen
 from irevla.envs.suite import RealArm, Suite, load_suite
 from irevla.envs.vector import Job
+from irevla.evaluation.evaluate import Protocol
 from irevla.models.policy import VLAPolicy, build_policy
 from irevla.rollout.demonstrations import open_store
 from irevla.runs.run import Run, open_run
@@ -184,3 +185,14 @@ def test_where_enough_have_succeeded_nothing_is_played_on_an_arm() -> None:
     rest, tried, decisions = still_to_play(suite_of(real=True), jobs, {1: 4, 3: 6}, wanted=3)
     assert ([job.seed for job in rest], tried, decisions) == ([0, 2, 4], 2, 10)
     assert still_to_play(suite_of(real=False), jobs, {1: 4}, wanted=3) == (jobs, 0, 0)
+
+
+def test_an_evaluation_on_an_arm_has_the_arms_own_time_and_no_second_environment() -> None:
+    # For many environments together the time to answer is longer: on an arm a dead worker would
+    # have been waited for for hours.
+    env = EnvConfig(workers=1, envs_per_worker=1, timeout=600.0)
+    on_arm, simulated = (
+        Protocol(suite_of(real=real), (TASK,), env, 1, 0).together() for real in (True, False)
+    )
+    assert on_arm == env
+    assert simulated.envs_per_worker > 1 and simulated.timeout > env.timeout

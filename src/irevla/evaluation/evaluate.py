@@ -30,6 +30,11 @@ class Protocol:
     episodes: int
     seed: int  # 0..999
 
+    def together(self) -> EnvConfig:
+        """Return how environments are shared out: many at once, but for an arm, of which there is
+        one and whose time to answer is a person's."""
+        return self.env if self.suite.real_arm is not None else self.env.for_evaluation()
+
     def jobs(self, *, draw: bool = True) -> list[Job]:
         """Return all episodes."""
         first = first_seed(Purpose.EVALUATION, self.seed)
@@ -96,9 +101,7 @@ def _evaluate(
     start = time.monotonic()
     with (
         bar(f"Evaluation of {method}, {stage}", len(jobs)) as advance,
-        VectorEnv(
-            protocol.suite, protocol.env.for_evaluation(), iter(jobs), authorization=who
-        ) as vec,
+        VectorEnv(protocol.suite, protocol.together(), iter(jobs), authorization=who) as vec,
     ):
         server = Server(vec, actor, EpisodeRecorder(vec))
         for number, outcome in enumerate(server.serve(), start=1):
