@@ -37,7 +37,6 @@ CONFIG = SACConfig(
     lr=1e-3,
     critic_lr=1e-3,
     gamma=0.9,
-    tau=0.02,
 )
 
 
@@ -65,7 +64,7 @@ def move(offset: Tensor, actions: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 
 
 class Arm:
-    """One hand that acts. It keeps the latent of every observation until its episode ends."""
+    """One hand that acts with noise, and keeps what it sees until its episode ends."""
 
     def __init__(self, generator: torch.Generator) -> None:
         self.generator = generator
@@ -73,22 +72,23 @@ class Arm:
 
     def _begin(self) -> None:
         self.offset = somewhere(1, self.generator)
-        self.seen = [latents(self.offset)]
+        self.seen: list[Features] = []
         self.actions: list[Tensor] = []
 
     def step(self, actor: SoftActor) -> LatentEpisode | None:
         """Make one decision; return the episode if it was the last."""
-        action = actor.act(self.seen[-1], generator=self.generator)
+        self.seen.append(latents(self.offset))
+        noise = torch.randn(1, 3, generator=self.generator)
+        chance = torch.rand(1, generator=self.generator)
+        action = actor.act(self.seen[-1], noise=noise, chance=chance)
         self.offset, closed, hit = move(self.offset, action)
         self.actions.append(action)
-        if not closed:
-            self.seen.append(latents(self.offset))
-            if len(self.actions) < HORIZON:
-                return None
+        if not closed and len(self.actions) < HORIZON:
+            return None
         rewards = torch.zeros(len(self.actions))
         rewards[-1] = float(hit)
         actions = torch.cat(self.actions)
-        episode = LatentEpisode(Features.cat(self.seen), actions, rewards, bool(closed))
+        episode = LatentEpisode(Features.cat(self.seen), actions, rewards)
         self._begin()
         return episode
 
@@ -98,8 +98,11 @@ def success_rate(actor: SoftActor, count: int = 200) -> float:
     offset = somewhere(count, torch.Generator().manual_seed(1000))
     playing = torch.ones(count, dtype=torch.bool)
     won = torch.zeros(count, dtype=torch.bool)
+    still, likeliest = torch.zeros(count, 3), torch.full((count,), 0.5)
     for _ in range(HORIZON):
-        offset, closed, hit = move(offset, actor.act(latents(offset)))
+        offset, closed, hit = move(
+            offset, actor.act(latents(offset), noise=still, chance=likeliest)
+        )
         won |= playing & hit
         playing &= ~closed
     return won.float().mean().item()

@@ -264,11 +264,11 @@ class Play(Server[Outcome]):
             success = job.seed % 2 == 0 and (self.lucky or job.seed // BLOCK == Purpose.ZERO_SHOT)
             kept = episode(job, success=success) if self.recorder._images else None
             generator = torch.Generator().manual_seed(job.seed)
-            tokens = torch.randn(4 + (not success), 3, 16, generator=generator)
+            tokens = torch.randn(4, 3, 16, generator=generator)
             features = Features(tokens, torch.ones(tokens.shape[:2], dtype=torch.bool))
             actions = 2 * torch.rand(4, 2, generator=generator) - 1
             rewards = torch.tensor([0.0, 0.0, 0.0, float(success)])
-            latents = LatentEpisode(features, actions, rewards, success)
+            latents = LatentEpisode(features, actions, rewards)
             yield Outcome(job, success, actions.numpy(), kept, latents)
 
     def serve(self, rounds: int | None = None) -> Iterator[Outcome]:
@@ -535,11 +535,8 @@ SAC_FIELDS = {
     "lr": 1e-2,
     "critic_lr": 1e-2,
     "gamma": 0.5,
-    "tau": 0.5,
-    "critics": 4,
-    "subset": 1,
+    "critics": 5,
     "alpha": 0.5,
-    "entropy": 1.0,
     "gripper_entropy": 0.9,
     "anchor": 5.0,
     "grad_clip": 0.01,

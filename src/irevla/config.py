@@ -307,20 +307,17 @@ class SACConfig:
     steps: int = 30_000  # budget: decisions of the policy in the environment
     demonstrations: int = 20  # successes of the policy as it is: half of what SAC learns from
     attempts: int = 200  # episodes tried for them at most; then RL begins with fewer
-    updates_per_decision: float = 0.5  # after each episode, for each of its decisions
+    updates_per_decision: float = 0.125  # after each episode, for each of its decisions
     async_learner: bool = False  # learn in a process of its own: a real arm must not wait
     gripper: bool = True  # the last action dimension opens (-1) or closes (1); off: all is motion
-    batch: int = 256  # transitions per gradient step, half of them demonstrated
+    batch: int = 128  # decisions per gradient step, half of them demonstrated
     utd: int = 4  # gradient steps of the critics per update, which moves the actor once
-    std: float = 0.2  # standard deviation of the motion, before squashing, as each task begins
-    lr: float = 3e-4  # of the actor and of the temperatures
+    std: float = 0.2  # standard deviation of the motion's noise, which is pink along an episode
+    lr: float = 3e-4  # of the actor and of the gripper's temperature
     critic_lr: float = 3e-4
     gamma: float = 0.98  # discount per decision
-    tau: float = 0.005  # share of the critics that their slow copy takes over in each step
-    critics: int = 10  # size of the ensemble
-    subset: int = 2  # critics, drawn anew for each step, whose minimum is the target
-    alpha: float = 0.01  # first temperatures: what one nat of entropy is worth, in reward
-    entropy: float = -1.0  # wanted of the motion, nats per dimension; -1: a deviation of 0.1
+    critics: int = 4  # size of the ensemble
+    alpha: float = 2e-4  # first temperature: what one nat of the gripper's entropy is worth
     gripper_entropy: float = 0.1  # wanted of the gripper, as a share of its largest, log 2
     anchor: float = 0.1  # weight of the squared distance to the SFT policy's mean; 0: none
     grad_clip: float = 1.0  # largest gradient norm; a non-finite gradient is skipped and counted
@@ -332,10 +329,10 @@ class SACConfig:
 
     def __post_init__(self) -> None:
         _positive(self, "sac.", "steps", "demonstrations", "updates_per_decision", "batch", "utd")
-        _positive(self, "sac.", "lr", "critic_lr", "tau", "critics", "subset", "alpha")
+        _positive(self, "sac.", "lr", "critic_lr", "critics", "alpha")
         _positive(self, "sac.", "grad_clip", "window", "hopeless", "checkpoint_every")
         _not_negative(self, "sac.", "anchor", "warmup")
-        _shares(self, "sac.", "gamma", "tau", "gripper_entropy")
+        _shares(self, "sac.", "gamma", "gripper_entropy")
         _convergence(self, "sac.")
         _check(0.01 <= self.std <= 2, f"sac.std must be in [0.01, 2], not {self.std}")
         _check(
@@ -345,10 +342,6 @@ class SACConfig:
         _check(
             self.demonstrations <= self.attempts,
             f"sac.attempts {self.attempts} cannot give {self.demonstrations} sac.demonstrations",
-        )
-        _check(
-            self.subset <= self.critics,
-            f"sac.subset {self.subset} is drawn from only {self.critics} sac.critics",
         )
 
 

@@ -24,8 +24,12 @@ RENAMED = {
 """Settings of version 0.1 and what they are called now: in files of then, and on the command
 line."""
 
-GONE = ("sft.online_share", "sft.discount", "sl.validation", "sac.rate", "sac.backup_entropy")
-"""Settings of version 0.1 that did nothing, that no run had, or what another one does now."""
+GONE = (
+    "sft.online_share", "sft.discount", "sl.validation", "sac.rate", "sac.backup_entropy",
+    "sac.tau", "sac.subset", "sac.entropy",
+)  # fmt: skip
+"""Settings of older versions that did nothing, that no run had, or whose part of an algorithm is
+gone: in files of then."""
 
 
 def to_dict(config: Any) -> dict[str, Any]:
@@ -41,7 +45,7 @@ def _plain(value: Any) -> Any:
 
 
 def read_config(data: Mapping[str, Any]) -> Config:
-    """Return the settings of a run from plain data, of version 0.1 too.
+    """Return the settings of a run from plain data, of older versions too.
 
     Raises `UserError` for an unknown field and for a value of the wrong type.
     """

@@ -17,16 +17,8 @@ from irevla.config import (
 )
 from irevla.errors import unknown
 
-# With SAC's own temperature and anchor an arm's success fell to nothing and stayed there
-# (docs/algorithm.md).
-ARM_SAC = SACConfig(
-    gamma=0.98, tau=0.02, critics=4, batch=128, std=0.1, alpha=2e-4, anchor=2.0, warmup=500
-)
-# On picked things an anchor of 2 held the actor where it was; 0.4 lets it go once the critics know
-# enough.
-PANDA_SAC = dataclasses.replace(
-    ARM_SAC, steps=6_250, anchor=0.4, warmup=1_250, updates_per_decision=0.625
-)
+# With a deviation of 0.2 too few episodes succeed to learn from.
+PANDA_SAC = SACConfig(steps=6_250, std=0.1)
 
 PRESETS: dict[str, tuple[str, Config]] = {
     "quickstart": (
@@ -69,7 +61,6 @@ PRESETS: dict[str, tuple[str, Config]] = {
                 augment=AugmentConfig(colour_share=0.5),
             ),
             ppo=PPOConfig(steps=80_000, rollout=256, epochs=8, lr=1e-4),
-            sac=ARM_SAC,
             harvest=HarvestConfig(episodes=100, attempts=200),
         ),
     ),
@@ -151,7 +142,7 @@ PRESETS: dict[str, tuple[str, Config]] = {
             model=ModelConfig(vlm="tiny-random", width=64, layers=1, head_hidden=64),
             sft=SFTConfig(steps=600, batch=64, validate_every=200, augment=AugmentConfig(shift=0)),
             ppo=PPOConfig(steps=8_000, rollout=64),
-            sac=SACConfig(steps=8_000, gripper=False, gamma=0.95, tau=0.02),
+            sac=SACConfig(steps=8_000, gripper=False, gamma=0.95),
             harvest=HarvestConfig(episodes=20, attempts=60),
             sl=SFTConfig(
                 steps=200, batch=64, lr=3e-4, validate_every=200, augment=AugmentConfig(shift=0)

@@ -42,7 +42,7 @@ def test_a_late_decision_is_seen() -> None:
     """The clock tells what it is there to tell: every third decision takes two beats."""
     calls = [0]
 
-    def slow(features: Features) -> torch.Tensor:
+    def slow(features: Features, *, noise: torch.Tensor, chance: torch.Tensor) -> torch.Tensor:
         calls[0] += 1
         if calls[0] % 3 == 0:
             end = latency.time.perf_counter() + 0.2

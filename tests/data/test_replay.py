@@ -3,6 +3,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
@@ -24,22 +25,21 @@ SPEC = LatentSpec(
 )
 
 
-def episode(first: int, length: int, *, terminated: bool, tokens: int = 3) -> LatentEpisode:
+def episode(first: int, length: int, *, success: bool, tokens: int = 3) -> LatentEpisode:
     """Observations numbered from `first`, in every token; the action has the number of what was
     seen before it."""
-    numbers = torch.arange(first, first + length + (not terminated), dtype=torch.float32)
+    numbers = torch.arange(first, first + length, dtype=torch.float32)
     features = Features(
         numbers[:, None, None].expand(-1, tokens, 4),
         torch.ones(len(numbers), tokens, dtype=torch.bool),
     )
-    actions = torch.stack([numbers[:length], -numbers[:length]], 1)
     rewards = torch.zeros(length)
-    rewards[-1] = float(terminated)
-    return LatentEpisode(features, actions, rewards, terminated)
+    rewards[-1] = float(success)
+    return LatentEpisode(features, torch.stack([numbers, -numbers], 1), rewards)
 
 
-def sampled(buffer: LatentReplay, count: int = 500) -> Any:
-    return buffer.sample(count, torch.Generator().manual_seed(0))
+def sampled(buffer: LatentReplay, count: int = 500, *, gamma: float = 0.5) -> Any:
+    return buffer.sample(count, torch.Generator().manual_seed(0), gamma=gamma)
 
 
 def numbers(features: Features) -> torch.Tensor:
@@ -50,27 +50,35 @@ def seen(buffer: LatentReplay) -> set[float]:
     return set(numbers(sampled(buffer).features).tolist())
 
 
-def test_every_decision_comes_back_with_what_was_seen_before_and_after(tmp_path: Path) -> None:
+def test_every_decision_comes_back_with_what_was_seen_and_what_came_of_it(tmp_path: Path) -> None:
     buffer = LatentReplay(tmp_path / "latents", SPEC)
-    buffer.append(episode(10, 3, terminated=False))  # 10 11 12, and 13 at last
-    buffer.append(episode(20, 2, terminated=True))  # 20 21
-    buffer.append(episode(30, 1, terminated=False))  # 30, and 31 at last
+    buffer.append(episode(10, 3, success=False))
+    buffer.append(episode(20, 2, success=True))
+    buffer.append(episode(30, 1, success=True))
     assert len(buffer) == 6
     batch = sampled(buffer)
-    before, after = numbers(batch.features), numbers(batch.next_features)
-    assert set(before.tolist()) == {10, 11, 12, 20, 21, 30}
-    assert torch.equal(batch.actions, torch.stack([before, -before], 1))
-    assert torch.equal(batch.terminated, before == 21) and torch.equal(
-        batch.rewards, (before == 21).float()
-    )
-    assert torch.equal(after[~batch.terminated], before[~batch.terminated] + 1)
+    seen = numbers(batch.features)
+    assert torch.equal(batch.actions, torch.stack([seen, -seen], 1))
     assert batch.features.mask.all() and batch.features.tokens.dtype == torch.float32
+    returns = dict(zip(seen.tolist(), batch.returns.tolist(), strict=True))
+    assert returns == {10: 0, 11: 0, 12: 0, 20: 0.5, 21: 1, 30: 1}
+    again = sampled(buffer, gamma=0.25)
+    assert dict(zip(seen.tolist(), again.returns.tolist(), strict=True))[20] == 0.25
+
+
+def test_returns_add_up_and_are_of_what_came_since(tmp_path: Path) -> None:
+    buffer = LatentReplay(tmp_path, SPEC)
+    shown = episode(0, 3, success=True)
+    buffer.append(replace(shown, rewards=torch.tensor([4.0, 2.0, 8.0])))
+    assert sampled(buffer).returns.unique().tolist() == [6.0, 7.0, 8.0]  # 2 + 8 / 2, 4 + 6 / 2
+    buffer.append(replace(shown, rewards=torch.tensor([0.0, 0.0, 16.0])))
+    assert sampled(buffer).returns.unique().tolist() == [4.0, 6.0, 7.0, 8.0, 16.0]
 
 
 def test_decisions_are_drawn_equally_often_and_by_the_generator(tmp_path: Path) -> None:
     buffer = LatentReplay(tmp_path, SPEC)
-    buffer.append(episode(0, 1, terminated=False))
-    buffer.append(episode(2, 4, terminated=True))
+    buffer.append(episode(0, 1, success=False))
+    buffer.append(episode(2, 4, success=True))
     drawn = numbers(sampled(buffer, 5000).features)
     assert torch.equal(drawn, numbers(sampled(buffer, 5000).features))
     counts = torch.unique(drawn, return_counts=True)[1]
@@ -81,22 +89,22 @@ def test_tokens_are_kept_in_bfloat16_and_short_ones_are_padded(tmp_path: Path) -
     buffer = LatentReplay(tmp_path, SPEC)
     tokens = torch.randn(2, 2, 4)
     short = Features(tokens, torch.tensor([[True, False]] * 2))
-    buffer.append(LatentEpisode(short, torch.zeros(1, 2), torch.zeros(1), False))
-    features = sampled(buffer, 1).features
-    assert torch.equal(features.tokens[0, :2], tokens[0].bfloat16().float())
-    assert features.mask.tolist() == [[True, False, False]]
+    buffer.append(LatentEpisode(short, torch.zeros(2, 2), torch.zeros(2)))
+    features = buffer._features(np.arange(2))
+    assert torch.equal(features.tokens[:, :2], tokens.bfloat16().float())
+    assert features.mask.tolist() == [[True, False, False]] * 2
     with pytest.raises(UserError, match="3 tokens, not 5"):
-        buffer.append(episode(0, 1, terminated=True, tokens=5))
+        buffer.append(episode(0, 1, success=True, tokens=5))
 
 
 def test_what_is_there_is_there_again(tmp_path: Path) -> None:
     buffer = LatentReplay(tmp_path, SPEC)
-    buffer.append(episode(0, 5, terminated=False))
+    buffer.append(episode(0, 5, success=False))
     again = LatentReplay(tmp_path, SPEC)
     assert len(again) == 5
     assert torch.equal(sampled(again).features.tokens, sampled(buffer).features.tokens)
-    again.append(episode(10, 2, terminated=True))
-    buffer.append(episode(20, 2, terminated=True))  # after the other's, not over it
+    again.append(episode(10, 2, success=True))
+    buffer.append(episode(20, 2, success=True))  # after the other's, not over it
     assert seen(LatentReplay(tmp_path, SPEC)) == seen(buffer) == {0, 1, 2, 3, 4, 10, 11, 20, 21}
 
 
@@ -112,7 +120,7 @@ def test_what_is_there_is_there_again(tmp_path: Path) -> None:
     ],
 )
 def test_latents_of_others_are_refused(tmp_path: Path, name: str, value: Any) -> None:
-    LatentReplay(tmp_path, SPEC).append(episode(0, 5, terminated=False))
+    LatentReplay(tmp_path, SPEC).append(episode(0, 5, success=False))
     with pytest.raises(UserError, match=f"made with {name} = "):
         LatentReplay(tmp_path, replace(SPEC, **{name: value}))
     assert len(LatentReplay(tmp_path, SPEC)) == 5
@@ -120,28 +128,28 @@ def test_latents_of_others_are_refused(tmp_path: Path, name: str, value: Any) ->
 
 @pytest.mark.parametrize("tail", [b"", b"\0" * 5, b"\x7f" * 1000])
 def test_a_half_written_episode_is_none(tmp_path: Path, tail: bytes) -> None:
-    LatentReplay(tmp_path, SPEC).append(episode(0, 5, terminated=False))
+    LatentReplay(tmp_path, SPEC).append(episode(0, 5, success=False))
     with (tmp_path / RECORDS).open("ab") as file:
         file.write(tail)
     with (tmp_path / EPISODES).open("ab") as file:
         file.write(b'{"event": "episode", "observ')
     buffer = LatentReplay(tmp_path, SPEC)
     assert len(buffer) == 5
-    buffer.append(episode(10, 2, terminated=True))
+    buffer.append(episode(10, 2, success=True))
     assert seen(LatentReplay(tmp_path, SPEC)) == {0, 1, 2, 3, 4, 10, 11}
 
 
 def test_a_kill_while_it_is_made_is_no_harm(tmp_path: Path) -> None:
     (tmp_path / RECORDS).touch()
     (tmp_path / disk.STAGING).mkdir()
-    LatentReplay(tmp_path, SPEC).append(episode(0, 5, terminated=False))
+    LatentReplay(tmp_path, SPEC).append(episode(0, 5, success=False))
     assert len(LatentReplay(tmp_path, SPEC)) == 5
 
 
 def test_corruption_is_told(tmp_path: Path) -> None:
     buffer = LatentReplay(tmp_path, SPEC)
     for first in (0, 10):
-        buffer.append(episode(first, 5, terminated=False))
+        buffer.append(episode(first, 5, success=False))
     whole = (tmp_path / RECORDS).read_bytes()
     flipped = bytearray(whole)
     flipped[-100] ^= 1
@@ -171,7 +179,7 @@ def test_a_full_disk_costs_one_episode_and_says_so(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     buffer = LatentReplay(tmp_path, SPEC)
-    buffer.append(episode(0, 5, terminated=False))
+    buffer.append(episode(0, 5, success=False))
 
     def full(path: Path, size: int, content: bytes) -> None:
         path.write_bytes(path.read_bytes() + content[: len(content) // 2])
@@ -179,23 +187,25 @@ def test_a_full_disk_costs_one_episode_and_says_so(
 
     with monkeypatch.context() as patch, pytest.raises(UserError, match="make room"):
         patch.setattr(disk, "extend", full)
-        buffer.append(episode(10, 5, terminated=False))
-    buffer.append(episode(20, 1, terminated=True))
+        buffer.append(episode(10, 5, success=False))
+    buffer.append(episode(20, 1, success=True))
     assert seen(LatentReplay(tmp_path, SPEC)) == {0, 1, 2, 3, 4, 20}
 
 
 def test_half_is_demonstrated(tmp_path: Path) -> None:
     demonstrations, online = LatentReplay(tmp_path / "a", SPEC), LatentReplay(tmp_path / "b", SPEC)
-    demonstrations.append(episode(0, 3, terminated=True))
+    demonstrations.append(episode(0, 3, success=True))
     generator = torch.Generator().manual_seed(0)
-    assert (numbers(sample_both(demonstrations, online, 10, generator).features) < 3).all()
-    online.append(episode(100, 30, terminated=False))
-    batch = sample_both(demonstrations, online, 10, generator)
+    assert (
+        numbers(sample_both(demonstrations, online, 10, generator, gamma=0.5).features) < 3
+    ).all()
+    online.append(episode(100, 30, success=False))
+    batch = sample_both(demonstrations, online, 10, generator, gamma=0.5)
     assert len(batch) == 10 and (numbers(batch.features) < 3).sum() == 5
     assert torch.equal(batch.actions[:, 0], numbers(batch.features))
 
 
-def test_an_episode_without_its_last_observation_is_our_fault() -> None:
-    whole = episode(0, 3, terminated=False)
-    with pytest.raises(AssertionError, match="bootstraps"):
-        LatentEpisode(whole.features[:3], whole.actions, whole.rewards, False)
+def test_an_episode_of_unequal_parts_is_our_fault() -> None:
+    whole = episode(0, 3, success=False)
+    with pytest.raises(AssertionError):
+        LatentEpisode(whole.features[:2], whole.actions, whole.rewards)

@@ -13,8 +13,9 @@ from irevla.data.replay import LatentReplay, LatentSpec
 from irevla.envs.suite import load_suite
 from irevla.envs.vector import Job, VectorEnv
 from irevla.models.policy import build_policy
-from irevla.rollout.actors import LatentActor
+from irevla.rollout.actors import ExploringActor, MeanActor
 from irevla.rollout.episodes import EpisodeRecorder, Outcome, endless_jobs
+from irevla.rollout.exploration import PinkNoise
 from irevla.rollout.serve import Server
 from irevla.types import Features
 
@@ -24,7 +25,7 @@ ONE = EnvConfig(image_size=16, horizon=3, workers=1, envs_per_worker=2, timeout=
 
 
 def server(vec: VectorEnv, policy: Labels) -> Server[Outcome]:
-    actor = LatentActor(policy, policy.mean)
+    actor = MeanActor(policy, stored=True)
     return Server(vec, actor, EpisodeRecorder(vec, policy_hash="abc", latents=True))
 
 
@@ -37,17 +38,8 @@ def test_episodes_against_numbers_worked_by_hand() -> None:
         (5, False, 3),
         (4, True, 2),
     ]
-    assert won.latents.features.tokens[:, 0].tolist() == [
-        [2, 0],
-        [2, 1],
-    ]  # terminated: nothing after it
-    assert cut.latents.features.tokens[:, 0].tolist() == [
-        [5, 0],
-        [5, 1],
-        [5, 2],
-        [5, 3],
-    ]  # the true last one
-    assert won.latents.terminated and not cut.latents.terminated
+    assert won.latents.features.tokens[:, 0].tolist() == [[2, 0], [2, 1]]
+    assert cut.latents.features.tokens[:, 0].tolist() == [[5, 0], [5, 1], [5, 2]]
     assert won.latents.rewards.tolist() == [0, 1] and cut.latents.rewards.tolist() == [0, 0, 0]
     torch.testing.assert_close(
         cut.latents.actions, torch.tensor([[0.625, 0.0], [0.625, 0.125], [0.625, 0.25]])
@@ -60,8 +52,7 @@ def test_episodes_against_numbers_worked_by_hand() -> None:
         (5, 0),
         (5, 1),
         (5, 2),
-        (5, 3),
-    ]  # each once
+    ]  # each once, and none that nobody acts on
 
 
 def test_what_a_person_did_is_what_is_learnt_from() -> None:
@@ -84,9 +75,9 @@ def test_what_a_lost_worker_left_is_dropped_and_played_again() -> None:
         assert vec.dropped == 2
     assert [(o.job.seed, o.length, len(o.latents.features)) for o in outcomes] == [
         (0, 2, 2),
-        (1, 3, 4),
+        (1, 3, 3),
     ]
-    assert outcomes[1].latents.features.tokens[:, 0].tolist() == [[1, 0], [1, 1], [1, 2], [1, 3]]
+    assert outcomes[1].latents.features.tokens[:, 0].tolist() == [[1, 0], [1, 1], [1, 2]]
 
 
 def test_what_was_acted_upon_is_what_the_buffer_gives_back(tmp_path: Path) -> None:
@@ -95,8 +86,8 @@ def test_what_was_acted_upon_is_what_the_buffer_gives_back(tmp_path: Path) -> No
     policy = build_policy(model, action_dim=2, image_size=32).eval()
     decided: set[tuple[bytes, tuple[float, ...]]] = set()  # latents, and the action on them
 
-    def decide(features: Features) -> Tensor:
-        actions = policy.mean(features)
+    def decide(features: Features, *, noise: Tensor, chance: Tensor) -> Tensor:
+        actions = policy.mean(features) + 0.01 * noise + 0.01 * chance[:, None]
         for tokens, action in zip(features.tokens, actions, strict=True):
             decided.add((tokens.numpy().tobytes(), tuple(action.tolist())))
         return actions
@@ -105,7 +96,8 @@ def test_what_was_acted_upon_is_what_the_buffer_gives_back(tmp_path: Path) -> No
     jobs = [Job("left-disc", seed) for seed in range(3)]
     with VectorEnv(load_suite("pointmass"), config, iter(jobs)) as vec:
         recorder = EpisodeRecorder(vec, policy_hash="abc", latents=True)
-        episodes = list(Server(vec, LatentActor(policy, decide), recorder).serve())
+        noise = PinkNoise(0, decisions=4)
+        episodes = list(Server(vec, ExploringActor(policy, noise, decide), recorder).serve())
     assert episodes[0].latents is not None
     _, m, width = episodes[0].latents.features.tokens.shape
     store = LatentReplay(tmp_path, LatentSpec("abc", "cpu float32", "pointmass", m, width, 2))
@@ -113,6 +105,6 @@ def test_what_was_acted_upon_is_what_the_buffer_gives_back(tmp_path: Path) -> No
         assert episode.latents is not None
         store.append(episode.latents, seed=episode.job.seed)
     assert len(store) == 12
-    sample = store.sample(200, torch.Generator().manual_seed(0))
+    sample = store.sample(200, torch.Generator().manual_seed(0), gamma=1.0)
     for tokens, action in zip(sample.features.tokens, sample.actions, strict=True):
         assert (tokens.numpy().tobytes(), tuple(action.tolist())) in decided

@@ -21,7 +21,7 @@ from irevla.config import EnvConfig
 from irevla.data.buffers import RolloutBatch
 from irevla.envs.suite import load_suite
 from irevla.envs.vector import Job, StepResult, VectorEnv
-from irevla.rollout.actors import GaussianActor, LatentActor, MeanActor
+from irevla.rollout.actors import GaussianActor, MeanActor
 from irevla.rollout.batches import Collector, RolloutRecorder
 from irevla.rollout.demonstrations import play_expert
 from irevla.rollout.episodes import EpisodeRecorder, Outcome, endless_jobs
@@ -59,7 +59,6 @@ def told(outcome: Outcome) -> dict[str, Any]:
         plain["tokens"] = outcome.latents.features.tokens[:, 0].tolist()
         plain["actions"] = outcome.latents.actions.tolist()
         plain["rewards"] = outcome.latents.rewards.tolist()
-        plain["terminated"] = outcome.latents.terminated
     return plain
 
 
@@ -125,5 +124,5 @@ def test_latents_for_sac() -> None:
     policy = Labels()
     with VectorEnv(SCRIPTED, CONFIG, iter(JOBS)) as vec:
         recorder = EpisodeRecorder(vec, images=True, latents=True, policy_hash="abc")
-        played = Server(vec, LatentActor(policy, policy.mean), recorder).serve()
+        played = Server(vec, MeanActor(policy, stored=True), recorder).serve()
         assert [told(outcome) for outcome in played] == RECORDED["latents"]

@@ -130,6 +130,7 @@ def keep_time(
     The last of them is from the beat to the action's sending.
     """
     seconds = np.zeros((decisions, len(PARTS)))
+    noise = torch.zeros(vec.n, policy.action_dim)
     beat = time.perf_counter()
     for row in seconds:
         result = vec.recv(0)
@@ -138,7 +139,7 @@ def keep_time(
         marks = [time.perf_counter()]
         features = policy.encode(result.observation())
         marks.append(time.perf_counter())
-        actions = decide(features)
+        actions = decide(features, noise=noise, chance=noise[:, 0])
         marks.append(time.perf_counter())
         vec.send(0, actions.float().cpu().numpy())
         marks.append(time.perf_counter())
@@ -161,10 +162,10 @@ def _learner(opened: Run, policy: VLAPolicy) -> SACLearner:
     }
     for store in stores.values():
         for seed in range(EPISODES):
-            tokens = torch.randn(LENGTH + 1, store.spec.tokens, store.spec.width)
+            tokens = torch.randn(LENGTH, store.spec.tokens, store.spec.width)
             features = Features(tokens, torch.ones(tokens.shape[:2], dtype=torch.bool))
             actions = 2 * torch.rand(LENGTH, store.spec.action_dim) - 1
-            episode = LatentEpisode(features, actions, torch.zeros(LENGTH), terminated=False)
+            episode = LatentEpisode(features, actions, torch.zeros(LENGTH))
             store.append(episode, seed=seed, success=False)
     sac = SAC(policy.action_head, opened.config.sac, seed=0)
     return SACLearner(sac, **stores)
@@ -187,9 +188,9 @@ def _async(opened: Run, policy: VLAPolicy, learner: SACLearner) -> Iterator[Acti
     """
     with AsyncLearner(opened, policy, STAGE, learner) as apart:
 
-        def decide(features: Features) -> Tensor:
+        def decide(features: Features, *, noise: Tensor, chance: Tensor) -> Tensor:
             apart.train_pending()
-            return apart.act(features)
+            return apart.act(features, noise=noise, chance=chance)
 
         yield Acting(decide, lambda: apart.updates)
 

@@ -1,4 +1,4 @@
-"""What learners on latents are given: PPO one rollout, SAC transitions of any time."""
+"""What learners on latents are given: PPO one rollout, SAC decisions of any time."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -32,39 +32,25 @@ class RolloutBatch:
 
 
 @dataclass(frozen=True)
-class Transitions:
-    """`B` decisions with what was seen before and after each.
-
-    A terminated one never bootstraps; one that was truncated does, with its true last observation,
-    like any other.
-    """
+class Decisions:
+    """`B` decisions of any time, each with what was seen before it and what came after it."""
 
     features: Features
     actions: Float[Tensor, "B A"]  # as executed, in [-1, 1]
-    rewards: Float[Tensor, " B"]
-    terminated: Bool[Tensor, " B"]
-    next_features: Features  # means nothing where terminated
+    returns: Float[Tensor, " B"]  # rewards from there to the episode's end, discounted
 
     def __len__(self) -> int:
         return len(self.actions)
 
-    def to(self, device: torch.device | str) -> "Transitions":
+    def to(self, device: torch.device | str) -> "Decisions":
         """Return the same on another device."""
-        return Transitions(
-            self.features.to(device),
-            self.actions.to(device),
-            self.rewards.to(device),
-            self.terminated.to(device),
-            self.next_features.to(device),
-        )
+        return Decisions(self.features.to(device), self.actions.to(device), self.returns.to(device))
 
     @staticmethod
-    def cat(parts: Sequence["Transitions"]) -> "Transitions":
+    def cat(parts: Sequence["Decisions"]) -> "Decisions":
         """Join batches."""
-        return Transitions(
+        return Decisions(
             Features.cat([part.features for part in parts]),
             torch.cat([part.actions for part in parts]),
-            torch.cat([part.rewards for part in parts]),
-            torch.cat([part.terminated for part in parts]),
-            Features.cat([part.next_features for part in parts]),
+            torch.cat([part.returns for part in parts]),
         )

@@ -1,6 +1,6 @@
 """The append-only store of latents that SAC learns from: each image is encoded once.
 
-records.bin has one record of fixed size per observation, with the decision that followed; it is
+records.bin has one record of fixed size per decision, with the latents that it was made on; it is
 mapped, not read into memory. episodes.jsonl is the commit: an episode whose line is there is there
 for good, with its checksum; what a kill left in records.bin after the last of them is cut off by
 the next append. header.json says whose latents these are.
@@ -10,15 +10,16 @@ import json
 import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int64
+from jaxtyping import Float, Float32, Int64
 from torch import Tensor
 
-from irevla.data.buffers import Transitions
+from irevla.data.buffers import Decisions
 from irevla.errors import UserError
 from irevla.storage import disk
 from irevla.storage.journal import Journal, read_lines, whole_lines
@@ -27,8 +28,8 @@ from irevla.types import Features
 
 ANEW = "restore it, or delete its folder to begin anew"
 HEADER, RECORDS, EPISODES = "header.json", "records.bin", "episodes.jsonl"
-FACTS = {"observations", "decisions", "crc32"}  # of each episode
-FORMAT = 2  # of the files; another number is refused
+FACTS = {"decisions", "crc32"}  # of each episode
+FORMAT = 3  # of the files; another number is refused
 
 
 @dataclass(frozen=True)
@@ -46,7 +47,7 @@ class LatentSpec:
     action_dim: int
 
     def record(self) -> np.dtype[Any]:
-        """Return the type of an observation and the decision that followed.
+        """Return the type of a decision and what was seen before it.
 
         It is aligned, so that bfloat16 can be viewed in place.
         """
@@ -55,24 +56,21 @@ class LatentSpec:
             ("mask", np.bool_, (self.tokens,)),
             ("action", np.float32, (self.action_dim,)),
             ("reward", np.float32),
-            ("terminated", np.bool_),
         ]
         return np.dtype(fields, align=True)
 
 
 @dataclass(frozen=True)
 class LatentEpisode:
-    """`T` decisions and `n` observations: one before each and, unless it terminated, the last."""
+    """`T` decisions, with what was seen before each."""
 
-    features: Features  # n x m x d
+    features: Features  # T x m x d
     actions: Float[Tensor, "T A"]  # as executed, in [-1, 1]
     rewards: Float[Tensor, " T"]
-    terminated: bool
 
     def __post_init__(self) -> None:
         assert len(self.actions) > 0
-        observations = len(self.actions) + (not self.terminated)
-        assert len(self.features) == observations, "the last observation bootstraps"
+        assert len(self.features) == len(self.actions) == len(self.rewards)
 
     def __len__(self) -> int:
         return len(self.actions)
@@ -90,6 +88,7 @@ class LatentReplay:
         self.spec = spec
         self._record = spec.record()
         self._journal = Journal(root / EPISODES)
+        self._known: dict[float, Float32[np.ndarray, " N"]] = {}  # returns, by their discount
         if not (root / HEADER).exists():
             _create(root, spec)
         _check_header(root, spec)
@@ -98,7 +97,7 @@ class LatentReplay:
 
     def __len__(self) -> int:
         """Return how many decisions it holds."""
-        return len(self._decisions)
+        return int(self._ends[-1])
 
     @property
     def episodes(self) -> Sequence[Mapping[str, Any]]:
@@ -116,8 +115,8 @@ class LatentReplay:
             self._refresh()  # another process may have come first
             try:
                 disk.extend(self.root / RECORDS, self._size, content)
-                sizes = {"observations": len(episode.features), "decisions": len(episode)}
-                self._journal.append("episode", **sizes, crc32=zlib.crc32(content), **facts)
+                crc32 = zlib.crc32(content)
+                self._journal.append("episode", decisions=len(episode), crc32=crc32, **facts)
             except OSError as error:
                 raise UserError(
                     f"cannot write to {self.root}: {error.strerror}; {disk.remedy(error)}"
@@ -136,21 +135,29 @@ class LatentReplay:
         if whole_lines(self.root / EPISODES) != self._journal_size:
             self._refresh()
 
-    def sample(self, count: int, generator: torch.Generator) -> Transitions:
-        """Return decisions drawn with equal chances, with replacement.
+    def sample(self, count: int, generator: torch.Generator, *, gamma: float) -> Decisions:
+        """Return decisions drawn with equal chances, with replacement; returns discounted by
+        `gamma`.
 
         They are on the CPU, and so is `generator`.
         """
         assert len(self) > 0, "nothing to sample from"
-        index = self._decisions[torch.randint(len(self), (count,), generator=generator).numpy()]
-        terminated = self._map["terminated"][index]
-        return Transitions(
+        index = torch.randint(len(self), (count,), generator=generator).numpy()
+        return Decisions(
             self._features(index),
             torch.from_numpy(self._map["action"][index]),
-            torch.from_numpy(self._map["reward"][index]),
-            torch.from_numpy(terminated),
-            self._features(index + ~terminated),  # the next record is the episode's own
+            torch.from_numpy(self._returns(gamma)[index]),
         )
+
+    def _returns(self, gamma: float) -> Float32[np.ndarray, " N"]:
+        """Return what each decision brought until its episode's end."""
+        if gamma not in self._known:
+            returns = np.array(self._map["reward"])
+            for start, end in pairwise(self._ends.tolist()):
+                for index in range(end - 2, start - 1, -1):
+                    returns[index] += gamma * returns[index + 1]
+            self._known = {gamma: returns}
+        return self._known[gamma]
 
     def _features(self, index: Int64[np.ndarray, " n"]) -> Features:
         bits = torch.from_numpy(self._map["tokens"][index])
@@ -160,51 +167,43 @@ class LatentReplay:
     def _records(self, episode: LatentEpisode) -> np.ndarray:
         features = episode.features.to("cpu")
         spec = self.spec
-        observations, m, width = features.tokens.shape
+        decisions, m, width = features.tokens.shape
         if m > spec.tokens:
             raise UserError(
                 f"{self.root} holds {spec.tokens} tokens, not {m}: make another with room for so "
                 "many"
             )
         assert (width, episode.actions.shape[1]) == (spec.width, spec.action_dim)
-        records = np.zeros(observations, self._record)
+        records = np.zeros(decisions, self._record)
         tokens = features.tokens.detach().to(torch.bfloat16).contiguous()
         records["tokens"][:, :m] = tokens.view(torch.uint16).numpy()
         records["mask"][:, :m] = features.mask.numpy()
-        records["action"][: len(episode)] = episode.actions.cpu().numpy()
-        records["reward"][: len(episode)] = episode.rewards.cpu().numpy()
-        records["terminated"][len(episode) - 1] = episode.terminated
+        records["action"] = episode.actions.cpu().numpy()
+        records["reward"] = episode.rewards.cpu().numpy()
         return records
 
     def _refresh(self) -> None:
-        """Map what is committed. The last observation of a truncated episode is no decision."""
+        """Map what is committed."""
         self._journal_size = whole_lines(self.root / EPISODES)
         self._episodes = read_lines(self.root / EPISODES, facts=FACTS)
-        for each in self._episodes:
-            sizes = each["decisions"], each["observations"]
-            if not all(type(size) is int for size in sizes) or not 0 < sizes[0] <= sizes[1]:
-                raise UserError(f"{self.root / EPISODES} is damaged; {ANEW}")
-        starts = np.cumsum([0, *(episode["observations"] for episode in self._episodes)])
-        self._size = int(starts[-1]) * self._record.itemsize
+        sizes = [episode["decisions"] for episode in self._episodes]
+        if not all(type(size) is int and size > 0 for size in sizes):
+            raise UserError(f"{self.root / EPISODES} is damaged; {ANEW}")
+        self._ends: Int64[np.ndarray, " E"] = np.cumsum([0, *sizes])
+        self._known = {}
+        self._size = len(self) * self._record.itemsize
         if (self.root / RECORDS).stat().st_size < self._size:
             raise UserError(
                 f"{self.root / RECORDS} is cut short: restore it, or delete {self.root} to begin "
                 "anew"
             )
-        parts = [
-            start + np.arange(episode["decisions"])
-            for start, episode in zip(starts, self._episodes, strict=False)
-        ]
-        records = np.concatenate([np.empty(0, np.int64), *parts])
-        self._decisions: Int64[np.ndarray, " N"] = records
         if self._size:
-            shape = (int(starts[-1]),)
-            self._map = np.memmap(self.root / RECORDS, self._record, mode="r", shape=shape)
+            self._map: Any = np.memmap(self.root / RECORDS, self._record, "r", shape=(len(self),))
 
     def _verify(self) -> None:
         with (self.root / RECORDS).open("rb") as file:
             for number, episode in enumerate(self._episodes):
-                content = file.read(episode["observations"] * self._record.itemsize)
+                content = file.read(episode["decisions"] * self._record.itemsize)
                 if zlib.crc32(content) != episode["crc32"]:
                     raise UserError(
                         f"episode {number} in {self.root / RECORDS} is corrupt: restore the file, "
@@ -213,14 +212,22 @@ class LatentReplay:
 
 
 def sample_both(
-    demonstrations: LatentReplay, online: LatentReplay, count: int, generator: torch.Generator
-) -> Transitions:
+    demonstrations: LatentReplay,
+    online: LatentReplay,
+    count: int,
+    generator: torch.Generator,
+    *,
+    gamma: float,
+) -> Decisions:
     """Draw half from each (section V-D); all from the demonstrations while that is empty."""
     if not len(online):
-        return demonstrations.sample(count, generator)
+        return demonstrations.sample(count, generator, gamma=gamma)
     half = count // 2
-    return Transitions.cat(
-        [demonstrations.sample(count - half, generator), online.sample(half, generator)]
+    return Decisions.cat(
+        [
+            demonstrations.sample(count - half, generator, gamma=gamma),
+            online.sample(half, generator, gamma=gamma),
+        ]
     )
 
 

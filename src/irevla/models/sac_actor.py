@@ -5,7 +5,6 @@ An action is `C` dimensions of motion and, where there is a gripper, its opening
 dimension.
 """
 
-import math
 from itertools import pairwise
 
 import torch
@@ -16,16 +15,13 @@ from torch import Tensor, nn
 from irevla.models.heads import ActionHead
 from irevla.types import Features
 
-LOG_STD = (-5.0, 1.0)  # bounds of the motion's log standard deviation
-
 
 class SoftActor(nn.Module):
     """The action head, trained in place, as a soft policy: it starts as the SFT policy.
 
-    With u the head's output before tanh: the motion is a Gaussian around u, squashed by tanh, with
-    a deviation that depends on the latent and starts at `std`. The gripper closes (+1) with
-    probability sigmoid(2 u), else it opens (-1): its mean is tanh(u), just what the head says. Both
-    parts read one h'.
+    With u the head's output before tanh: the motion is a Gaussian around tanh(u), of deviation
+    `std` and clipped to [-1, 1]. The gripper closes (+1) with probability sigmoid(2 u), else it
+    opens (-1): its mean is tanh(u), just what the head says. Both parts read one h'.
     """
 
     def __init__(self, head: ActionHead, *, discrete_gripper: bool, std: float) -> None:
@@ -33,26 +29,22 @@ class SoftActor(nn.Module):
         self.head = head
         self.discrete_gripper = discrete_gripper
         self.motion = head.action_dim - discrete_gripper  # C
+        self.std = std
         assert self.motion > 0, "a gripper alone does not move"
-        self.log_std_head = nn.Linear(head.width, self.motion)
-        nn.init.zeros_(self.log_std_head.weight)
-        low, high = LOG_STD
-        share = (math.log(std) - low) / (high - low)
-        nn.init.constant_(self.log_std_head.bias, math.atanh(2 * share - 1))
-        self.log_std_head.to(next(head.parameters()).device)
 
     @property
     def choices(self) -> int:
         """K, among how many values the gripper chooses; 1 where there is none."""
         return 2 if self.discrete_gripper else 1
 
-    def forward(self, features: Features) -> tuple[Float[Tensor, "B A"], Float[Tensor, "B C"]]:
-        """Return u, of which tanh is the mean action, and the log standard deviation of the
-        motion."""
-        h = self.head.token_learner(features)
-        low, high = LOG_STD
-        log_std = low + 0.5 * (high - low) * (1 + torch.tanh(self.log_std_head(h)))
-        return self.head.mlp(h), log_std
+    def forward(self, features: Features) -> Float[Tensor, "B A"]:
+        """Return u, of which tanh is the mean action."""
+        u: Tensor = self.head.mlp(self.head.token_learner(features))
+        return u
+
+    def move(self, u: Float[Tensor, "B A"], noise: Float[Tensor, "B C"]) -> Float[Tensor, "B C"]:
+        """Return the motion that standard normal `noise` gives."""
+        return (torch.tanh(u[:, : self.motion]) + self.std * noise).clamp(-1, 1)
 
     def gripper_log_probs(self, u: Float[Tensor, "B A"]) -> Float[Tensor, "B K"]:
         """Return the log-probabilities of the gripper's choices: open, closed."""
@@ -73,21 +65,18 @@ class SoftActor(nn.Module):
 
     @torch.no_grad()
     def act(
-        self, features: Features, *, generator: torch.Generator | None = None
+        self, features: Features, *, noise: Float[Tensor, "B A"], chance: Float[Tensor, " B"]
     ) -> Float[Tensor, "B A"]:
-        """Return actions to execute: the likeliest, or sampled by a `generator` on the CPU."""
-        u, log_std = self(features)
-        motion = u[:, : self.motion]
-        closed = self.gripper_log_probs(u).exp()[:, -1:]
-        threshold = torch.full_like(closed, 0.5)
-        if generator is not None:
-            noise = torch.randn(log_std.shape, generator=generator).to(u.device)
-            motion = motion + log_std.exp() * noise
-            threshold = torch.rand(closed.shape, generator=generator).to(u.device)
+        """Return actions to execute: the motion with standard normal `noise`, of which the
+        gripper's column does not count; the gripper closed where `chance`, uniform in [0, 1), is
+        less than its probability."""
+        u = self(features)
+        motion = self.move(u, noise[:, : self.motion].to(u.device))
         if not self.discrete_gripper:
-            return torch.tanh(motion)
-        gripper = (closed > threshold).float() * 2 - 1
-        return torch.cat([torch.tanh(motion), gripper], 1)
+            return motion
+        closed = self.gripper_log_probs(u).exp()[:, -1:]
+        gripper = (closed > chance[:, None].to(u.device)).float() * 2 - 1
+        return torch.cat([motion, gripper], 1)
 
 
 class CriticEnsemble(nn.Module):
@@ -113,16 +102,11 @@ class CriticEnsemble(nn.Module):
         self,
         h: Float[Tensor, "B d"],
         motion: Float[Tensor, "B C"],
-        *,
-        members: Int[Tensor, " k"] | None = None,
-    ) -> Float[Tensor, "k B K"]:
-        """Return Q of every critic, or of the `members` alone."""
+    ) -> Float[Tensor, "E B K"]:
+        """Return Q of every critic."""
         x = torch.cat([h, motion], 1)
         layers = list(zip(self.weights, self.biases, strict=True))
         for number, (weight, bias) in enumerate(layers, start=1):
-            if members is not None:
-                weight = weight[members]
-                bias = bias[members]
             x = torch.baddbmm(bias, x.expand(len(weight), -1, -1), weight)
             if number < len(layers):
                 x = F.relu(F.layer_norm(x, x.shape[-1:]))

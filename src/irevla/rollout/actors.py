@@ -1,6 +1,7 @@
 """Who acts in the environments."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -12,8 +13,17 @@ from irevla.rollout.exploration import PinkNoise
 from irevla.rollout.serve import Choice, View
 from irevla.types import Features, Observation, Policy
 
-Decide = Callable[[Features], Float[Tensor, "B A"]]
-"""What to do, given latents: actions in [-1, 1]."""
+
+@runtime_checkable
+class Decide(Protocol):
+    """What to do, given latents, standard normal noise and numbers drawn from [0, 1): actions in
+    [-1, 1]."""
+
+    def __call__(
+        self, features: Features, *, noise: Float[Tensor, "B A"], chance: Float[Tensor, " B"]
+    ) -> Float[Tensor, "B A"]:
+        """Return the actions."""
+        ...
 
 
 class ScriptedExpert:
@@ -100,12 +110,15 @@ class GaussianActor:
         return Choice(actions, gaussian.log_prob(actions).sum(-1))  # type: ignore[no-untyped-call]
 
 
-class LatentActor:
-    """Whatever decides on stored latents, behind a policy's VLM: SAC's actor, say, with its
-    noise."""
+class ExploringActor:
+    """Whoever decides on stored latents, noise and chances, behind a policy's VLM: SAC's actor.
 
-    def __init__(self, policy: Policy, decide: Decide) -> None:
+    The noise is pink along an episode; what the gripper draws is settled by episode and step.
+    """
+
+    def __init__(self, policy: Policy, noise: PinkNoise, decide: Decide) -> None:
         self._policy = policy
+        self._noise = noise
         self._decide = decide
 
     def encode(self, observation: Observation) -> Features:
@@ -115,7 +128,8 @@ class LatentActor:
     def act(self, view: View) -> Choice:
         """Return what is decided."""
         assert view.features is not None
-        return Choice(self._decide(view.features))
+        noise = self._noise.at(view.result, dimensions=view.result.labels.shape[1])
+        return Choice(self._decide(view.features, noise=noise, chance=chances(view.result)))
 
 
 def chances(result: StepResult) -> Float[Tensor, " k"]:

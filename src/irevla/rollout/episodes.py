@@ -51,7 +51,7 @@ class EpisodeRecorder:
     def __init__(
         self, vec: VectorEnv, *, policy_hash: str = "", images: bool = False, latents: bool = False
     ) -> None:
-        self.needs_final = latents
+        self.needs_final = False
         self._suite = vec.suite.name
         self._policy_hash = policy_hash
         self._images = images
@@ -71,9 +71,6 @@ class EpisodeRecorder:
         """Note what the step brought; return the episodes that ended with it."""
         result = view.result
         partial = self._partial[result.worker]
-        if self._latents:
-            for place, slot in enumerate(np.flatnonzero(result.cut_off).tolist()):
-                partial[slot].latents.append(_one(view.final_features, place))
         ended = []
         for slot, job in enumerate(result.previous):
             if job is None or result.lost[slot]:
@@ -92,7 +89,7 @@ class EpisodeRecorder:
         success = bool(result.success[slot])
         actions = np.stack(partial.actions)
         episode = self._episode(job, success, partial) if self._images else None
-        latents = _latent_episode(partial, bool(result.terminated[slot])) if self._latents else None
+        latents = _latent_episode(partial) if self._latents else None
         return Outcome(job, success, actions, episode, latents)
 
     def _episode(self, job: Job, success: bool, partial: _PartialEpisode) -> Episode:
@@ -110,12 +107,11 @@ def _one(features: Features | None, place: int) -> Features:
     return features[place : place + 1].to("cpu")
 
 
-def _latent_episode(partial: _PartialEpisode, terminated: bool) -> LatentEpisode:
+def _latent_episode(partial: _PartialEpisode) -> LatentEpisode:
     return LatentEpisode(
         Features.cat(partial.latents),
         torch.from_numpy(np.stack(partial.actions)),
         torch.tensor(partial.rewards),
-        terminated,
     )
 
 

@@ -121,7 +121,6 @@ class AsyncLearner:
         if run.checkpoints.newest(stage.folder) is None:
             save(run.checkpoints, policy, stage, learner)
         self._actor = learner.sac.actor
-        self._generator = torch.Generator()
         self._losses = 0  # learners that died or fell silent
         self._start()
 
@@ -137,14 +136,12 @@ class AsyncLearner:
             with child:
                 self._popen = spawn(__name__, *arguments)
 
-    def explore(self, key: int) -> None:
-        """Draw exploration noise from `key` on: the learner has its own."""
-        self._generator.manual_seed(draw_seed(self._run.draws(self._stage), "explore", key))
-
-    def act(self, features: Features) -> Float[Tensor, "B A"]:
-        """Return actions of the newest actor, with exploration noise."""
+    def act(
+        self, features: Features, *, noise: Float[Tensor, "B A"], chance: Float[Tensor, " B"]
+    ) -> Float[Tensor, "B A"]:
+        """Return actions of the newest actor, with exploration noise, as `SoftActor.act`."""
         self._weights.read()
-        return self._actor.act(features, generator=self._generator)
+        return self._actor.act(features, noise=noise, chance=chance)
 
     def train_pending(self) -> dict[str, float]:
         """Return what the learner has said since the last call.

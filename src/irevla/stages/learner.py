@@ -31,12 +31,10 @@ class OnlineLearner(Protocol):
         """Whether any gradient of the actor was not exactly zero, as far as it is known here."""
         ...
 
-    def explore(self, key: int) -> None:
-        """Draw exploration noise from `key` on."""
-        ...
-
-    def act(self, features: Features) -> Float[Tensor, "B A"]:
-        """Return actions with exploration noise."""
+    def act(
+        self, features: Features, *, noise: Float[Tensor, "B A"], chance: Float[Tensor, " B"]
+    ) -> Float[Tensor, "B A"]:
+        """Return actions with exploration noise, as `SoftActor.act`."""
         ...
 
     def train_pending(self) -> dict[str, float]:
@@ -65,7 +63,6 @@ class SACLearner:
         self.sac = sac
         self._demonstrations = demonstrations
         self._online = online
-        self._generator = torch.Generator()
 
     @property
     def updates(self) -> int:
@@ -90,21 +87,20 @@ class SACLearner:
         """Make one update, on samples drawn from (seed, update)."""
         config = self.sac.config
         generator = torch.Generator()
-        generator.manual_seed(draw_seed(self.sac.seed, "transitions", self.sac.updates))
+        generator.manual_seed(draw_seed(self.sac.seed, "decisions", self.sac.updates))
+        both = self._demonstrations, self._online
         return self.sac.update(
             [
-                sample_both(self._demonstrations, self._online, config.batch, generator)
+                sample_both(*both, config.batch, generator, gamma=config.gamma)
                 for _ in range(config.utd)
             ]
         )
 
-    def explore(self, key: int) -> None:
-        """Draw exploration noise from `key` on."""
-        self._generator.manual_seed(draw_seed(self.sac.seed, "explore", key))
-
-    def act(self, features: Features) -> Float[Tensor, "B A"]:
-        """Return actions with exploration noise."""
-        return self.sac.actor.act(features, generator=self._generator)
+    def act(
+        self, features: Features, *, noise: Float[Tensor, "B A"], chance: Float[Tensor, " B"]
+    ) -> Float[Tensor, "B A"]:
+        """Return actions with exploration noise, as `SoftActor.act`."""
+        return self.sac.actor.act(features, noise=noise, chance=chance)
 
     def train_pending(self) -> dict[str, float]:
         """Make all pending updates; return the means of their metrics."""

@@ -1,6 +1,6 @@
 """Stage 1 by soft actor-critic with demonstrations, as on a real arm (section V-D).
 
-The policy as it is first collects successes, the demonstration buffer; then it acts with SAC's
+The policy as it is first collects successes, the demonstration buffer; then it acts with
 exploration noise, and every episode goes to the online buffer. Both are of latents, on disk.
 """
 
@@ -20,15 +20,16 @@ from irevla.errors import UserError
 from irevla.learners.sac import SAC
 from irevla.models.policy import VLAPolicy
 from irevla.progress import bar
-from irevla.rollout.actors import LatentActor, MeanActor
+from irevla.rollout.actors import ExploringActor, MeanActor
 from irevla.rollout.episodes import EpisodeRecorder, Outcome, in_order
+from irevla.rollout.exploration import PinkNoise
 from irevla.rollout.serve import Server
 from irevla.runs.rl_progress import RLProgress
 from irevla.runs.run import Run
 from irevla.stages.async_learner import AsyncLearner
 from irevla.stages.contract import check_learnt, complete, load_if_done, resume, save, still_to_play
-from irevla.stages.learner import OnlineLearner, SACLearner
-from irevla.tasks import Purpose, Stage, first_seed
+from irevla.stages.learner import SACLearner
+from irevla.tasks import Purpose, Stage, draw_seed, first_seed
 from irevla.types import Observation
 
 LATENCIES = 1000  # decisions, the last ones, over which the latency is logged
@@ -55,6 +56,9 @@ def run_sac(
     )
     sac = SAC(policy.action_head, config, seed=run.draws(stage))
     learner = SACLearner(sac, demonstrations=demonstrations, online=practice)
+    noise = PinkNoise(
+        draw_seed(run.draws(stage), "explore"), decisions=run.config.env.for_training().horizon
+    )
     progress = RLProgress(config)
     files = resume(run.checkpoints, policy, stage, learner)
     if _repeats(suite, config):  # what came after the checkpoint is played again, to the same bits
@@ -69,10 +73,11 @@ def run_sac(
     ):
         learning.train_pending()
         _count(progress, practice)
-        server = Server(vec, LatentActor(policy, learning.act), _recorder(run, acting, vec))
+        actor = ExploringActor(policy, noise, learning.act)
+        server = Server(vec, actor, _recorder(run, acting, vec))
         dropped = progress.dropped
         while not progress.over:
-            for outcome in _play_leg(run, stage, server, learning, practice):
+            for outcome in _play_leg(run, stage, server, practice):
                 _keep(outcome, practice=practice, online=online)
                 _count(progress, practice)
                 progress.dropped = dropped + vec.dropped
@@ -101,7 +106,6 @@ def _play_leg(
     run: Run,
     stage: Stage,
     server: Server[Outcome],
-    learning: OnlineLearner,
     practice: LatentReplay,
 ) -> Iterator[Outcome]:
     """Play so many whole episodes; when all of them have ended, there may be a checkpoint.
@@ -111,7 +115,6 @@ def _play_leg(
     """
     first = first_seed(Purpose.RL, run.config.seed, round=stage.round)
     first = max([first, *(episode["seed"] + 1 for episode in practice.episodes)])
-    learning.explore(len(practice.episodes))
     seeds = range(first, first + run.config.sac.checkpoint_every)
     return server.play(Job(stage.task, seed) for seed in seeds)
 
