@@ -7,7 +7,7 @@ import dataclasses
 import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import tyro
 
@@ -117,6 +117,8 @@ def evaluate(argv: Sequence[str]) -> None:
         suite: str = ""  # another one than the run's, as `panda` for a policy of panda-sim
         episodes: int = 50  # per task
         seed: int = 0  # which block of evaluation seeds
+        words: Literal["right", "empty", "another", "punctuated"] = "right"  # what it is told: the
+        # instruction; nothing; the next task's; its own in capitals with an exclamation mark
         json: bool = False  # print rows as JSON
 
     arguments = parse(EvalArguments, argv, prog="irevla eval")
@@ -133,6 +135,7 @@ def evaluate(argv: Sequence[str]) -> None:
         episodes=arguments.episodes,
         seed=arguments.seed,
         suite=arguments.suite,
+        words=arguments.words,
     )
     if arguments.json:
         print(json.dumps([row.to_json() for row in rows]))

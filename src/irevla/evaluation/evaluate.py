@@ -19,6 +19,10 @@ from irevla.rollout.serve import Actor, Server
 from irevla.tasks import BASELINE, Purpose, first_seed
 from irevla.types import Policy
 
+WORDS = ("right", "empty", "another", "punctuated")
+"""What a policy may be told: the task's instruction; nothing; that of the next task; the task's in
+capitals with an exclamation mark."""
+
 
 @dataclass(frozen=True)
 class Protocol:
@@ -29,6 +33,7 @@ class Protocol:
     env: EnvConfig
     episodes: int
     seed: int  # 0..999
+    words: str = "right"  # one of `WORDS`; what counts as a success stays the task's own
 
     def together(self) -> EnvConfig:
         """Return how environments are shared out: many at once, but for an arm, of which there is
@@ -39,10 +44,21 @@ class Protocol:
         """Return all episodes."""
         first = first_seed(Purpose.EVALUATION, self.seed)
         return [
-            Job(task, first + index, draw=draw)
+            Job(task, first + index, draw=draw, instruction=self._told(task))
             for task in self.tasks
             for index in range(self.episodes)
         ]
+
+    def _told(self, task: str) -> str:
+        own = self.suite.task(task).instruction
+        others = [self.suite.task(other).instruction for other in self.tasks]
+        turn = self.tasks.index(task)
+        following = [words for words in others[turn:] + others[:turn] if words != own]
+        if self.words == "another" and not following:
+            raise UserError(f"there is no other instruction than {own!r} here: name more tasks")
+        # One space, for a job without words has its task's.
+        told = {"empty": " ", "another": following[0] if following else ""}
+        return {**told, "punctuated": f"{own.upper()}!"}.get(self.words, "")
 
 
 @dataclass(frozen=True)

@@ -19,14 +19,21 @@ from irevla.runs.run import read_config
 
 
 def evaluate_saved(
-    path: Path, tasks: Sequence[str], *, episodes: int, seed: int, suite: str = ""
+    path: Path,
+    tasks: Sequence[str],
+    *,
+    episodes: int,
+    seed: int,
+    suite: str = "",
+    words: str = "right",
 ) -> list[Row]:
     """Return the success rates of the policy in `path`, with the environment settings of its run.
 
     `path` is a run (its newest policy), a checkpoint, an exported folder, or "owner/name" on the
-    Hub. On the suite of its run, or on another one. Raises `UserError` where they do not fit.
+    Hub. On the suite of its run, or on another one; told `words` (see `WORDS`). Raises `UserError`
+    where they do not fit.
     """
-    place, config = _find(path)
+    place, config = _find(path, suite)
     found = load_suite(suite) if suite else suite_of_file(config.suite, path)
     config = replace(config, suite=found.source)
     found.check()
@@ -39,12 +46,12 @@ def evaluate_saved(
         image_size=config.env.image_size,
         path=str(path),
     )
-    protocol = Protocol(found, chosen, config.env, episodes, seed)
+    protocol = Protocol(found, chosen, config.env, episodes, seed, words)
     with threads(1):
         evaluation = evaluate_policy(
             policy,
             protocol,
-            method=config.method,
+            method=config.method + ("" if words == "right" else f", {words} words"),
             stage=path.absolute().name,
             run_seed=config.seed,
         )
@@ -67,7 +74,7 @@ def evaluate_on(
     found = load_suite(suite)
     found.check()
     chosen = tuple(found.task(task).name for task in tasks)
-    config = PRESETS[suite][1] if suite in PRESETS else Config(suite=suite)
+    config = _usual(suite)
     if not isinstance(policy, VLAPolicy):
         policy = VLAPolicy.from_pretrained(policy, device=find_device(config.device))
     env = replace(config.env, image_size=policy.image_size)
@@ -83,8 +90,16 @@ def evaluate_on(
         return evaluate_policy(policy, protocol, method="policy", stage="policy").rows
 
 
-def _find(path: Path) -> tuple[Path, Config]:
-    """Return the folder of the policy in `path`, and where it acts: as it, or its run, says."""
+def _usual(suite: str) -> Config:
+    """Return the settings of the preset with the suite's name, where there is one."""
+    return PRESETS[suite][1] if suite in PRESETS else Config(suite=suite)
+
+
+def _find(path: Path, suite: str) -> tuple[Path, Config]:
+    """Return the folder of the policy in `path`, and where it acts: as it, or its run, says.
+
+    One that says nothing acts as is usual on `suite`, if one is named.
+    """
     if (path / "config.yaml").is_file() and not (path / CONFIG).is_file():
         config = _settings_of_run(path)
         return locate(path), config
@@ -94,9 +109,11 @@ def _find(path: Path) -> tuple[Path, Config]:
         return place, carried
     run = run_of(place)
     if run is None:
+        if suite:
+            return place, _usual(suite)
         raise UserError(
-            f"{path} does not say where it acts: name a run, a checkpoint in one, or what push has "
-            "written"
+            f"{path} does not say where it acts: name its --suite, or a run, a checkpoint in one, "
+            "or what push has written"
         )
     return place, _settings_of_run(run)
 
