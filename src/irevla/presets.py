@@ -32,6 +32,7 @@ PRESETS: dict[str, tuple[str, Config]] = {
             sft=SFTConfig(steps=4_000, batch=64, validate_every=500),
             sl=SFTConfig(steps=800, batch=64, lr=5e-4, validate_every=400),
             ppo=PPOConfig(steps=30_000),
+            sac=SACConfig(steps=15_000, gripper=False),
         ),
     ),
     "metaworld": (

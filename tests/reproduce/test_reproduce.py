@@ -89,8 +89,19 @@ def test_what_sac_cannot_run_is_left_out_and_said(
     assert "no ppo-full: SAC trains no VLM" in capsys.readouterr().err
 
 
+def test_a_row_that_is_another_one_here_is_left_out_and_said(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (_, by_sac) = cells(TINY, ("irevla-sac",), (0,), tmp_path)
+    assert by_sac.config == replace(cells(TINY, ("irevla",), (0,), tmp_path)[1].config, rl="sac")
+    assert len(cells(replace(TINY, rl="sac"), ("irevla-sac",), (0,), tmp_path)) == 1
+    assert "no irevla-sac: it is irevla here" in capsys.readouterr().err
+
+
 def test_the_same_augmentation_is_stage_0s(tmp_path: Path) -> None:
-    config = cells(TINY, ("same-augmentation",), (0,), tmp_path)[1].config
+    stronger = replace(TINY.sl.augment, colour=0.7)
+    changed = replace(TINY, sl=replace(TINY.sl, augment=stronger))
+    config = cells(changed, ("same-augmentation",), (0,), tmp_path)[1].config
     assert config.method == "irevla" and config.sl.augment == config.sft.augment
 
 

@@ -24,8 +24,13 @@ def _same_augmentation(config: Config) -> Config:
     return replace(config, sl=replace(config.sl, augment=config.sft.augment))
 
 
+def _by_sac(config: Config) -> Config:
+    return replace(config, rl="sac")
+
+
 CONTROLS: dict[str, tuple[str, Change]] = {
     "same-augmentation": ("irevla", _same_augmentation),
+    "irevla-sac": ("irevla", _by_sac),
 }
 """Rows that are no method of their own: a method, and what is changed in its settings."""
 
@@ -61,7 +66,15 @@ EVIDENCE: dict[str, tuple[str, tuple[str, ...]]] = {
     "figure6": ("What do both stages bring on the arm?", (SFT, "irevla")),
     "controls": (
         "Is it RL, imitation of own successes, more supervised steps, or their augmentation?",
-        (SFT, "irevla", "self-imitation", "more-sft", "stage1-only", "same-augmentation"),
+        (
+            SFT,
+            "irevla",
+            "irevla-sac",
+            "self-imitation",
+            "more-sft",
+            "stage1-only",
+            "same-augmentation",
+        ),
     ),
 }
 """Name -> the question, and the rows that answer it."""
@@ -97,12 +110,16 @@ def chosen(rows: Sequence[str], wanted: Sequence[str]) -> tuple[str, ...]:
 def cells(config: Config, rows: Sequence[str], seeds: Sequence[int], root: Path) -> list[Cell]:
     """Return the runs of `rows` with each of `seeds`, stage 0 first; `config` has what all share.
 
-    Rows that cannot be run with these settings (SAC trains no VLM) are left out, and said.
+    Rows that cannot be run with these settings (SAC trains no VLM), or that are another one with
+    these, are left out, and said.
     """
     wanted = []
     for row in dict.fromkeys([SFT, *rows]):
-        if config.rl == "sac" and METHODS[ROWS[row][0]].rl == "all":
+        method, change = ROWS[row]
+        if config.rl == "sac" and METHODS[method].rl == "all":
             console.print(f"no {row}: SAC trains no VLM", style="yellow", soft_wrap=True)
+        elif row in CONTROLS and change(config) == config:
+            console.print(f"no {row}: it is {method} here", style="yellow", soft_wrap=True)
         else:
             wanted.append(row)
     return [_cell(config, row, seed, root) for seed in seeds for row in wanted]
