@@ -77,3 +77,11 @@ def test_tensorboard_gets_the_points_too(tmp_path: Path) -> None:
     with Metrics(tmp_path / "metrics.jsonl", tensorboard=True) as metrics:
         metrics.log("sft", 10, loss=0.5)
     assert list((tmp_path / "tensorboard").glob("events*"))
+
+
+@pytest.mark.parametrize("value", ['"often"', "[1]", "true", "{}"])
+def test_a_value_that_is_no_number_is_told(tmp_path: Path, value: str) -> None:
+    path = tmp_path / "metrics.jsonl"
+    path.write_text(f'{{"stage": "rl:task", "step": 1, "success": {value}}}\n')
+    with pytest.raises(UserError, match="is damaged: a point of 'rl:task'"):
+        read_metrics(path)

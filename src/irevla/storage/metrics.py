@@ -58,7 +58,9 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
     """
     rows: dict[str, list[dict[str, Any]]] = {}  # by stage
     for record in read_lines(path, facts={"stage", "step"}):
-        if type(record["stage"]) is not str or type(record["step"]) is not int:
+        numbers = [value for name, value in record.items() if name != "stage"]
+        sound = all(value is None or type(value) in (int, float) for value in numbers)
+        if type(record["stage"]) is not str or type(record["step"]) is not int or not sound:
             raise UserError(f"{path} is damaged: a point of {record['stage']!r}; restore it")
         stage = rows.setdefault(record["stage"], [])
         while stage and stage[-1]["step"] > record["step"]:
