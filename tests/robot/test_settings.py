@@ -66,7 +66,7 @@ def test_it_reads_what_was_written(tmp_path: Path) -> None:
         ({"home": {"position": [0.5, 0.0, 0.9]}}, "outside the workspace"),
         ({"limits": {"sped": 0.1}}, "did you mean 'speed'"),
         ({"limits": {"speed": "fast"}}, "speed must be a float"),
-        ({"limits": {"speed": -1}}, "limits.speed must be between"),
+        ({"limits": {"speed": -1}}, "limits.speed must be above 0"),
         ({"cameras": {"front": {"kind": "opencv"}}}, "cameras.wrist must be settings"),
         ({"cameras": {"frnt": {}}}, "did you mean 'front'"),
         ({"cameras": {"front": {"kind": "webcam"}, "wrist": {}}}, "unknown kind 'webcam'"),
@@ -76,6 +76,11 @@ def test_it_reads_what_was_written(tmp_path: Path) -> None:
         ({"person": "spacemouse"}, "spacemouse is not supported any more"),
         ({"dry_run": "no"}, "dry_run must be a bool"),
         ({"dynamics": 2.0}, "dynamics must be in"),
+        ({"force": 200.0}, r"force must be in \(0, 70\]"),
+        ({"timeout": 60.0}, r"timeout must be in \(0, 0.5\]"),
+        ({"limits": {"pace": 2.0}}, "limits.pace must be above 0, and 0.25 at most"),
+        ({"policy": "a"}, "policy must be the first 8 hexadecimal digits"),
+        ({"policy": "latest-one"}, "policy must be the first 8 hexadecimal digits"),
     ],
 )
 def test_what_is_wrong_is_said_in_one_line(

@@ -94,7 +94,7 @@ class SafeArm:
         self._who = ""  # is authorised
         self._wire = threading.RLock()  # held while a command is on its way
         self._reading = threading.RLock()  # held while a state is read
-        self._commanded = 0.0  # when the last command was sent
+        self._commanded = -float("inf")  # when the last command was sent
         self._stamp = -float("inf")  # of the newest state ...
         self._stamp_seen = 0.0  # ... and when it was first seen
         self._shut: bool | None = None  # what the fingers were told; None: nothing yet
@@ -182,7 +182,7 @@ class SafeArm:
                 "settings"
             )
         limits = self.limits
-        spin = limits.spin * limits.period * min(1.0, limits.pace / limits.speed)
+        spin = limits.pace_spin * limits.period
         began = self._clock.now()
         seen = 0  # there, so many times in a row
         while True:
@@ -295,14 +295,14 @@ class SafeArm:
             self._require_leave()
             state = self.state()
             now = self._clock.now()
-            elapsed = self.limits.period if self.last_target is None else now - self._commanded
             try:
                 cleared = self.limits.clear(
                     shift,
                     turn,
                     measured=state.pose,
                     last=self.last_target,
-                    elapsed=elapsed,
+                    # Also after a hold: in turn with steps it would double the speed.
+                    elapsed=now - self._commanded,
                     speed=speed,
                 )
             except Refused as refused:

@@ -4,6 +4,7 @@ explains it."""
 import dataclasses
 import math
 import os
+import re
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +23,8 @@ DRIVERS = ("franka", "serl")
 CAMERAS = ("opencv", "realsense")
 SUCCESS_DETECTORS = ("key", "classifier")
 DOWN = np.array([1.0, 0.0, 0.0, 0.0])  # quaternion, x y z w: the fingers point straight down
+PIN = 8  # least digits of a policy's hash that say which it is
+MOST = {"dynamics": 1.0, "force": 70.0, "timeout": 0.5}  # what these settings may be at most
 NEEDED = ("driver", "host", "workspace", "home", "cameras")
 RENAMED = {"judge": "success_detector"}  # settings of files that were written for version 0.1
 
@@ -99,13 +102,19 @@ def _settings(found: dict[str, Any], path: Path) -> Settings:
     _one_of(found, "driver", DRIVERS)
     _one_of(found, "success_detector", SUCCESS_DETECTORS)
     values = {name: _as(found[name], kind, name) for name, kind in plain.items() if name in found}
+    for name, most in MOST.items():
+        if name in values and not 0 < values[name] <= most:
+            raise UserError(f"{name} must be in (0, {most:g}], not {values[name]}")
+    if "policy" in values and not re.fullmatch(rf"|[0-9a-f]{{{PIN},64}}", values["policy"]):
+        raise UserError(
+            f"policy must be the first {PIN} hexadecimal digits of a sha256, or more, not "
+            f"{values['policy']!r}"
+        )
     if values.get("success_detector") == "classifier" and not values.get("classifier"):
         raise UserError(
             "the success_detector 'classifier' needs 'classifier', the folder that `irevla "
             "classifier` wrote"
         )
-    if not 0 < values.get("dynamics", 0.1) <= 1:
-        raise UserError(f"dynamics must be in (0, 1], not {values['dynamics']}")
     limits = _limits(found)
     cameras = _mapping(found["cameras"], "cameras")
     for name in cameras:
