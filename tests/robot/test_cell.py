@@ -1,5 +1,6 @@
 """Who may move the arm of a process: nobody before it is told, then whom it was told of alone."""
 
+import mmap
 import subprocess
 import sys
 import time
@@ -12,13 +13,16 @@ from fakes import HASH, STILL, FakeDriver
 from test_real_env import FakeCamera
 from test_settings import written
 
-from irevla.config import EnvConfig
+from irevla.config import EnvConfig, ExpertConfig
 from irevla.envs.suite import Authorization
+from irevla.envs.worker import EnvPool, Job, SharedBuffers
 from irevla.errors import UserError
+from irevla.presets import find_preset
 from irevla.robot import cell
 from irevla.robot.commands import arm_command
 from irevla.robot.settings import FILE
 from irevla.robot.suite import PANDA
+from irevla.rollout.demonstrations import collect_expert
 
 LEFT = np.array([0.0, 0.01, 0.0])
 
@@ -89,6 +93,24 @@ def test_another_policy_than_the_settings_name_is_refused_and_nothing_stays_open
     assert arm.who == HASH and not driver.sent
     assert isinstance(cell._this_process.who, Authorization)
     assert cell._this_process.who.policy == HASH
+
+
+def test_noise_is_refused_where_a_person_is_beside_the_arm(
+    driver: FakeDriver, tmp_path: Path
+) -> None:
+    config = EnvConfig(image_size=64, workers=1, envs_per_worker=1, timeout=600.0)
+    with pytest.raises(UserError, match=r"--expert\.noisy-fraction 0"):
+        collect_expert(
+            PANDA, ["pick-carrot"], ExpertConfig(), env=config, seed=0, root=tmp_path / "shown"
+        )
+    # What `irevla collect panda` begins with.
+    assert find_preset("panda").expert.noisy_fraction == 0
+    size = {"n": 1, "image_size": 64, "action_dim": 7}
+    memory = mmap.mmap(-1, SharedBuffers.nbytes(**size))
+    pool = EnvPool(PANDA, config, SharedBuffers.on(memory, **size))
+    with pytest.raises(UserError, match="which noise would shake"):
+        pool.obey({"begin": [vars(Job("pick-carrot", 0, noise=0.3))]})
+    assert not driver.sent
 
 
 def test_the_settings_of_the_arm_are_those_of_one_worker_with_time() -> None:

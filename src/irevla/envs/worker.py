@@ -151,6 +151,8 @@ class EnvPool:
         if job is None:
             self._buffers.images[slot] = 0
             return
+        if job.noise and self._suite.real_arm is not None:
+            raise UserError(f"{self._suite.name} moves a real arm, which noise would shake")
         env = self._env_for(slot, job.task)
         self._envs[slot] = env
         env.unwrapped.draw = job.draw  # type: ignore[attr-defined]

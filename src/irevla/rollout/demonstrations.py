@@ -57,8 +57,14 @@ def collect_expert(
 
     A share of them (`config.noisy_fraction`) is executed with action noise and labelled with the
     clean action. Interrupted, it goes on where it was, and ends with the same episodes in the same
-    order as if it had not been. Raises `UserError` where the scripted expert fails too often.
+    order as if it had not been. Raises `UserError` where the scripted expert fails too often, and
+    where noise would shake a real arm with a person beside it.
     """
+    if suite.real_arm is not None and config.noise * config.noisy_fraction > 0:
+        raise UserError(
+            f"{suite.name} moves an arm with a person beside it, and noise would shake it: "
+            "--expert.noisy-fraction 0"
+        )
     store = open_store(suite, env, root)
     wanted = dict.fromkeys(tasks, config.episodes)
     first = first_seed(Purpose.EXPERT, seed)
