@@ -10,6 +10,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+import numpy as np
 import yaml
 from loopback import Seen, SimulatedArm
 from PIL import Image
@@ -48,6 +49,12 @@ class Frames(BaseHTTPRequestHandler):
 
     def log_message(self, *words: object) -> None:
         pass
+
+
+def noisy(image: np.ndarray) -> np.ndarray:
+    """As a sensor gives it: never twice the same."""
+    noise = np.random.default_rng().integers(-3, 4, image.shape)
+    return np.clip(image.astype(int) + noise, 0, 255).astype(np.uint8)
 
 
 class SimulatedCell:
@@ -99,10 +106,11 @@ class SimulatedCell:
                 if filmed is not self.sim:
                     filmed = self.sim
                     seen = Seen(filmed, CAMERA_POS, LOOK_AT)
-                file = io.BytesIO()
-                Image.fromarray(seen.read()).save(file, "JPEG")
+                image = seen.read()
             except OSError:  # the arm is being replaced
-                continue
+                pass
+            file = io.BytesIO()
+            Image.fromarray(noisy(image)).save(file, "JPEG", quality=95)
             self.stream.image = file.getvalue()
             self._drawn.set()
             time.sleep(1 / RATE)

@@ -107,6 +107,19 @@ def rest(sim: SimulatedArm) -> np.ndarray:
     return now
 
 
+class Still:
+    """A camera that does not look at the simulator."""
+
+    def read(self) -> np.ndarray:
+        return np.zeros((64, 64, 3), np.uint8)
+
+    def check(self) -> None:
+        pass
+
+    def close(self) -> None:
+        pass
+
+
 STARVED = ("UDP receive", "s old")  # what a machine without time for the simulator looks like
 
 
@@ -194,9 +207,7 @@ def test_an_arm_that_hangs_or_is_gone_ends_the_episode_in_one_line(
     env.reset()
     env.step(FORTH)
     seen = sim.hand()
-    env.cell.front = env.cell.wrist = type(
-        "Still", (), {"read": lambda self: np.zeros((64, 64, 3), np.uint8)}
-    )()
+    env.cell.front = env.cell.wrist = Still()
     getattr(sim, fate)()
     began = time.monotonic()
     with pytest.raises(ArmStopped, match="irevla arm release") as told:

@@ -16,7 +16,7 @@ from fakes import LIMITS, MIDDLE, FakeClock, FakeDriver, arm_of, at
 from irevla.config import EnvConfig
 from irevla.envs.suite import PERSON, TaskEnv
 from irevla.errors import UserError
-from irevla.robot.cameras import CameraError, Streaming, compose, open_camera
+from irevla.robot.cameras import FROZEN, CameraError, Streaming, compose, open_camera
 from irevla.robot.cell import Cell
 from irevla.robot.env import PandaRealEnv
 from irevla.robot.safe_arm import ArmStopped, SafeArm
@@ -65,6 +65,9 @@ class FakeCamera:
         if self.broken:
             raise CameraError("the front camera has given no image for 1.0 s")
         return np.full((48, 64, 3), self.colour, np.uint8)
+
+    def check(self) -> None:
+        self.read()
 
     def close(self) -> None:
         pass
@@ -334,6 +337,25 @@ def test_a_camera_gives_its_newest_picture_and_no_old_one() -> None:
     stuck.clear()
     before = taken[0]
     assert soon(lambda: taken[0] > before + 3)
+    camera.close()
+
+
+def test_a_frozen_picture_is_none_of_the_present() -> None:
+    number = [0]
+    frozen = threading.Event()
+
+    def grab() -> np.ndarray:
+        time.sleep(0.005)
+        number[0] += not frozen.is_set()
+        return np.full((4, 4, 3), number[0] % 256, np.uint8)
+
+    camera = Streaming("front", grab, lambda: None)
+    camera.check()
+    frozen.set()
+    time.sleep(FROZEN + 0.2)
+    for look in (camera.check, camera.read):
+        with pytest.raises(CameraError, match="it is frozen"):
+            look()
     camera.close()
 
 
