@@ -23,7 +23,7 @@ from irevla.robot.safe_arm import ArmStopped, SafeArm
 from irevla.robot.settings import CameraSettings
 from irevla.robot.success import ClassifierDetector, KeyDetector
 from irevla.robot.suite import PANDA
-from irevla.robot.teleop import DONE, READY, STOP, KeyTeleop, send_keys
+from irevla.robot.teleop import DONE, READY, STOP, TAP, KeyTeleop, send_keys
 
 CONFIG = EnvConfig(image_size=64, horizon=5, workers=1, envs_per_worker=1, timeout=600.0)
 STILL = np.array([0, 0, 0, 0, 0, 0, -1], np.float32)
@@ -42,7 +42,7 @@ class FakePerson:
     def present(self) -> bool:
         return self.watching
 
-    def action(self) -> np.ndarray | None:
+    def action(self, *, shut: bool) -> np.ndarray | None:
         return self.hand
 
     def verdict(self) -> bool | None:
@@ -299,11 +299,11 @@ def typing(*keys: str) -> Callable[[float], str]:
 def test_keys_in_another_terminal_reach_the_arm(tmp_path: Path) -> None:
     stops: list[str] = []
     keys = KeyTeleop(tmp_path / "arm.keys", stops.append)
-    assert not keys.present() and keys.action() is None
+    assert not keys.present() and keys.action(shut=False) is None
     send_keys(tmp_path / "arm.keys", typing("", "w", "g", DONE, STOP))
     assert soon(lambda: bool(stops)) and keys.present()
-    action = keys.action()
-    assert action is not None and action[0] == 1.0 and action[6] == 1.0
+    action = keys.action(shut=False)
+    assert action is not None and action[0] == TAP and action[6] == 1.0
     assert keys.verdict() is True and keys.verdict() is None
     sender = threading.Timer(0.05, send_keys, (tmp_path / "arm.keys", typing(READY)))
     sender.start()

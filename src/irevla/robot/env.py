@@ -117,7 +117,7 @@ class PandaRealEnv(PixelEnv):
 
         Without one the arm stands still.
         """
-        action = self.cell.teleop.action()
+        action = self._taken_over()
         if action is None:
             action = np.zeros(ACTION_DIM, np.float32)
             action[6] = self._recorder.gripper  # the fingers stay as they are
@@ -138,6 +138,9 @@ class PandaRealEnv(PixelEnv):
             self.cell.player = None
             self.cell.arm.hold()
 
+    def _taken_over(self) -> Float32[np.ndarray, " A"] | None:
+        return self.cell.teleop.action(shut=self._recorder.gripper > 0)
+
     def _chosen(self, action: Float32[np.ndarray, " A"]) -> tuple[Float32[np.ndarray, " A"], bool]:
         """Return what is to be done, and whether a person took over from the policy.
 
@@ -148,7 +151,7 @@ class PandaRealEnv(PixelEnv):
         self._demonstrated = None
         if demonstrated is not None:
             return action, False
-        taken_over = self.cell.teleop.action()
+        taken_over = self._taken_over()
         if taken_over is not None:
             return taken_over, True
         if self.cell.arm.who == PERSON:
