@@ -13,10 +13,13 @@ from typing import Any
 import numpy as np
 import yaml
 from loopback import Seen, SimulatedArm
+from person import AtTheKeys
 from PIL import Image
 
 from irevla.envs.panda.tasks import CAMERA_POS, LOOK_AT
-from irevla.robot.teleop import READY, send_keys
+from irevla.robot.settings import Settings, read_settings
+from irevla.robot.stop_latch import StopLatch
+from irevla.robot.teleop import READY
 
 RATE = 15  # images a second
 
@@ -87,13 +90,21 @@ class SimulatedCell:
         }  # fmt: skip
         self.path.write_text(yaml.safe_dump(found | changes))
 
+    @property
+    def settings(self) -> Settings:
+        return read_settings(self.path)
+
+    @property
+    def stop_latch(self) -> StopLatch:
+        return StopLatch(self.settings.folder)
+
     def replace_arm(self) -> None:
         """A new one in its place: franky-sim 1.0.4 loses its second client after a while."""
         self.sim.close()
         self.sim = SimulatedArm()
         self.describe()
 
-    def person(self, says: Callable[[], str] = lambda: READY) -> "AtTheKeys":
+    def person(self, says: Callable[[], str] = lambda: READY) -> AtTheKeys:
         """Somebody who looks ten times a second and presses what `says` says (nothing: a sign of
         life)."""
         return AtTheKeys(self.path, says)
@@ -134,30 +145,3 @@ class SimulatedCell:
         for thread in self._threads:
             thread.join(5)
         self.sim.close()
-
-
-class AtTheKeys:
-    """A person, while the `with` lasts."""
-
-    def __init__(self, path: Path, says: Callable[[], str]) -> None:
-        self._says, self._over = says, threading.Event()
-        self._thread = threading.Thread(
-            target=send_keys, args=(path.with_suffix(".keys"), self._read), daemon=True
-        )
-
-    def _read(self, seconds: float) -> str:
-        time.sleep(min(seconds, 0.1))
-        return "\x03" if self._over.is_set() else self._says()
-
-    def __enter__(self) -> "AtTheKeys":
-        self._thread.start()
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self._over.set()
-        self._thread.join()

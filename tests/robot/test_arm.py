@@ -17,7 +17,6 @@ from irevla.robot.driver import ArmState
 from irevla.robot.limits import CEILINGS, Cleared, Limits
 from irevla.robot.pose import Pose, length, turn_between, turned
 from irevla.robot.safe_arm import ArmFault, ArmStopped, SafeArm
-from irevla.robot.stop_latch import StopLatch
 
 PERIOD = LIMITS.period
 HASH = "ab" * 32
@@ -72,6 +71,7 @@ def wild_arm(random: np.random.Generator) -> tuple[SafeArm, Checking, FakeClock]
     clock = FakeClock()
     driver = Checking(clock, share=float(random.uniform(0.2, 1.0)))
     arm = SafeArm(driver, LIMITS, clock=clock, announce=lambda text: None)
+    arm.require(lambda: None)
     arm.authorize(HASH)
     return arm, driver, clock
 
@@ -374,7 +374,7 @@ def test_an_arm_that_a_person_stopped_is_left_alone() -> None:
     for motion in (lambda: arm.step(STILL, STILL, shut=True), arm.recover):
         with pytest.raises(ArmStopped, match="a person stopped it"):
             motion()
-    assert not driver.cleared and len(driver.sent) == 1
+    assert not driver.cleared and len(driver.sent) == 1 and driver.fingers_stopped
 
 
 def test_without_a_command_in_time_the_arm_holds_and_goes_on_with_the_next() -> None:
@@ -471,6 +471,10 @@ def test_nothing_moves_before_the_policy_is_known() -> None:
         arm.step(STILL, STILL, shut=True)
     assert not driver.sent and not driver.gripper and not said
     arm.authorize(HASH)
+    with pytest.raises(UserError, match="nobody watches"):
+        arm.step(STILL, STILL, shut=True)
+    assert not driver.sent and not driver.gripper
+    arm.require(lambda: None)
     arm.step(STILL, STILL, shut=True)
     assert HASH in said[0] and driver.sent
 
@@ -500,35 +504,6 @@ def test_no_other_module_reaches_a_driver() -> None:
         for node in ast.walk(ast.parse(path.read_text())):
             if isinstance(node, ast.Attribute) and node.attr in calls:
                 assert path.name == "safe_arm.py", f"{path}:{node.lineno} calls {node.attr}"
-
-
-# --- a stop outlives its process
-
-
-def test_a_stop_is_still_there_in_the_next_session(tmp_path: Path) -> None:
-    arm, _, _ = arm_of(stop_latch=StopLatch(tmp_path / "stopped.json"))
-    arm.stop("the hand hit the tray")
-    arm.close()
-    arm, driver, _ = arm_of(stop_latch=StopLatch(tmp_path / "stopped.json"))
-    with pytest.raises(ArmStopped, match="the hand hit the tray"):
-        arm.step(STILL, STILL, shut=True)
-    arm.release()
-    arm.step(STILL, STILL, shut=True)
-    arm.close()
-    assert driver.sent and not (tmp_path / "stopped.json").exists()
-
-
-def test_after_a_session_that_was_killed_the_arm_is_stopped(tmp_path: Path) -> None:
-    (tmp_path / "stopped.json").write_text('{"pid": 999999999, "stopped": ""}')
-    assert StopLatch(tmp_path / "stopped.json").reason == "the last session ended without closing"
-    (tmp_path / "half.json").write_text('{"pid": 99')
-    assert StopLatch(tmp_path / "half.json").reason == "the last session ended without closing"
-
-
-def test_two_sessions_at_once_are_refused(tmp_path: Path) -> None:
-    (tmp_path / "stopped.json").write_text('{"pid": 1, "stopped": ""}')
-    with pytest.raises(UserError, match="process 1 already moves this arm"):
-        StopLatch(tmp_path / "stopped.json")
 
 
 @pytest.mark.parametrize(

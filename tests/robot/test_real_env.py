@@ -2,6 +2,7 @@
 recordings."""
 
 import os
+import socket
 import subprocess
 import sys
 import threading
@@ -95,7 +96,7 @@ def test_an_episode_is_one_like_any_other() -> None:
     assert np.allclose(driver.pose.position, MIDDLE.position, atol=0.007) and driver.gripper == [
         False
     ]
-    assert "pick up the carrot" in person.asked[0]
+    assert "pick up the carrot" in person.asked[-1]
     began, x = clock.time, driver.pose.position[0]
     picture, reward, terminated, truncated, info = env.step(FORTH)
     assert (reward, terminated, truncated, info["success"]) == (0.0, False, False, False)
@@ -291,28 +292,41 @@ def soon(condition: Callable[[], bool]) -> bool:
     return condition()
 
 
-def typing(*keys: str) -> Callable[[float], str]:
+def send(path: Path, *keys: str, on_stop: Callable[[], None] = lambda: None) -> None:
+    """Type `keys`, and leave."""
     typed = iter([*keys, "\x03"])
-    return lambda seconds: next(typed)
+    send_keys(path, lambda seconds: next(typed), on_stop=on_stop)
 
 
 def test_keys_in_another_terminal_reach_the_arm(tmp_path: Path) -> None:
     stops: list[str] = []
     keys = KeyTeleop(tmp_path / "arm.keys", stops.append)
     assert not keys.present() and keys.action(shut=False) is None
-    send_keys(tmp_path / "arm.keys", typing("", "w", "g", DONE, STOP))
-    assert soon(lambda: bool(stops)) and keys.present()
+    latched: list[str] = []
+    send(tmp_path / "arm.keys", "", "w", "g", DONE, STOP, on_stop=lambda: latched.append(STOP))
+    assert soon(lambda: bool(stops)) and keys.present() and latched == [STOP]
     action = keys.action(shut=False)
     assert action is not None and action[0] == TAP and action[6] == 1.0
     assert keys.verdict() is True and keys.verdict() is None
-    sender = threading.Timer(0.05, send_keys, (tmp_path / "arm.keys", typing(READY)))
+    sender = threading.Timer(0.05, send, (tmp_path / "arm.keys", READY))
     sender.start()
     assert keys.wait_ready("put it back", patience=5.0)
     sender.join()
     assert not keys.wait_ready("put it back", patience=0.01)
     keys.close()
     assert not (tmp_path / "arm.keys").exists()
-    send_keys(tmp_path / "arm.keys", typing(READY))  # nobody listens: no harm
+    send(tmp_path / "arm.keys", READY, STOP, on_stop=lambda: latched.append(STOP))
+    assert latched == [STOP, STOP], "nobody listens: the keys latch the stop themselves"
+
+
+def test_a_session_that_hangs_keeps_no_stop_waiting(tmp_path: Path) -> None:
+    """Nobody reads its socket, and what the kernel queues for it is bounded."""
+    latched: list[str] = []
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as hung:
+        hung.bind(str(tmp_path / "arm.keys"))
+        keys = ["w"] * 2000
+        send(tmp_path / "arm.keys", *keys, STOP, on_stop=lambda: latched.append(STOP))
+    assert latched == [STOP]
 
 
 # --- cameras and success detectors

@@ -79,6 +79,7 @@ def server() -> Iterator[Server]:
 @pytest.fixture
 def arm(server: Server) -> Iterator[SafeArm]:
     arm = SafeArm(SerlDriver(server.url, timeout=0.1), LIMITS, announce=lambda text: None)
+    arm.require(lambda: None)
     arm.authorize(PERSON)
     arm.start_watchdog()
     yield arm
@@ -123,6 +124,7 @@ def test_a_server_in_a_bad_mood_stops_the_arm_within_two_periods(
 
 def test_a_server_that_is_gone_stops_the_arm(server: Server) -> None:
     arm = SafeArm(SerlDriver(server.url, timeout=0.1), LIMITS, announce=lambda text: None)
+    arm.require(lambda: None)
     arm.authorize(PERSON)
     server.shutdown()
     server.server_close()

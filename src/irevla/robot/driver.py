@@ -44,6 +44,10 @@ class Driver(Protocol):
         """Close or open the fingers; returns at once."""
         ...
 
+    def stop_gripper(self) -> None:
+        """Stop fingers that move where they are; what they hold, they hold. Returns at once."""
+        ...
+
     def hold(self) -> None:
         """Come to rest and stay."""
         ...

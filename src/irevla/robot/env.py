@@ -18,7 +18,6 @@ from irevla.robot.pose import Pose
 from irevla.robot.recorder import Recorder
 from irevla.robot.safe_arm import ArmFault, ArmStopped
 from irevla.robot.settings import HZ
-from irevla.robot.teleop import BEAT, SILENCE
 
 LIFT = 0.05  # m that the hand rises before it goes to its start, so that it drags nothing along
 
@@ -64,7 +63,7 @@ class PandaRealEnv(PixelEnv):
         if cell.player not in (None, self):
             raise UserError("there is one arm: --env.workers 1 --env.envs-per-worker 1")
         cell.player = self
-        self._await_person()
+        cell.await_person()
         arm.begin_episode()
         arm.recover()
         arm.set_gripper(shut=False)
@@ -77,7 +76,7 @@ class PandaRealEnv(PixelEnv):
             ) from fault
         arm.hold()
         self._ask(f"{self.task.name}: put things in place for {self.task.instruction!r}")
-        self._require_person()
+        cell.check_watched()
         self._decisions = 0
         self._returned = cell.clock.now()
         self._recorder.begin()
@@ -93,7 +92,6 @@ class PandaRealEnv(PixelEnv):
         """
         cell = self.cell
         began = cell.clock.now()
-        self._require_person()
         chosen, person = self._chosen(np.asarray(action, np.float32))
         try:
             done = self._act(chosen)
@@ -182,7 +180,8 @@ class PandaRealEnv(PixelEnv):
         return self._image, 0.0, False, True, {"success": False, "fault": fault}
 
     def _end(self, *, success: bool) -> None:
-        self.cell.arm.hold()
+        arm = self.cell.arm
+        arm.hold()
         self.cell.player = None
         self._recorder.end(success=success)
 
@@ -200,21 +199,8 @@ class PandaRealEnv(PixelEnv):
         patience = 0.8 * self.config.timeout  # the worker would be taken for hung
         if not self.cell.teleop.wait_ready(request, patience=patience):
             raise UserError(
-                f"nobody said within {patience:.0f} s that things are in place: try a longer "
-                "--env.timeout"
+                f"nobody said within {patience:.0f} s ({request}): try a longer --env.timeout"
             )
 
     def _observe(self) -> np.ndarray:
         return self.render()  # whatever `draw` says: an arm does not move unseen
-
-    def _await_person(self) -> None:
-        """Wait for a sign of life: it comes now and then, and its socket may be new."""
-        end = self.cell.clock.now() + SILENCE
-        while not self.cell.teleop.present() and self.cell.clock.now() < end:
-            self.cell.clock.sleep(BEAT / 3)
-        self._require_person()
-
-    def _require_person(self) -> None:
-        if not self.cell.teleop.present():
-            self.cell.arm.hold()
-            raise UserError("nobody watches the arm: run `irevla arm keys` in a terminal beside it")

@@ -5,7 +5,10 @@ import dataclasses
 import math
 import os
 import re
+import socket
 import sys
+import urllib.parse
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,6 +21,7 @@ from irevla.robot.pose import Pose, turned
 from irevla.storage.read import read_yaml
 
 HZ = 10  # decisions per second
+SERL_PORT = 5000  # of a robot server whose address names none
 FILE = "IREVLA_ARM"  # environment variable: the path of the file
 DRIVERS = ("franka", "serl")
 CAMERAS = ("opencv", "realsense")
@@ -60,14 +64,26 @@ class Settings:
     timeout: float = 0.1  # serl: s, of each request
 
     @property
-    def stop_latch(self) -> Path:
-        """Where a stop is remembered."""
-        return self.path.with_suffix(".stopped.json")
+    def folder(self) -> Path:
+        """Where the lock of the arm lies, and why it is stopped: one place for each arm, whatever
+        file names it."""
+        state = os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state"
+        return Path(state) / "irevla" / _arm_name(self.driver, self.host)
 
     @property
     def keys(self) -> Path:
         """The socket on which `irevla arm keys` speaks."""
-        return self.path.with_suffix(".keys")
+        return self.folder / "keys"
+
+
+def _arm_name(driver: str, host: str) -> str:
+    """Return one name for all ways to write an arm's address."""
+    address = urllib.parse.urlsplit(host if "//" in host else f"//{host}")
+    name = address.hostname or host
+    with suppress(OSError):  # unknown: no driver will find it either
+        name = socket.gethostbyname(name)
+    port = f"-{address.port or SERL_PORT}" if driver == "serl" else ""
+    return re.sub(r"[^\w.-]", "-", f"{driver}-{name}{port}")
 
 
 def settings_path() -> Path:

@@ -29,6 +29,7 @@ HELD = 0.15  # s without a repetition after which a held key is let go
 TAP = 0.25  # share of a full action that a tap is, in one decision
 FRESH = 0.5  # s after which a tap that no decision took is forgotten
 GRIPS = 0.7  # s until the gripper's key counts again: a keyboard repeats it sooner
+PRESSED_STOP = "a person pressed stop"
 STOP = " "
 READY = "r"
 DONE = "y"
@@ -158,7 +159,7 @@ class KeyTeleop:
         self._heard = time.monotonic()
         key = message.decode(errors="replace")
         if key == STOP:
-            self._on_stop("a person pressed stop")
+            self._on_stop(PRESSED_STOP)
         elif key == READY:
             self._ready.set()
         elif key in (DONE, FAILED):
@@ -181,16 +182,20 @@ class KeyTeleop:
             self._taps[key] = now
 
 
-def send_keys(path: Path, read: Callable[[float], str]) -> None:
+def send_keys(path: Path, read: Callable[[float], str], *, on_stop: Callable[[], None]) -> None:
     """Send what `read` returns to the environment at `path`, until that is `LEAVE`.
 
-    `read` waits for a key for so many s at most; without one it returns "".
+    `read` waits for a key for so many s at most; without one it returns "". `on_stop` is called
+    once the stop key was sent, whether or not somebody got it.
     """
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sender:
+        sender.setblocking(False)  # a session that hangs must not keep a stop waiting
         key = read(BEAT)
         while key != LEAVE:
             with suppress(OSError):  # no environment yet, or no more
                 sender.sendto(key.encode() or ALIVE, str(path))
+            if key == STOP:
+                on_stop()
             key = read(BEAT)
 
 

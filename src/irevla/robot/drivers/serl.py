@@ -17,6 +17,7 @@ from irevla.errors import UserError
 from irevla.robot.driver import ArmState, DriverError, Polled, now
 from irevla.robot.limits import Cleared
 from irevla.robot.pose import Pose
+from irevla.robot.settings import SERL_PORT
 
 
 class SerlDriver:
@@ -27,7 +28,7 @@ class SerlDriver:
         if parts.scheme != "http" or not parts.hostname:
             raise UserError(f"host must be the robot server's http://HOST:PORT, not {url!r}")
         self._host = parts.hostname
-        self._port = parts.port or 5000
+        self._port = parts.port or SERL_PORT
         self._timeout = timeout
         self._last: Any = None
         self._changes = 0
@@ -49,6 +50,9 @@ class SerlDriver:
     def set_gripper(self, *, shut: bool) -> None:
         """Close or open."""
         self._post("close_gripper" if shut else "open_gripper")
+
+    def stop_gripper(self) -> None:
+        """The server has no way: its fingers finish what they were told."""
 
     def hold(self) -> None:
         """Post the pose where the arm was last seen: the controller pulls it there and no
