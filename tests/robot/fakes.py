@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from irevla.robot.driver import ArmState, DriverError
+from irevla.robot.driver import FRANKA_HAND, ArmState, DriverError
 from irevla.robot.limits import Cleared, Limits
 from irevla.robot.pose import Pose
 from irevla.robot.safe_arm import SafeArm
@@ -48,7 +48,7 @@ class FakeDriver:
     def state(self) -> ArmState:
         self._break()
         now = self.clock.time
-        return self.mend(ArmState(self.pose, now, now, self.reason))
+        return self.mend(ArmState(self.pose, FRANKA_HAND, now, now, self.reason))
 
     def send(self, target: Cleared) -> None:
         self._break()

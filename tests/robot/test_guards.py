@@ -1,9 +1,10 @@
-"""What is guarded around the core: who must be there, and why it stops,
+"""What is guarded around the core: who must be there, where the fingertips are, what a key means,
 and what an arm says that cannot be."""
 
 import contextlib
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -135,6 +136,44 @@ def test_a_stop_that_cannot_be_written_down_is_said_at_the_keys(
     assert "PRESS THE EMERGENCY STOP" in capsys.readouterr().out
 
 
+# --- where the fingertips are
+
+
+@pytest.mark.parametrize(
+    "frame",
+    [
+        FLANGE,
+        Pose(np.array([0.0, 0.0, 0.1034]), FLANGE.quaternion),
+        Pose(np.array([0.0, 0.0, 0.2]), np.array([0.0, 0.0, -0.3827, 0.9239])),
+        Pose(np.full(3, np.nan), FLANGE.quaternion),
+    ],
+    ids=["flange", "not turned", "longer fingers", "nan"],
+)
+def test_another_frame_than_the_settings_name_moves_nothing(frame: Pose) -> None:
+    arm, driver, clock = arm_of()
+    arm.step(EAST / 8, STILL, shut=False)
+    clock.time += PERIOD
+    driver.mend = lambda state: replace(state, frame=frame)
+    with pytest.raises(ArmStopped, match=r"its end effector is|not sound"):
+        arm.step(EAST / 8, STILL, shut=False)
+    assert len(driver.sent) == 1 and driver.holds
+    arm, driver, _ = arm_of(frame=frame) if np.isfinite(frame.position).all() else arm_of()
+    driver.mend = lambda state: replace(state, frame=frame)
+    for motion in (lambda: arm.approach(MIDDLE), arm.recover):
+        if frame.sound:
+            motion()  # the settings name it
+        else:
+            with pytest.raises(ArmStopped):
+                motion()
+
+
+def test_the_frame_of_another_hand_is_a_setting(tmp_path: Path) -> None:
+    path = written(tmp_path, fingertips={"position": [0.0, 0.0, 0.15], "yaw": 0.5})
+    fingertips = read_settings(path).fingertips
+    assert fingertips.position.tolist() == [0.0, 0.0, 0.15]
+    assert fingertips.yaw == pytest.approx(0.5)
+
+
 # --- a person and images, before and during every motion
 
 
@@ -196,6 +235,32 @@ def test_home_needs_the_keys_and_the_cameras(
     with AtTheKeys(settings.path), pytest.raises(UserError, match="no image"):
         arm_command("home", settings.path)
     assert not driver.sent
+
+
+# --- an arm that says what cannot be
+
+
+@pytest.mark.parametrize("jump", [(0.25, 0.0, 0.0), (0.0, 0.0, -0.12)])
+def test_a_state_that_jumps_is_not_believed(jump: tuple[float, float, float]) -> None:
+    arm, driver, clock = arm_of()
+    arm.step(STILL, STILL, shut=False)
+    clock.time += PERIOD / 4
+    driver.mend = lambda state: replace(
+        state, pose=Pose(state.pose.position + np.array(jump), state.pose.quaternion)
+    )
+    arm.watch()
+    assert "its hand jumped" in arm.stopped and driver.holds == 1
+
+
+def test_a_hand_that_turns_over_is_not_believed() -> None:
+    arm, driver, clock = arm_of()
+    arm.step(STILL, STILL, shut=False)
+    clock.time += PERIOD / 4
+    driver.mend = lambda state: replace(
+        state, pose=Pose(state.pose.position, np.array([0.0, 0.0, 0.0, 1.0]))
+    )
+    arm.watch()
+    assert "its hand jumped" in arm.stopped
 
 
 # --- faults

@@ -23,8 +23,10 @@ from irevla.config import EnvConfig
 from irevla.envs.panda.tasks import CAMERA_POS, LOOK_AT
 from irevla.errors import UserError
 from irevla.robot.cell import Cell, open_arm
+from irevla.robot.driver import FRANKA_HAND
 from irevla.robot.env import PandaRealEnv
-from irevla.robot.pose import Pose, length, turn_between
+from irevla.robot.kinematics import flange_pose
+from irevla.robot.pose import Pose, compose, length, turn_between
 from irevla.robot.safe_arm import ArmStopped, SafeArm
 from irevla.robot.settings import Settings, read_settings
 from irevla.robot.stop_latch import StopLatch
@@ -263,6 +265,26 @@ def test_no_arm_is_said_in_one_line(tmp_path: Path) -> None:
 def driver_of(arm: SafeArm) -> Any:
     """The driver, which nobody but the tests may reach."""
     return arm._SafeArm__driver  # type: ignore[attr-defined]
+
+
+def test_our_kinematics_are_the_arms_own(arm: SafeArm) -> None:
+    """By them alone is it known what SERL's server takes for the fingertips."""
+    state = driver_of(arm)._robot.state
+    ours = compose(flange_pose(state.q), FRANKA_HAND)
+    assert length(ours.position - state.O_T_EE.translation.reshape(3)) < 1e-5
+    assert length(turn_between(ours.quaternion, state.O_T_EE.quaternion.reshape(4))) < 1e-5
+
+
+def test_a_frame_at_the_flange_moves_nothing(arm: SafeArm, sim: SimulatedArm) -> None:
+    """The box would hang 10 cm above the fingertips."""
+    before = rest(sim)
+    back = np.eye(4)
+    back[2, 3] = -0.1034
+    driver_of(arm)._robot.set_ee(back.flatten(order="F").tolist())
+    time.sleep(0.3)
+    with pytest.raises(ArmStopped, match=r"its end effector is"):
+        arm.step(np.array([0.03, 0.0, 0.0]), np.zeros(3), shut=False)
+    assert length(rest(sim) - before) < 0.01
 
 
 @pytest.mark.parametrize("ends", ["stop", "close"])

@@ -12,6 +12,7 @@ from irevla.envs.panda.suite import PANDA_SIM
 from irevla.envs.suite import Suite, load_suite
 from irevla.errors import UserError
 from irevla.presets import find_preset
+from irevla.robot.driver import FRANKA_HAND
 from irevla.robot.settings import FILE, read_settings
 from irevla.robot.suite import PANDA
 from irevla.stages.preflight import preflight
@@ -45,7 +46,7 @@ def test_it_reads_what_was_written(tmp_path: Path) -> None:
     )
     assert settings.dry_run and settings.realtime  # unless a person says otherwise
     assert np.allclose(settings.home.position, [0.5, 0.0, 0.3]) and settings.home.tilt < 1e-6
-    assert settings.wrist.device == "0123"
+    assert settings.wrist.device == "0123" and settings.fingertips == FRANKA_HAND
 
 
 @pytest.mark.parametrize(
@@ -81,6 +82,7 @@ def test_it_reads_what_was_written(tmp_path: Path) -> None:
         ({"limits": {"pace": 2.0}}, "limits.pace must be above 0, and 0.25 at most"),
         ({"policy": "a"}, "policy must be the first 8 hexadecimal digits"),
         ({"policy": "latest-one"}, "policy must be the first 8 hexadecimal digits"),
+        ({"fingertips": {"position": [0.0, 0.1]}}, "fingertips.position must be three numbers"),
     ],
 )
 def test_what_is_wrong_is_said_in_one_line(

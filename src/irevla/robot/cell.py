@@ -81,6 +81,7 @@ def open_arm(settings: Settings) -> SafeArm:
         driver,
         settings.limits,
         session=session,
+        frame=settings.fingertips,
         dry_run=settings.dry_run,
         expected=settings.policy,
         announce=_announce,

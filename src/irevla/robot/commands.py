@@ -75,6 +75,8 @@ def _describe(settings: Settings, arm: SafeArm) -> None:
     stopped = arm.stopped or "no"
     print(f"hand at {place} m, fingers {tilt:.0f} degrees from straight down")
     print(f"home at {home}, box {limits.low} to {limits.high}")
+    frame = state.frame.position.round(4).tolist()
+    print(f"its end effector: {frame} m from the flange, turned by {state.frame.yaw:.3f} rad")
     print(f"fault: {fault}; stopped: {stopped}; dry run: {settings.dry_run}")
 
 

@@ -4,7 +4,6 @@ What it promises is listed in `docs/real-robot.md`, with what it does not.
 """
 
 import logging
-import math
 import re
 import threading
 import time
@@ -16,9 +15,10 @@ import numpy as np
 
 from irevla.envs.suite import PERSON
 from irevla.errors import UserError
-from irevla.robot.driver import ArmState, Driver, DriverError
+from irevla.robot.driver import FRANKA_HAND, ArmState, Driver, DriverError
 from irevla.robot.limits import Limits, Refused
 from irevla.robot.pose import Pose, Vector, length, shortened, turn_between
+from irevla.robot.state_check import StateCheck
 from irevla.robot.stop_latch import Session
 
 LATE = 1.5  # periods without a new command after which the arm is told to hold: it does within two
@@ -84,6 +84,7 @@ class SafeArm:
         *,
         clock: Clock | None = None,
         session: Session | None = None,
+        frame: Pose = FRANKA_HAND,
         dry_run: bool = False,
         expected: str = "",
         announce: Callable[[str], None] = _log.warning,
@@ -95,6 +96,7 @@ class SafeArm:
         self._clock = clock or WallClock()
         self._session = session or Session(None)
         self._stop_latch = self._session.stop_latch
+        self._states = StateCheck(frame, limits.max_age)
         self._witness: Witness = _nobody
         self._expected = expected
         self._announce = announce
@@ -102,8 +104,6 @@ class SafeArm:
         self._wire = threading.RLock()  # held while a command is on its way
         self._reading = threading.RLock()  # held while a state is read
         self._commanded = -float("inf")  # when the last command was sent
-        self._stamp = -float("inf")  # of the newest state ...
-        self._stamp_seen = 0.0  # ... and when it was first seen
         self._holds = True  # it was told to hold after the last command, and heard it
         self._shut: bool | None = None  # what the fingers were told; None: nothing yet
         self._clears_episode = 0
@@ -171,7 +171,7 @@ class SafeArm:
         self._stop_latch.release()
         self._clears_episode = 0
         self._alarms.clear()
-        self._stamp = -float("inf")  # the arm may have been restarted
+        self._states.forget()  # the arm may have been moved, or restarted
         self._forget()
 
     def say(self, text: str) -> None:
@@ -416,18 +416,9 @@ class SafeArm:
                 self._stop_fingers()
                 self._tell_stop()
             self._refuse_if_stopped()
-        timed = math.isfinite(state.stamp) and math.isfinite(state.received)
-        if not (state.pose.sound and timed):
-            self._fail(f"its state is not sound: {state}")
-        if state.stamp < self._stamp:
-            self._fail(
-                f"its state is older ({state.stamp:.3f} s) than one before ({self._stamp:.3f} s)"
-            )
-        if state.stamp > self._stamp:
-            self._stamp = state.stamp
-            self._stamp_seen = min(now, state.received)
-        if now - self._stamp_seen > self.limits.max_age:
-            self._fail(f"its state is {now - self._stamp_seen:.2f} s old")
+        problem = self._states.problem(state, now)
+        if problem:
+            self._fail(problem)
 
     def _require_leave(self) -> None:
         if not self._who:

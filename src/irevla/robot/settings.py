@@ -9,13 +9,14 @@ import socket
 import sys
 import urllib.parse
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from irevla.errors import UserError, unknown
+from irevla.robot.driver import FRANKA_HAND
 from irevla.robot.limits import Limits
 from irevla.robot.pose import Pose, turned
 from irevla.storage.read import read_yaml
@@ -53,6 +54,7 @@ class Settings:
     home: Pose
     front: CameraSettings
     wrist: CameraSettings
+    fingertips: Pose = field(default_factory=lambda: FRANKA_HAND)  # seen from the flange
     # sha256 of the only policy that may move the arm, or its beginning; empty: any, which is shown
     policy: str = ""
     dry_run: bool = True  # compute and log, send nothing
@@ -108,7 +110,7 @@ def read_settings(path: Path) -> Settings:
 def _settings(found: dict[str, Any], path: Path) -> Settings:
     found = _renamed(found)
     plain = _with_default(Settings)
-    known = [*NEEDED, "limits", *plain]
+    known = [*NEEDED, "limits", "fingertips", *plain]
     for name in found:
         if name not in known:
             raise unknown("setting", name, known)
@@ -144,6 +146,7 @@ def _settings(found: dict[str, Any], path: Path) -> Settings:
         home=_home(_mapping(found["home"], "home"), limits),
         front=_camera(cameras, "front"),
         wrist=_camera(cameras, "wrist"),
+        fingertips=_fingertips(found),
         **values,
     )
 
@@ -192,6 +195,15 @@ def _home(found: dict[str, Any], limits: Limits) -> Pose:
     if not all(low <= x <= high for low, x, high in within):
         raise UserError(f"home.position {list(position)} is outside the workspace")
     return Pose(np.array(position), turned(DOWN, np.array([0.0, 0.0, yaw])))
+
+
+def _fingertips(found: dict[str, Any]) -> Pose:
+    if "fingertips" not in found:
+        return FRANKA_HAND
+    frame = _mapping(found["fingertips"], "fingertips")
+    position = _triple(frame.get("position"), "fingertips.position")
+    yaw = _as(frame.get("yaw", FRANKA_HAND.yaw), float, "fingertips.yaw")
+    return Pose(np.array(position), turned(np.array([0.0, 0.0, 0.0, 1.0]), np.array([0, 0, yaw])))
 
 
 def _camera(cameras: dict[str, Any], name: str) -> CameraSettings:

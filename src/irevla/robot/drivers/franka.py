@@ -104,9 +104,10 @@ class FrankyDriver:
         modes = self._franky.RobotMode
         reflex = "reflex" if mode == modes.Reflex else ""
         fault = str(state.current_errors).strip("[]") or reflex or self._ended()
-        pose = Pose(state.O_T_EE.translation.reshape(3), state.O_T_EE.quaternion.reshape(4))
+        pose = _pose(state.O_T_EE)
+        frame = _pose(state.F_T_EE)
         held = mode in (modes.UserStopped, modes.Guiding)
-        return ArmState(pose, state.time.to_sec(), now(), fault, held)
+        return ArmState(pose, frame, state.time.to_sec(), now(), fault, held)
 
     def _ended(self) -> str:
         """Return what ended a motion that should still go on; empty where nothing did."""
@@ -122,6 +123,10 @@ class FrankyDriver:
             return function(*arguments, **options)
         except (self._franky.Exception, RuntimeError) as error:
             raise DriverError(f"{type(error).__name__}: {error}") from error
+
+
+def _pose(affine: Any) -> Pose:
+    return Pose(affine.translation.reshape(3), affine.quaternion.reshape(4))
 
 
 class _Fingers:
