@@ -9,11 +9,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from fakes import LIMITS, MIDDLE, STILL, FakeDriver, arm_of, at
+from fakes import HASH, LIMITS, MIDDLE, STILL, FakeDriver, arm_of, at
 from person import AtTheKeys
-from test_real_env import FakeCamera, env_of
+from test_real_env import FORTH, FakeCamera, env_of
 from test_settings import written
 
+from irevla.config import EnvConfig
+from irevla.envs.suite import Authorization
 from irevla.errors import UserError
 from irevla.robot import cell
 from irevla.robot.commands import arm_command, latch_stop
@@ -21,6 +23,7 @@ from irevla.robot.pose import Pose, length
 from irevla.robot.safe_arm import ArmStopped
 from irevla.robot.settings import FILE, Settings, read_settings
 from irevla.robot.stop_latch import Session, StopLatch
+from irevla.robot.suite import PANDA
 from irevla.robot.teleop import LEAVE, STOP
 
 PERIOD = LIMITS.period
@@ -281,7 +284,44 @@ def test_faults_are_counted_over_sessions_until_a_person_comes(tmp_path: Path) -
     assert StopLatch(tmp_path).clears == 1
 
 
-# --- which arm it is
+# --- who may move it, and when
+
+
+def test_who_was_authorised_is_so_no_more_once_the_environments_are_closed(
+    driver: FakeDriver, settings: Settings
+) -> None:
+    PANDA.authorize(Authorization(HASH))
+    config = EnvConfig(image_size=64, workers=1, envs_per_worker=1, timeout=600.0)
+    first = PANDA.make("pick-carrot", config).unwrapped
+    second = PANDA.make("pick-corn", config).unwrapped
+    arm = first.cell.arm  # type: ignore[attr-defined]
+    first.close()
+    assert arm.who == HASH
+    second.close()
+    assert not arm.who
+    with AtTheKeys(settings.path), pytest.raises(UserError, match="nobody is authorised"):
+        arm.step(EAST, STILL, shut=False)
+    PANDA.authorize(Authorization(HASH))
+    assert arm.who == HASH
+    PANDA.authorize(None)  # a worker's next greeting that names nobody
+    assert not arm.who and not driver.sent
+
+
+def test_after_an_episode_nothing_moves_before_a_person_is_out_of_the_way() -> None:
+    env, person, driver, _ = env_of()
+    env.reset()
+    env.step(FORTH)
+    person.says = True
+    env.step(FORTH)
+    sent, gripper = len(driver.sent), list(driver.gripper)
+    person.ready = False  # they reach in for what was picked up
+    with pytest.raises(UserError, match="hands off"):
+        env.reset()
+    assert len(driver.sent) == sent and driver.gripper == gripper
+    person.ready = True
+    person.asked.clear()
+    env.reset()
+    assert "hands off" in person.asked[0] and "put things in place" in person.asked[1]
 
 
 @pytest.mark.parametrize(

@@ -189,7 +189,7 @@ def test_without_a_person_nothing_moves() -> None:
         env.step(FORTH)
     assert len(driver.sent) == before and driver.holds
     person.watching, person.ready = True, False
-    with pytest.raises(UserError, match="nobody said within 480 s"):
+    with pytest.raises(UserError, match="nobody said within 240 s"):
         env.reset()
 
 

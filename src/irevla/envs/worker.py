@@ -275,8 +275,8 @@ def _serve(connection: Connection, memory: int) -> None:
 
 def _make_pool(greeting: dict[str, Any], memory: int) -> EnvPool:
     suite = load_suite(greeting["suite"])
-    if greeting["authorization"] is not None:
-        suite.authorize(Authorization(**greeting["authorization"]))
+    who = greeting["authorization"]
+    suite.authorize(None if who is None else Authorization(**who))  # asked for by each greeting
     buffers = SharedBuffers.on(mmap.mmap(memory, 0), **greeting["buffers"])
     return EnvPool(suite, EnvConfig(**greeting["config"]), buffers)
 

@@ -32,6 +32,7 @@ class Cell:
     clock: Clock = field(default_factory=WallClock)
     demonstrations: Path | None = None  # where episodes go that a person took part in
     player: Any = None  # the environment whose episode is under way
+    envs: set[Any] = field(default_factory=set)  # those that are open
 
     def __post_init__(self) -> None:
         self.arm.require(self.check_watched)
@@ -57,6 +58,15 @@ class Cell:
         while not self.teleop.present() and self.clock.now() < end:
             self.clock.sleep(BEAT / 3)
         self.check_watched()
+
+    def leave(self, env: Any) -> None:
+        """Hold the arm, if `env` plays; with the last one goes whoever was authorised."""
+        if self.player is env:
+            self.player = None
+            self.arm.hold()
+        self.envs.discard(env)
+        if not self.envs:
+            self.arm.dismiss()
 
     def close(self) -> None:
         """Hold the arm and let everything go."""
@@ -129,13 +139,16 @@ class _ThisProcess:
 _this_process = _ThisProcess()
 
 
-def authorize(who: Authorization) -> None:
+def authorize(who: Authorization | None) -> None:
     """Let `who` move the arm of this process: the one that is open, or that is opened later.
 
-    Raises `UserError` where the settings of an open one name another policy.
+    None: nobody any more. Raises `UserError` where the settings of an open one name another policy.
     """
     for cell in _this_process.cells.values():
-        cell.arm.authorize(who.policy, learning=who.learning)
+        if who is None:
+            cell.arm.dismiss()
+        else:
+            cell.arm.authorize(who.policy, learning=who.learning)
     _this_process.who = who
 
 

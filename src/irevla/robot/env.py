@@ -19,6 +19,7 @@ from irevla.robot.recorder import Recorder
 from irevla.robot.safe_arm import ArmFault, ArmStopped
 from irevla.robot.settings import HZ
 
+TO_ANSWER = 0.4  # share of a worker's time to answer that a person has, each of two times
 LIFT = 0.05  # m that the hand rises before it goes to its start, so that it drags nothing along
 
 
@@ -47,6 +48,7 @@ class PandaRealEnv(PixelEnv):
             render_mode="rgb_array",
         )
         self.cell = cell
+        cell.envs.add(self)
         self._returned = cell.clock.now()  # when the last decision ended
         self._recorder = Recorder(self.task, cell.demonstrations)
         self._image = np.zeros((config.image_size, config.image_size, 3), np.uint8)  # the last one
@@ -55,8 +57,8 @@ class PandaRealEnv(PixelEnv):
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
     ) -> tuple[np.ndarray, dict[str, Any]]:
-        """Open the fingers, rise, go to the start, and wait until a person says that things are in
-        place."""
+        """Wait until a person says that they are out of the way, open the fingers, rise and go to
+        the start; then wait until they say that things are in place."""
         gym.Env.reset(self, seed=seed)  # a person sets the scene
         cell = self.cell
         arm = cell.arm
@@ -64,6 +66,7 @@ class PandaRealEnv(PixelEnv):
             raise UserError("there is one arm: --env.workers 1 --env.envs-per-worker 1")
         cell.player = self
         cell.await_person()
+        self._ask("hands off: the fingers open, and the arm goes to its start")
         arm.begin_episode()
         arm.recover()
         arm.set_gripper(shut=False)
@@ -132,9 +135,7 @@ class PandaRealEnv(PixelEnv):
 
     def close(self) -> None:
         """Hold the arm; the cell stays open, as other tasks share it."""
-        if self.cell.player is self:
-            self.cell.player = None
-            self.cell.arm.hold()
+        self.cell.leave(self)
 
     def _taken_over(self) -> Float32[np.ndarray, " A"] | None:
         return self.cell.teleop.action(shut=self._recorder.gripper > 0)
@@ -196,7 +197,7 @@ class PandaRealEnv(PixelEnv):
         arm.approach(home)
 
     def _ask(self, request: str) -> None:
-        patience = 0.8 * self.config.timeout  # the worker would be taken for hung
+        patience = TO_ANSWER * self.config.timeout  # the worker would be taken for hung
         if not self.cell.teleop.wait_ready(request, patience=patience):
             raise UserError(
                 f"nobody said within {patience:.0f} s ({request}): try a longer --env.timeout"

@@ -144,6 +144,11 @@ class SafeArm:
         self._announce(f"the arm obeys {named}{later}{self._dry()}")
         self._who = who
 
+    def dismiss(self) -> None:
+        """Nobody may move the arm any more, until somebody is authorised again."""
+        self._who = ""
+        self._hold()
+
     @property
     def who(self) -> str:
         """Who may move it: a policy's sha256, "person", or empty: nobody."""
