@@ -3,6 +3,9 @@ simulated arm behind libfranka's protocol, its images as a video stream over HTT
 another process's keys."""
 
 import itertools
+import os
+import signal
+import threading
 from pathlib import Path
 
 import numpy as np
@@ -17,8 +20,9 @@ from irevla.config import EnvConfig, ExpertConfig
 from irevla.envs.suite import PERSON, Authorization, load_suite
 from irevla.envs.vector import Job, VectorEnv
 from irevla.errors import UserError
+from irevla.robot.stop_latch import Session
 from irevla.robot.teleop import DONE, READY, TAP
-from irevla.rollout.demonstrations import collect_expert
+from irevla.rollout.demonstrations import collect_expert, open_store
 from irevla.rollout.episodes import EpisodeRecorder, Outcome
 from irevla.rollout.serve import Actor, Choice, Server, View
 from irevla.types import Observation
@@ -89,6 +93,43 @@ def test_what_a_worker_refuses_is_said_in_one_line(cell: SimulatedCell) -> None:
     assert "changes as it learns" in error(Authorization(HASH, learning=True))
     assert "not the one that the settings name" in error(Authorization("cd" * 32))
     assert not cell.stop_latch.reason
+
+
+def test_ctrl_c_at_the_prompt_keeps_what_was_shown_and_needs_no_release(
+    cell: SimulatedCell, tmp_path: Path
+) -> None:
+    turns = itertools.cycle([READY, "w"])
+    said: list[str] = []
+    been_home: list[float] = []
+    root = tmp_path / "demonstrations"
+    env = EnvConfig(image_size=64, horizon=100)
+    suite = load_suite("panda")
+
+    def says() -> str:
+        """They show one episode; at the next prompt they say nothing, and it is interrupted."""
+        if said:
+            return ""
+        where = float(cell.sim.hand()[0])
+        been_home.extend([where] if where < 0.43 else [])
+        if been_home and where > 0.45:
+            said.append(DONE)
+            threading.Timer(5.0, os.kill, (os.getpid(), signal.SIGINT)).start()
+            return DONE
+        return next(turns)
+
+    with cell.person(says), pytest.raises(KeyboardInterrupt):
+        collect_expert(
+            suite,
+            ("pick-red-block",),
+            ExpertConfig(episodes=3, noisy_fraction=0.0),
+            env=env,
+            seed=0,
+            root=root,
+        )
+    assert len(open_store(suite, env, root)) == 1
+    session = Session(cell.settings.folder)
+    assert not session.stop_latch.reason, "it was let go in order"
+    session.close()
 
 
 def test_a_person_demonstrates_through_a_worker(cell: SimulatedCell, tmp_path: Path) -> None:

@@ -30,6 +30,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, fields
 from multiprocessing.connection import Connection
+from types import FrameType
 from typing import Any
 
 import gymnasium as gym
@@ -292,9 +293,14 @@ def outlive_nobody(parent: int) -> None:
     os._exit(1)
 
 
+def _leave(number: int, frame: FrameType | None) -> None:
+    sys.exit(128 + number)
+
+
 def main() -> None:
     """`python -m irevla.envs.worker PARENT_PID PIPE_FD MEMORY_FD`."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C: the driver decides
+    signal.signal(signal.SIGTERM, _leave)  # wherever it waits, what it holds is let go in order
     os.dup2(2, 1)  # what a simulator prints must not get into the output of a command
     parent, pipe, memory = map(int, sys.argv[1:])
     threading.Thread(target=outlive_nobody, args=(parent,), daemon=True).start()
