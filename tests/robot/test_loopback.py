@@ -255,6 +255,13 @@ def test_a_dry_run_moves_nothing(sim: SimulatedArm, tmp_path: Path) -> None:
     arm.close()
 
 
+@pytest.mark.skipif(Path("/sys/kernel/realtime").exists(), reason="this kernel has it")
+def test_a_kernel_without_realtime_is_named(sim: SimulatedArm, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="PREEMPT_RT") as told:
+        open_arm(replace(settings_for(sim.host, tmp_path), realtime=True))
+    assert "\n" not in str(told.value)
+
+
 def test_no_arm_is_said_in_one_line(tmp_path: Path) -> None:
     settings = settings_for("127.99.99.99", tmp_path)
     with pytest.raises(UserError, match=r"no arm answers at 127\.99\.99\.99") as told:

@@ -113,8 +113,37 @@ def test_it_ends_at_the_horizon_or_where_it_has_failed() -> None:
     ends = [env.step(STILL)[2:4] for _ in range(CONFIG.horizon)]
     assert ends == [(False, False)] * 4 + [(False, True)]
     env.reset()
-    person.says = False
-    assert env.step(STILL)[2:4] == (False, True)
+    person.says = False  # a thing fell off the table: no value beyond
+    assert env.step(STILL)[2:4] == (True, False)
+
+
+def test_a_dry_run_says_where_it_would_go_and_keeps_no_episode() -> None:
+    env, person, driver, clock = env_of()
+    said: list[str] = []
+    env.cell.arm = SafeArm(driver, LIMITS, clock=clock, dry_run=True, announce=said.append)
+    env.cell.arm.require(lambda: None)
+    env.cell.arm.authorize(PERSON)
+    env.reset()
+    env.step(env.expert_action())
+    person.says = True
+    _, reward, terminated, _, info = env.step(env.expert_action())
+    assert (reward, terminated, info["success"]) == (0.0, True, False) and not driver.sent
+    assert any("would go to [0." in text for text in said)
+
+
+def test_a_policy_that_thinks_too_long_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    env, _, _, clock = env_of()
+    said: list[str] = []
+    monkeypatch.setattr(env.cell.arm, "_announce", said.append)
+    env.reset()
+    for number in range(CONFIG.horizon):
+        if number in (2, 3):
+            for _ in range(8):  # the watchdog looks meanwhile
+                clock.time += 0.025
+                env.cell.arm.watch()
+        env.step(STILL)
+    assert "2 of 5 decisions took more than 120 ms, the slowest 200" in said[-1]
+    assert "the arm held 2 times" in said[-1]
 
 
 def test_a_thinking_policy_keeps_ten_decisions_a_second() -> None:

@@ -20,6 +20,7 @@ from irevla.robot.safe_arm import ArmFault, ArmStopped
 from irevla.robot.settings import HZ
 
 TO_ANSWER = 0.4  # share of a worker's time to answer that a person has, each of two times
+SLOW = 1.2  # periods that a policy may think, before a person is told
 LIFT = 0.05  # m that the hand rises before it goes to its start, so that it drags nothing along
 
 
@@ -28,9 +29,10 @@ class PandaRealEnv(PixelEnv):
     corner. Action, in [-1, 1]: `float32[7]`, displacement (4 cm) and turn (0.25 rad) along and
     around the axes of the arm's base, and the gripper (positive closes). A decision is 0.1 s.
 
-    The reward is 1 where the success detector says that the task is done, and the episode
-    terminates; it is truncated where that says that it has failed, or after `horizon` decisions. A
-    person who takes over replaces the policy's action; `info["action"]` is what was done,
+    The reward is 1 where the success detector says that the task is done. There the episode
+    terminates, and where it says that the task has failed: nothing is to be had any more. After
+    `horizon` decisions it is truncated. In a dry run nothing succeeds, as nothing moves. A person
+    who takes over replaces the policy's action; `info["action"]` is what was done,
     `info["person"]` whether by them. Raises `ArmStopped`, for good, where the safety layer stops
     the arm. Seeds settle nothing: a person puts the things back.
     """
@@ -50,6 +52,9 @@ class PandaRealEnv(PixelEnv):
         self.cell = cell
         cell.envs.add(self)
         self._returned = cell.clock.now()  # when the last decision ended
+        self._late = 0  # decisions of this episode that took too long ...
+        self._slowest = 0.0  # ... s
+        self._holds_before = 0  # those of the arm, before this episode
         self._recorder = Recorder(self.task, cell.demonstrations)
         self._image = np.zeros((config.image_size, config.image_size, 3), np.uint8)  # the last one
         self._demonstrated: np.ndarray | None = None  # by a person, for the next step
@@ -82,6 +87,9 @@ class PandaRealEnv(PixelEnv):
         cell.check_watched()
         self._decisions = 0
         self._returned = cell.clock.now()
+        self._late = 0
+        self._slowest = 0.0
+        self._holds_before = arm.late_holds
         self._recorder.begin()
         self._image = self._observe()
         return self._image, {"success": False}
@@ -105,13 +113,14 @@ class PandaRealEnv(PixelEnv):
         self._image = self._observe()
         verdict = cell.success_detector.detect(self._image, self.task.instruction)
         self._decisions += 1
-        success = verdict is True
-        ended = verdict is False or self._decisions >= self.config.horizon
-        if success or ended:
+        success = verdict is True and not cell.arm.dry_run
+        terminated = verdict is not None
+        truncated = not terminated and self._decisions >= self.config.horizon
+        if terminated or truncated:
             self._end(success=success)
         self._returned = cell.clock.now()
         info = {"success": success, "action": done, "person": person}
-        return self._image, float(success), success, ended and not success, info
+        return self._image, float(success), terminated, truncated, info
 
     def expert_action(self) -> Float32[np.ndarray, " A"]:
         """Return the person's action, which `irevla collect panda` records.
@@ -165,6 +174,8 @@ class PandaRealEnv(PixelEnv):
         """Wait for the end of the decision's period, less what the policy needs to think."""
         period = self.cell.arm.limits.period
         thinking = began - self._returned
+        self._slowest = max(self._slowest, thinking)
+        self._late += thinking > SLOW * period
         spent = self.cell.clock.now() - began
         self.cell.clock.sleep(max(period - thinking, period / 2) - spent)
 
@@ -184,7 +195,19 @@ class PandaRealEnv(PixelEnv):
         arm = self.cell.arm
         arm.hold()
         self.cell.player = None
+        if self._late:
+            self._tell_late()
         self._recorder.end(success=success)
+
+    def _tell_late(self) -> None:
+        arm = self.cell.arm
+        patience = 1000 * SLOW * arm.limits.period
+        held = arm.late_holds - self._holds_before
+        arm.say(
+            f"{self._late} of {self._decisions} decisions took more than {patience:.0f} ms, the "
+            f"slowest {1000 * self._slowest:.0f}, and the arm held {held} times: use a smaller "
+            "policy, or a faster machine"
+        )
 
     def _go_home(self) -> None:
         arm = self.cell.arm

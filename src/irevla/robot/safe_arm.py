@@ -92,6 +92,7 @@ class SafeArm:
         self.limits = limits
         self.dry_run = dry_run
         self.last_target: Pose | None = None  # where the arm was sent, until it was told to hold
+        self.late_holds = 0  # how often no command came in time
         self.__driver = driver
         self._clock = clock or WallClock()
         self._session = session or Session(None)
@@ -306,6 +307,7 @@ class SafeArm:
             return
         if self._clock.now() - self._commanded >= LATE * self.limits.period:
             self._hold()
+            self.late_holds += 1
 
     def start_watchdog(self) -> None:
         """Call `watch` from a thread, four times in a period."""
@@ -345,7 +347,7 @@ class SafeArm:
             self.last_target = cleared.pose
             self._commanded = now
             if self.dry_run:
-                _log.info("dry run: would go to %s", np.round(cleared.pose.position, 4).tolist())
+                self.say(f"dry run: would go to {np.round(cleared.pose.position, 3).tolist()}")
                 return
             self._holds = False
             self._wired(lambda: self.__driver.send(cleared))

@@ -35,6 +35,11 @@ class FrankyDriver:
         try:
             self._robot: Any = franky.Robot(host, realtime_config=config)
             gripper = franky.Gripper(host)
+        except franky.RealtimeException as error:
+            raise UserError(
+                f"{error} Install a PREEMPT_RT kernel, or, for a simulator alone, say realtime: "
+                "false"
+            ) from error
         except (franky.Exception, RuntimeError) as error:
             raise UserError(
                 f"no arm answers at {host} ({error}): switch FCI on in Desk, and close other "
