@@ -98,6 +98,27 @@ def test_a_stop_that_another_process_latches_holds_the_arm(tmp_path: Path) -> No
     assert len(driver.sent) == 1
 
 
+def test_such_a_stop_ends_the_fingers_of_an_arm_that_stands(tmp_path: Path) -> None:
+    arm, driver, _ = arm_of(session=Session(tmp_path))
+    arm.step(STILL, STILL, shut=True)
+    arm.hold()
+    keys = StopLatch(tmp_path)
+    keys.set("a person pressed stop")
+    keys.keep()
+    for _ in range(3):
+        arm.watch()
+    assert driver.fingers_stopped == 1
+
+
+def test_a_session_that_begins_stopped_commands_nothing(tmp_path: Path) -> None:
+    keys = StopLatch(tmp_path)
+    keys.set("a person pressed stop")
+    keys.keep()
+    arm, driver, _ = arm_of(session=Session(tmp_path))
+    arm.watch()
+    assert arm.stopped and not driver.holds and not driver.fingers_stopped
+
+
 @pytest.mark.parametrize("why", [errno.ENOSPC, errno.EROFS, errno.EIO])
 def test_a_full_disk_and_a_dead_terminal_keep_no_stop_from_the_arm(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, why: int

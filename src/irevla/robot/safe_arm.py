@@ -105,7 +105,8 @@ class SafeArm:
         self._wire = threading.RLock()  # held while a command is on its way
         self._reading = threading.RLock()  # held while a state is read
         self._commanded = -float("inf")  # when the last command was sent
-        self._holds = True  # it was told to hold after the last command, and heard it
+        self._holds = True  # it was told to hold after the last command, and heard it ...
+        self._fingers_rest = True  # ... and its fingers to stop
         self._shut: bool | None = None  # what the fingers were told; None: nothing yet
         self._clears_episode = 0
         self._alarms: set[str] = set()  # that were given since the last release
@@ -239,7 +240,7 @@ class SafeArm:
             return
         self._shut = shut
         if not self.dry_run:
-            self._holds = False
+            self._fingers_rest = False
             self._wired(lambda: self.__driver.set_gripper(shut=shut))
 
     def recover(self) -> None:
@@ -282,6 +283,7 @@ class SafeArm:
         state = self._read()
         if state.fault:
             self.last_target = None  # it has stopped itself
+            self._holds = True
             raise ArmFault(state.fault)
         return state
 
@@ -295,7 +297,7 @@ class SafeArm:
         To be called once in a while.
         """
         if self.stopped:  # perhaps by another process, or a hold did not reach the arm
-            if not self._holds:
+            if not (self._holds and self._fingers_rest):
                 self._halt()
             return
         if self.last_target is None:
@@ -377,8 +379,9 @@ class SafeArm:
             return
         try:
             self.__driver.stop_gripper()
+            self._fingers_rest = True
         except DriverError as error:
-            self._holds = False
+            self._fingers_rest = False  # the watchdog tries again
             self._alarm(f"the fingers could not be stopped ({error})")
 
     def _hold(self) -> None:
