@@ -127,6 +127,7 @@ PRESETS: dict[str, tuple[str, Config]] = {
             expert_tasks=("pick-red-block",),
             rl_tasks=("pick-carrot",),
             unseen_tasks=("pick-banana",),
+            expert=ExpertConfig(noisy_fraction=0.0),  # a person is beside the arm
             env=EnvConfig(workers=1, envs_per_worker=1, timeout=600.0),
             sl=SFTConfig(steps=800, batch=64, lr=5e-4, validate_every=400),
             sac=dataclasses.replace(PANDA_SAC, async_learner=True),

@@ -102,13 +102,14 @@ class ToldEnv(ScriptedEnv):
 
     def picture(self, size: int) -> np.ndarray:
         image = super().picture(size)
-        if self.draw and TOLD:
-            image[0, 2] = 1 + TOLD[-1].learning
-            image[0, 3] = any(TOLD[-1].policy in value for value in os.environ.values())
+        who = TOLD[-1] if TOLD else None
+        if self.draw and who is not None:
+            image[0, 2] = 1 + who.learning
+            image[0, 3] = any(who.policy in value for value in os.environ.values())
         return image
 
 
-TOLD: list[Authorization] = []  # in this process
+TOLD: list[Authorization | None] = []  # in this process
 
 
 def _make(task: str, config: EnvConfig) -> ScriptedEnv:

@@ -10,12 +10,16 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+import numpy as np
 import yaml
 from loopback import Seen, SimulatedArm
+from person import AtTheKeys
 from PIL import Image
 
 from irevla.envs.panda.tasks import CAMERA_POS, LOOK_AT
-from irevla.robot.teleop import READY, send_keys
+from irevla.robot.settings import Settings, read_settings
+from irevla.robot.stop_latch import StopLatch
+from irevla.robot.teleop import READY
 
 RATE = 15  # images a second
 
@@ -50,6 +54,12 @@ class Frames(BaseHTTPRequestHandler):
         pass
 
 
+def noisy(image: np.ndarray) -> np.ndarray:
+    """As a sensor gives it: never twice the same."""
+    noise = np.random.default_rng().integers(-3, 4, image.shape)
+    return np.clip(image.astype(int) + noise, 0, 255).astype(np.uint8)
+
+
 class SimulatedCell:
     """`with SimulatedCell(path) as cell`: settings at `path` name the arm `cell.sim` and its
     images."""
@@ -80,13 +90,21 @@ class SimulatedCell:
         }  # fmt: skip
         self.path.write_text(yaml.safe_dump(found | changes))
 
+    @property
+    def settings(self) -> Settings:
+        return read_settings(self.path)
+
+    @property
+    def stop_latch(self) -> StopLatch:
+        return StopLatch(self.settings.folder)
+
     def replace_arm(self) -> None:
         """A new one in its place: franky-sim 1.0.4 loses its second client after a while."""
         self.sim.close()
         self.sim = SimulatedArm()
         self.describe()
 
-    def person(self, says: Callable[[], str] = lambda: READY) -> "AtTheKeys":
+    def person(self, says: Callable[[], str] = lambda: READY) -> AtTheKeys:
         """Somebody who looks ten times a second and presses what `says` says (nothing: a sign of
         life)."""
         return AtTheKeys(self.path, says)
@@ -99,10 +117,11 @@ class SimulatedCell:
                 if filmed is not self.sim:
                     filmed = self.sim
                     seen = Seen(filmed, CAMERA_POS, LOOK_AT)
-                file = io.BytesIO()
-                Image.fromarray(seen.read()).save(file, "JPEG")
+                image = seen.read()
             except OSError:  # the arm is being replaced
-                continue
+                pass
+            file = io.BytesIO()
+            Image.fromarray(noisy(image)).save(file, "JPEG", quality=95)
             self.stream.image = file.getvalue()
             self._drawn.set()
             time.sleep(1 / RATE)
@@ -126,30 +145,3 @@ class SimulatedCell:
         for thread in self._threads:
             thread.join(5)
         self.sim.close()
-
-
-class AtTheKeys:
-    """A person, while the `with` lasts."""
-
-    def __init__(self, path: Path, says: Callable[[], str]) -> None:
-        self._says, self._over = says, threading.Event()
-        self._thread = threading.Thread(
-            target=send_keys, args=(path.with_suffix(".keys"), self._read), daemon=True
-        )
-
-    def _read(self, seconds: float) -> str:
-        time.sleep(min(seconds, 0.1))
-        return "\x03" if self._over.is_set() else self._says()
-
-    def __enter__(self) -> "AtTheKeys":
-        self._thread.start()
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self._over.set()
-        self._thread.join()

@@ -1,6 +1,7 @@
 """The cell around a simulated arm: settings in a file, images as a video stream over HTTP, a
 person at the keys."""
 
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -8,6 +9,14 @@ from typing import Any
 import pytest
 
 from irevla.robot.settings import FILE
+
+
+@pytest.fixture(autouse=True)
+def state_home(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """Where locks and stops lie: with a short name, as sockets need."""
+    with tempfile.TemporaryDirectory(prefix="arm-") as folder:
+        monkeypatch.setenv("XDG_STATE_HOME", folder)
+        yield Path(folder)
 
 
 @pytest.fixture

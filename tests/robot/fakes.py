@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from irevla.robot.driver import ArmState, DriverError
+from irevla.robot.driver import FRANKA_HAND, ArmState, DriverError
 from irevla.robot.limits import Cleared, Limits
 from irevla.robot.pose import Pose
 from irevla.robot.safe_arm import SafeArm
@@ -37,6 +37,7 @@ class FakeDriver:
         self.clock, self.pose, self.share = clock, pose, share
         self.sent: list[Pose] = []
         self.gripper: list[bool] = []
+        self.fingers_stopped = 0
         self.holds = self.cleared = 0
         self.held_at: list[float] = []
         self.mend: Callable[[ArmState], ArmState] = lambda state: state
@@ -46,7 +47,8 @@ class FakeDriver:
 
     def state(self) -> ArmState:
         self._break()
-        return self.mend(ArmState(self.pose, self.clock.time, self.clock.time, self.reason))
+        now = self.clock.time
+        return self.mend(ArmState(self.pose, FRANKA_HAND, now, now, self.reason))
 
     def send(self, target: Cleared) -> None:
         self._break()
@@ -59,6 +61,10 @@ class FakeDriver:
     def set_gripper(self, *, shut: bool) -> None:
         self._break()
         self.gripper.append(shut)
+
+    def stop_gripper(self) -> None:
+        self.fingers_stopped += 1
+        self._break()
 
     def hold(self) -> None:
         self.holds += 1
@@ -84,6 +90,7 @@ def arm_of(
     clock = FakeClock()
     driver = FakeDriver(clock, pose, share=share)
     arm = SafeArm(driver, limits, clock=clock, announce=lambda text: None, **options)  # type: ignore[arg-type]
+    arm.require(lambda: None)
     arm.authorize(HASH)
     return arm, driver, clock
 

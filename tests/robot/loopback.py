@@ -99,5 +99,8 @@ class Seen:
             picture: np.ndarray = self._renderer.draw(self._arm.model, self._arm.data, size=128)
         return picture
 
+    def check(self) -> None:
+        """It is always of the present."""
+
     def close(self) -> None:
         """Nothing is open."""

@@ -2,6 +2,7 @@
 faults hold it."""
 
 import ast
+import itertools
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -13,13 +14,13 @@ from fakes import DOWN, LIMITS, MIDDLE, STILL, FakeClock, FakeDriver, arm_of, at
 import irevla.robot
 from irevla.errors import UserError
 from irevla.robot.driver import ArmState
-from irevla.robot.limits import Cleared, Limits
+from irevla.robot.limits import CEILINGS, Cleared, Limits
 from irevla.robot.pose import Pose, length, turn_between, turned
 from irevla.robot.safe_arm import ArmFault, ArmStopped, SafeArm
-from irevla.robot.stop_latch import StopLatch
 
 PERIOD = LIMITS.period
 HASH = "ab" * 32
+LEFT = np.array([0.0, 0.04, 0.0])
 AWFUL = (np.nan, np.inf, -np.inf, 1e308, -1e308, 5e-324, 1e30, -1e9, 0.0, -0.0, 1.0, -1.0, 40.0)
 NO_ROTATION = Pose(MIDDLE.position, DOWN * 0)
 
@@ -70,6 +71,7 @@ def wild_arm(random: np.random.Generator) -> tuple[SafeArm, Checking, FakeClock]
     clock = FakeClock()
     driver = Checking(clock, share=float(random.uniform(0.2, 1.0)))
     arm = SafeArm(driver, LIMITS, clock=clock, announce=lambda text: None)
+    arm.require(lambda: None)
     arm.authorize(HASH)
     return arm, driver, clock
 
@@ -224,6 +226,40 @@ def test_an_approach_to_a_place_outside_is_refused() -> None:
     assert not driver.sent
 
 
+@pytest.mark.parametrize("speed", [0.4, 0.1, 0.05])
+def test_a_careful_speed_turns_no_faster_on_the_way_to_the_start(speed: float) -> None:
+    turned_over = Pose(np.array([0.5, 0.0, 0.2]), np.array([0.7071, 0.7071, 0.0, 0.0]))
+    arm, driver, _ = arm_of(turned_over, limits=replace(LIMITS, speed=speed))
+    arm.approach(MIDDLE)
+    poses = [turned_over, *driver.sent]
+    pairs = itertools.pairwise(poses)
+    turns = [length(turn_between(a.quaternion, b.quaternion)) for a, b in pairs]
+    assert max(turns) <= 0.0626 + 1e-6  # 0.25 rad in 4 cm, at 0.1 m/s
+
+
+def test_hold_and_step_in_turn_are_no_faster_than_steps() -> None:
+    arm, driver, clock = arm_of()
+    for _ in range(6):
+        arm.step(LEFT, STILL, shut=False)
+        arm.hold()
+        clock.time += PERIOD / 2
+    way = length(driver.pose.position - MIDDLE.position)
+    assert way <= LIMITS.speed * (5 * PERIOD / 2 + PERIOD) + 1e-9
+
+
+def test_from_outside_it_does_not_go_sideways() -> None:
+    arm, driver, clock = arm_of(at(0.25, 0.0, 0.25))
+    for _ in range(200):
+        try:
+            arm.step(np.array([0.0005, 0.04, 0.0]), STILL, shut=False)
+        except ArmStopped:
+            break
+        clock.time += PERIOD
+        if driver.pose.position[0] > LIMITS.low[0] - LIMITS.tolerance:
+            break
+    assert abs(driver.pose.position[1]) < 1e-9 and driver.pose.position[0] > 0.25
+
+
 # --- whatever the arm says. Each fault begins while the arm moves; the watchdog alone looks, as no
 # command comes.
 
@@ -338,7 +374,7 @@ def test_an_arm_that_a_person_stopped_is_left_alone() -> None:
     for motion in (lambda: arm.step(STILL, STILL, shut=True), arm.recover):
         with pytest.raises(ArmStopped, match="a person stopped it"):
             motion()
-    assert not driver.cleared and len(driver.sent) == 1
+    assert not driver.cleared and len(driver.sent) == 1 and driver.fingers_stopped
 
 
 def test_without_a_command_in_time_the_arm_holds_and_goes_on_with_the_next() -> None:
@@ -435,6 +471,10 @@ def test_nothing_moves_before_the_policy_is_known() -> None:
         arm.step(STILL, STILL, shut=True)
     assert not driver.sent and not driver.gripper and not said
     arm.authorize(HASH)
+    with pytest.raises(UserError, match="nobody watches"):
+        arm.step(STILL, STILL, shut=True)
+    assert not driver.sent and not driver.gripper
+    arm.require(lambda: None)
     arm.step(STILL, STILL, shut=True)
     assert HASH in said[0] and driver.sent
 
@@ -466,35 +506,6 @@ def test_no_other_module_reaches_a_driver() -> None:
                 assert path.name == "safe_arm.py", f"{path}:{node.lineno} calls {node.attr}"
 
 
-# --- a stop outlives its process
-
-
-def test_a_stop_is_still_there_in_the_next_session(tmp_path: Path) -> None:
-    arm, _, _ = arm_of(stop_latch=StopLatch(tmp_path / "stopped.json"))
-    arm.stop("the hand hit the tray")
-    arm.close()
-    arm, driver, _ = arm_of(stop_latch=StopLatch(tmp_path / "stopped.json"))
-    with pytest.raises(ArmStopped, match="the hand hit the tray"):
-        arm.step(STILL, STILL, shut=True)
-    arm.release()
-    arm.step(STILL, STILL, shut=True)
-    arm.close()
-    assert driver.sent and not (tmp_path / "stopped.json").exists()
-
-
-def test_after_a_session_that_was_killed_the_arm_is_stopped(tmp_path: Path) -> None:
-    (tmp_path / "stopped.json").write_text('{"pid": 999999999, "stopped": ""}')
-    assert StopLatch(tmp_path / "stopped.json").reason == "the last session ended without closing"
-    (tmp_path / "half.json").write_text('{"pid": 99')
-    assert StopLatch(tmp_path / "half.json").reason == "the last session ended without closing"
-
-
-def test_two_sessions_at_once_are_refused(tmp_path: Path) -> None:
-    (tmp_path / "stopped.json").write_text('{"pid": 1, "stopped": ""}')
-    with pytest.raises(UserError, match="process 1 already moves this arm"):
-        StopLatch(tmp_path / "stopped.json")
-
-
 @pytest.mark.parametrize(
     ("change", "words"),
     [
@@ -502,6 +513,9 @@ def test_two_sessions_at_once_are_refused(tmp_path: Path) -> None:
         ({"speed": 0.0}, "limits.speed"),
         ({"step": float("nan")}, "limits.step"),
         ({"max_age": 1.0}, "limits.max_age"),
+        *(({name: 1.01 * most}, f"limits.{name}") for name, most in CEILINGS.items()),
+        ({"clears_per_run": 1000}, "clears_per"),
+        ({"high": (0.7, 0.3, 1.5)}, "no box"),
         ({"clears_per_run": -1}, "clears_per"),
     ],
 )

@@ -1,5 +1,6 @@
 """Who may move the arm of a process: nobody before it is told, then whom it was told of alone."""
 
+import mmap
 import subprocess
 import sys
 import time
@@ -9,16 +10,21 @@ from pathlib import Path
 import numpy as np
 import pytest
 from fakes import HASH, STILL, FakeDriver
+from person import AtTheKeys
 from test_real_env import FakeCamera
 from test_settings import written
 
-from irevla.config import EnvConfig
+from irevla.config import EnvConfig, ExpertConfig
 from irevla.envs.suite import Authorization
+from irevla.envs.worker import EnvPool, Job, SharedBuffers
 from irevla.errors import UserError
+from irevla.presets import find_preset
 from irevla.robot import cell
 from irevla.robot.commands import arm_command
-from irevla.robot.settings import FILE
+from irevla.robot.settings import FILE, read_settings
+from irevla.robot.stop_latch import StopLatch
 from irevla.robot.suite import PANDA
+from irevla.rollout.demonstrations import collect_expert
 
 LEFT = np.array([0.0, 0.01, 0.0])
 
@@ -68,7 +74,9 @@ def test_who_is_authorized_moves_the_arm_whether_it_is_opened_before_or_later(
     PANDA.authorize(Authorization(HASH))
     arm = opened(tmp_path).arm
     assert arm.who == HASH
-    move(arm)
+    with AtTheKeys(tmp_path / "arm.yaml"):
+        opened(tmp_path).await_person()
+        move(arm)
     assert len(driver.sent) == 1
     PANDA.authorize(Authorization("cd" * 32, learning=True))
     assert arm.who == "cd" * 32 and opened(tmp_path).arm is arm
@@ -81,7 +89,7 @@ def test_another_policy_than_the_settings_name_is_refused_and_nothing_stays_open
     PANDA.authorize(Authorization("cd" * 32))
     with pytest.raises(UserError, match="not the one that the settings name"):
         opened(tmp_path)
-    assert driver.closed and not list(tmp_path.glob("arm.stopped.json"))
+    assert driver.closed and not StopLatch(read_settings(tmp_path / "arm.yaml").folder).reason
     PANDA.authorize(Authorization(HASH))
     arm = opened(tmp_path).arm
     with pytest.raises(UserError, match="not the one that the settings name"):
@@ -89,6 +97,24 @@ def test_another_policy_than_the_settings_name_is_refused_and_nothing_stays_open
     assert arm.who == HASH and not driver.sent
     assert isinstance(cell._this_process.who, Authorization)
     assert cell._this_process.who.policy == HASH
+
+
+def test_noise_is_refused_where_a_person_is_beside_the_arm(
+    driver: FakeDriver, tmp_path: Path
+) -> None:
+    config = EnvConfig(image_size=64, workers=1, envs_per_worker=1, timeout=600.0)
+    with pytest.raises(UserError, match=r"--expert\.noisy-fraction 0"):
+        collect_expert(
+            PANDA, ["pick-carrot"], ExpertConfig(), env=config, seed=0, root=tmp_path / "shown"
+        )
+    # What `irevla collect panda` begins with.
+    assert find_preset("panda").expert.noisy_fraction == 0
+    size = {"n": 1, "image_size": 64, "action_dim": 7}
+    memory = mmap.mmap(-1, SharedBuffers.nbytes(**size))
+    pool = EnvPool(PANDA, config, SharedBuffers.on(memory, **size))
+    with pytest.raises(UserError, match="which noise would shake"):
+        pool.obey({"begin": [vars(Job("pick-carrot", 0, noise=0.3))]})
+    assert not driver.sent
 
 
 def test_the_settings_of_the_arm_are_those_of_one_worker_with_time() -> None:
@@ -109,7 +135,8 @@ def test_a_person_who_agrees_moves_the_arm_to_its_start(
 ) -> None:
     """`irevla arm home`; a policy that was authorized before has nothing to do with it."""
     monkeypatch.setattr("builtins.input", lambda question: answer)
-    arm_command("home", tmp_path / "arm.yaml")
+    with AtTheKeys(tmp_path / "arm.yaml"):
+        arm_command("home", tmp_path / "arm.yaml")
     assert bool(driver.sent) == (answer == "yes") and driver.closed
     assert cell._this_process.who is None
 
@@ -120,5 +147,6 @@ def test_a_classifier_that_is_not_there_is_said_and_nothing_stays_open(
     written(tmp_path, policy="", judge="classifier", classifier="carrot")
     with pytest.raises(UserError, match="carrot"):
         opened(tmp_path)
-    assert driver.closed and not list(tmp_path.glob("arm.stopped.json"))
-    assert not list(tmp_path.glob("arm.keys"))
+    settings = read_settings(tmp_path / "arm.yaml")
+    assert driver.closed and not StopLatch(settings.folder).reason
+    assert not settings.keys.exists()

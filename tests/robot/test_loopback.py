@@ -3,9 +3,10 @@ reached places, the box, the gripper, pictures, and an arm that hangs or is gone
 
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -22,10 +23,13 @@ from irevla.config import EnvConfig
 from irevla.envs.panda.tasks import CAMERA_POS, LOOK_AT
 from irevla.errors import UserError
 from irevla.robot.cell import Cell, open_arm
+from irevla.robot.driver import FRANKA_HAND
 from irevla.robot.env import PandaRealEnv
-from irevla.robot.pose import Pose, length, turn_between
+from irevla.robot.kinematics import flange_pose
+from irevla.robot.pose import Pose, compose, length, turn_between
 from irevla.robot.safe_arm import ArmStopped, SafeArm
 from irevla.robot.settings import Settings, read_settings
+from irevla.robot.stop_latch import StopLatch
 from irevla.robot.success import KeyDetector
 
 pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
@@ -61,6 +65,7 @@ def sim() -> Iterator[SimulatedArm]:
 @pytest.fixture
 def arm(sim: SimulatedArm, tmp_path: Path) -> Iterator[SafeArm]:
     arm = open_arm(settings_for(sim.host, tmp_path))
+    arm.require(lambda: None)
     arm.authorize(HASH)
     yield arm
     arm.close()
@@ -105,6 +110,19 @@ def rest(sim: SimulatedArm) -> np.ndarray:
             break
         last = now
     return now
+
+
+class Still:
+    """A camera that does not look at the simulator."""
+
+    def read(self) -> np.ndarray:
+        return np.zeros((64, 64, 3), np.uint8)
+
+    def check(self) -> None:
+        pass
+
+    def close(self) -> None:
+        pass
 
 
 STARVED = ("UDP receive", "s old")  # what a machine without time for the simulator looks like
@@ -194,9 +212,7 @@ def test_an_arm_that_hangs_or_is_gone_ends_the_episode_in_one_line(
     env.reset()
     env.step(FORTH)
     seen = sim.hand()
-    env.cell.front = env.cell.wrist = type(
-        "Still", (), {"read": lambda self: np.zeros((64, 64, 3), np.uint8)}
-    )()
+    env.cell.front = env.cell.wrist = Still()
     getattr(sim, fate)()
     began = time.monotonic()
     with pytest.raises(ArmStopped, match="irevla arm release") as told:
@@ -228,6 +244,7 @@ def test_a_stop_by_a_person_holds_a_moving_arm(arm: SafeArm, sim: SimulatedArm) 
 def test_a_dry_run_moves_nothing(sim: SimulatedArm, tmp_path: Path) -> None:
     arm, before = open_arm(replace(settings_for(sim.host, tmp_path), dry_run=True)), rest(sim)
     width = sim.fingers()
+    arm.require(lambda: None)
     arm.authorize(HASH)
     for _ in range(5):
         arm.step(np.array([0.03, 0.0, 0.0]), np.zeros(3), shut=width > 0.04)
@@ -238,8 +255,91 @@ def test_a_dry_run_moves_nothing(sim: SimulatedArm, tmp_path: Path) -> None:
     arm.close()
 
 
+@pytest.mark.skipif(Path("/sys/kernel/realtime").exists(), reason="this kernel has it")
+def test_a_kernel_without_realtime_is_named(sim: SimulatedArm, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="PREEMPT_RT") as told:
+        open_arm(replace(settings_for(sim.host, tmp_path), realtime=True))
+    assert "\n" not in str(told.value)
+
+
 def test_no_arm_is_said_in_one_line(tmp_path: Path) -> None:
     settings = settings_for("127.99.99.99", tmp_path)
     with pytest.raises(UserError, match=r"no arm answers at 127\.99\.99\.99") as told:
         open_arm(settings)
-    assert "\n" not in str(told.value) and not settings.stop_latch.exists()
+    assert "\n" not in str(told.value) and not StopLatch(settings.folder).reason
+
+
+def driver_of(arm: SafeArm) -> Any:
+    """The driver, which nobody but the tests may reach."""
+    return arm._SafeArm__driver  # type: ignore[attr-defined]
+
+
+def test_our_kinematics_are_the_arms_own(arm: SafeArm) -> None:
+    """By them alone is it known what SERL's server takes for the fingertips."""
+    state = driver_of(arm)._robot.state
+    ours = compose(flange_pose(state.q), FRANKA_HAND)
+    assert length(ours.position - state.O_T_EE.translation.reshape(3)) < 1e-5
+    assert length(turn_between(ours.quaternion, state.O_T_EE.quaternion.reshape(4))) < 1e-5
+
+
+def test_a_frame_at_the_flange_moves_nothing(arm: SafeArm, sim: SimulatedArm) -> None:
+    """The box would hang 10 cm above the fingertips."""
+    before = rest(sim)
+    back = np.eye(4)
+    back[2, 3] = -0.1034
+    driver_of(arm)._robot.set_ee(back.flatten(order="F").tolist())
+    time.sleep(0.3)
+    with pytest.raises(ArmStopped, match=r"its end effector is"):
+        arm.step(np.array([0.03, 0.0, 0.0]), np.zeros(3), shut=False)
+    assert length(rest(sim) - before) < 0.01
+
+
+@pytest.mark.parametrize("ends", ["stop", "close"])
+def test_the_fingers_stop_with_the_arm(arm: SafeArm, sim: SimulatedArm, ends: str) -> None:
+    arm.set_gripper(shut=False)
+    wait_until(lambda: sim.fingers() > 0.07)
+    time.sleep(1.0)  # they rest
+    arm.set_gripper(shut=True)
+    wait_until(lambda: sim.fingers() < 0.066)
+    if ends == "stop":
+        arm.stop("a person pressed stop")
+    else:
+        arm.close()
+    time.sleep(0.2)
+    width = sim.fingers()
+    time.sleep(1.5)
+    assert abs(sim.fingers() - width) < 0.003 and width > 0.01
+    if ends == "stop":
+        arm.release()
+        arm.set_gripper(shut=True)
+        wait_until(lambda: sim.fingers() < 0.01)
+
+
+def wait_until(condition: Callable[[], bool], patience: float = 10.0) -> None:
+    end = time.monotonic() + patience
+    while not condition():
+        assert time.monotonic() < end, "it did not come"
+        time.sleep(0.02)
+
+
+def test_a_careful_arm_brakes_by_all_that_it_has(sim: SimulatedArm, tmp_path: Path) -> None:
+    """At 0.27 m/s, a tenth of its dynamics would let it go on for 2.7 cm, all of them for 0.4."""
+    arm = open_arm(replace(settings_for(sim.host, tmp_path), dynamics=0.1))
+    arm.require(lambda: None)
+    arm.authorize(HASH)
+    robot = driver_of(arm)._robot
+    arm.approach(Pose(np.array([0.5, -0.2, 0.3]), arm.state().pose.quaternion))
+    for _ in range(13):
+        arm.step(np.array([0.0, 0.04, 0.0]), np.zeros(3), shut=False)
+        time.sleep(0.1)
+    before = robot.state
+    arm.stop("a person pressed stop")
+    began = time.monotonic()
+    way = [0.0]
+    while time.monotonic() < began + 0.6:
+        way.append(robot.state.O_T_EE.translation[1] - before.O_T_EE.translation[1])
+        time.sleep(0.01)
+    speed = before.O_dP_EE_d.linear[1]
+    arm.close()
+    assert speed > 0.15, "it moved"
+    assert max(way) < 0.2 * speed**2, (max(way), speed)

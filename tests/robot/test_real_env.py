@@ -2,6 +2,7 @@
 recordings."""
 
 import os
+import socket
 import subprocess
 import sys
 import threading
@@ -16,14 +17,14 @@ from fakes import LIMITS, MIDDLE, FakeClock, FakeDriver, arm_of, at
 from irevla.config import EnvConfig
 from irevla.envs.suite import PERSON, TaskEnv
 from irevla.errors import UserError
-from irevla.robot.cameras import CameraError, Streaming, compose, open_camera
+from irevla.robot.cameras import FROZEN, CameraError, Streaming, compose, open_camera
 from irevla.robot.cell import Cell
 from irevla.robot.env import PandaRealEnv
 from irevla.robot.safe_arm import ArmStopped, SafeArm
 from irevla.robot.settings import CameraSettings
 from irevla.robot.success import ClassifierDetector, KeyDetector
 from irevla.robot.suite import PANDA
-from irevla.robot.teleop import DONE, READY, STOP, KeyTeleop, send_keys
+from irevla.robot.teleop import DONE, READY, STOP, TAP, KeyTeleop, send_keys
 
 CONFIG = EnvConfig(image_size=64, horizon=5, workers=1, envs_per_worker=1, timeout=600.0)
 STILL = np.array([0, 0, 0, 0, 0, 0, -1], np.float32)
@@ -42,7 +43,7 @@ class FakePerson:
     def present(self) -> bool:
         return self.watching
 
-    def action(self) -> np.ndarray | None:
+    def action(self, *, shut: bool) -> np.ndarray | None:
         return self.hand
 
     def verdict(self) -> bool | None:
@@ -65,6 +66,9 @@ class FakeCamera:
         if self.broken:
             raise CameraError("the front camera has given no image for 1.0 s")
         return np.full((48, 64, 3), self.colour, np.uint8)
+
+    def check(self) -> None:
+        self.read()
 
     def close(self) -> None:
         pass
@@ -92,7 +96,7 @@ def test_an_episode_is_one_like_any_other() -> None:
     assert np.allclose(driver.pose.position, MIDDLE.position, atol=0.007) and driver.gripper == [
         False
     ]
-    assert "pick up the carrot" in person.asked[0]
+    assert "pick up the carrot" in person.asked[-1]
     began, x = clock.time, driver.pose.position[0]
     picture, reward, terminated, truncated, info = env.step(FORTH)
     assert (reward, terminated, truncated, info["success"]) == (0.0, False, False, False)
@@ -109,8 +113,37 @@ def test_it_ends_at_the_horizon_or_where_it_has_failed() -> None:
     ends = [env.step(STILL)[2:4] for _ in range(CONFIG.horizon)]
     assert ends == [(False, False)] * 4 + [(False, True)]
     env.reset()
-    person.says = False
-    assert env.step(STILL)[2:4] == (False, True)
+    person.says = False  # a thing fell off the table: no value beyond
+    assert env.step(STILL)[2:4] == (True, False)
+
+
+def test_a_dry_run_says_where_it_would_go_and_keeps_no_episode() -> None:
+    env, person, driver, clock = env_of()
+    said: list[str] = []
+    env.cell.arm = SafeArm(driver, LIMITS, clock=clock, dry_run=True, announce=said.append)
+    env.cell.arm.require(lambda: None)
+    env.cell.arm.authorize(PERSON)
+    env.reset()
+    env.step(env.expert_action())
+    person.says = True
+    _, reward, terminated, _, info = env.step(env.expert_action())
+    assert (reward, terminated, info["success"]) == (0.0, True, False) and not driver.sent
+    assert any("would go to [0." in text for text in said)
+
+
+def test_a_policy_that_thinks_too_long_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    env, _, _, clock = env_of()
+    said: list[str] = []
+    monkeypatch.setattr(env.cell.arm, "_announce", said.append)
+    env.reset()
+    for number in range(CONFIG.horizon):
+        if number in (2, 3):
+            for _ in range(8):  # the watchdog looks meanwhile
+                clock.time += 0.025
+                env.cell.arm.watch()
+        env.step(STILL)
+    assert "2 of 5 decisions took more than 120 ms, the slowest 200" in said[-1]
+    assert "the arm held 2 times" in said[-1]
 
 
 def test_a_thinking_policy_keeps_ten_decisions_a_second() -> None:
@@ -185,7 +218,7 @@ def test_without_a_person_nothing_moves() -> None:
         env.step(FORTH)
     assert len(driver.sent) == before and driver.holds
     person.watching, person.ready = True, False
-    with pytest.raises(UserError, match="nobody said within 480 s"):
+    with pytest.raises(UserError, match="nobody said within 240 s"):
         env.reset()
 
 
@@ -288,28 +321,41 @@ def soon(condition: Callable[[], bool]) -> bool:
     return condition()
 
 
-def typing(*keys: str) -> Callable[[float], str]:
+def send(path: Path, *keys: str, on_stop: Callable[[], None] = lambda: None) -> None:
+    """Type `keys`, and leave."""
     typed = iter([*keys, "\x03"])
-    return lambda seconds: next(typed)
+    send_keys(path, lambda seconds: next(typed), on_stop=on_stop)
 
 
 def test_keys_in_another_terminal_reach_the_arm(tmp_path: Path) -> None:
     stops: list[str] = []
     keys = KeyTeleop(tmp_path / "arm.keys", stops.append)
-    assert not keys.present() and keys.action() is None
-    send_keys(tmp_path / "arm.keys", typing("", "w", "g", DONE, STOP))
-    assert soon(lambda: bool(stops)) and keys.present()
-    action = keys.action()
-    assert action is not None and action[0] == 1.0 and action[6] == 1.0
+    assert not keys.present() and keys.action(shut=False) is None
+    latched: list[str] = []
+    send(tmp_path / "arm.keys", "", "w", "g", DONE, STOP, on_stop=lambda: latched.append(STOP))
+    assert soon(lambda: bool(stops)) and keys.present() and latched == [STOP]
+    action = keys.action(shut=False)
+    assert action is not None and action[0] == TAP and action[6] == 1.0
     assert keys.verdict() is True and keys.verdict() is None
-    sender = threading.Timer(0.05, send_keys, (tmp_path / "arm.keys", typing(READY)))
+    sender = threading.Timer(0.05, send, (tmp_path / "arm.keys", READY))
     sender.start()
     assert keys.wait_ready("put it back", patience=5.0)
     sender.join()
     assert not keys.wait_ready("put it back", patience=0.01)
     keys.close()
     assert not (tmp_path / "arm.keys").exists()
-    send_keys(tmp_path / "arm.keys", typing(READY))  # nobody listens: no harm
+    send(tmp_path / "arm.keys", READY, STOP, on_stop=lambda: latched.append(STOP))
+    assert latched == [STOP, STOP], "nobody listens: the keys latch the stop themselves"
+
+
+def test_a_session_that_hangs_keeps_no_stop_waiting(tmp_path: Path) -> None:
+    """Nobody reads its socket, and what the kernel queues for it is bounded."""
+    latched: list[str] = []
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as hung:
+        hung.bind(str(tmp_path / "arm.keys"))
+        keys = ["w"] * 2000
+        send(tmp_path / "arm.keys", *keys, STOP, on_stop=lambda: latched.append(STOP))
+    assert latched == [STOP]
 
 
 # --- cameras and success detectors
@@ -334,6 +380,25 @@ def test_a_camera_gives_its_newest_picture_and_no_old_one() -> None:
     stuck.clear()
     before = taken[0]
     assert soon(lambda: taken[0] > before + 3)
+    camera.close()
+
+
+def test_a_frozen_picture_is_none_of_the_present() -> None:
+    number = [0]
+    frozen = threading.Event()
+
+    def grab() -> np.ndarray:
+        time.sleep(0.005)
+        number[0] += not frozen.is_set()
+        return np.full((4, 4, 3), number[0] % 256, np.uint8)
+
+    camera = Streaming("front", grab, lambda: None)
+    camera.check()
+    frozen.set()
+    time.sleep(FROZEN + 0.2)
+    for look in (camera.check, camera.read):
+        with pytest.raises(CameraError, match="it is frozen"):
+            look()
     camera.close()
 
 

@@ -3,7 +3,9 @@ simulated arm behind libfranka's protocol, its images as a video stream over HTT
 another process's keys."""
 
 import itertools
-import json
+import os
+import signal
+import threading
 from pathlib import Path
 
 import numpy as np
@@ -18,8 +20,9 @@ from irevla.config import EnvConfig, ExpertConfig
 from irevla.envs.suite import PERSON, Authorization, load_suite
 from irevla.envs.vector import Job, VectorEnv
 from irevla.errors import UserError
-from irevla.robot.teleop import DONE, READY
-from irevla.rollout.demonstrations import collect_expert
+from irevla.robot.stop_latch import Session
+from irevla.robot.teleop import DONE, READY, TAP
+from irevla.rollout.demonstrations import collect_expert, open_store
 from irevla.rollout.episodes import EpisodeRecorder, Outcome
 from irevla.rollout.serve import Actor, Choice, Server, View
 from irevla.types import Observation
@@ -63,7 +66,7 @@ def test_a_policy_acts_on_the_arm_through_a_worker(cell: SimulatedCell) -> None:
     moved = max(policy.hands) - 0.42
     assert moved > 0.03, policy.hands  # 60 cm were asked for, of a simulator without time
     assert len(np.unique(policy.seen[0].reshape(-1, 3), axis=0)) > 50
-    assert not cell.path.with_suffix(".stopped.json").exists()  # it closed in order
+    assert not cell.stop_latch.reason  # it closed in order
 
 
 def test_what_a_worker_refuses_is_said_in_one_line(cell: SimulatedCell) -> None:
@@ -75,30 +78,68 @@ def test_what_a_worker_refuses_is_said_in_one_line(cell: SimulatedCell) -> None:
         assert "\n" not in str(told.value)
         return str(told.value)
 
-    stopped = cell.path.with_suffix(".stopped.json")
     assert "irevla arm keys" in error(Authorization(HASH))
     with cell.person():
         assert "nobody is authorised" in error(None)
         assert "64 hexadecimal digits" in error(Authorization("latest"))
         assert "this is a policy" in error(Authorization(PERSON))
-    assert not stopped.exists()  # it closed in order
-    stopped.write_text(json.dumps({"pid": 999999999, "stopped": ""}))
+    assert not cell.stop_latch.reason  # it closed in order
+    lock = cell.settings.folder / "lock"
+    lock.write_text("999999999")  # of a session that was killed
     with cell.person():
         assert "the last session ended without closing" in error(Authorization(HASH))
-    stopped.unlink()
+    cell.stop_latch.release()
     cell.describe(policy=HASH)
     assert "changes as it learns" in error(Authorization(HASH, learning=True))
     assert "not the one that the settings name" in error(Authorization("cd" * 32))
-    assert not stopped.exists()
+    assert not cell.stop_latch.reason
+
+
+def test_ctrl_c_at_the_prompt_keeps_what_was_shown_and_needs_no_release(
+    cell: SimulatedCell, tmp_path: Path
+) -> None:
+    turns = itertools.cycle([READY, "w"])
+    said: list[str] = []
+    been_home: list[float] = []
+    root = tmp_path / "demonstrations"
+    env = EnvConfig(image_size=64, horizon=100)
+    suite = load_suite("panda")
+
+    def says() -> str:
+        """They show one episode; at the next prompt they say nothing, and it is interrupted."""
+        if said:
+            return ""
+        where = float(cell.sim.hand()[0])
+        been_home.extend([where] if where < 0.43 else [])
+        if been_home and where > 0.45:
+            said.append(DONE)
+            threading.Timer(5.0, os.kill, (os.getpid(), signal.SIGINT)).start()
+            return DONE
+        return next(turns)
+
+    with cell.person(says), pytest.raises(KeyboardInterrupt):
+        collect_expert(
+            suite,
+            ("pick-red-block",),
+            ExpertConfig(episodes=3, noisy_fraction=0.0),
+            env=env,
+            seed=0,
+            root=root,
+        )
+    assert len(open_store(suite, env, root)) == 1
+    session = Session(cell.settings.folder)
+    assert not session.stop_latch.reason, "it was let go in order"
+    session.close()
 
 
 def test_a_person_demonstrates_through_a_worker(cell: SimulatedCell, tmp_path: Path) -> None:
     """As `irevla collect panda` does: they press a key, then say that it is done."""
     turns = itertools.cycle([READY, "w"])
+    answers = itertools.cycle([READY, DONE])  # it starts forth as well, and waits for leave
 
     def says() -> str:
         forth = float(cell.sim.hand()[0]) > 0.45
-        return DONE if forth else next(turns)
+        return next(answers if forth else turns)
 
     env = EnvConfig(image_size=64, horizon=100)
     config = ExpertConfig(episodes=1, noisy_fraction=0.0)
@@ -108,7 +149,7 @@ def test_a_person_demonstrates_through_a_worker(cell: SimulatedCell, tmp_path: P
             suite, ("pick-red-block",), config, env=env, seed=0, root=tmp_path / "demonstrations"
         )
     (episode,) = store
-    assert episode.success and (episode.actions[:, 0] == 1.0).sum() > 2
+    assert episode.success and (episode.actions[:, 0] >= TAP).sum() > 2
     assert not (
         cell.path.with_suffix(".demonstrations")
     ).exists()  # collected where it was asked for

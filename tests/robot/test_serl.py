@@ -14,9 +14,36 @@ from fakes import DOWN, LIMITS, STILL
 
 from irevla.envs.suite import PERSON
 from irevla.errors import UserError
+from irevla.robot.driver import FRANKA_HAND
 from irevla.robot.drivers.serl import SerlDriver
-from irevla.robot.pose import Pose
+from irevla.robot.kinematics import flange_pose
+from irevla.robot.pose import Pose, compose, length, seen_from, turn_between
 from irevla.robot.safe_arm import ArmStopped, SafeArm
+
+ORIGIN = Pose(np.zeros(3), np.array([0.0, 0.0, 0.0, 1.0]))
+START = np.array([0.0, -0.2, 0.0, -2.4, 0.0, 2.2, 0.785])  # joints, rad
+
+
+def hand_pose(joints: np.ndarray, frame: Pose = FRANKA_HAND) -> Pose:
+    return compose(flange_pose(joints), frame)
+
+
+def joints_for(hand: Pose, near: np.ndarray) -> np.ndarray:
+    """Joints that bring the hand there, by Newton's method from joints that nearly do."""
+    joints = near.copy()
+    for _ in range(8):
+        now = hand_pose(joints)
+        wrong = difference(now, hand)
+        if length(wrong) < 1e-7:
+            break
+        columns = [difference(now, hand_pose(joints + 1e-4 * unit)) for unit in np.eye(7)]
+        joints = joints + np.linalg.lstsq(np.stack(columns, 1) / 1e-4, wrong, rcond=None)[0]
+    return joints
+
+
+def difference(start: Pose, end: Pose) -> np.ndarray:
+    way = end.position - start.position
+    return np.concatenate([way, turn_between(start.quaternion, end.quaternion)])
 
 
 class Server(ThreadingHTTPServer):
@@ -25,10 +52,23 @@ class Server(ThreadingHTTPServer):
     daemon_threads = True
 
     def __init__(self) -> None:
-        self.pose = [0.5, 0.0, 0.25, *DOWN.tolist()]
+        self.joints = joints_for(Pose(np.array([0.5, 0.0, 0.25]), DOWN), START)
+        self.frame = FRANKA_HAND  # what it takes for the fingertips
         self.calls: list[tuple[str, Any]] = []
         self.mood = "well"
         super().__init__(("127.0.0.1", 0), Handler)
+
+    @property
+    def pose(self) -> list[float]:
+        hand = hand_pose(self.joints, self.frame)
+        return [*hand.position.tolist(), *hand.quaternion.tolist()]
+
+    def move(self, numbers: list[float]) -> None:
+        """The hand itself is where the frame is not: the arm believes its frame."""
+        flange = compose(
+            Pose(np.array(numbers[:3]), np.array(numbers[3:])), seen_from(self.frame, ORIGIN)
+        )
+        self.joints = joints_for(compose(flange, FRANKA_HAND), self.joints)
 
     @property
     def url(self) -> str:
@@ -44,8 +84,11 @@ class Handler(BaseHTTPRequestHandler):
             time.sleep(1.0)
         answer: Any = "ok"
         if self.path == "/getstate":
-            noise = 0.0 if server.mood == "frozen" else time.monotonic() * 1e-9
-            answer = {"pose": server.pose, "q": [noise] * 7, "gripper_pos": 0.08}
+            now = time.monotonic()
+            noise = 0.0 if server.mood in ("frozen", "fingers") else now * 1e-9
+            width = now if server.mood == "fingers" else 0.08  # they alone move
+            joints = (server.joints + noise).tolist()
+            answer = {"pose": server.pose, "q": joints, "gripper_pos": width}
             if server.mood == "nan":
                 answer["pose"] = [float("nan")] * 7
             if server.mood == "short":
@@ -53,7 +96,7 @@ class Handler(BaseHTTPRequestHandler):
         else:
             server.calls.append((self.path, body))
             if self.path == "/pose":
-                server.pose = body["arr"]
+                server.move(body["arr"])
         self.send_response(500 if server.mood == "broken" else 200)
         content = json.dumps(answer).encode()
         self.send_header("Content-Length", str(len(content)))
@@ -79,6 +122,7 @@ def server() -> Iterator[Server]:
 @pytest.fixture
 def arm(server: Server) -> Iterator[SafeArm]:
     arm = SafeArm(SerlDriver(server.url, timeout=0.1), LIMITS, announce=lambda text: None)
+    arm.require(lambda: None)
     arm.authorize(PERSON)
     arm.start_watchdog()
     yield arm
@@ -103,6 +147,7 @@ def test_it_moves_and_grips_by_the_servers_routes(arm: SafeArm, server: Server) 
     [
         ("hung", "cannot be read|s old|command failed"),
         ("frozen", "s old"),
+        ("fingers", "s old"),
         ("nan", "not sound"),
         ("short", "3 numbers instead of 7"),
         ("broken", "answers 500"),
@@ -111,9 +156,9 @@ def test_it_moves_and_grips_by_the_servers_routes(arm: SafeArm, server: Server) 
 def test_a_server_in_a_bad_mood_stops_the_arm_within_two_periods(
     arm: SafeArm, server: Server, mood: str, words: str
 ) -> None:
-    arm.step(np.array([0.01, 0.0, 0.0]), STILL, shut=False)
+    arm.step(STILL, STILL, shut=False)
     server.mood, began = mood, time.monotonic()
-    while not arm.stopped and time.monotonic() < began + 2:
+    while arm.last_target is not None and time.monotonic() < began + 2:
         time.sleep(0.005)  # the watchdog alone looks
     took = time.monotonic() - began
     with pytest.raises(ArmStopped, match=words):
@@ -123,6 +168,7 @@ def test_a_server_in_a_bad_mood_stops_the_arm_within_two_periods(
 
 def test_a_server_that_is_gone_stops_the_arm(server: Server) -> None:
     arm = SafeArm(SerlDriver(server.url, timeout=0.1), LIMITS, announce=lambda text: None)
+    arm.require(lambda: None)
     arm.authorize(PERSON)
     server.shutdown()
     server.server_close()
@@ -132,6 +178,38 @@ def test_a_server_that_is_gone_stops_the_arm(server: Server) -> None:
         arm.step(np.array([0.01, 0.0, 0.0]), STILL, shut=False)
     assert time.monotonic() - began < 1.0
     arm.close()
+
+
+@pytest.mark.parametrize("when", ["before it moves", "while it moves"])
+def test_a_frame_that_is_not_at_the_fingertips_stops_the_arm(
+    arm: SafeArm, server: Server, when: str
+) -> None:
+    """At the flange: the box would hang 10 cm above the fingers. The server tells no frame; joints
+    and pose do."""
+    if when == "while it moves":
+        arm.step(np.array([0.01, 0.0, 0.0]), STILL, shut=False)
+    sent = len(server.calls)
+    server.frame = ORIGIN
+    time.sleep(0.15)
+    with pytest.raises(ArmStopped, match=r"its end effector is|its hand jumped by 10"):
+        for _ in range(5):
+            arm.step(np.array([0.01, 0.0, 0.0]), STILL, shut=False)
+            time.sleep(0.1)
+    assert len([path for path, _ in server.calls[sent:] if path == "/pose"]) <= 1, "the hold"
+
+
+def test_a_reading_of_two_moments_is_not_taken_for_another_frame(server: Server) -> None:
+    """The server answers while it reads: now and then the joints are those of a moment ago."""
+    driver = SerlDriver(server.url, timeout=0.5)
+    driver._polled.close()
+    before = server.joints
+    server.move([0.52, 0.0, 0.25, *DOWN.tolist()])
+    now = server.joints
+    for joints in (now, before, now, now, before, now):
+        seen = driver._seen_frame(hand_pose(now), joints)
+        assert length(seen.position - FRANKA_HAND.position) < 1e-6
+    driver._seen_frame(hand_pose(now, ORIGIN), now)
+    assert length(driver._seen_frame(hand_pose(now, ORIGIN), now).position) < 1e-6, "twice"
 
 
 def test_no_server_is_said_in_one_line() -> None:

@@ -12,6 +12,7 @@ from irevla.envs.panda.suite import PANDA_SIM
 from irevla.envs.suite import Suite, load_suite
 from irevla.errors import UserError
 from irevla.presets import find_preset
+from irevla.robot.driver import FRANKA_HAND
 from irevla.robot.settings import FILE, read_settings
 from irevla.robot.suite import PANDA
 from irevla.stages.preflight import preflight
@@ -45,7 +46,7 @@ def test_it_reads_what_was_written(tmp_path: Path) -> None:
     )
     assert settings.dry_run and settings.realtime  # unless a person says otherwise
     assert np.allclose(settings.home.position, [0.5, 0.0, 0.3]) and settings.home.tilt < 1e-6
-    assert settings.wrist.device == "0123" and settings.stop_latch.parent == tmp_path
+    assert settings.wrist.device == "0123" and settings.fingertips == FRANKA_HAND
 
 
 @pytest.mark.parametrize(
@@ -66,7 +67,7 @@ def test_it_reads_what_was_written(tmp_path: Path) -> None:
         ({"home": {"position": [0.5, 0.0, 0.9]}}, "outside the workspace"),
         ({"limits": {"sped": 0.1}}, "did you mean 'speed'"),
         ({"limits": {"speed": "fast"}}, "speed must be a float"),
-        ({"limits": {"speed": -1}}, "limits.speed must be between"),
+        ({"limits": {"speed": -1}}, "limits.speed must be above 0"),
         ({"cameras": {"front": {"kind": "opencv"}}}, "cameras.wrist must be settings"),
         ({"cameras": {"frnt": {}}}, "did you mean 'front'"),
         ({"cameras": {"front": {"kind": "webcam"}, "wrist": {}}}, "unknown kind 'webcam'"),
@@ -76,6 +77,12 @@ def test_it_reads_what_was_written(tmp_path: Path) -> None:
         ({"person": "spacemouse"}, "spacemouse is not supported any more"),
         ({"dry_run": "no"}, "dry_run must be a bool"),
         ({"dynamics": 2.0}, "dynamics must be in"),
+        ({"force": 200.0}, r"force must be in \(0, 70\]"),
+        ({"timeout": 60.0}, r"timeout must be in \(0, 0.5\]"),
+        ({"limits": {"pace": 2.0}}, "limits.pace must be above 0, and 0.25 at most"),
+        ({"policy": "a"}, "policy must be the first 8 hexadecimal digits"),
+        ({"policy": "latest-one"}, "policy must be the first 8 hexadecimal digits"),
+        ({"fingertips": {"position": [0.0, 0.1]}}, "fingertips.position must be three numbers"),
     ],
 )
 def test_what_is_wrong_is_said_in_one_line(

@@ -50,6 +50,7 @@ class WorkerProcess:
         """Say what the next commands are about; each is to be answered within `timeout` seconds."""
         self._timeout = timeout
         self._greeted = False
+        self._moves_arm = greeting["authorization"] is not None
         self.tell(greeting)
 
     def tell(self, message: dict[str, Any]) -> None:
@@ -90,6 +91,10 @@ class WorkerProcess:
         self.hang_up()
         with suppress(subprocess.TimeoutExpired):
             self._popen.wait(timeout)
+        if self._moves_arm and self.alive:  # at a prompt, say: an arm is let go in order
+            self._popen.terminate()
+            with suppress(subprocess.TimeoutExpired):
+                self._popen.wait(CLOSE_TIMEOUT)
         self._popen.kill()
         with suppress(subprocess.TimeoutExpired):  # stuck in the kernel: it is as good as gone
             self._popen.wait(CLOSE_TIMEOUT)

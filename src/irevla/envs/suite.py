@@ -57,7 +57,7 @@ class Authorization:
 class RealArm:
     """What a suite also has that moves a real arm: it acts only for whom it was told of."""
 
-    authorize: Callable[[Authorization], None]  # for the environments of this process
+    authorize: Callable[[Authorization | None], None]  # for the environments of this process
     only_policy: Callable[[], str]  # sha256, or its beginning, of the one that may act; "": any
     env_config: Callable[[EnvConfig], EnvConfig]  # one worker, one environment, time for a person
 
@@ -118,8 +118,8 @@ class Suite:
             )
         return lists
 
-    def authorize(self, who: Authorization) -> None:
-        """Let `who` act in the environments that this process makes from now on.
+    def authorize(self, who: Authorization | None) -> None:
+        """Let `who` act in the environments of this process from now on; None: nobody any more.
 
         A simulator lets everybody.
         """

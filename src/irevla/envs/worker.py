@@ -30,6 +30,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, fields
 from multiprocessing.connection import Connection
+from types import FrameType
 from typing import Any
 
 import gymnasium as gym
@@ -151,6 +152,8 @@ class EnvPool:
         if job is None:
             self._buffers.images[slot] = 0
             return
+        if job.noise and self._suite.real_arm is not None:
+            raise UserError(f"{self._suite.name} moves a real arm, which noise would shake")
         env = self._env_for(slot, job.task)
         self._envs[slot] = env
         env.unwrapped.draw = job.draw  # type: ignore[attr-defined]
@@ -273,8 +276,8 @@ def _serve(connection: Connection, memory: int) -> None:
 
 def _make_pool(greeting: dict[str, Any], memory: int) -> EnvPool:
     suite = load_suite(greeting["suite"])
-    if greeting["authorization"] is not None:
-        suite.authorize(Authorization(**greeting["authorization"]))
+    who = greeting["authorization"]
+    suite.authorize(None if who is None else Authorization(**who))  # asked for by each greeting
     buffers = SharedBuffers.on(mmap.mmap(memory, 0), **greeting["buffers"])
     return EnvPool(suite, EnvConfig(**greeting["config"]), buffers)
 
@@ -290,9 +293,14 @@ def outlive_nobody(parent: int) -> None:
     os._exit(1)
 
 
+def _leave(number: int, frame: FrameType | None) -> None:
+    sys.exit(128 + number)
+
+
 def main() -> None:
     """`python -m irevla.envs.worker PARENT_PID PIPE_FD MEMORY_FD`."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C: the driver decides
+    signal.signal(signal.SIGTERM, _leave)  # wherever it waits, what it holds is let go in order
     os.dup2(2, 1)  # what a simulator prints must not get into the output of a command
     parent, pipe, memory = map(int, sys.argv[1:])
     threading.Thread(target=outlive_nobody, args=(parent,), daemon=True).start()

@@ -14,6 +14,7 @@ from irevla.errors import UserError
 from irevla.robot.settings import CameraSettings
 
 MAX_AGE = 0.3  # s: an older image shows another world
+FROZEN = 1.0  # s: a camera whose images do not change so long shows none of the present
 PATIENCE = 5.0  # s until the first image
 
 
@@ -27,6 +28,10 @@ class Camera(Protocol):
 
     def read(self) -> UInt8[np.ndarray, "H W 3"]:
         """Return the newest image, RGB, its first row at the top; at once. Raises `CameraError`."""
+        ...
+
+    def check(self) -> None:
+        """Raise `CameraError` where the newest image is not of the present."""
         ...
 
     def close(self) -> None:
@@ -67,6 +72,7 @@ class Streaming:
         self._release = release
         self._flip = upside_down
         self._newest: tuple[float, np.ndarray] | None = None  # when it was taken, and the image
+        self._changed = 0.0  # when it last was another than before: a sensor's noise is never still
         self._first = threading.Event()  # one has come
         self._over = threading.Event()
         self._thread = threading.Thread(target=self._run, name=f"camera-{name}", daemon=True)
@@ -76,13 +82,23 @@ class Streaming:
             raise CameraError(f"the {name} camera gives no image: is another program using it?")
 
     def read(self) -> UInt8[np.ndarray, "H W 3"]:
-        """Return the newest image. Raises `CameraError` where it is older than `MAX_AGE`."""
+        """Return the newest image. Raises `CameraError` as `check` does."""
+        self.check()
         assert self._newest is not None
-        taken, image = self._newest
-        age = time.monotonic() - taken
+        return self._newest[1]
+
+    def check(self) -> None:
+        """Raise `CameraError` where the image is older than `MAX_AGE`, or frozen."""
+        assert self._newest is not None
+        now = time.monotonic()
+        age = now - self._newest[0]
         if age > MAX_AGE:
             raise CameraError(f"the {self._name} camera has given no image for {age:.1f} s")
-        return image
+        still = now - self._changed
+        if still > FROZEN:
+            raise CameraError(
+                f"the {self._name} camera has shown the same image for {still:.1f} s: it is frozen"
+            )
 
     def close(self) -> None:
         """Let the device go."""
@@ -98,7 +114,10 @@ class Streaming:
                 continue
             if self._flip:
                 image = image[::-1, ::-1]
-            self._newest = (time.monotonic(), image)
+            now = time.monotonic()
+            if self._newest is None or not np.array_equal(image, self._newest[1]):
+                self._changed = now
+            self._newest = (now, image)
             self._first.set()
 
 

@@ -9,19 +9,19 @@ from typing import Any
 
 from irevla.envs.suite import Authorization
 from irevla.errors import UserError
-from irevla.robot.cameras import Camera, open_camera
+from irevla.robot.cameras import Camera, CameraError, open_camera
 from irevla.robot.driver import Driver
 from irevla.robot.pose import Pose
 from irevla.robot.safe_arm import Clock, SafeArm, WallClock
 from irevla.robot.settings import Settings, read_settings
-from irevla.robot.stop_latch import StopLatch
+from irevla.robot.stop_latch import Session
 from irevla.robot.success import ClassifierDetector, KeyDetector, SuccessDetector
-from irevla.robot.teleop import KeyTeleop, Teleop
+from irevla.robot.teleop import BEAT, SILENCE, KeyTeleop, Teleop
 
 
 @dataclass
 class Cell:
-    """An arm and what stands around it."""
+    """An arm and what stands around it, without which the arm does not move."""
 
     arm: SafeArm
     home: Pose
@@ -32,6 +32,41 @@ class Cell:
     clock: Clock = field(default_factory=WallClock)
     demonstrations: Path | None = None  # where episodes go that a person took part in
     player: Any = None  # the environment whose episode is under way
+    envs: set[Any] = field(default_factory=set)  # those that are open
+
+    def __post_init__(self) -> None:
+        self.arm.require(self.check_watched)
+
+    def check_watched(self) -> None:
+        """Raise `UserError` where nobody is at the keys, or a camera shows nothing of the present;
+        that stops the arm as well."""
+        if not self.teleop.present():
+            raise UserError("nobody watches the arm: run `irevla arm keys` in a terminal beside it")
+        try:
+            self.front.check()
+            self.wrist.check()
+        except CameraError as error:
+            self.arm.stop(str(error))
+            raise
+
+    def await_person(self) -> None:
+        """Wait for a sign of life: it comes now and then, and its socket may be new.
+
+        Raises `UserError` where none comes.
+        """
+        end = self.clock.now() + SILENCE
+        while not self.teleop.present() and self.clock.now() < end:
+            self.clock.sleep(BEAT / 3)
+        self.check_watched()
+
+    def leave(self, env: Any) -> None:
+        """Hold the arm, if `env` plays; with the last one goes whoever was authorised."""
+        if self.player is env:
+            self.player = None
+            self.arm.hold()
+        self.envs.discard(env)
+        if not self.envs:
+            self.arm.dismiss()
 
     def close(self) -> None:
         """Hold the arm and let everything go."""
@@ -46,16 +81,17 @@ def open_arm(settings: Settings) -> SafeArm:
 
     Raises `UserError` where none answers, or another process moves it.
     """
-    stop_latch = StopLatch(settings.stop_latch)
+    session = Session(settings.folder)
     try:
         driver = _driver(settings)
     except UserError:
-        stop_latch.close()
+        session.close()
         raise
     arm = SafeArm(
         driver,
         settings.limits,
-        stop_latch=stop_latch,
+        session=session,
+        frame=settings.fingertips,
         dry_run=settings.dry_run,
         expected=settings.policy,
         announce=_announce,
@@ -86,7 +122,8 @@ def open_cell(settings: Settings, who: Authorization | None) -> Cell:
         for thing in opened:
             thing.close()
         raise
-    folder = settings.path.with_suffix(".demonstrations")
+    # A dry run is no demonstration: nothing moved.
+    folder = None if settings.dry_run else settings.path.with_suffix(".demonstrations")
     return Cell(arm, settings.home, front, wrist, teleop, success_detector, demonstrations=folder)
 
 
@@ -102,13 +139,16 @@ class _ThisProcess:
 _this_process = _ThisProcess()
 
 
-def authorize(who: Authorization) -> None:
+def authorize(who: Authorization | None) -> None:
     """Let `who` move the arm of this process: the one that is open, or that is opened later.
 
-    Raises `UserError` where the settings of an open one name another policy.
+    None: nobody any more. Raises `UserError` where the settings of an open one name another policy.
     """
     for cell in _this_process.cells.values():
-        cell.arm.authorize(who.policy, learning=who.learning)
+        if who is None:
+            cell.arm.dismiss()
+        else:
+            cell.arm.authorize(who.policy, learning=who.learning)
     _this_process.who = who
 
 

@@ -11,12 +11,12 @@ from PIL import Image
 from irevla.envs.suite import PERSON
 from irevla.errors import UserError, unknown
 from irevla.robot.cameras import compose, open_camera
-from irevla.robot.cell import open_arm
+from irevla.robot.cell import open_arm, open_cell
 from irevla.robot.driver import DriverError
 from irevla.robot.safe_arm import ArmFault, SafeArm
 from irevla.robot.settings import Settings, read_settings
-from irevla.robot.stop_latch import StopLatch
-from irevla.robot.teleop import HELP, keyboard, send_keys
+from irevla.robot.stop_latch import Session, StopLatch
+from irevla.robot.teleop import HELP, PRESSED_STOP, keyboard, send_keys
 
 SHOWN = 512  # side of the image that `show` writes, pixels
 
@@ -26,11 +26,23 @@ def keys(settings: Settings) -> None:
     read, give_back = keyboard()
     print(HELP)
     try:
-        send_keys(settings.keys, read)
+        send_keys(settings.keys, read, on_stop=lambda: latch_stop(settings))
     except KeyboardInterrupt:
         pass
     finally:
         give_back()
+
+
+def latch_stop(settings: Settings) -> None:
+    """Keep the arm stopped, whether or not anybody listened: between two sessions nobody does."""
+    stop_latch = StopLatch(settings.folder)
+    stop_latch.set(PRESSED_STOP)
+    try:
+        stop_latch.keep()
+    except OSError as error:
+        print(f"the stop could not be written down ({error.strerror}): PRESS THE EMERGENCY STOP")
+        return
+    print("the arm is stopped, until `irevla arm release`")
 
 
 def show(settings: Settings) -> None:
@@ -63,12 +75,16 @@ def _describe(settings: Settings, arm: SafeArm) -> None:
     stopped = arm.stopped or "no"
     print(f"hand at {place} m, fingers {tilt:.0f} degrees from straight down")
     print(f"home at {home}, box {limits.low} to {limits.high}")
+    frame = state.frame.position.round(4).tolist()
+    print(f"its end effector: {frame} m from the flange, turned by {state.frame.yaw:.3f} rad")
     print(f"fault: {fault}; stopped: {stopped}; dry run: {settings.dry_run}")
 
 
 def home(settings: Settings) -> None:
     """Move the arm slowly to its start, after a person has agreed: the first motion to try."""
-    with _connected(settings) as arm:
+    with contextlib.closing(open_cell(settings, None)) as cell:
+        arm = cell.arm
+        cell.await_person()
         begin = np.round(arm.state().pose.position, 3).tolist()
         end = settings.home.position.tolist()
         print(f"from {begin} to {end}, at {settings.limits.pace} m/s")
@@ -86,12 +102,20 @@ def home(settings: Settings) -> None:
 
 def release(settings: Settings) -> None:
     """Let a stopped arm move again, after a person has looked at it."""
-    stop_latch = StopLatch(settings.stop_latch)
-    reason = stop_latch.reason
-    if reason and _agreed(f"stopped: {reason}. Have you looked at the arm? Type yes: "):
+    with contextlib.closing(Session(settings.folder)) as session:
+        stop_latch = session.stop_latch
+        asked = stop_latch.record
+        if stop_latch.reason and not _agreed(_why(stop_latch)):
+            print("still stopped")
+            return
+        if stop_latch.record != asked:
+            raise UserError("the arm was stopped again meanwhile: look at it, and release it then")
         stop_latch.release()
-    stop_latch.close()
-    print("still stopped" if stop_latch.reason else "the arm is not stopped")
+        print("the arm is not stopped")
+
+
+def _why(stop_latch: StopLatch) -> str:
+    return f"stopped: {stop_latch.reason}. Have you looked at the arm? Type yes: "
 
 
 def _agreed(question: str) -> bool:

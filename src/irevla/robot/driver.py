@@ -1,14 +1,23 @@
 """What a way to talk to an arm must offer. `SafeArm` is its only user: nothing else may command an
 arm."""
 
+import math
 import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
+import numpy as np
+
 from irevla.robot.limits import Cleared
 from irevla.robot.pose import Pose
+
+FRANKA_HAND = Pose(
+    np.array([0.0, 0.0, 0.1034]),
+    np.array([0.0, 0.0, -math.sin(math.pi / 8), math.cos(math.pi / 8)]),
+)
+"""The fingertips of Franka's own hand, seen from the flange: 10.34 cm on, turned by -45 degrees."""
 
 
 class DriverError(Exception):
@@ -19,7 +28,8 @@ class DriverError(Exception):
 class ArmState:
     """What the arm last said of itself."""
 
-    pose: Pose
+    pose: Pose  # of the end effector
+    frame: Pose  # of the end effector, seen from the flange: what the arm takes for fingertips
     stamp: float  # s, by the arm's own clock (or a count that grows with every new state)
     received: float  # s, when it came, by the clock of `SafeArm` (`time.monotonic`)
     fault: str = ""  # what the arm stopped itself for; empty: nothing
@@ -42,6 +52,10 @@ class Driver(Protocol):
 
     def set_gripper(self, *, shut: bool) -> None:
         """Close or open the fingers; returns at once."""
+        ...
+
+    def stop_gripper(self) -> None:
+        """Stop fingers that move where they are; what they hold, they hold. Returns at once."""
         ...
 
     def hold(self) -> None:

@@ -18,8 +18,9 @@ from irevla.robot.pose import Pose
 from irevla.robot.recorder import Recorder
 from irevla.robot.safe_arm import ArmFault, ArmStopped
 from irevla.robot.settings import HZ
-from irevla.robot.teleop import BEAT, SILENCE
 
+TO_ANSWER = 0.4  # share of a worker's time to answer that a person has, each of two times
+SLOW = 1.2  # periods that a policy may think, before a person is told
 LIFT = 0.05  # m that the hand rises before it goes to its start, so that it drags nothing along
 
 
@@ -28,9 +29,10 @@ class PandaRealEnv(PixelEnv):
     corner. Action, in [-1, 1]: `float32[7]`, displacement (4 cm) and turn (0.25 rad) along and
     around the axes of the arm's base, and the gripper (positive closes). A decision is 0.1 s.
 
-    The reward is 1 where the success detector says that the task is done, and the episode
-    terminates; it is truncated where that says that it has failed, or after `horizon` decisions. A
-    person who takes over replaces the policy's action; `info["action"]` is what was done,
+    The reward is 1 where the success detector says that the task is done. There the episode
+    terminates, and where it says that the task has failed: nothing is to be had any more. After
+    `horizon` decisions it is truncated. In a dry run nothing succeeds, as nothing moves. A person
+    who takes over replaces the policy's action; `info["action"]` is what was done,
     `info["person"]` whether by them. Raises `ArmStopped`, for good, where the safety layer stops
     the arm. Seeds settle nothing: a person puts the things back.
     """
@@ -48,7 +50,11 @@ class PandaRealEnv(PixelEnv):
             render_mode="rgb_array",
         )
         self.cell = cell
+        cell.envs.add(self)
         self._returned = cell.clock.now()  # when the last decision ended
+        self._late = 0  # decisions of this episode that took too long ...
+        self._slowest = 0.0  # ... s
+        self._holds_before = 0  # those of the arm, before this episode
         self._recorder = Recorder(self.task, cell.demonstrations)
         self._image = np.zeros((config.image_size, config.image_size, 3), np.uint8)  # the last one
         self._demonstrated: np.ndarray | None = None  # by a person, for the next step
@@ -56,15 +62,16 @@ class PandaRealEnv(PixelEnv):
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
     ) -> tuple[np.ndarray, dict[str, Any]]:
-        """Open the fingers, rise, go to the start, and wait until a person says that things are in
-        place."""
+        """Wait until a person says that they are out of the way, open the fingers, rise and go to
+        the start; then wait until they say that things are in place."""
         gym.Env.reset(self, seed=seed)  # a person sets the scene
         cell = self.cell
         arm = cell.arm
         if cell.player not in (None, self):
             raise UserError("there is one arm: --env.workers 1 --env.envs-per-worker 1")
         cell.player = self
-        self._await_person()
+        cell.await_person()
+        self._ask("hands off: the fingers open, and the arm goes to its start")
         arm.begin_episode()
         arm.recover()
         arm.set_gripper(shut=False)
@@ -77,9 +84,12 @@ class PandaRealEnv(PixelEnv):
             ) from fault
         arm.hold()
         self._ask(f"{self.task.name}: put things in place for {self.task.instruction!r}")
-        self._require_person()
+        cell.check_watched()
         self._decisions = 0
         self._returned = cell.clock.now()
+        self._late = 0
+        self._slowest = 0.0
+        self._holds_before = arm.late_holds
         self._recorder.begin()
         self._image = self._observe()
         return self._image, {"success": False}
@@ -93,7 +103,6 @@ class PandaRealEnv(PixelEnv):
         """
         cell = self.cell
         began = cell.clock.now()
-        self._require_person()
         chosen, person = self._chosen(np.asarray(action, np.float32))
         try:
             done = self._act(chosen)
@@ -104,20 +113,21 @@ class PandaRealEnv(PixelEnv):
         self._image = self._observe()
         verdict = cell.success_detector.detect(self._image, self.task.instruction)
         self._decisions += 1
-        success = verdict is True
-        ended = verdict is False or self._decisions >= self.config.horizon
-        if success or ended:
+        success = verdict is True and not cell.arm.dry_run
+        terminated = verdict is not None
+        truncated = not terminated and self._decisions >= self.config.horizon
+        if terminated or truncated:
             self._end(success=success)
         self._returned = cell.clock.now()
         info = {"success": success, "action": done, "person": person}
-        return self._image, float(success), success, ended and not success, info
+        return self._image, float(success), terminated, truncated, info
 
     def expert_action(self) -> Float32[np.ndarray, " A"]:
         """Return the person's action, which `irevla collect panda` records.
 
         Without one the arm stands still.
         """
-        action = self.cell.teleop.action()
+        action = self._taken_over()
         if action is None:
             action = np.zeros(ACTION_DIM, np.float32)
             action[6] = self._recorder.gripper  # the fingers stay as they are
@@ -134,9 +144,10 @@ class PandaRealEnv(PixelEnv):
 
     def close(self) -> None:
         """Hold the arm; the cell stays open, as other tasks share it."""
-        if self.cell.player is self:
-            self.cell.player = None
-            self.cell.arm.hold()
+        self.cell.leave(self)
+
+    def _taken_over(self) -> Float32[np.ndarray, " A"] | None:
+        return self.cell.teleop.action(shut=self._recorder.gripper > 0)
 
     def _chosen(self, action: Float32[np.ndarray, " A"]) -> tuple[Float32[np.ndarray, " A"], bool]:
         """Return what is to be done, and whether a person took over from the policy.
@@ -148,7 +159,7 @@ class PandaRealEnv(PixelEnv):
         self._demonstrated = None
         if demonstrated is not None:
             return action, False
-        taken_over = self.cell.teleop.action()
+        taken_over = self._taken_over()
         if taken_over is not None:
             return taken_over, True
         if self.cell.arm.who == PERSON:
@@ -163,6 +174,8 @@ class PandaRealEnv(PixelEnv):
         """Wait for the end of the decision's period, less what the policy needs to think."""
         period = self.cell.arm.limits.period
         thinking = began - self._returned
+        self._slowest = max(self._slowest, thinking)
+        self._late += thinking > SLOW * period
         spent = self.cell.clock.now() - began
         self.cell.clock.sleep(max(period - thinking, period / 2) - spent)
 
@@ -179,9 +192,22 @@ class PandaRealEnv(PixelEnv):
         return self._image, 0.0, False, True, {"success": False, "fault": fault}
 
     def _end(self, *, success: bool) -> None:
-        self.cell.arm.hold()
+        arm = self.cell.arm
+        arm.hold()
         self.cell.player = None
+        if self._late:
+            self._tell_late()
         self._recorder.end(success=success)
+
+    def _tell_late(self) -> None:
+        arm = self.cell.arm
+        patience = 1000 * SLOW * arm.limits.period
+        held = arm.late_holds - self._holds_before
+        arm.say(
+            f"{self._late} of {self._decisions} decisions took more than {patience:.0f} ms, the "
+            f"slowest {1000 * self._slowest:.0f}, and the arm held {held} times: use a smaller "
+            "policy, or a faster machine"
+        )
 
     def _go_home(self) -> None:
         arm = self.cell.arm
@@ -194,24 +220,11 @@ class PandaRealEnv(PixelEnv):
         arm.approach(home)
 
     def _ask(self, request: str) -> None:
-        patience = 0.8 * self.config.timeout  # the worker would be taken for hung
+        patience = TO_ANSWER * self.config.timeout  # the worker would be taken for hung
         if not self.cell.teleop.wait_ready(request, patience=patience):
             raise UserError(
-                f"nobody said within {patience:.0f} s that things are in place: try a longer "
-                "--env.timeout"
+                f"nobody said within {patience:.0f} s ({request}): try a longer --env.timeout"
             )
 
     def _observe(self) -> np.ndarray:
         return self.render()  # whatever `draw` says: an arm does not move unseen
-
-    def _await_person(self) -> None:
-        """Wait for a sign of life: it comes now and then, and its socket may be new."""
-        end = self.cell.clock.now() + SILENCE
-        while not self.cell.teleop.present() and self.cell.clock.now() < end:
-            self.cell.clock.sleep(BEAT / 3)
-        self._require_person()
-
-    def _require_person(self) -> None:
-        if not self.cell.teleop.present():
-            self.cell.arm.hold()
-            raise UserError("nobody watches the arm: run `irevla arm keys` in a terminal beside it")

@@ -15,9 +15,13 @@ from irevla.robot.pose import Pose, Vector, length, shortened, turn_between, tur
 Triple = tuple[float, float, float]
 BRAKE = 0.5  # share of the way to a wall that one decision may go ...
 CREEP = 0.005  # ... and m that it always may
-_POSITIVE = (
-    "tolerance", "step", "turn", "speed", "spin", "lead", "lead_turn", "tilt", "pace", "period",
-)  # fmt: skip
+CEILINGS = {  # beyond them no setting reaches: a person is beside the arm
+    "tolerance": 0.05, "step": 0.08, "turn": 0.5, "speed": 0.5, "spin": 2.5, "lead": 0.03,
+    "lead_turn": 0.2, "tilt": 1.6, "pace": 0.25, "period": 0.2, "max_age": 0.5,
+}  # fmt: skip
+MOST_CLEARS = 10
+SPACE = ((-0.9, -0.9, -0.5), (0.9, 0.9, 1.2))  # m: where a Panda reaches
+STRAIGHT = 1e-4  # m: the least way back into the box of a motion from outside it
 _SEAL = object()  # whoever holds it may clear commands: this module alone
 
 
@@ -56,20 +60,33 @@ class Limits:
         0.1  # of a state, before the arm is stopped; above 0.15, later than two periods
     )
     clears_per_episode: int = 1  # faults cleared without a person ...
-    clears_per_run: int = 3  # ... before one must come
+    clears_per_run: int = 3  # ... since the last release, before one must come
 
     def __post_init__(self) -> None:
-        if not all(-2 < low < high < 2 for low, high in zip(self.low, self.high, strict=True)):
+        least, most = SPACE
+        corners = zip(least, self.low, self.high, most, strict=True)
+        if not all(first <= low < high <= last for first, low, high, last in corners):
             raise UserError(
-                f"the workspace from {self.low} to {self.high} is no box: low < high, within 2 m"
+                f"the workspace from {self.low} to {self.high} is no box: low < high, from "
+                f"{least} to {most} m at most"
             )
-        for name in _POSITIVE:
-            if not 0 < getattr(self, name) < 4:
-                raise UserError(f"limits.{name} must be between 0 and 4, not {getattr(self, name)}")
-        if not 0 < self.max_age <= 0.5:
-            raise UserError(f"limits.max_age must be at most 0.5 s, not {self.max_age}")
-        if min(self.clears_per_episode, self.clears_per_run) < 0:
-            raise UserError("limits.clears_per_episode and clears_per_run must not be negative")
+        for name, ceiling in CEILINGS.items():
+            if not 0 < getattr(self, name) <= ceiling:
+                raise UserError(
+                    f"limits.{name} must be above 0, and {ceiling} at most, not "
+                    f"{getattr(self, name)}"
+                )
+        for name in ("clears_per_episode", "clears_per_run"):
+            if not 0 <= getattr(self, name) <= MOST_CLEARS:
+                raise UserError(f"limits.{name} must be from 0 to {MOST_CLEARS}")
+
+    @property
+    def pace_spin(self) -> float:
+        """Fastest turn at the `pace`, rad/s: it turns while it goes as a full decision does.
+
+        Not by the share of `speed`: a careful `speed` would let it turn faster.
+        """
+        return min(self.spin, self.pace * self.turn / self.step)
 
     def outside(self, position: Vector) -> float:
         """Return the distance to the box, m; 0 within."""
@@ -135,20 +152,21 @@ class Limits:
         return braked
 
     def _boxed(self, target: Vector, now: Vector) -> Vector:
-        """Return the nearest point of the box; of an arm that is outside, one further in than it
-        is."""
+        """Return the nearest point of the box; of an arm that is outside, one on the straight way
+        back into it."""
         out = self.outside(now)
         if out <= self.tolerance:
             return self._nearest(self._braked(target, now))
-        low = np.minimum(self.low, now)
-        high = np.maximum(self.high, now)
-        target = np.minimum(np.maximum(target, low), high)
-        if self.outside(target) > out - 1e-4:
+        back = (self._nearest(now) - now) / out
+        # Its sideways part would go on for ever, along the box.
+        way = min(float(np.dot(target - now, back)), out)
+        if way < STRAIGHT:
             raise Refused(
                 f"the hand is {100 * out:.1f} cm outside the workspace, and this motion does not "
                 "lead back into it"
             )
-        return target
+        straight: Vector = now + way * back
+        return straight
 
     def _verify(self, target: Pose, measured: Pose) -> None:
         """Once more, in other words: what is wrong here is a fault above."""

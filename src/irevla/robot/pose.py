@@ -33,6 +33,12 @@ class Pose:
         x, y, _, _ = self.quaternion.tolist()
         return math.acos(min(1.0, max(-1.0, 2 * (x * x + y * y) - 1)))
 
+    @property
+    def yaw(self) -> float:
+        """Turn around the third axis of the frame it is seen in, rad."""
+        x, y, z, w = self.quaternion.tolist()
+        return math.atan2(2 * (w * z + x * y), 1 - 2 * (y * y + z * z))
+
 
 def length(vector: Vector) -> float:
     """Return the Euclidean length."""
@@ -80,3 +86,31 @@ def turn_between(start: Quaternion, end: Quaternion) -> Vector:
     sine = math.hypot(x, y, z)
     scale = 2.0 if sine < 1e-9 else 2 * math.atan2(sine, w) / sine
     return np.array([x, y, z]) * scale
+
+
+def rotated(quaternion: Quaternion, vector: Vector) -> Vector:
+    """Return `vector`, which is seen from a frame of that orientation, as its surroundings see
+    it."""
+    x, y, z, w = quaternion.tolist()
+    a, b, c = vector.tolist()
+    # v + w t + q x t, with t = 2 q x v
+    p = 2 * (y * c - z * b)
+    q = 2 * (z * a - x * c)
+    r = 2 * (x * b - y * a)
+    return np.array([
+        a + w * p + y * r - z * q,
+        b + w * q + z * p - x * r,
+        c + w * r + x * q - y * p,
+    ])  # fmt: skip
+
+
+def compose(base: Pose, pose: Pose) -> Pose:
+    """Return, as the surroundings of `base` see it, a pose that is seen from `base`."""
+    position = base.position + rotated(base.quaternion, pose.position)
+    return Pose(position, product(base.quaternion, pose.quaternion))
+
+
+def seen_from(base: Pose, pose: Pose) -> Pose:
+    """Return `pose` as it is seen from `base`: the inverse of `compose`."""
+    back = base.quaternion * np.array([-1.0, -1.0, -1.0, 1.0])
+    return Pose(rotated(back, pose.position - base.position), product(back, pose.quaternion))

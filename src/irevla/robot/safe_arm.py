@@ -4,21 +4,22 @@ What it promises is listed in `docs/real-robot.md`, with what it does not.
 """
 
 import logging
-import math
 import re
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from typing import NoReturn, Protocol, runtime_checkable
 
 import numpy as np
 
 from irevla.envs.suite import PERSON
 from irevla.errors import UserError
-from irevla.robot.driver import ArmState, Driver, DriverError
+from irevla.robot.driver import FRANKA_HAND, ArmState, Driver, DriverError
 from irevla.robot.limits import Limits, Refused
 from irevla.robot.pose import Pose, Vector, length, shortened, turn_between
-from irevla.robot.stop_latch import StopLatch
+from irevla.robot.state_check import StateCheck
+from irevla.robot.stop_latch import Session
 
 LATE = 1.5  # periods without a new command after which the arm is told to hold: it does within two
 NEAR = 0.006  # m from a goal ...
@@ -26,6 +27,10 @@ NEAR_TURN = 0.06  # ... and rad: the arm is there ...
 RESTING = 3  # ... where it is seen there so many times in a row
 PATIENCE = 30.0  # s that an approach may take
 FULL_SPEED = float("inf")
+REACHES_NOBODY = (OSError, ValueError)  # a terminal that is dead, or closed
+
+Witness = Callable[[], None]
+"""Raises `UserError` where a person or an image is missing without which the arm must not move."""
 
 _log = logging.getLogger(__name__)
 
@@ -66,7 +71,7 @@ class WallClock:
 
 class SafeArm:
     """An arm that is moved within its limits, on fresh states, by an authorised policy or person,
-    or not at all.
+    or not at all; and only where its witness (`require`) sees all that must be there.
 
     Any violation holds the arm and stops it: every later motion raises `ArmStopped` until
     `release`. With `dry_run` everything is computed, checked and logged, and nothing is sent.
@@ -78,7 +83,8 @@ class SafeArm:
         limits: Limits,
         *,
         clock: Clock | None = None,
-        stop_latch: StopLatch | None = None,
+        session: Session | None = None,
+        frame: Pose = FRANKA_HAND,
         dry_run: bool = False,
         expected: str = "",
         announce: Callable[[str], None] = _log.warning,
@@ -86,23 +92,31 @@ class SafeArm:
         self.limits = limits
         self.dry_run = dry_run
         self.last_target: Pose | None = None  # where the arm was sent, until it was told to hold
+        self.late_holds = 0  # how often no command came in time
         self.__driver = driver
         self._clock = clock or WallClock()
-        self._stop_latch = stop_latch or StopLatch(None)
+        self._session = session or Session(None)
+        self._stop_latch = self._session.stop_latch
+        self._states = StateCheck(frame, limits.max_age)
+        self._witness: Witness = _nobody
         self._expected = expected
         self._announce = announce
         self._who = ""  # is authorised
         self._wire = threading.RLock()  # held while a command is on its way
         self._reading = threading.RLock()  # held while a state is read
-        self._commanded = 0.0  # when the last command was sent
-        self._stamp = -float("inf")  # of the newest state ...
-        self._stamp_seen = 0.0  # ... and when it was first seen
+        self._commanded = -float("inf")  # when the last command was sent
+        self._holds = True  # it was told to hold after the last command, and heard it ...
+        self._fingers_rest = True  # ... and its fingers to stop
         self._shut: bool | None = None  # what the fingers were told; None: nothing yet
         self._clears_episode = 0
-        self._clears_run = 0
+        self._alarms: set[str] = set()  # that were given since the last release
         self._watchdog: _Watchdog | None = None
 
     # --- who may move it
+
+    def require(self, witness: Witness) -> None:
+        """Ask `witness` before and during every motion. Until it is named nothing moves."""
+        self._witness = witness
 
     def authorize(self, who: str, *, learning: bool = False) -> None:
         """Let `who` move the arm, a policy (its sha256) or a `PERSON`, and say which it is.
@@ -127,10 +141,15 @@ class SafeArm:
                 "learns: "
                 "take `policy` out of the settings"
             )
-        self._who = who
         named = "a person" if who == PERSON else f"the policy {who}"
         later = ", and what it becomes as it learns" if learning else ""
         self._announce(f"the arm obeys {named}{later}{self._dry()}")
+        self._who = who
+
+    def dismiss(self) -> None:
+        """Nobody may move the arm any more, until somebody is authorised again."""
+        self._who = ""
+        self._hold()
 
     @property
     def who(self) -> str:
@@ -143,18 +162,29 @@ class SafeArm:
         return self._stop_latch.reason
 
     def stop(self, reason: str) -> None:
-        """Hold, and refuse every motion from now on."""
-        self._remember_stop(reason)
-        self._hold()
+        """Hold, and refuse every motion from now on.
+
+        Nothing that can fail (a full disk, a dead terminal) stands before the hold, and what fails
+        after it is said.
+        """
+        first = self._stop_latch.set(reason)
+        self._halt()
+        if first:
+            self._tell_stop()
 
     def release(self) -> None:
         """A person has looked at the arm, and lets it move again. Never call this from a
         program."""
         self._stop_latch.release()
         self._clears_episode = 0
-        self._clears_run = 0
-        self._stamp = -float("inf")  # the arm may have been restarted
+        self._alarms.clear()
+        self._states.forget()  # the arm may have been moved, or restarted
         self._forget()
+
+    def say(self, text: str) -> None:
+        """Say something, if anybody can be reached."""
+        with suppress(*REACHES_NOBODY):
+            self._announce(text)
 
     # --- motions: all of them end in `_move`
 
@@ -182,7 +212,7 @@ class SafeArm:
                 "settings"
             )
         limits = self.limits
-        spin = limits.spin * limits.period * min(1.0, limits.pace / limits.speed)
+        spin = limits.pace_spin * limits.period
         began = self._clock.now()
         seen = 0  # there, so many times in a row
         while True:
@@ -210,6 +240,7 @@ class SafeArm:
             return
         self._shut = shut
         if not self.dry_run:
+            self._fingers_rest = False
             self._wired(lambda: self.__driver.set_gripper(shut=shut))
 
     def recover(self) -> None:
@@ -222,16 +253,16 @@ class SafeArm:
         state = self._read()
         if not state.fault:
             return
+        clears = self._stop_latch.clears
         in_episode = self._clears_episode >= self.limits.clears_per_episode
-        in_run = self._clears_run >= self.limits.clears_per_run
-        if in_episode or in_run:
+        if in_episode or clears >= self.limits.clears_per_run:
             self._fail(
-                f"{state.fault}, after {self._clears_run} faults were cleared: that is enough "
-                "without a person"
+                f"{state.fault}, after {clears} faults were cleared: that is enough without a "
+                "person"
             )
         self._clears_episode += 1
-        self._clears_run += 1
-        self._announce(f"clearing a fault ({state.fault}), the {self._clears_run}. of this run")
+        self._count_clear(state.fault)
+        self.say(f"clearing a fault ({state.fault}), the {clears + 1}. since the last release")
         self._forget()
         if not self.dry_run:
             self._wired(self.__driver.clear_fault)
@@ -252,6 +283,7 @@ class SafeArm:
         state = self._read()
         if state.fault:
             self.last_target = None  # it has stopped itself
+            self._holds = True
             raise ArmFault(state.fault)
         return state
 
@@ -264,15 +296,20 @@ class SafeArm:
 
         To be called once in a while.
         """
-        if self.last_target is None or self.stopped:
+        if self.stopped:  # perhaps by another process, or a hold did not reach the arm
+            if not (self._holds and self._fingers_rest):
+                self._halt()
+            return
+        if self.last_target is None:
             return
         try:
             self.state()
-        except (ArmStopped, ArmFault):
+            self._ask_witness()
+        except (UserError, ArmFault):  # held, or stopped by itself
             return
         if self._clock.now() - self._commanded >= LATE * self.limits.period:
-            _log.info("no command in time: the arm holds")
             self._hold()
+            self.late_holds += 1
 
     def start_watchdog(self) -> None:
         """Call `watch` from a thread, four times in a period."""
@@ -283,10 +320,11 @@ class SafeArm:
         """Hold and hang up. Safe to call again."""
         if self._watchdog is not None:
             self._watchdog.end()
-        if self.last_target is not None:
+        if not self._holds:
             self._hold()
+        self._stop_fingers()
         self.__driver.close()
-        self._stop_latch.close()
+        self._session.close()
 
     # --- the ways to the driver
 
@@ -295,14 +333,14 @@ class SafeArm:
             self._require_leave()
             state = self.state()
             now = self._clock.now()
-            elapsed = self.limits.period if self.last_target is None else now - self._commanded
             try:
                 cleared = self.limits.clear(
                     shift,
                     turn,
                     measured=state.pose,
                     last=self.last_target,
-                    elapsed=elapsed,
+                    # Also after a hold: in turn with steps it would double the speed.
+                    elapsed=now - self._commanded,
                     speed=speed,
                 )
             except Refused as refused:
@@ -311,8 +349,9 @@ class SafeArm:
             self.last_target = cleared.pose
             self._commanded = now
             if self.dry_run:
-                _log.info("dry run: would go to %s", np.round(cleared.pose.position, 4).tolist())
+                self.say(f"dry run: would go to {np.round(cleared.pose.position, 3).tolist()}")
                 return
+            self._holds = False
             self._wired(lambda: self.__driver.send(cleared))
             # And after, where the watchdog told it to hold in between.
             self.last_target = cleared.pose
@@ -327,8 +366,23 @@ class SafeArm:
             except DriverError as error:
                 self._fail(f"a command failed: {error}")
         if self.stopped:
-            self._hold()
+            self._halt()
             self._refuse_if_stopped()
+
+    def _halt(self) -> None:
+        """Hold, and stop the fingers as well."""
+        self._hold()
+        self._stop_fingers()
+
+    def _stop_fingers(self) -> None:
+        if self.dry_run:
+            return
+        try:
+            self.__driver.stop_gripper()
+            self._fingers_rest = True
+        except DriverError as error:
+            self._fingers_rest = False  # the watchdog tries again
+            self._alarm(f"the fingers could not be stopped ({error})")
 
     def _hold(self) -> None:
         """Without waiting for a command that is on its way: a silent arm must not keep others from
@@ -338,10 +392,18 @@ class SafeArm:
             return
         try:
             self.__driver.hold()
+            self._holds = True
         except DriverError as error:
-            if not self.stopped:
-                self._stop_latch.set(f"it could not be told to hold: {error}")
-            self._announce(f"the arm could not be told to hold ({error}): PRESS THE EMERGENCY STOP")
+            self._holds = False  # the watchdog tries again
+            if self._stop_latch.set(f"it could not be told to hold: {error}"):
+                self._tell_stop()
+            self._alarm(f"the arm could not be told to hold ({error})")
+
+    def _alarm(self, text: str) -> None:
+        """Once: the watchdog tries again forty times a second."""
+        if text not in self._alarms:
+            self._alarms.add(text)
+            self.say(f"{text}: PRESS THE EMERGENCY STOP")
 
     def _read(self) -> ArmState:
         """Return the newest state, if it can be trusted.
@@ -357,22 +419,16 @@ class SafeArm:
             return state
 
     def _check(self, state: ArmState, now: float) -> None:
-        timed = math.isfinite(state.stamp) and math.isfinite(state.received)
-        if not (state.pose.sound and timed):
-            self._fail(f"its state is not sound: {state}")
-        if state.stamp < self._stamp:
-            self._fail(
-                f"its state is older ({state.stamp:.3f} s) than one before ({self._stamp:.3f} s)"
-            )
-        if state.stamp > self._stamp:
-            self._stamp = state.stamp
-            self._stamp_seen = min(now, state.received)
         if state.held:
-            self._remember_stop("a person stopped it, or holds its enabling device")
             self.last_target = None  # it stands, and takes no commands
+            self._holds = True
+            if self._stop_latch.set("a person stopped it, or holds its enabling device"):
+                self._stop_fingers()
+                self._tell_stop()
             self._refuse_if_stopped()
-        if now - self._stamp_seen > self.limits.max_age:
-            self._fail(f"its state is {now - self._stamp_seen:.2f} s old")
+        problem = self._states.problem(state, now)
+        if problem:
+            self._fail(problem)
 
     def _require_leave(self) -> None:
         if not self._who:
@@ -381,6 +437,15 @@ class SafeArm:
                 "sha256, or name it as VectorEnv's `authorization`"
             )
         self._refuse_if_stopped()
+        self._ask_witness()
+
+    def _ask_witness(self) -> None:
+        try:
+            self._witness()
+        except UserError:
+            self._halt()
+            self._shut = None  # they are told again, once somebody is there
+            raise
 
     def _refuse_if_stopped(self) -> None:
         if self.stopped:
@@ -392,10 +457,19 @@ class SafeArm:
         self.stop(reason)
         raise ArmStopped(f"the arm is stopped ({reason}): look at it, then `irevla arm release`")
 
-    def _remember_stop(self, reason: str) -> None:
-        if not self.stopped:
-            self._stop_latch.set(reason)
-            self._announce(f"the arm is stopped: {reason}")
+    def _tell_stop(self) -> None:
+        """Tell everybody, once the arm holds. Fails in words alone."""
+        try:
+            self._stop_latch.keep()
+        except OSError as error:  # the session's mark stays, which is a stop for the next one
+            self.say(f"the stop could not be written down ({error.strerror})")
+        self.say(f"the arm is stopped: {self.stopped}")
+
+    def _count_clear(self, fault: str) -> None:
+        try:
+            self._stop_latch.count_clear(fault)
+        except OSError as error:
+            self._fail(f"{fault}, and its clearing cannot be written down ({error.strerror})")
 
     def _wait_until_sound(self) -> None:
         """A fault that was cleared is seen for a moment longer."""
@@ -414,6 +488,10 @@ class SafeArm:
         return "; dry run: nothing is sent" if self.dry_run else ""
 
 
+def _nobody() -> None:
+    raise UserError("nobody watches the arm: no witness was named")
+
+
 def _is_near(pose: Pose, goal: Pose) -> bool:
     away = length(goal.position - pose.position)
     turned_off = length(turn_between(pose.quaternion, goal.quaternion))
@@ -429,7 +507,10 @@ class _Watchdog(threading.Thread):
 
     def run(self) -> None:
         while not self._over.wait(self._interval):
-            self._arm.watch()
+            try:
+                self._arm.watch()
+            except Exception as error:  # noqa: BLE001  # whatever it is: nobody would watch any more
+                self._arm.stop(f"the watchdog failed: {error!r}")
 
     def end(self) -> None:
         self._over.set()

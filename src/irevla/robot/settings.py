@@ -4,24 +4,32 @@ explains it."""
 import dataclasses
 import math
 import os
+import re
+import socket
 import sys
-from dataclasses import dataclass
+import urllib.parse
+from contextlib import suppress
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from irevla.errors import UserError, unknown
+from irevla.robot.driver import FRANKA_HAND
 from irevla.robot.limits import Limits
 from irevla.robot.pose import Pose, turned
 from irevla.storage.read import read_yaml
 
 HZ = 10  # decisions per second
+SERL_PORT = 5000  # of a robot server whose address names none
 FILE = "IREVLA_ARM"  # environment variable: the path of the file
 DRIVERS = ("franka", "serl")
 CAMERAS = ("opencv", "realsense")
 SUCCESS_DETECTORS = ("key", "classifier")
 DOWN = np.array([1.0, 0.0, 0.0, 0.0])  # quaternion, x y z w: the fingers point straight down
+PIN = 8  # least digits of a policy's hash that say which it is
+MOST = {"dynamics": 1.0, "force": 70.0, "timeout": 0.5}  # what these settings may be at most
 NEEDED = ("driver", "host", "workspace", "home", "cameras")
 RENAMED = {"judge": "success_detector"}  # settings of files that were written for version 0.1
 
@@ -46,6 +54,7 @@ class Settings:
     home: Pose
     front: CameraSettings
     wrist: CameraSettings
+    fingertips: Pose = field(default_factory=lambda: FRANKA_HAND)  # seen from the flange
     # sha256 of the only policy that may move the arm, or its beginning; empty: any, which is shown
     policy: str = ""
     dry_run: bool = True  # compute and log, send nothing
@@ -57,14 +66,26 @@ class Settings:
     timeout: float = 0.1  # serl: s, of each request
 
     @property
-    def stop_latch(self) -> Path:
-        """Where a stop is remembered."""
-        return self.path.with_suffix(".stopped.json")
+    def folder(self) -> Path:
+        """Where the lock of the arm lies, and why it is stopped: one place for each arm, whatever
+        file names it."""
+        state = os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state"
+        return Path(state) / "irevla" / _arm_name(self.driver, self.host)
 
     @property
     def keys(self) -> Path:
         """The socket on which `irevla arm keys` speaks."""
-        return self.path.with_suffix(".keys")
+        return self.folder / "keys"
+
+
+def _arm_name(driver: str, host: str) -> str:
+    """Return one name for all ways to write an arm's address."""
+    address = urllib.parse.urlsplit(host if "//" in host else f"//{host}")
+    name = address.hostname or host
+    with suppress(OSError):  # unknown: no driver will find it either
+        name = socket.gethostbyname(name)
+    port = f"-{address.port or SERL_PORT}" if driver == "serl" else ""
+    return re.sub(r"[^\w.-]", "-", f"{driver}-{name}{port}")
 
 
 def settings_path() -> Path:
@@ -89,7 +110,7 @@ def read_settings(path: Path) -> Settings:
 def _settings(found: dict[str, Any], path: Path) -> Settings:
     found = _renamed(found)
     plain = _with_default(Settings)
-    known = [*NEEDED, "limits", *plain]
+    known = [*NEEDED, "limits", "fingertips", *plain]
     for name in found:
         if name not in known:
             raise unknown("setting", name, known)
@@ -99,13 +120,19 @@ def _settings(found: dict[str, Any], path: Path) -> Settings:
     _one_of(found, "driver", DRIVERS)
     _one_of(found, "success_detector", SUCCESS_DETECTORS)
     values = {name: _as(found[name], kind, name) for name, kind in plain.items() if name in found}
+    for name, most in MOST.items():
+        if name in values and not 0 < values[name] <= most:
+            raise UserError(f"{name} must be in (0, {most:g}], not {values[name]}")
+    if "policy" in values and not re.fullmatch(rf"|[0-9a-f]{{{PIN},64}}", values["policy"]):
+        raise UserError(
+            f"policy must be the first {PIN} hexadecimal digits of a sha256, or more, not "
+            f"{values['policy']!r}"
+        )
     if values.get("success_detector") == "classifier" and not values.get("classifier"):
         raise UserError(
             "the success_detector 'classifier' needs 'classifier', the folder that `irevla "
             "classifier` wrote"
         )
-    if not 0 < values.get("dynamics", 0.1) <= 1:
-        raise UserError(f"dynamics must be in (0, 1], not {values['dynamics']}")
     limits = _limits(found)
     cameras = _mapping(found["cameras"], "cameras")
     for name in cameras:
@@ -119,6 +146,7 @@ def _settings(found: dict[str, Any], path: Path) -> Settings:
         home=_home(_mapping(found["home"], "home"), limits),
         front=_camera(cameras, "front"),
         wrist=_camera(cameras, "wrist"),
+        fingertips=_fingertips(found),
         **values,
     )
 
@@ -167,6 +195,15 @@ def _home(found: dict[str, Any], limits: Limits) -> Pose:
     if not all(low <= x <= high for low, x, high in within):
         raise UserError(f"home.position {list(position)} is outside the workspace")
     return Pose(np.array(position), turned(DOWN, np.array([0.0, 0.0, yaw])))
+
+
+def _fingertips(found: dict[str, Any]) -> Pose:
+    if "fingertips" not in found:
+        return FRANKA_HAND
+    frame = _mapping(found["fingertips"], "fingertips")
+    position = _triple(frame.get("position"), "fingertips.position")
+    yaw = _as(frame.get("yaw", FRANKA_HAND.yaw), float, "fingertips.yaw")
+    return Pose(np.array(position), turned(np.array([0.0, 0.0, 0.0, 1.0]), np.array([0, 0, yaw])))
 
 
 def _camera(cameras: dict[str, Any], name: str) -> CameraSettings:

@@ -73,8 +73,8 @@ def _check() -> None:
             raise UserError(f"these settings need the package {package!r}: pip install {remedy}")
 
 
-def _authorize(who: Authorization) -> None:
-    """Let `who` move the arm of this process."""
+def _authorize(who: Authorization | None) -> None:
+    """Let `who` move the arm of this process; None: nobody."""
     from irevla.robot import cell
 
     cell.authorize(who)

@@ -24,7 +24,12 @@ from irevla.errors import UserError
 ALIVE = b"\0"  # the sign of life
 BEAT = 0.3  # s between two of them
 SILENCE = 1.0  # s without one after which nobody is there
-HELD = 0.6  # s that a key counts as pressed: keyboards repeat after half a second
+REPEATS = 0.12  # s: a key that comes again within them is held; nobody taps so fast
+HELD = 0.15  # s without a repetition after which a held key is let go
+TAP = 0.25  # share of a full action that a tap is, in one decision
+FRESH = 0.5  # s after which a tap that no decision took is forgotten
+GRIPS = 0.7  # s until the gripper's key counts again: a keyboard repeats it sooner
+PRESSED_STOP = "a person pressed stop"
 STOP = " "
 READY = "r"
 DONE = "y"
@@ -37,8 +42,8 @@ MOVES: dict[str, tuple[int, float]] = {  # key: axis of the action, and its sign
 }  # fmt: skip
 HELP = (
     "SPACE stop   r things are in place   y done   n failed\n"
-    "w s forth, back   a d left, right   e q up, down   u o turn   i k j l tilt   g open or close  "
-    " Ctrl-C leave"
+    "w s forth, back   a d left, right   e q up, down   u o turn   i k j l tilt   g open or close\n"
+    "a tap is a small step, a key that is held goes on   Ctrl-C leave"
 )
 
 
@@ -50,8 +55,11 @@ class Teleop(Protocol):
         """Return whether somebody watches the arm now."""
         ...
 
-    def action(self) -> Float32[np.ndarray, "7"] | None:
-        """Return what they do with the arm now, in [-1, 1]; None where they let the policy act."""
+    def action(self, *, shut: bool) -> Float32[np.ndarray, "7"] | None:
+        """Return what they do with the arm now, in [-1, 1]; None where they let the policy act.
+
+        Fingers that are `shut` stay so, and open ones open, unless they ask for the other.
+        """
         ...
 
     def verdict(self) -> bool | None:
@@ -86,9 +94,11 @@ class KeyTeleop:
                 "place"
             ) from error
         self._heard = -float("inf")  # when the last sign of life came
-        self._pressed: dict[str, float] = {}  # key: when
+        self._lock = threading.Lock()  # of what the keys are
+        self._last: dict[str, float] = {}  # key: when it came last ...
+        self._held: dict[str, float] = {}  # ... when it came last as one that is held ...
+        self._taps: dict[str, float] = {}  # ... and as one that no decision took yet
         self._verdict: bool | None = None
-        self._shut = False
         self._ready = threading.Event()
         self._over = threading.Event()
         self._thread = threading.Thread(target=self._run, name="teleop", daemon=True)
@@ -98,19 +108,22 @@ class KeyTeleop:
         """Return whether there was a sign of life within the last `SILENCE` s."""
         return time.monotonic() - self._heard < SILENCE
 
-    def action(self) -> Float32[np.ndarray, "7"] | None:
-        """Return full speed along the axes whose keys are pressed, and the gripper as last
-        chosen."""
+    def action(self, *, shut: bool) -> Float32[np.ndarray, "7"] | None:
+        """Return a small step for each key that was tapped, full speed for those that are held,
+        and the gripper as it is or as asked for."""
         now = time.monotonic()
-        pressed = [key for key, when in list(self._pressed.items()) if now - when < HELD]
-        if not pressed:
+        with self._lock:
+            tapped = {key for key, when in self._taps.items() if now - when < FRESH}
+            held = {key for key, when in self._held.items() if now - when < HELD}
+            self._taps.clear()
+        if not tapped and not held:
             return None
         action = np.zeros(7, np.float32)
-        for key in pressed:
-            if key in MOVES:
+        for keys, share in ((tapped, TAP), (held, 1.0)):
+            for key in keys & MOVES.keys():
                 axis, sign = MOVES[key]
-                action[axis] = sign
-        action[6] = 1.0 if self._shut else -1.0
+                action[axis] = share * sign
+        action[6] = 1.0 if shut != (SHUT in tapped) else -1.0
         return action
 
     def verdict(self) -> bool | None:
@@ -123,8 +136,12 @@ class KeyTeleop:
         """Ask on standard error: in a worker that is the terminal of the run."""
         print(f"{request} (then press {READY})", file=sys.stderr, flush=True)
         self._ready.clear()
+        ready = self._ready.wait(patience)
         self._verdict = None
-        return self._ready.wait(patience)
+        with self._lock:  # a wish does not outlive its episode
+            self._taps.clear()
+            self._held.clear()
+        return ready
 
     def close(self) -> None:
         """Remove the socket."""
@@ -142,28 +159,43 @@ class KeyTeleop:
         self._heard = time.monotonic()
         key = message.decode(errors="replace")
         if key == STOP:
-            self._on_stop("a person pressed stop")
+            self._on_stop(PRESSED_STOP)
         elif key == READY:
             self._ready.set()
         elif key in (DONE, FAILED):
             self._verdict = key == DONE
-        elif key == SHUT:
-            self._shut = not self._shut
-            self._pressed[key] = time.monotonic()
-        elif key in MOVES:
-            self._pressed[key] = time.monotonic()
+        elif key == SHUT or key in MOVES:
+            with self._lock:
+                self._press(key, self._heard)
+
+    def _press(self, key: str, now: float) -> None:
+        """A terminal tells no key that is let go: one that comes fast is repeated by the keyboard,
+        as it is held."""
+        since = now - self._last.get(key, -float("inf"))
+        self._last[key] = now
+        if key == SHUT:
+            if since > GRIPS:
+                self._taps[key] = now
+        elif since < REPEATS:
+            self._held[key] = now
+        else:
+            self._taps[key] = now
 
 
-def send_keys(path: Path, read: Callable[[float], str]) -> None:
+def send_keys(path: Path, read: Callable[[float], str], *, on_stop: Callable[[], None]) -> None:
     """Send what `read` returns to the environment at `path`, until that is `LEAVE`.
 
-    `read` waits for a key for so many s at most; without one it returns "".
+    `read` waits for a key for so many s at most; without one it returns "". `on_stop` is called
+    once the stop key was sent, whether or not somebody got it.
     """
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sender:
+        sender.setblocking(False)  # a session that hangs must not keep a stop waiting
         key = read(BEAT)
         while key != LEAVE:
             with suppress(OSError):  # no environment yet, or no more
                 sender.sendto(key.encode() or ALIVE, str(path))
+            if key == STOP:
+                on_stop()
             key = read(BEAT)
 
 

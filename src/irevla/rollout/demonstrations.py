@@ -57,8 +57,14 @@ def collect_expert(
 
     A share of them (`config.noisy_fraction`) is executed with action noise and labelled with the
     clean action. Interrupted, it goes on where it was, and ends with the same episodes in the same
-    order as if it had not been. Raises `UserError` where the scripted expert fails too often.
+    order as if it had not been. Raises `UserError` where the scripted expert fails too often, and
+    where noise would shake a real arm with a person beside it.
     """
+    if suite.real_arm is not None and config.noise * config.noisy_fraction > 0:
+        raise UserError(
+            f"{suite.name} moves an arm with a person beside it, and noise would shake it: "
+            "--expert.noisy-fraction 0"
+        )
     store = open_store(suite, env, root)
     wanted = dict.fromkeys(tasks, config.episodes)
     first = first_seed(Purpose.EXPERT, seed)
@@ -70,7 +76,9 @@ def collect_expert(
         store = open_store(suite, env, root)  # another collection may just have ended
         for attempt in range(ATTEMPTS):
             jobs = list(_missing(store, wanted, attempt, config=config, first=first))
-            for episodes in _batches(play_expert(suite, patient, jobs)):
+            # What a person has shown is kept at once: nobody can show it again.
+            most = FLUSH if suite.real_arm is None else 1
+            for episodes in _batches(play_expert(suite, patient, jobs), most):
                 store.extend(episodes)
                 advance(len(store), "")
             advance(len(store), f"{len(store)} episodes")
@@ -103,14 +111,19 @@ def _alone(root: Path) -> Iterator[None]:
 def play_expert(suite: Suite, env: EnvConfig, jobs: Sequence[Job]) -> Iterator[Outcome]:
     """Yield episodes of the scripted expert, with images, in the order of `jobs`.
 
-    On a real arm the expert is a person, who moves it by hand.
+    On a real arm the expert is a person, who moves it by hand. There each episode is yielded before
+    the next one is asked for.
     """
     if not jobs:
         return
-    who = None if suite.real_arm is None else Authorization(PERSON)
-    with VectorEnv(suite, env, iter(jobs), authorization=who) as vec:
+    alone = suite.real_arm is not None
+    who = Authorization(PERSON) if alone else None
+    with VectorEnv(suite, env, iter(() if alone else jobs), authorization=who) as vec:
         server = Server(vec, ScriptedExpert(), EpisodeRecorder(vec, images=True))
-        yield from in_order(server.serve(), jobs, vec.given_up)
+        for now in [[job] for job in jobs] if alone else []:
+            yield from in_order(server.play(iter(now)), now, vec.given_up)
+        if not alone:
+            yield from in_order(server.serve(), jobs, vec.given_up)
 
 
 def _missing(
@@ -129,13 +142,13 @@ def _missing(
                 yield Job(task, seeds[attempt], noise=noise, burst=config.burst)
 
 
-def _batches(outcomes: Iterable[Outcome]) -> Iterator[list[Episode]]:
-    """Yield the successful episodes in batches of one file each."""
+def _batches(outcomes: Iterable[Outcome], most: int) -> Iterator[list[Episode]]:
+    """Yield the successful episodes in batches of `most`, one file each."""
     batch: list[Episode] = []
     for outcome in outcomes:
         if outcome.success and outcome.episode is not None:
             batch.append(outcome.episode)
-        if len(batch) >= FLUSH:
+        if len(batch) >= most:
             yield batch
             batch = []
     if batch:

@@ -15,12 +15,14 @@ from irevla.robot.limits import Cleared, Limits
 from irevla.robot.pose import Pose
 
 FINGER_SPEED = 0.1  # m/s
+ON_ITS_WAY = 0.1  # s until a command that was given has reached the hand
 ANY_WIDTH = 0.1  # m: whatever the fingers close on is a grasp
 
 
 class FrankyDriver:
     """The arm at the address `host`. `dynamics` (0 to 1) is the share of its own limits of
-    acceleration and jerk that motions may use; their speed ends at the `limits`. `realtime` demands
+    acceleration and jerk that motions may use; their speed ends at the `limits`, and a stop may use
+    all of them. `realtime` demands
     a kernel with PREEMPT_RT. `force`: of the fingers, N."""
 
     def __init__(
@@ -33,14 +35,18 @@ class FrankyDriver:
         try:
             self._robot: Any = franky.Robot(host, realtime_config=config)
             gripper = franky.Gripper(host)
+        except franky.RealtimeException as error:
+            raise UserError(
+                f"{error} Install a PREEMPT_RT kernel, or, for a simulator alone, say realtime: "
+                "false"
+            ) from error
         except (franky.Exception, RuntimeError) as error:
             raise UserError(
                 f"no arm answers at {host} ({error}): switch FCI on in Desk, and close other "
                 "sessions"
             ) from error
-        self._robot.relative_dynamics_factor = franky.RelativeDynamicsFactor(
-            1.0, dynamics, dynamics
-        )
+        # For motions alone: a careful arm must not brake carefully when it is stopped.
+        self._dynamics = franky.RelativeDynamicsFactor(1.0, dynamics, dynamics)
         for limit, most in (("translation", 1.25 * limits.speed), ("rotation", 1.25 * limits.spin)):
             setting = getattr(self._robot, f"{limit}_velocity_limit")
             setting.set(min(most, setting.max))
@@ -61,7 +67,10 @@ class FrankyDriver:
         pose = target.pose
         goal = franky.Affine(pose.position, pose.quaternion)
         motion = franky.CartesianMotion(
-            goal, franky.ReferenceType.Absolute, return_when_finished=False
+            goal,
+            franky.ReferenceType.Absolute,
+            relative_dynamics_factor=self._dynamics,
+            return_when_finished=False,
         )
         self._call(self._robot.move, motion, asynchronous=True)
         self._moving = True
@@ -70,8 +79,12 @@ class FrankyDriver:
         """Close with `force`, or open."""
         self._fingers.want(shut=shut)
 
+    def stop_gripper(self) -> None:
+        """Stop fingers that are on their way."""
+        self._fingers.stop()
+
     def hold(self) -> None:
-        """Brake within the arm's limits, then leave control: its own controller keeps it there."""
+        """Brake by all that the arm has, then leave control: its own controller keeps it there."""
         self._moving = False
         if self._robot.is_in_control:
             self._call(self._robot.move, self._franky.CartesianStopMotion(), asynchronous=True)
@@ -96,9 +109,10 @@ class FrankyDriver:
         modes = self._franky.RobotMode
         reflex = "reflex" if mode == modes.Reflex else ""
         fault = str(state.current_errors).strip("[]") or reflex or self._ended()
-        pose = Pose(state.O_T_EE.translation.reshape(3), state.O_T_EE.quaternion.reshape(4))
+        pose = _pose(state.O_T_EE)
+        frame = _pose(state.F_T_EE)
         held = mode in (modes.UserStopped, modes.Guiding)
-        return ArmState(pose, state.time.to_sec(), now(), fault, held)
+        return ArmState(pose, frame, state.time.to_sec(), now(), fault, held)
 
     def _ended(self) -> str:
         """Return what ended a motion that should still go on; empty where nothing did."""
@@ -116,46 +130,78 @@ class FrankyDriver:
             raise DriverError(f"{type(error).__name__}: {error}") from error
 
 
+def _pose(affine: Any) -> Pose:
+    return Pose(affine.translation.reshape(3), affine.quaternion.reshape(4))
+
+
 class _Fingers:
-    """The hand, whose commands wait until they are done: in a thread, the newest wish wins."""
+    """The hand, whose commands wait until they are done: each has a thread of its own, and what is
+    wished meanwhile comes after it, the newest alone."""
 
     def __init__(self, gripper: Any, force: float, *, errors: tuple[type[Exception], ...]) -> None:
         self._gripper = gripper
         self._force = force
         self._errors = errors
-        self._wish: bool | None = None
+        self._lock = threading.Lock()
+        self._wish: bool | None = None  # shut or open, next
+        self._moving: threading.Thread | None = None  # whose command is under way
         self._error = ""
-        self._news = threading.Event()
-        self._over = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="arm-fingers", daemon=True)
-        self._thread.start()
 
     def want(self, *, shut: bool) -> None:
         """Close or open, soon. Raises `DriverError` where the last wish failed."""
-        if self._error:
+        with self._lock:
             error = self._error
             self._error = ""
-            raise DriverError(f"the gripper failed: {error}")
-        self._wish = shut
-        self._news.set()
+            if error:
+                raise DriverError(f"the gripper failed: {error}")
+            self._wish = shut
+            if self._moving is None:
+                self._begin()
+
+    def stop(self) -> None:
+        """Drop the wish, and stop fingers that move: not those that hold something by now.
+
+        Raises `DriverError`.
+        """
+        with self._lock:
+            self._wish = None
+            command = self._moving
+            self._moving = None  # what was stopped may never answer
+        if command is None:
+            return
+        try:
+            self._gripper.stop()
+            command.join(ON_ITS_WAY)
+            if command.is_alive():  # perhaps the stop came first
+                self._gripper.stop()
+        except self._errors as error:
+            raise DriverError(f"the gripper cannot be stopped: {error}") from error
 
     def close(self) -> None:
-        """End the thread."""
-        self._over.set()
-        self._news.set()
-        self._thread.join(2.0)
+        """Hang up."""
         self._gripper = None
 
-    def _run(self) -> None:
-        while True:
-            self._news.wait()
-            self._news.clear()
-            if self._over.is_set():
+    def _begin(self) -> None:
+        wish = self._wish
+        self._wish = None
+        self._moving = threading.Thread(
+            target=self._run, args=(wish,), name="arm-fingers", daemon=True
+        )
+        self._moving.start()
+
+    def _run(self, shut: bool) -> None:
+        error = ""
+        try:
+            if shut:
+                self._gripper.grasp(0.0, FINGER_SPEED, self._force, ANY_WIDTH, ANY_WIDTH)
+            else:
+                self._gripper.open(FINGER_SPEED)
+        except self._errors as failure:
+            error = str(failure)
+        with self._lock:
+            if self._moving is not threading.current_thread():  # stopped
                 return
-            try:
-                if self._wish:
-                    self._gripper.grasp(0.0, FINGER_SPEED, self._force, ANY_WIDTH, ANY_WIDTH)
-                else:
-                    self._gripper.open(FINGER_SPEED)
-            except self._errors as error:
-                self._error = str(error)
+            self._error = error
+            self._moving = None
+            if self._wish is not None:
+                self._begin()

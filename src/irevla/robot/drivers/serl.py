@@ -14,9 +14,13 @@ from typing import Any
 import numpy as np
 
 from irevla.errors import UserError
-from irevla.robot.driver import ArmState, DriverError, Polled, now
+from irevla.robot.driver import FRANKA_HAND, ArmState, DriverError, Polled, now
+from irevla.robot.kinematics import flange_pose
 from irevla.robot.limits import Cleared
-from irevla.robot.pose import Pose
+from irevla.robot.pose import Pose, length, seen_from
+from irevla.robot.settings import SERL_PORT
+
+TORN = 0.002  # m between the frames of two readings: one of them is of two moments
 
 
 class SerlDriver:
@@ -27,9 +31,11 @@ class SerlDriver:
         if parts.scheme != "http" or not parts.hostname:
             raise UserError(f"host must be the robot server's http://HOST:PORT, not {url!r}")
         self._host = parts.hostname
-        self._port = parts.port or 5000
+        self._port = parts.port or SERL_PORT
         self._timeout = timeout
-        self._last: Any = None
+        self._last: list[float] = []  # pose and joints
+        self._seen: Pose | None = None  # the frame of the last reading ...
+        self._frame = FRANKA_HAND  # ... and the last one on which two agreed
         self._changes = 0
         try:
             self._polled = Polled(self._read)
@@ -49,6 +55,9 @@ class SerlDriver:
     def set_gripper(self, *, shut: bool) -> None:
         """Close or open."""
         self._post("close_gripper" if shut else "open_gripper")
+
+    def stop_gripper(self) -> None:
+        """The server has no way: its fingers finish what they were told."""
 
     def hold(self) -> None:
         """Post the pose where the arm was last seen: the controller pulls it there and no
@@ -73,16 +82,35 @@ class SerlDriver:
         answer = self._post("getstate")
         try:
             found = json.loads(answer)
-            numbers = np.array(found["pose"], np.float64)
+            pose = np.array(found["pose"], np.float64)
+            joints = np.array(found["q"], np.float64)
         except (ValueError, KeyError, TypeError) as error:
             raise DriverError(
                 f"the robot server's state cannot be understood: {error!r}"
             ) from error
-        if numbers.shape != (7,):
-            raise DriverError(f"the robot server's pose has {numbers.size} numbers instead of 7")
-        self._changes += found != self._last
-        self._last = found
-        return ArmState(Pose(numbers[:3], numbers[3:]), float(self._changes), now())
+        for name, numbers in (("pose", pose), ("q", joints)):
+            if numbers.shape != (7,):
+                raise DriverError(
+                    f"the robot server's {name} has {numbers.size} numbers instead of 7"
+                )
+        read = [*pose.tolist(), *joints.tolist()]
+        self._changes += read != self._last  # of the arm: fingers that move do not make it fresh
+        self._last = read
+        hand = Pose(pose[:3], pose[3:])
+        return ArmState(hand, self._seen_frame(hand, joints), float(self._changes), now())
+
+    def _seen_frame(self, hand: Pose, joints: np.ndarray) -> Pose:
+        """Return what the server takes for the fingertips, seen from the flange.
+
+        It answers while it reads: pose and joints may be of two moments. So a frame counts once two
+        readings agree on it.
+        """
+        frame = seen_from(flange_pose(joints), hand) if hand.sound else hand
+        before = self._seen or frame
+        self._seen = frame
+        if not length(frame.position - before.position) > TORN:  # nan: at once
+            self._frame = frame
+        return self._frame
 
     def _post(self, path: str, body: dict[str, Any] | None = None) -> bytes:
         """Send one request, by a connection of its own: the server may have closed an idle one."""
