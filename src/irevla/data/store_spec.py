@@ -52,6 +52,15 @@ def is_vacant(root: Path) -> bool:
     return True
 
 
+def is_ours(root: Path) -> bool:
+    """Return whether irevla, of whatever version, wrote the dataset at `root`."""
+    path = root / lerobot.INFO_PATH
+    if not path.exists():
+        return False
+    info = read_json(path, remedy=lerobot.RESTORE)
+    return isinstance(info, dict) and "irevla" in info
+
+
 def create(root: Path, spec: StoreSpec) -> None:
     """Make an empty dataset. info.json comes last: before it, the directory counts as vacant."""
     try:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 import gymnasium as gym
 import numpy as np
+from jaxtyping import Float32
 
 from irevla.config import Config, EnvConfig
 from irevla.errors import UserError, unknown
@@ -68,6 +69,19 @@ Demonstrations = Callable[[Path, Sequence[str], EnvConfig, int], "Iterator[Episo
 yields."""
 
 
+@dataclass(frozen=True)
+class ActionRange:
+    """The actions that an environment of others takes, in its own units."""
+
+    low: Float32[np.ndarray, " A"]  # -1 for a policy
+    high: Float32[np.ndarray, " A"]  # 1 for a policy
+
+    def native(self, action: Float32[np.ndarray, " A"]) -> Float32[np.ndarray, " A"]:
+        """Return an action in [-1, 1] in the environment's units."""
+        share = (action + 1) / 2
+        return np.asarray(self.low + share * (self.high - self.low), np.float32)
+
+
 def _nothing() -> None:
     """Nothing can be missing."""
 
@@ -87,7 +101,10 @@ class Suite:
     """What changes the image or the dynamics (JSON). Datasets record it and refuse to be mixed."""
     check: Callable[[], None] = _nothing
     """Raises `UserError` with the remedy where the simulator or a library it needs is missing."""
+    control_hz: float = 0.0  # control steps per second, where `fps` is rounded; 0: as that says
+    scripted_expert: bool = True  # whether its environments demonstrate the tasks
     demonstrations: Demonstrations | None = None  # where people have demonstrated the tasks
+    action_range: ActionRange | None = None  # what it calls -1 and 1 in datasets; None: these
     real_arm: RealArm | None = None  # where it moves one; then there is no scripted expert
     source: str = ""  # the name that `load_suite` knew it by: what a worker is told
 
@@ -125,6 +142,11 @@ class Suite:
         """
         if self.real_arm is not None:
             self.real_arm.authorize(who)
+
+    def rate(self, config: EnvConfig) -> float:
+        """Return the decisions per second of simulated time, at the action repeat of `config`."""
+        steps = self.control_hz or self.fps * EnvConfig().action_repeat
+        return steps / config.action_repeat
 
     def env_config(self, config: EnvConfig) -> EnvConfig:
         """Return `config` as this suite can have it: a real arm has one worker."""
