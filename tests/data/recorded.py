@@ -1,15 +1,17 @@
-"""Datasets that the real LeRobot 0.6.1 wrote (scripts/record_lerobot.py), and ways to spoil
-them."""
+"""Datasets that the real LeRobot 0.6.1 wrote (scripts/record_lerobot.py), ways to spoil them, and
+one to write another."""
 
+import io
 import json
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+from PIL import Image
 
 RECORDED = Path(__file__).parent / "lerobot"
 VIDEOS = RECORDED / "videos"  # 4 episodes at 30 Hz, two cameras; the last one failed
@@ -79,3 +81,35 @@ def colours(images: np.ndarray) -> np.ndarray:
     """Red and green in the middle of each image."""
     middle = images.shape[1] // 2
     return np.asarray(images[:, middle, middle, :2].astype(int))
+
+
+def record(
+    root: Path, episodes: Sequence[tuple[np.ndarray, np.ndarray]], *, instruction: str, fps: int
+) -> None:
+    """Write a dataset of (images, actions), with as little as the format asks for."""
+    height, width, _ = episodes[0][0].shape[1:]
+    features = {
+        "observation.images.front": {"dtype": "image", "shape": [height, width, 3]},
+        "action": {"dtype": "float32", "shape": [episodes[0][1].shape[1]]},
+    }
+    rows: list[dict[str, Any]] = []
+    frames: list[dict[str, Any]] = []
+    for number, (images, actions) in enumerate(episodes):
+        place = {"data/chunk_index": 0, "data/file_index": 0, "dataset_from_index": len(frames)}
+        rows.append({"episode_index": number, "length": len(actions), **place})
+        for image, action in zip(images, actions, strict=True):
+            own = {"index": len(frames), "episode_index": number, "task_index": 0}
+            content = {"observation.images.front": _png(image), "action": action.tolist()}
+            frames.append({**own, **content})
+    info = {"codebase_version": "v3.0", "fps": fps, "total_frames": len(frames)}
+    tasks = [{"task_index": 0, "task": instruction}]
+    for name, content in {DATA: frames, EPISODES: rows, "meta/tasks.parquet": tasks}.items():
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        pq.write_table(pa.Table.from_pylist(content), root / name)
+    (root / "meta/info.json").write_text(json.dumps({**info, "features": features}))
+
+
+def _png(image: np.ndarray) -> dict[str, Any]:
+    file = io.BytesIO()
+    Image.fromarray(image).save(file, "PNG")
+    return {"bytes": file.getvalue(), "path": None}

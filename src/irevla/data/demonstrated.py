@@ -49,6 +49,7 @@ class Demonstrated:
         self._wanted = wanted
         self._stride = stride
         self._dataset = Dataset(root)
+        self._check_dimensions()
         self._camera = find_camera(self._dataset, camera)
         self._check_rate()
         check_images(self._dataset, self._camera)
@@ -127,6 +128,15 @@ class Demonstrated:
 
     # ------------------------------------------------------------------ what fits
 
+    def _check_dimensions(self) -> None:
+        found = self._dataset.actions.shape[1]
+        wanted = len(self._wanted.low)
+        if found != wanted:
+            raise UserError(
+                f"dataset {self.root} has actions of {found} dimensions, and {self._wanted.suite} "
+                f"takes {wanted}: name a dataset that was recorded with it"
+            )
+
     def _check_rate(self) -> None:
         """Raise `UserError` unless the suite decides as often as the dataset does at the stride."""
         fps = self._dataset.info.fps
@@ -196,16 +206,10 @@ class Demonstrated:
     def _scaled(self) -> list[Float32[np.ndarray, "_ A"]]:
         """Return the actions of each episode, from the suite's own scale to [-1, 1].
 
-        Raises `UserError` for another number of dimensions, and for what is not finite or outside.
+        Raises `UserError` for what is not finite or outside.
         """
         low = self._wanted.low
         high = self._wanted.high
-        found = self._dataset.actions.shape[1]
-        if found != len(low):
-            raise UserError(
-                f"dataset {self.root} has actions of {found} dimensions, and {self._wanted.suite} "
-                f"takes {len(low)}: name a dataset that was recorded with it"
-            )
         scaled = []
         for episode in self._episodes:
             recorded = self._dataset.actions[episode.frames][:: self._stride]

@@ -78,8 +78,8 @@ class ActionRange:
 
     def native(self, action: Float32[np.ndarray, " A"]) -> Float32[np.ndarray, " A"]:
         """Return an action in [-1, 1] in the environment's units."""
-        share = (action + 1) / 2
-        return np.asarray(self.low + share * (self.high - self.low), np.float32)
+        native = self.low + (action + 1) / 2 * (self.high - self.low)
+        return np.asarray(np.clip(native, self.low, self.high), np.float32)  # rounding leads out
 
 
 def _nothing() -> None:
@@ -162,8 +162,13 @@ SUITES = {
 }
 
 
+GYM = "gym"
+"""How the name of a suite begins that a YAML file describes: "gym:push.yaml"."""
+
+
 def load_suite(name: str) -> Suite:
-    """Return the suite called `name`: one of `SUITES`, or `module:attribute` of your own.
+    """Return the suite called `name`: one of `SUITES`, `gym:FILE`, or `module:attribute` of your
+    own.
 
     Raises `UserError` for any other, and where a package that it imports is missing.
     """
@@ -171,6 +176,9 @@ def load_suite(name: str) -> Suite:
     module, _, attribute = path.partition(":")
     if not attribute:
         raise unknown("suite", name, SUITES)
+    if module == GYM:
+        described: Suite = importlib.import_module("irevla.envs.gym_suite").gym_suite(attribute)
+        return replace(described, source=name)
     try:
         suite = getattr(importlib.import_module(module), attribute, None)
     except (ValueError, TypeError) as error:  # "" or a relative name
