@@ -20,6 +20,7 @@ class Slider(gym.Env[Any, Any]):
         colour: int = 200,
         says: str = "is_success",
         bounded: bool = True,
+        most: float = 10.0,
         render_mode: str | None = None,
     ) -> None:
         self.render_mode = render_mode
@@ -29,7 +30,7 @@ class Slider(gym.Env[Any, Any]):
         state = gym.spaces.Box(0, 1, (1,), np.float64)
         pixels = gym.spaces.Dict({"top": image, "depth": gym.spaces.Box(0, 9, (20, 40))})
         self.observation_space = gym.spaces.Dict({"pixels": pixels, "state": state})
-        most = 10.0 if bounded else np.inf
+        most = most if bounded else np.inf
         self.action_space = gym.spaces.Box(0.0, most, (1,), np.float32)
 
     def reset(

@@ -189,6 +189,20 @@ def test_one_line(
     assert capsys.readouterr().err.count("\n") == 1
 
 
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [({"colours": 3}, "cannot make.*colours"), ({"most": 7.0}, "slide-odd takes other actions")],
+)
+def test_every_task_is_made_once_before_any_work(
+    make: dict[str, Any], message: str, tmp_path: Path
+) -> None:
+    odd = {"category": "unseen", "instruction": INSTRUCTION, "make": make}
+    found = suite(tmp_path, tasks={**SLIDER["tasks"], "slide-odd": odd})
+    with pytest.raises(UserError, match=message):
+        found.check()
+    suite(tmp_path).check()
+
+
 class Silent(gym.Env[Any, Any]):
     """It takes whole numbers, or says not how many steps a second has."""
 

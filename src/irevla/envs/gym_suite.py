@@ -1,7 +1,7 @@
 """Any gymnasium environment as a suite: `--suite gym:FILE.yaml` (docs/your-data.md)."""
 
 from collections.abc import Mapping
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -30,14 +30,8 @@ def gym_suite(name: str) -> Suite:
         )
     settings = read_settings(Path(name))
     tasks = settings.task_list()
-    env = make_env(settings, tasks[0].name)
-    try:
-        if settings.image != RENDER:
-            _check_image_space(env.observation_space, settings)
-        actions = _action_range(env.action_space, settings)
-        control_hz = settings.fps or float(env.metadata.get("render_fps") or 0)
-    finally:
-        env.close()
+    actions, rate = _spaces(settings, tasks[0].name)
+    control_hz = settings.fps or rate
     if control_hz <= 0:
         raise UserError(
             f"{settings.id} does not say how many steps a second has: set fps in {name}"
@@ -50,12 +44,44 @@ def gym_suite(name: str) -> Suite:
         control_hz=control_hz,
         make=partial(_make, settings, actions, control_hz),
         render_settings=partial(_render_settings, settings),
+        check=cache(partial(_check_tasks, settings)),
         scripted_expert=False,
         action_range=actions,
     )
 
 
-def make_env(settings: GymSettings, task: str) -> gym.Env[Any, Any]:
+def _spaces(settings: GymSettings, task: str) -> tuple[ActionRange, float]:
+    """Return the actions of a task, and its steps per second (0: not said).
+
+    Raises `UserError` where it cannot be made, has no such image, or takes other actions than we
+    give.
+    """
+    env = _make_env(settings, task)
+    try:
+        if settings.image != RENDER:
+            _check_image_space(env.observation_space, settings)
+        actions = _action_range(env.action_space, settings)
+        return actions, float(env.metadata.get("render_fps") or 0)
+    finally:
+        env.close()
+
+
+def _check_tasks(settings: GymSettings) -> None:
+    """Raise `UserError` unless every task can be made, and takes the same actions."""
+    first, *others = settings.tasks
+    actions, _ = _spaces(settings, first)
+    for task in others:
+        found, _ = _spaces(settings, task)
+        if not (
+            np.array_equal(found.low, actions.low) and np.array_equal(found.high, actions.high)
+        ):
+            raise UserError(
+                f"{settings.id}: {task} takes other actions than {first}; say low and high in the "
+                "YAML file, or leave it out"
+            )
+
+
+def _make_env(settings: GymSettings, task: str) -> gym.Env[Any, Any]:
     """Return what gymnasium makes for a task, without its own limit of steps.
 
     Raises `UserError` where it cannot.
@@ -103,7 +129,7 @@ class GymEnv(PixelEnv):
         )
         self._settings = settings
         self._actions = actions
-        self._inner = make_env(settings, task.name)
+        self._inner = _make_env(settings, task.name)
         self._seen: Any = None  # the last observation
         self._ended = (False, False)  # terminated and truncated, as the environment says
 
