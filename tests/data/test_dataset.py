@@ -207,6 +207,7 @@ def test_a_full_disk_is_told(monkeypatch: pytest.MonkeyPatch, cache: Path) -> No
 # --- What does not fit
 
 Spoil = Callable[[Path], Any]
+OUTSIDE = {"../x": {"dtype": "video", "shape": [1]}}  # a camera
 
 
 def no_image_column(root: Path) -> None:
@@ -247,10 +248,11 @@ SPOILT: dict[str, tuple[Path, Spoil, str]] = {
     "no dataset": (IMAGES, remove("meta/info.json"), "no LeRobotDataset"),
     "no JSON": (IMAGES, cut_file("meta/info.json"), "damaged"),
     "no features": (IMAGES, lambda root: edit_info(root, features=3), "damaged"),
+    "no actions": (IMAGES, lambda root: edit_info(root, features={"x": {}}), "no feature 'action'"),
     "no rate": (IMAGES, lambda root: edit_info(root, fps=0), "0 frames a second"),
     "a path for a camera": (
         IMAGES,
-        lambda root: edit_info(root, features={"../x": {"dtype": "video", "shape": [1]}}),
+        lambda root: edit_info(root, features={"action": {"dtype": "f", "shape": [2]}, **OUTSIDE}),
         "camera called",
     ),
     "broken parquet": (IMAGES, cut_file(DATA), "file-000.parquet is broken"),
@@ -329,3 +331,23 @@ def test_a_dataset_without_images(tmp_path: Path) -> None:
     assert Dataset(root).info.action_names == ("x", "y")
     with pytest.raises(UserError, match="has no images"):
         opened(root)
+
+
+def test_mutated_files_are_read_or_refused_in_one_line(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    outcomes = set()
+    for number in range(60):
+        source = (IMAGES, VIDEOS)[number % 2]
+        root = copied(source, tmp_path / str(number))
+        paths = sorted(path for path in root.rglob("*") if path.is_file())
+        path = paths[rng.integers(len(paths))]
+        content = bytearray(path.read_bytes())
+        for place in rng.integers(len(content), size=rng.choice([1, 20])):
+            content[place] = rng.integers(256)
+        path.write_bytes(content)
+        try:
+            (opened(root) if source is IMAGES else videos(root)).read()
+            outcomes.add("read")
+        except UserError:
+            outcomes.add("refused")
+    assert outcomes == {"read", "refused"}

@@ -175,7 +175,7 @@ def _video_frames(path: Path) -> Iterator[tuple[float, Unpack]]:
     if not path.is_file():
         raise UserError(f"{path} is missing; {REMEDY}")
     try:
-        with av.open(str(path)) as container:
+        with av.open(str(path), metadata_errors="ignore") as container:
             stream = container.streams.video[0]
             stream.thread_type = "AUTO"
             for frame in container.decode(stream):

@@ -86,6 +86,11 @@ def read_info(root: Path) -> Info:
                 "first, with LeRobot's convert_dataset_v21_to_v30"
             )
         features = {key: mapping(each, key) for key, each in content["features"].items()}
+        if "action" not in features:
+            raise UserError(
+                f"{root} has no feature 'action', but {', '.join(sorted(features)) or 'none'}: "
+                "rename what is done, or name another dataset"
+            )
         fps = int(content["fps"])
         if not 0 < fps <= MOST_RATE:
             raise ValueError(f"{fps} frames a second")
