@@ -178,8 +178,9 @@ def test_other_settings_and_other_data_have_other_hashes(tmp_path: Path) -> None
     found = [videos(root), opened(root, camera="wrist", stride=3)]
     found += [opened(root, camera="front", stride=2, fps=15.0)]
     found += [opened(root, camera="front", stride=3, image_size=32)]
+    found += [opened(root, camera="front", stride=3, high=2 * ONE)]
     hashes = {each.hash() for each in found}
-    assert len(hashes) == 4 and videos(root).hash() in hashes
+    assert len(hashes) == 5 and videos(root).hash() in hashes
     (root / FRONT).write_bytes((root / FRONT).read_bytes() + b"0")
     assert videos(root).hash() not in hashes
 

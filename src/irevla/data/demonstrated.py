@@ -84,13 +84,14 @@ class Demonstrated:
 
     @cached_property
     def _key(self) -> str:
-        """What the images depend on, and what a run is pinned to."""
+        """The hash of all that images and actions depend on."""
         facts = {
             "decoding": DECODING,
             "dataset": self._dataset.hash(self._camera),
             "camera": self._camera.key,
             "stride": self._stride,
             "image_size": self._wanted.image_size,
+            "actions": [self._wanted.low.tolist(), self._wanted.high.tolist()],
             "tasks": {
                 task: [episode.index for episode in episodes]
                 for task, episodes in self._tasks.items()

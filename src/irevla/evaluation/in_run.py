@@ -93,10 +93,11 @@ def videos(run: Run, policy: VLAPolicy, suite: Suite, tasks: TaskLists) -> None:
     stage, actions = _read_films(run)
     seed = first_seed(Purpose.EVALUATION, config.eval.seed)
     index = {}
+    fps = max(1, round(suite.rate(config.env)))
     with bar("Videos", len(tasks.all)) as advance:
         for task in tasks.all:
             frames, success = film(suite, task, actions[task], env=config.env, seed=seed)
-            write_video(run.directory / "videos" / f"{task}.mp4", frames, fps=suite.fps)
+            write_video(run.directory / "videos" / f"{task}.mp4", frames, fps=fps)
             index[task] = {"success": success, "seed": seed, "stage": stage.name}
             advance(len(index), task)
     with writing(run.directory / "videos" / "index.json") as aside:

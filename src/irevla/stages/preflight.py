@@ -41,8 +41,8 @@ def _check_demonstrations(suite: Suite, tasks: TaskLists, config: Config) -> Non
         return
     if not is_folder(config.expert.dataset):
         raise UserError(
-            f"no dataset {config.expert.dataset}; name another as expert.dataset, or none to "
-            "collect one"
+            f"no dataset {config.expert.dataset}; name another folder as expert.dataset (download "
+            "one of the Hub first), or none to collect one"
         )
     open_demonstrations(suite, tasks.expert, config.expert, env=config.env)
 
