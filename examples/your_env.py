@@ -25,7 +25,7 @@ tasks:
 class Dial(gym.Env[Any, Any]):
     """A bar that an action moves up or down, by at most 5 pixels."""
 
-    metadata = {"render_fps": 10}  # noqa: RUF012
+    metadata = {"render_modes": [], "render_fps": 10}  # noqa: RUF012
     observation_space = gym.spaces.Dict({"camera": gym.spaces.Box(0, 255, (48, 64, 3), np.uint8)})
     action_space = gym.spaces.Box(-5, 5, (1,), np.float32)
 

@@ -2,7 +2,7 @@
 
 The command line takes it as "module:attribute", wherever it can be imported:
 
-    cd examples && irevla tasks your_suite:SUITE
+    cd examples && PYTHONPATH=. irevla tasks your_suite:SUITE
 """
 
 import tempfile

@@ -93,8 +93,8 @@ def _make_env(settings: GymSettings, task: str) -> gym.Env[Any, Any]:
         reason = " ".join(str(error).split())
         raise UserError(
             f"gymnasium cannot make {settings.id} with {keywords}: {reason} "
-            f"({type(error).__name__}); install its package, or correct id and make (as "
-            "package:ID, where importing the package registers it)"
+            f"({type(error).__name__}); install its package, put its folder on PYTHONPATH, or "
+            "correct id and make (package:ID, where importing the package registers it)"
         ) from error
 
 

@@ -184,10 +184,10 @@ def load_suite(name: str) -> Suite:
     except (ValueError, TypeError) as error:  # "" or a relative name
         raise UserError(f"suite {name!r} is no module:attribute that can be imported") from error
     except ModuleNotFoundError as error:
-        extra = name.partition(":")[0]
-        raise UserError(
-            f"suite {name!r} needs the package {error.name!r}: pip install 'irevla[{extra}]'"
-        ) from error
+        remedy = "install it, or put its folder on PYTHONPATH"
+        if name in SUITES:
+            remedy = f"pip install 'irevla[{name}]'"
+        raise UserError(f"suite {name!r} needs the package {error.name!r}: {remedy}") from error
     if not isinstance(suite, Suite):
         raise UserError(f"suite {name!r}: {attribute} in {module} is no irevla.envs.suite.Suite")
     return replace(suite, source=name)
