@@ -2,6 +2,7 @@
 
 import os
 import re
+import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -323,6 +324,13 @@ def test_a_video_that_ends_too_early(tmp_path: Path, cache: Path) -> None:
     with pytest.raises(UserError, match=re.escape(f"{FRONT}: 3 images are missing")):
         videos(root).read()
     assert not list(cache.iterdir())
+
+
+def test_videos_need_pyav_and_images_do_not(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "av", None)
+    with pytest.raises(UserError, match=r"need PyAV: pip install 'irevla\[report\]'"):
+        videos(VIDEOS)
+    assert len(opened(IMAGES).read()) == 35
 
 
 def test_a_dataset_without_images(tmp_path: Path) -> None:
