@@ -1,78 +1,59 @@
-"""A suite of your own: one file, no registration. python examples/your_env.py
-
-The command line takes it as "module:attribute", wherever it can be imported:
-
-    cd examples && irevla tasks your_env:SUITE
+"""An environment of your own, and what irevla must know of it: python examples/your_env.py
+To train in it: irevla run ... --suite gym:FILE.yaml --expert.dataset PATH (your_dataset.py)
 """
 
 import tempfile
-from dataclasses import replace
+from typing import Any
 
+import gymnasium as gym
 import numpy as np
 
 import irevla
-from irevla.config import EnvConfig
-from irevla.envs.pixel_env import PixelEnv
-from irevla.envs.suite import Suite
-from irevla.tasks import Category, Task
+from irevla.config import ModelConfig
+from irevla.models.policy import build_policy
 
-TASKS = (
-    Task("high-mark", Category.EXPERT, "move the bar to the mark"),
-    Task("low-mark", Category.RL, "move the bar to the mark", "a mark further down"),
-    Task("high-red", Category.UNSEEN, "move the bar to the mark", "a red bar"),
-)
+SETTINGS = """
+id: your_env:Dial-v0       # importing your_env registers it
+image: camera              # which key of the observation is the image
+success: info.is_success
+tasks:
+  turn: {category: expert, instruction: turn the dial to the top}
+  turn-red: {category: unseen, instruction: turn the dial to the top, make: {colour: [220, 50, 40]}}
+"""
 
 
-class Bar(PixelEnv):
-    """A bar at a height in [-1, 1], which an action moves, and a mark."""
+class Dial(gym.Env[Any, Any]):
+    """A bar that an action moves up or down, by at most 5 pixels."""
 
-    def __init__(self, task: str, config: EnvConfig) -> None:
-        super().__init__(SUITE.task(task), config, action_dim=1, control_hz=20)
+    metadata = {"render_modes": [], "render_fps": 10}  # noqa: RUF012
+    observation_space = gym.spaces.Dict({"camera": gym.spaces.Box(0, 255, (48, 64, 3), np.uint8)})
+    action_space = gym.spaces.Box(-5, 5, (1,), np.float32)
 
-    def _set_scene(self) -> None:
-        side = -1 if self.task.name == "low-mark" else 1
-        self._height = self.np_random.uniform(-0.9, 0.9)
-        self._mark = side * self.np_random.uniform(0.1, 0.9)
+    def __init__(self, colour: tuple[int, int, int] = (240, 240, 240)) -> None:
+        self._colour = colour
 
-    def _advance(self, action: np.ndarray) -> bool:
-        self._height += 0.1 * float(action[0])
-        return abs(self._height - self._mark) < 0.1
+    def reset(self, *, seed: int | None = None, options: Any = None) -> tuple[Any, dict[str, Any]]:
+        """Start anywhere but at the top."""
+        super().reset(seed=seed)
+        self._row = self.np_random.uniform(10, 47)
+        return {"camera": self._image()}, {}
 
-    def expert_action(self) -> np.ndarray:
-        """Return the way to the mark."""
-        return np.clip([10 * (self._mark - self._height)], -1, 1).astype(np.float32)
+    def step(self, action: np.ndarray) -> tuple[Any, float, bool, bool, dict[str, Any]]:
+        """Move the bar."""
+        self._row = float(np.clip(self._row - action[0], 0, 47))
+        return {"camera": self._image()}, 0.0, False, False, {"is_success": self._row < 3}
 
-    def picture(self, size: int) -> np.ndarray:
-        """Return the bar and, at the left edge, the mark."""
-        image = np.full((size, size, 3), 60, np.uint8)
-        colour = (220, 50, 40) if self.task.name == "high-red" else (240, 240, 240)
-        image[self._row(self._mark, size), : size // 4] = (50, 90, 230)
-        image[self._row(self._height, size), size // 4 :] = colour
+    def _image(self) -> np.ndarray:
+        image = np.full((48, 64, 3), 60, np.uint8)
+        image[int(self._row)] = self._colour
         return image
 
-    def _row(self, height: float, size: int) -> slice:
-        top = round((1 - min(max(height, -1), 1)) / 2 * (size - 3))
-        return slice(top, top + 3)
 
-
-SUITE = Suite(
-    name="bar",
-    tasks=TASKS,
-    action_dim=1,
-    fps=20,
-    make=Bar,
-    render_settings=lambda config: {"suite": "bar", "image_size": config.image_size},
-)
+gym.register("Dial-v0", entry_point=Dial)
 
 if __name__ == "__main__":
-    toy = irevla.preset("pointmass", suite="your_env:SUITE", method="sft", threads=1)
-    config = replace(  # demonstrations, stage 0, success rates: minute ones
-        toy,
-        expert=replace(toy.expert, episodes=10),
-        sft=replace(toy.sft, steps=100, batch=32, validate_every=100),
-        eval=replace(toy.eval, episodes=5, videos=False),
-    )
-    with tempfile.TemporaryDirectory() as out:
-        policy = irevla.run(config, out=f"{out}/bar")
-    image, _ = SUITE.make("high-mark", config.env).reset(seed=0)
-    print("action:", policy.act(image, "move the bar to the mark"))
+    policy = build_policy(ModelConfig(vlm="tiny-random"), action_dim=1, image_size=32).eval()
+    with tempfile.NamedTemporaryFile("w", suffix=".yaml") as file:
+        print(SETTINGS, file=file, flush=True)
+        for row in irevla.evaluate(policy, f"gym:{file.name}", tasks=["turn-red"], episodes=5):
+            print(f"{row.task}: {row.successes} of {row.episodes} solved")

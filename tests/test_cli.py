@@ -116,7 +116,7 @@ def test_help_is_instant_and_imports_nothing_heavy() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-    for command in ("run", "eval", "collect", "tasks", "report", "push", "bench"):
+    for command in ("run", "eval", "collect", "data", "tasks", "report", "push", "bench"):
         assert f"  {command} " in done.stdout
     assert (
         time.monotonic() - start < 5

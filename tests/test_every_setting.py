@@ -18,6 +18,7 @@ from unittest.mock import MagicMock
 import numpy as np
 import pytest
 import torch
+from recorded import IMAGES, VIDEOS
 
 from irevla import algorithm
 from irevla.config import (
@@ -51,7 +52,7 @@ from irevla.pretraining.questions import Question
 from irevla.rollout import demonstrations
 from irevla.rollout.actors import ScriptedExpert
 from irevla.rollout.batches import Finished, RolloutStats
-from irevla.rollout.demonstrations import open_store
+from irevla.rollout.demonstrations import open_demonstrations, open_store
 from irevla.rollout.episodes import EpisodeRecorder, Outcome
 from irevla.rollout.serve import Server
 from irevla.runs.run import Run, open_run
@@ -183,6 +184,14 @@ def dataset(config: Config, folder: Path) -> Any:
         with pytest.raises(UserError) as error:
             expert_dataset(run, POINTMASS, TASKS)
     return played[:1], str(error.value).partition("(")[0]
+
+
+def recorded(config: Config, folder: Path) -> Any:
+    """What is taken from a dataset of others, or what is wrong with it."""
+    try:
+        return open_demonstrations(POINTMASS, TASKS.expert, config.expert, env=config.env).counts()
+    except UserError as error:
+        return str(error)
 
 
 def policy(config: Config, folder: Path) -> Any:
@@ -572,6 +581,8 @@ SETTINGS: dict[str, Seen] = {
     "expert.horizon": Seen(dataset, 30),
     "expert.burst": Seen(dataset, 4),
     "expert.dataset": Seen(dataset, "demonstrated"),
+    "expert.camera": Seen(recorded, "wrist", {"expert.dataset": str(VIDEOS)}),
+    "expert.stride": Seen(recorded, 2, {"expert.dataset": str(IMAGES)}),
     "model.vlm": Seen(
         policy, "tiny", {"env.image_size": 64, "model.width": 128, "model.layers": 2}
     ),

@@ -7,12 +7,20 @@ from pathlib import Path
 
 import pytest
 
+from irevla.storage import disk
+
 EXAMPLES = sorted((Path(__file__).parents[1] / "examples").glob("*.py"))
 
 
 @pytest.mark.timeout(300)
 @pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.stem)
-def test_it_runs_and_says_something(path: Path, tmp_path: Path) -> None:
+def test_it_runs_and_says_something(
+    path: Path,
+    tmp_path: Path,
+    tmp_path_factory: pytest.TempPathFactory,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv(disk.CACHE, str(tmp_path_factory.mktemp("cache")))
     done = subprocess.run(
         [sys.executable, str(path)], cwd=tmp_path, capture_output=True, text=True, check=False
     )
@@ -27,4 +35,5 @@ def test_it_runs_and_says_something(path: Path, tmp_path: Path) -> None:
 
 def test_there_are_examples() -> None:
     names = {path.stem for path in EXAMPLES}
-    assert {"quickstart", "sac_on_latents", "your_env", "your_vlm"} <= names
+    yours = {"your_dataset", "your_env", "your_suite", "your_vlm"}
+    assert {"quickstart", "sac_on_latents"} | yours <= names

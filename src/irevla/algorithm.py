@@ -29,7 +29,7 @@ def run_algorithm(run: Run) -> VLAPolicy:
     method = METHODS[config.method]
     suite, tasks = preflight(config)
     expert = expert_dataset(run, suite, tasks)  # D_e
-    baselines(run, suite, tasks)
+    baselines(run, suite, tasks, expert)
 
     # Stage 0: pi^0, by supervised learning on D_e (equation 2)
     if config.from_checkpoint:

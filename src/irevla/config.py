@@ -113,12 +113,21 @@ class ExpertConfig:
     noise: float = 0.3  # standard deviation of that noise; actions are in [-1, 1]
     horizon: int = 0  # decisions that a demonstration may take; 0: env.horizon
     burst: int = 0  # decisions that noise comes in at once, with pauses; 0: in every decision
-    dataset: str = ""  # an existing LeRobotDataset v3 to use instead of collecting
+    dataset: str = ""  # a LeRobotDataset v3, anybody's, to use instead of collecting
+    camera: str = ""  # of a dataset of others: the one that the policy sees; empty: the only one
+    stride: int = 1  # of a dataset of others: a decision is one frame in so many
 
     def __post_init__(self) -> None:
         _positive(self, "expert.", "episodes")
         _shares(self, "expert.", "noisy_fraction")
         _not_negative(self, "expert.", "burst", "horizon", "noise")
+        _positive(self, "expert.", "stride")
+        unset = self.camera == ExpertConfig.camera and self.stride == ExpertConfig.stride
+        _check(
+            unset or bool(self.dataset),
+            "expert.camera and expert.stride are of a dataset: name it as expert.dataset, or leave "
+            "them out",
+        )
 
 
 @dataclass(frozen=True)

@@ -115,7 +115,7 @@ def _typed(value: Any, hint: Any, where: str) -> Any:
     elif hint is float and isinstance(value, int | float):
         if abs(value) <= sys.float_info.max:  # neither infinite nor NaN
             return float(value)
-    elif isinstance(value, hint):
+    elif isinstance(value, typing.get_origin(hint) or hint):  # what is in a group or a list: any
         return value
     raise UserError(f"field {where!r} must be {getattr(hint, '__name__', hint)}, not {value!r}")
 

@@ -18,7 +18,7 @@ import pytest
 
 from irevla.data import lerobot
 from irevla.data.episodes import EpisodeStore
-from irevla.data.store_spec import StoreSpec
+from irevla.data.store_spec import StoreSpec, is_ours
 from irevla.errors import UserError
 from irevla.storage import disk
 from irevla.types import Episode, Provenance
@@ -122,8 +122,10 @@ def test_the_layout_is_that_of_v3(store: EpisodeStore) -> None:
         2,
         10,
     )
-    assert info["irevla"]["render"] == {"camera": "corner", "light": [1, 2]}
-    assert info["irevla"]["instructions"] == {"reach": "please reach", "push": "please push"}
+    assert "irevla" not in info, "LeRobot would warn of a key that it does not know"
+    ours = json.loads((root / "meta/irevla.json").read_text())
+    assert ours["render"] == {"camera": "corner", "light": [1, 2]}
+    assert ours["instructions"] == {"reach": "please reach", "push": "please push"}
 
     table = pq.read_table(root / "data/chunk-000/file-000.parquet")
     assert table.column_names == list(info["features"])
@@ -215,11 +217,32 @@ def test_what_is_no_dataset_is_refused(tmp_path: Path) -> None:
     assert files(tmp_path) == {"notes/diary.txt": b"dear diary"}
 
 
+def as_version_0_2(root: Path) -> None:
+    """Our own facts were in info.json then."""
+    path = root / "meta/info.json"
+    ours = root / "meta/irevla.json"
+    info = json.loads(path.read_text()) | {"irevla": json.loads(ours.read_text())}
+    path.write_text(json.dumps(info, indent=1))
+    ours.unlink()
+
+
+def test_a_dataset_of_version_0_2_is_read_and_goes_on(store: EpisodeStore) -> None:
+    want = files(store.root)
+    as_version_0_2(store.root)
+    assert is_ours(store.root)
+    old = EpisodeStore(store.root, SPEC)
+    assert same(old[2], episode(2, task="push")) and old.hash() == store.hash()
+    old.append(episode(3))
+    store = EpisodeStore(store.root, SPEC)
+    assert len(store) == 4
+    assert "irevla" not in json.loads((store.root / "meta/info.json").read_text())
+    assert files(store.root)["meta/irevla.json"] == want["meta/irevla.json"]
+
+
 def test_a_dataset_of_others_is_refused(store: EpisodeStore) -> None:
     path = store.root / "meta/info.json"
-    info = json.loads(path.read_text())
-    del info["irevla"]
-    path.write_text(json.dumps(info))
+    (store.root / "meta/irevla.json").unlink()
+    assert not is_ours(store.root)
     with pytest.raises(UserError, match="not one that this version"):
         EpisodeStore(store.root, SPEC)
     path.write_text("{")
@@ -283,7 +306,7 @@ def test_a_corrupt_picture_is_named(store: EpisodeStore, monkeypatch: pytest.Mon
 def test_a_full_disk_loses_nothing(store: EpisodeStore, monkeypatch: pytest.MonkeyPatch) -> None:
     before = files(store.root)
     write = disk.write_synced
-    for failing in range(5):  # each of the five files in turn
+    for failing in range(6):  # each of the six files in turn
         count = itertools.count()
 
         def full(path: Path, content: bytes, failing: int = failing, count: Any = count) -> None:
@@ -315,7 +338,7 @@ def test_killed_at_any_point_and_resumed_ends_with_the_same_files(
     for part in wanted:
         whole.extend(part)
     rename = Path.rename
-    for stop in range(18):
+    for stop in range(22):
         calls = itertools.count()
 
         def dying(self: Path, target: Path, stop: int = stop, calls: Any = calls) -> Path:

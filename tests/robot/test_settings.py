@@ -15,7 +15,9 @@ from irevla.presets import find_preset
 from irevla.robot.driver import FRANKA_HAND
 from irevla.robot.settings import FILE, read_settings
 from irevla.robot.suite import PANDA
+from irevla.rollout.demonstrations import open_store
 from irevla.stages.preflight import preflight
+from irevla.types import Episode, Provenance
 
 GOOD = {
     "driver": "franka",
@@ -155,7 +157,19 @@ def test_a_run_on_the_arm_asks_for_what_people_have_shown(
     preset = find_preset("panda")
     with pytest.raises(UserError, match="let people demonstrate"):
         preflight(preset)
-    shown = replace(preset, expert=replace(preset.expert, dataset=str(tmp_path)))
+    store = open_store(PANDA, preset.env, tmp_path / "shown")
+    size = preset.env.image_size
+    store.append(
+        Episode(
+            images=np.zeros((1, size, size, 3), np.uint8),
+            actions=np.zeros((1, PANDA.action_dim), np.float32),
+            rewards=np.ones(1, np.float32),
+            instruction=PANDA.task("pick-red-block").instruction,
+            success=True,
+            provenance=Provenance("panda", "pick-red-block", 0, "expert"),
+        )
+    )
+    shown = replace(preset, expert=replace(preset.expert, dataset=str(store.root)))
     with pytest.raises(UserError, match=r"name one policy \(12345678\), and a run makes others"):
         preflight(shown)
     preflight(replace(shown, method="sft"))

@@ -7,8 +7,9 @@ from typing import Any
 
 import numpy as np
 import pytest
+from recorded import IMAGES, copied, set_action
 
-from irevla.config import Config, EnvConfig, ModelConfig
+from irevla.config import Config, EnvConfig, ExpertConfig, ModelConfig
 from irevla.envs.suite import load_suite
 from irevla.errors import UserError
 from irevla.evaluation import in_run
@@ -16,11 +17,12 @@ from irevla.evaluation.evaluate import Evaluation, Protocol
 from irevla.evaluation.stats import Row
 from irevla.models.policy import build_policy
 from irevla.presets import find_preset
-from irevla.rollout.demonstrations import collect_expert
+from irevla.rollout.demonstrations import collect_expert, open_demonstrations, open_store
 from irevla.runs.run import open_run
 from irevla.stages.preflight import preflight
 from irevla.stages.start import expert_dataset, starting_policy
 from irevla.stages.supervised import out_of_suite_words
+from irevla.storage import disk
 from irevla.tasks import SFT, Category
 
 MODEL = ModelConfig(vlm="tiny-random", width=32, layers=1, head_groups=4, head_hidden=16)
@@ -122,3 +124,38 @@ def test_another_dataset_under_the_same_name_is_refused(tmp_path: Path) -> None:
         collect_expert(POINTMASS, ("left-disc",), more, env=env, seed=0, root=root)
         with pytest.raises(UserError, match=r"not the one that .*run was started from"):
             expert_dataset(run, POINTMASS, tasks)
+
+
+def test_a_dataset_of_others_is_noted_and_pinned(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(disk.CACHE, str(tmp_path / "cache"))
+    root = copied(IMAGES, tmp_path / "data")
+    config = Config(
+        suite="pointmass",
+        expert_tasks=("left-disc", "right-disc"),
+        env=EnvConfig(image_size=32),
+        expert=ExpertConfig(dataset=str(root)),
+    )
+    tasks = POINTMASS.task_lists(config)
+    with open_run(tmp_path / "run", config) as run:
+        first = expert_dataset(run, POINTMASS, tasks)
+        again = expert_dataset(run, POINTMASS, tasks)
+        assert first.counts() == {"left-disc": 2, "right-disc": 2}
+        assert again.hash() == first.hash()
+        (note,) = [event["note"] for event in run.journal if event["event"] == "dataset"]
+        assert "left-disc 2, right-disc 2; success is not recorded" in note
+        set_action(root, 0, [0.5, 0.5])
+        with pytest.raises(UserError, match=r"not the one that .*run was started from"):
+            expert_dataset(run, POINTMASS, tasks)
+
+
+def test_settings_of_a_dataset_need_one_of_others(tmp_path: Path) -> None:
+    for change in ({"camera": "front"}, {"stride": 2}):
+        with pytest.raises(UserError, match=r"name it as expert\.dataset"):
+            ExpertConfig(**change)
+    env = EnvConfig(image_size=32)
+    open_store(POINTMASS, env, tmp_path / "ours")
+    config = ExpertConfig(dataset=str(tmp_path / "ours"), stride=2)
+    with pytest.raises(UserError, match=r"irevla made .*leave expert\.camera and expert\.stride"):
+        open_demonstrations(POINTMASS, ("left-disc",), config, env=env)

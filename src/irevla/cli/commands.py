@@ -193,6 +193,30 @@ def collect(argv: Sequence[str]) -> None:
     print(f"{len(store)} episodes of {len(names)} tasks in {arguments.out}")
 
 
+def data(argv: Sequence[str]) -> None:
+    """What is in a LeRobotDataset: tasks, cameras, actions."""
+
+    @dataclasses.dataclass(frozen=True)
+    class DataArguments:
+        """Tasks, episodes, cameras, rate and ranges of actions in a LeRobotDataset v3, of irevla or
+        of others: what --expert.dataset would find."""
+
+        path: tyro.conf.Positional[Path]  # the dataset's directory
+        json: bool = False  # print as JSON
+
+    arguments = parse(DataArguments, argv, prog="irevla data")
+
+    from irevla.data.summary import summarize, tables
+    from irevla.progress import screen
+
+    summary = summarize(arguments.path)
+    if arguments.json:
+        print(json.dumps(summary.to_json(), indent=1))
+        return
+    for each in tables(summary):
+        screen.print(each, soft_wrap=isinstance(each, str))
+
+
 def tasks(argv: Sequence[str]) -> None:
     """The tasks of a suite: categories and instructions."""
 
@@ -433,6 +457,7 @@ COMMANDS: dict[str, Callable[[Sequence[str]], None]] = {
     "reproduce": reproduce,
     "eval": evaluate,
     "collect": collect,
+    "data": data,
     "tasks": tasks,
     "report": report,
     "push": push,

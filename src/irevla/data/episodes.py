@@ -15,6 +15,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 import pyarrow as pa
@@ -46,6 +47,27 @@ class Frames:
 
     def __len__(self) -> int:
         return len(self.actions)
+
+
+@runtime_checkable
+class ExpertDataset(Protocol):
+    """D_e, whoever recorded it."""
+
+    def __len__(self) -> int:
+        """Return the number of episodes."""
+        ...
+
+    def counts(self) -> dict[str, int]:
+        """Return the number of episodes of each task."""
+        ...
+
+    def hash(self) -> str:
+        """Return the sha256 of all that is learnt from: what a run is pinned to."""
+        ...
+
+    def read(self) -> Frames:
+        """Return all frames; images are decoded once."""
+        ...
 
 
 class EpisodeStore:

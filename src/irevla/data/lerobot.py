@@ -1,11 +1,13 @@
 """The LeRobotDataset v3 format, with pyarrow and Pillow alone: what the files hold, not when they
 are written.
 
-    meta/info.json                               features, totals, frame rate; our own facts under
-    the key "irevla" meta/stats.json                              min, max, mean, std of each
-    feature meta/tasks.parquet                           task_index <-> instruction
-    meta/episodes/chunk-000/file-000.parquet     a row per episode: place, statistics, provenance
-    ("irevla/...") data/chunk-000/file-000.parquet              a row per frame
+    meta/info.json                              features, totals, frame rate
+    meta/irevla.json                            our own facts, which LeRobot does not know
+    meta/stats.json                             min, max, mean, std of each feature
+    meta/tasks.parquet                          task_index <-> instruction
+    meta/episodes/chunk-000/file-000.parquet    a row per episode: place, statistics, provenance
+                                                ("irevla/...")
+    data/chunk-000/file-000.parquet             a row per frame
 
 Pictures are PNGs inside the data files: the pixels come back exactly, and no video decoder is
 needed. Left out: videos, several cameras.
@@ -461,7 +463,6 @@ def info_json(
     episodes: int,
     frames: int,
     tasks: int,
-    irevla: Mapping[str, Any],
 ) -> dict[str, Any]:
     """Return the content of meta/info.json."""
     return {
@@ -478,7 +479,6 @@ def info_json(
         "data_path": DATA_PATH,
         "video_path": None,
         "features": dict(schema),
-        "irevla": dict(irevla),
     }
 
 

@@ -1,4 +1,5 @@
-"""What all episodes of a dataset have in common, in its info.json: written, read, compared."""
+"""What all episodes of a dataset have in common, in a file beside its info.json: written, read,
+compared."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -12,7 +13,8 @@ from irevla.errors import UserError
 from irevla.storage import disk
 from irevla.storage.read import mapping, read_json, shaped
 
-SCHEMA = 1  # of our own facts in info.json; another number is refused
+OURS = "meta/irevla.json"  # our own facts
+SCHEMA = 1  # of them; another number is refused
 
 
 @dataclass(frozen=True)
@@ -46,10 +48,23 @@ def is_vacant(root: Path) -> bool:
     found = {str(path.relative_to(root)) for path in root.rglob("*") if path.is_file()}
     if any(
         not name.startswith(f"{disk.STAGING}/")
-        for name in found - {lerobot.TASKS_PATH, lerobot.STATS_PATH}
+        for name in found - {lerobot.TASKS_PATH, lerobot.STATS_PATH, OURS}
     ):
         raise UserError(f"{root} exists and is no dataset of irevla; name another directory")
     return True
+
+
+def is_ours(root: Path) -> bool:
+    """Return whether irevla, of whatever version, wrote the dataset at `root`."""
+    path = root / lerobot.INFO_PATH
+    return path.exists() and _facts(root, read_json(path, remedy=lerobot.RESTORE)) is not None
+
+
+def _facts(root: Path, info: Any) -> Any:
+    """Return our own facts; None where there are none. Until version 0.2 info.json had them."""
+    if (root / OURS).exists():
+        return read_json(root / OURS, remedy=lerobot.RESTORE)
+    return info.get("irevla") if isinstance(info, dict) else None
 
 
 def create(root: Path, spec: StoreSpec) -> None:
@@ -64,7 +79,8 @@ def create(root: Path, spec: StoreSpec) -> None:
         if not is_vacant(root):
             return  # another process was faster
         tasks = (lerobot.TASKS_PATH, lerobot.to_bytes(lerobot.tasks_table([])))
-        disk.replace(root, [tasks, *reversed(summary(spec, [], [], {}))])
+        ours, info, stats = summary(spec, [], [], {})
+        disk.replace(root, [tasks, stats, ours, info])
 
 
 def summary(
@@ -73,8 +89,9 @@ def summary(
     instructions: Sequence[str],
     stats: Mapping[str, Stats],
 ) -> list[tuple[str, bytes]]:
-    """Return info.json and stats.json: what can be computed again from the episodes."""
-    irevla = {
+    """Return our own facts, info.json and stats.json: all but the spec follows from the
+    episodes."""
+    ours = {
         "schema": SCHEMA,
         "kind": spec.kind,
         "suite": spec.suite,
@@ -87,10 +104,9 @@ def summary(
         episodes=len(infos),
         frames=sum(info.length for info in infos),
         tasks=len(instructions),
-        irevla=irevla,
     )
-    stats_json = lerobot.to_bytes(lerobot.stats_json(stats))
-    return [(lerobot.INFO_PATH, lerobot.to_bytes(info)), (lerobot.STATS_PATH, stats_json)]
+    files = {OURS: ours, lerobot.INFO_PATH: info, lerobot.STATS_PATH: lerobot.stats_json(stats)}
+    return [(name, lerobot.to_bytes(content)) for name, content in files.items()]
 
 
 def read_spec(root: Path) -> StoreSpec:
@@ -99,7 +115,7 @@ def read_spec(root: Path) -> StoreSpec:
     Raises `UserError` where it is not ours, or says what cannot be.
     """
     info = read_json(root / lerobot.INFO_PATH, remedy=lerobot.RESTORE)
-    ours = info.get("irevla") if isinstance(info, dict) else None
+    ours = _facts(root, info)
     if not isinstance(ours, dict) or ours.get("schema") != SCHEMA:
         raise UserError(
             f"{root} is a dataset, but not one that this version of irevla made; name another "

@@ -15,6 +15,8 @@ import fast_simplification
 import numpy as np
 from jaxtyping import Float, Int
 
+from irevla.storage import disk
+
 # Several meshes meet in one function: their lengths have no name.
 Vertices = Float[np.ndarray, "_ 3"]
 Faces = Int[np.ndarray, "_ 3"]
@@ -27,10 +29,8 @@ CREASE = 40.0  # edges between faces that meet at a greater angle stay sharp, de
 
 
 def cache_dir() -> Path:
-    """Where decimated meshes are kept: `IREVLA_CACHE`, else `$XDG_CACHE_HOME/irevla`, else
-    `~/.cache/irevla`."""
-    base = os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
-    return Path(os.environ.get("IREVLA_CACHE") or Path(base) / "irevla") / "meshes"
+    """Return where decimated meshes are kept."""
+    return disk.cache_dir("meshes")
 
 
 # --- Primitives, in MuJoCo's conventions: `size` holds half lengths, and the axis of cylinders and

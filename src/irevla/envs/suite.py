@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 import gymnasium as gym
 import numpy as np
+from jaxtyping import Float32
 
 from irevla.config import Config, EnvConfig
 from irevla.errors import UserError, unknown
@@ -68,6 +69,19 @@ Demonstrations = Callable[[Path, Sequence[str], EnvConfig, int], "Iterator[Episo
 yields."""
 
 
+@dataclass(frozen=True)
+class ActionRange:
+    """The actions that an environment of others takes, in its own units."""
+
+    low: Float32[np.ndarray, " A"]  # -1 for a policy
+    high: Float32[np.ndarray, " A"]  # 1 for a policy
+
+    def native(self, action: Float32[np.ndarray, " A"]) -> Float32[np.ndarray, " A"]:
+        """Return an action in [-1, 1] in the environment's units."""
+        native = self.low + (action + 1) / 2 * (self.high - self.low)
+        return np.asarray(np.clip(native, self.low, self.high), np.float32)  # rounding leads out
+
+
 def _nothing() -> None:
     """Nothing can be missing."""
 
@@ -87,7 +101,10 @@ class Suite:
     """What changes the image or the dynamics (JSON). Datasets record it and refuse to be mixed."""
     check: Callable[[], None] = _nothing
     """Raises `UserError` with the remedy where the simulator or a library it needs is missing."""
+    control_hz: float = 0.0  # control steps per second, where `fps` is rounded; 0: as that says
+    scripted_expert: bool = True  # whether its environments demonstrate the tasks
     demonstrations: Demonstrations | None = None  # where people have demonstrated the tasks
+    action_range: ActionRange | None = None  # what it calls -1 and 1 in datasets; None: these
     real_arm: RealArm | None = None  # where it moves one; then there is no scripted expert
     source: str = ""  # the name that `load_suite` knew it by: what a worker is told
 
@@ -126,6 +143,11 @@ class Suite:
         if self.real_arm is not None:
             self.real_arm.authorize(who)
 
+    def rate(self, config: EnvConfig) -> float:
+        """Return the decisions per second of simulated time, at the action repeat of `config`."""
+        steps = self.control_hz or self.fps * EnvConfig().action_repeat
+        return steps / config.action_repeat
+
     def env_config(self, config: EnvConfig) -> EnvConfig:
         """Return `config` as this suite can have it: a real arm has one worker."""
         return config if self.real_arm is None else self.real_arm.env_config(config)
@@ -140,8 +162,13 @@ SUITES = {
 }
 
 
+GYM = "gym"
+"""How the name of a suite begins that a YAML file describes: "gym:push.yaml"."""
+
+
 def load_suite(name: str) -> Suite:
-    """Return the suite called `name`: one of `SUITES`, or `module:attribute` of your own.
+    """Return the suite called `name`: one of `SUITES`, `gym:FILE`, or `module:attribute` of your
+    own.
 
     Raises `UserError` for any other, and where a package that it imports is missing.
     """
@@ -149,15 +176,18 @@ def load_suite(name: str) -> Suite:
     module, _, attribute = path.partition(":")
     if not attribute:
         raise unknown("suite", name, SUITES)
+    if module == GYM:
+        described: Suite = importlib.import_module("irevla.envs.gym_suite").gym_suite(attribute)
+        return replace(described, source=name)
     try:
         suite = getattr(importlib.import_module(module), attribute, None)
     except (ValueError, TypeError) as error:  # "" or a relative name
         raise UserError(f"suite {name!r} is no module:attribute that can be imported") from error
     except ModuleNotFoundError as error:
-        extra = name.partition(":")[0]
-        raise UserError(
-            f"suite {name!r} needs the package {error.name!r}: pip install 'irevla[{extra}]'"
-        ) from error
+        remedy = "install it, or put its folder on PYTHONPATH"
+        if name in SUITES:
+            remedy = f"pip install 'irevla[{name}]'"
+        raise UserError(f"suite {name!r} needs the package {error.name!r}: {remedy}") from error
     if not isinstance(suite, Suite):
         raise UserError(f"suite {name!r}: {attribute} in {module} is no irevla.envs.suite.Suite")
     return replace(suite, source=name)

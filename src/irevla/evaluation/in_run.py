@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 
 from irevla.compute.device import threads
+from irevla.data.episodes import ExpertDataset
 from irevla.envs.suite import Suite
 from irevla.evaluation.evaluate import (
     Evaluation,
@@ -16,7 +17,7 @@ from irevla.evaluation.evaluate import (
 from irevla.evaluation.video import film, write_video
 from irevla.models.policy import VLAPolicy
 from irevla.progress import bar
-from irevla.rollout.demonstrations import replayed_demonstrations
+from irevla.rollout.demonstrations import recorded_demonstrations, replayed_demonstrations
 from irevla.runs.run import Run
 from irevla.storage.disk import writing
 from irevla.storage.provenance import git_commit
@@ -26,25 +27,29 @@ from irevla.tasks import BASELINE, Purpose, Stage, TaskLists, first_seed
 FILMED = "filmed.json"  # in DIR/videos: what was done in the first episode of each task
 
 
-def baselines(run: Run, suite: Suite, tasks: TaskLists) -> None:
+def baselines(run: Run, suite: Suite, tasks: TaskLists, expert: ExpertDataset) -> None:
     """Measure what success is worth: the blind replay of demonstrations, on the evaluation seeds.
 
-    Not where a person would have to watch it.
+    They are the scripted expert's, or without one those of D_e. Not where a person would have to
+    watch it.
     """
     if suite.real_arm is not None or _done(run, BASELINE):
         return
     config = run.config
-    found = replayed_demonstrations(suite, tasks.all, env=config.env, seed=config.seed)
-    demonstrations = {task: [each.actions for each in found[task]] for task in found}
+    if suite.scripted_expert:
+        played = replayed_demonstrations(suite, tasks.all, env=config.env, seed=config.seed)
+        found = {task: [outcome.actions for outcome in played[task]] for task in played}
+    else:
+        found = recorded_demonstrations(suite, tasks.all, expert)
     lacking = [task for task in tasks.all if task not in found]
     if lacking:
         run.journal.append(
             "blind replay",
-            note=f"no blind replay of {', '.join(lacking)}: the scripted expert never solved it",
+            note=f"no blind replay of {', '.join(lacking)}: nobody demonstrated it",
         )
     if found:
         protocol = Protocol(suite, tuple(found), config.env, config.eval.episodes, config.eval.seed)
-        evaluation = evaluate_blind_replay(demonstrations, protocol, run_seed=config.seed)
+        evaluation = evaluate_blind_replay(found, protocol, run_seed=config.seed)
         _note(run, BASELINE, evaluation)
     else:
         run.journal.append(f"evaluated {BASELINE.name}", rows=[])
@@ -88,10 +93,11 @@ def videos(run: Run, policy: VLAPolicy, suite: Suite, tasks: TaskLists) -> None:
     stage, actions = _read_films(run)
     seed = first_seed(Purpose.EVALUATION, config.eval.seed)
     index = {}
+    fps = max(1, round(suite.rate(config.env)))
     with bar("Videos", len(tasks.all)) as advance:
         for task in tasks.all:
             frames, success = film(suite, task, actions[task], env=config.env, seed=seed)
-            write_video(run.directory / "videos" / f"{task}.mp4", frames, fps=suite.fps)
+            write_video(run.directory / "videos" / f"{task}.mp4", frames, fps=fps)
             index[task] = {"success": success, "seed": seed, "stage": stage.name}
             advance(len(index), task)
     with writing(run.directory / "videos" / "index.json") as aside:

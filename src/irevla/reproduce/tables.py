@@ -6,7 +6,7 @@ from pathlib import Path
 from statistics import mean
 
 from irevla.config import METHODS, EnvConfig
-from irevla.envs.suite import load_suite
+from irevla.envs.suite import suite_of_file
 from irevla.errors import UserError
 from irevla.evaluation.stats import (
     Count,
@@ -100,7 +100,8 @@ def _hours(directory: Path, results: Results) -> float:
         if str(event["event"]).partition(":")[0] in PRACTICE
     )
     settings = results.settings
-    usual = load_suite(str(settings["suite"])).fps * EnvConfig().action_repeat  # control steps
+    suite = suite_of_file(str(settings["suite"]), directory)
+    usual = suite.fps * EnvConfig().action_repeat  # control steps
     return decisions * int(settings["env"]["action_repeat"]) / usual / 3600
 
 

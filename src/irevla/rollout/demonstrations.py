@@ -5,11 +5,15 @@ from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
+from jaxtyping import Float32
+
 from irevla.config import EnvConfig, ExpertConfig
-from irevla.data.episodes import EpisodeStore
+from irevla.data.demonstrated import Demonstrated, Wanted
+from irevla.data.episodes import EpisodeStore, ExpertDataset
 from irevla.data.lerobot import EpisodeInfo
-from irevla.data.store_spec import StoreSpec
-from irevla.envs.suite import PERSON, Authorization, Suite
+from irevla.data.store_spec import StoreSpec, is_ours
+from irevla.envs.suite import PERSON, ActionRange, Authorization, Suite
 from irevla.envs.vector import Job, VectorEnv
 from irevla.errors import UserError
 from irevla.progress import bar
@@ -44,6 +48,48 @@ def open_store(
     return EpisodeStore(root, spec)
 
 
+def open_demonstrations(
+    suite: Suite, tasks: Sequence[str], config: ExpertConfig, *, env: EnvConfig
+) -> EpisodeStore | Demonstrated:
+    """Return the dataset that `config` names, irevla's or anybody's, as D_e of `tasks`.
+
+    Raises `UserError` with the remedy where it does not fit them. Nothing is decoded or written.
+    """
+    root = Path(config.dataset)
+    if is_ours(root):
+        if config.camera or config.stride != 1:
+            raise UserError(
+                f"irevla made {root}, for this suite alone: leave expert.camera and expert.stride "
+                "out"
+            )
+        store = open_store(suite, env, root)
+        _check_tasks(store, tasks)
+        return store
+    one = np.ones(suite.action_dim, np.float32)
+    actions = suite.action_range or ActionRange(-one, one)
+    wanted = Wanted(
+        suite=suite.name,
+        instructions={task: suite.task(task).instruction for task in tasks},
+        low=actions.low,
+        high=actions.high,
+        fps=suite.rate(env),
+        image_size=env.image_size,
+    )
+    return Demonstrated(root, wanted, camera=config.camera, stride=config.stride)
+
+
+def _check_tasks(store: EpisodeStore, tasks: Sequence[str]) -> None:
+    """Raise `UserError` unless the store has demonstrations of `tasks` and of nothing else."""
+    missing = sorted(set(tasks) - set(store.counts()))
+    others = sorted(set(store.counts()) - set(tasks))
+    if missing or others:
+        fault = f"it lacks {', '.join(missing)}" if missing else f"it also has {', '.join(others)}"
+        raise UserError(
+            f"dataset {store.root} is not of the expert tasks: {fault}; adapt expert_tasks or the "
+            "dataset"
+        )
+
+
 def collect_expert(
     suite: Suite,
     tasks: Sequence[str],
@@ -57,9 +103,13 @@ def collect_expert(
 
     A share of them (`config.noisy_fraction`) is executed with action noise and labelled with the
     clean action. Interrupted, it goes on where it was, and ends with the same episodes in the same
-    order as if it had not been. Raises `UserError` where the scripted expert fails too often, and
-    where noise would shake a real arm with a person beside it.
+    order as if it had not been. Raises `UserError` where there is no scripted expert, where it
+    fails too often, and where noise would shake a real arm with a person beside it.
     """
+    if not suite.scripted_expert:
+        raise UserError(
+            f"{suite.name} has no scripted expert: name demonstrations as --expert.dataset"
+        )
     if suite.real_arm is not None and config.noise * config.noisy_fraction > 0:
         raise UserError(
             f"{suite.name} moves an arm with a person beside it, and noise would shake it: "
@@ -240,3 +290,21 @@ def replayed_demonstrations(
             if outcome.success:
                 found[outcome.job.task].append(outcome)
     return {task: outcomes for task, outcomes in found.items() if outcomes}
+
+
+def recorded_demonstrations(
+    suite: Suite, tasks: Sequence[str], expert: ExpertDataset
+) -> dict[str, list[Float32[np.ndarray, "_ A"]]]:
+    """Return the actions of `REPLAYED` episodes of `expert` of each task: for blind replay.
+
+    A task whose instruction it does not have is left out.
+    """
+    frames = expert.read()
+    found = {}
+    for task in tasks:
+        numbers = np.flatnonzero(np.array(frames.instructions) == suite.task(task).instruction)
+        episodes = np.unique(frames.episode[np.isin(frames.instruction, numbers)])
+        actions = [frames.actions[frames.episode == number] for number in episodes[:REPLAYED]]
+        if actions:
+            found[task] = actions
+    return found

@@ -9,6 +9,7 @@ from irevla.errors import UserError
 from irevla.models.files import check_fits, parse, read_policy
 from irevla.models.hub import locate
 from irevla.models.vlm.registry import VLMS, check_model
+from irevla.rollout.demonstrations import open_demonstrations
 from irevla.tasks import TaskLists
 
 
@@ -22,15 +23,28 @@ def preflight(config: Config) -> tuple[Suite, TaskLists]:
     if suite.real_arm is not None:
         _check_real_arm(suite, config)
     check_model(_starting_model(config, suite), find_device(config.device))
-    if config.expert.dataset and not is_folder(config.expert.dataset):
-        raise UserError(
-            f"no dataset {config.expert.dataset}; name another as expert.dataset, or none to "
-            "collect "
-            "one"
-        )
     if config.eval.videos and find_spec("av") is None:
         raise UserError("videos need PyAV: pip install 'irevla[report]', or --eval.no-videos")
-    return suite, suite.task_lists(config)
+    tasks = suite.task_lists(config)
+    _check_demonstrations(suite, tasks, config)
+    return suite, tasks
+
+
+def _check_demonstrations(suite: Suite, tasks: TaskLists, config: Config) -> None:
+    """Raise `UserError` unless there is somebody, or a dataset that fits, to learn from."""
+    if not config.expert.dataset:
+        if not suite.scripted_expert:
+            raise UserError(
+                f"{config.suite} has no scripted expert: name a LeRobotDataset of demonstrations "
+                "as --expert.dataset (`irevla data PATH` shows what is in one)"
+            )
+        return
+    if not is_folder(config.expert.dataset):
+        raise UserError(
+            f"no dataset {config.expert.dataset}; name another folder as expert.dataset (download "
+            "one of the Hub first), or none to collect one"
+        )
+    open_demonstrations(suite, tasks.expert, config.expert, env=config.env)
 
 
 def _check_real_arm(suite: Suite, config: Config) -> None:

@@ -1,15 +1,15 @@
 """What a run starts from: a policy, and the expert dataset D_e. Both are pinned by their hashes."""
 
 from dataclasses import replace
-from pathlib import Path
 
 from irevla.compute.device import find_device, seeded
-from irevla.data.episodes import EpisodeStore
+from irevla.data.demonstrated import Demonstrated
+from irevla.data.episodes import EpisodeStore, ExpertDataset
 from irevla.envs.suite import Suite
-from irevla.errors import UserError
 from irevla.models.files import WEIGHTS, check_fits
 from irevla.models.policy import VLAPolicy, build_policy
-from irevla.rollout.demonstrations import check_dataset, collect_expert, open_store
+from irevla.progress import console
+from irevla.rollout.demonstrations import check_dataset, collect_expert, open_demonstrations
 from irevla.runs.run import Run, is_finished
 from irevla.tasks import Stage, TaskLists, draw_seed
 
@@ -70,7 +70,7 @@ def starting_policy(run: Run, suite: Suite) -> VLAPolicy:
     return policy
 
 
-def expert_dataset(run: Run, suite: Suite, tasks: TaskLists) -> EpisodeStore:
+def expert_dataset(run: Run, suite: Suite, tasks: TaskLists) -> ExpertDataset:
     """Return D_e: the dataset that the configuration names, or demonstrations by the scripted
     experts.
 
@@ -87,16 +87,20 @@ def expert_dataset(run: Run, suite: Suite, tasks: TaskLists) -> EpisodeStore:
             seed=config.seed,
             root=run.directory / "expert",
         )
-    path = Path(config.expert.dataset)
-    store = open_store(suite, config.env, path)
-    missing = sorted(set(tasks.expert) - set(store.counts()))
-    others = sorted(set(store.counts()) - set(tasks.expert))
-    if missing or others:
-        fault = f"it lacks {', '.join(missing)}" if missing else f"it also has {', '.join(others)}"
-        raise UserError(
-            f"dataset {path} is not of the expert tasks: {fault}; adapt expert_tasks or the dataset"
-        )
+    dataset = open_demonstrations(suite, tasks.expert, config.expert, env=config.env)
     if run.journal.done("pinned dataset") is None:
-        check_dataset(suite, store, env=config.env)
-    run.pin("dataset", str(path), sha256=store.hash())
-    return store
+        if isinstance(dataset, EpisodeStore):
+            check_dataset(suite, dataset, env=config.env)
+        else:
+            _note(run, dataset)
+    run.pin("dataset", config.expert.dataset, sha256=dataset.hash())
+    return dataset
+
+
+def _note(run: Run, dataset: Demonstrated) -> None:
+    """Decode the images, which may be broken, and say what is learnt from: once."""
+    dataset.read()
+    counts = ", ".join(f"{task} {number}" for task, number in dataset.counts().items())
+    note = "; ".join([f"demonstrations of {dataset.root}: {counts}", *dataset.notes])
+    console.print(note, soft_wrap=True)
+    run.journal.append("dataset", note=note)

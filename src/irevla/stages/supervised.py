@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 
 from irevla.compute.device import threads
-from irevla.data.episodes import EpisodeStore
+from irevla.data.episodes import EpisodeStore, ExpertDataset
 from irevla.data.mixture import Mixture
 from irevla.envs.suite import Suite
 from irevla.errors import UserError
@@ -26,7 +26,7 @@ def run_supervised(
     parts: Parts,
     *,
     suite: Suite,
-    expert: EpisodeStore,
+    expert: ExpertDataset,
     online: EpisodeStore | None = None,
 ) -> VLAPolicy:
     """Let `parts` of the policy learn from D_e and, in stage 2, from D_RL.

@@ -11,7 +11,17 @@ from pathlib import Path
 
 from irevla.errors import UserError
 
+CACHE = "IREVLA_CACHE"  # environment variable: where what can be made again is kept
 STAGING = ".staging"  # files being written; whatever a kill left there means nothing
+
+
+def cache_dir(kind: str) -> Path:
+    """Return where things of a kind are kept that can be made again.
+
+    It is in `$IREVLA_CACHE`, else in `$XDG_CACHE_HOME/irevla`, else in `~/.cache/irevla`.
+    """
+    base = os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
+    return Path(os.environ.get(CACHE) or Path(base) / "irevla") / kind
 
 
 @contextmanager

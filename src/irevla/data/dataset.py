@@ -1,0 +1,137 @@
+"""A LeRobotDataset v3 that anybody wrote: what is in it, without its images."""
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import Float32
+
+from irevla.data import dataset_files as files
+from irevla.data.dataset_files import REMEDY, Camera, Row, VideoPlace
+from irevla.data.lerobot import INFO_PATH, TASKS_PATH
+from irevla.errors import UserError
+
+
+@dataclass(frozen=True)
+class RecordedEpisode:
+    """One episode without its images."""
+
+    index: int
+    start: int  # of its frames in the whole dataset
+    length: int  # frames
+    data: Path  # its data file
+    instruction: str
+    success: bool | None  # None: not recorded
+    videos: Mapping[str, VideoPlace]  # by the camera's key
+
+    @property
+    def frames(self) -> slice:
+        """Its frames in the whole dataset."""
+        return slice(self.start, self.start + self.length)
+
+
+class Dataset:
+    """The LeRobotDataset v3 under `root`.
+
+    Raises `UserError` where it is none, is of another version, or its files are missing, damaged or
+    do not fit together.
+    """
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.info = files.read_info(root)
+        rows = files.read_rows(root, self.info.cameras)
+        self._check_length(rows)
+        numbers = [files.read_numbers(path, self.info) for path in self._data_files(rows)]
+        columns = {name: np.concatenate([part[name] for part in numbers]) for name in numbers[0]}
+        self._check_order(rows, columns)
+        instructions = files.read_instructions(root)
+        self.actions: Float32[np.ndarray, "N A"] = columns["action"]  # as recorded
+        self.episodes = tuple(self._episode(row, columns, instructions) for row in rows)
+
+    def __len__(self) -> int:
+        return len(self.episodes)
+
+    @cached_property
+    def by_instruction(self) -> dict[str, list[RecordedEpisode]]:
+        """The episodes of each instruction, in order of appearance."""
+        found: dict[str, list[RecordedEpisode]] = {}
+        for episode in self.episodes:
+            found.setdefault(episode.instruction, []).append(episode)
+        return found
+
+    def hash(self, camera: Camera) -> str:
+        """Return the sha256 over the contents of all files, as `camera` saw it.
+
+        Reads all of them. Raises `UserError` for one that cannot be read.
+        """
+        digest = hashlib.sha256()
+        for path in self._files(camera):
+            try:
+                with path.open("rb") as file:
+                    digest.update(hashlib.file_digest(file, "sha256").digest())
+            except OSError as error:
+                raise UserError(f"{path} cannot be read: {error.strerror}; {REMEDY}") from error
+        return digest.hexdigest()
+
+    def _files(self, camera: Camera) -> list[Path]:
+        """Return all files that say what the dataset is, as `camera` saw it, each once."""
+        found = [self.root / INFO_PATH, self.root / TASKS_PATH, *files.episode_files(self.root)]
+        found += dict.fromkeys(episode.data for episode in self.episodes)
+        if camera.kind == "video":
+            found += dict.fromkeys(episode.videos[camera.key].path for episode in self.episodes)
+        return found
+
+    def _data_files(self, rows: Sequence[Row]) -> list[Path]:
+        return sorted({files.data_file(self.root, row) for row in rows})
+
+    def _check_length(self, rows: Sequence[Row]) -> None:
+        """Raise `UserError` unless all agree on how many frames there are, before they are read."""
+        found = sum(files.count_rows(path) for path in self._data_files(rows))
+        promised = sum(row["length"] for row in rows)
+        if not found == promised == self.info.frames:
+            raise UserError(
+                f"dataset {self.root}: its data files have {found} frames, its episodes {promised} "
+                f"and info.json says {self.info.frames}; {REMEDY}"
+            )
+
+    def _check_order(self, rows: Sequence[Row], columns: Mapping[str, np.ndarray]) -> None:
+        """Raise `UserError` unless frames lie in the order of `rows`, one episode after another."""
+        lengths = [row["length"] for row in rows]
+        owners = np.repeat([row["episode_index"] for row in rows], lengths)
+        starts = np.cumsum([0, *lengths[:-1]]).tolist()
+        in_order = np.array_equal(columns["index"], np.arange(len(owners)))
+        as_stated = [row["dataset_from_index"] for row in rows] == starts
+        if not (in_order and as_stated and np.array_equal(columns["episode_index"], owners)):
+            raise UserError(
+                f"dataset {self.root}: the frames in data/ are not those that meta/episodes tells "
+                f"of; {REMEDY}"
+            )
+
+    def _episode(
+        self, row: Row, columns: Mapping[str, np.ndarray], instructions: Mapping[int, str]
+    ) -> RecordedEpisode:
+        number = row["episode_index"]
+        start = row["dataset_from_index"]
+        frames = slice(start, start + row["length"])
+        tasks = np.unique(columns["task_index"][frames]).tolist()
+        if len(tasks) != 1 or tasks[0] not in instructions:
+            raise UserError(
+                f"dataset {self.root}: episode {number} has the tasks {tasks}, and irevla takes "
+                "one an episode, with an instruction in meta/tasks.parquet; split it, or name "
+                "another dataset"
+            )
+        recorded = columns.get(files.SUCCESS)
+        videos = [camera for camera in self.info.cameras if camera.kind == "video"]
+        return RecordedEpisode(
+            index=number,
+            start=start,
+            length=row["length"],
+            data=files.data_file(self.root, row),
+            instruction=instructions[tasks[0]],
+            success=None if recorded is None else bool(recorded[frames].any()),
+            videos={each.key: files.video_place(self.root, row, each) for each in videos},
+        )

@@ -1,0 +1,257 @@
+"""The files of a LeRobotDataset v3 that anybody wrote, read as a stranger's.
+
+Names of files come from the format and never from the dataset, columns are cast or refused, and no
+code of the dataset is run.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+from jaxtyping import Float32
+
+from irevla.data.lerobot import (
+    CHUNK,
+    DATA_PATH,
+    INFO_PATH,
+    TASKS_PATH,
+    VERSION,
+    file_path,
+    read_as,
+)
+from irevla.errors import UserError
+from irevla.storage.read import mapping, read_json, shaped
+
+VIDEO_FILE = "videos/{key}/chunk-{chunk:03d}/file-{file:03d}.mp4"
+SUCCESS = "next.success"
+REMEDY = "bring it from where it came again, or name another dataset"
+MOST_DIMENSIONS = 4096
+MOST_RATE = 1000  # frames per second
+
+Row = Mapping[str, Any]
+"""What meta/episodes says of one episode."""
+
+
+@dataclass(frozen=True)
+class Camera:
+    """Where the images of one camera are: in the data files, or in videos."""
+
+    key: str  # "observation.images.front"
+    kind: Literal["image", "video"]
+    shape: tuple[int, ...]  # as info.json states it, for people; what is decoded counts
+
+    @property
+    def name(self) -> str:
+        """The last part of the key: what people call it."""
+        return self.key.rpartition(".")[2]
+
+
+@dataclass(frozen=True)
+class VideoPlace:
+    """Where in a video an episode begins."""
+
+    path: Path
+    start: float  # s
+
+
+@dataclass(frozen=True)
+class Info:
+    """What meta/info.json says."""
+
+    fps: int  # frames per second
+    frames: int
+    cameras: tuple[Camera, ...]
+    action_names: tuple[str, ...]  # one for each dimension
+    has_success: bool
+    robot: str  # empty: not said
+
+
+def read_info(root: Path) -> Info:
+    """Return what meta/info.json says. Raises `UserError` where it is of no LeRobotDataset v3."""
+    path = root / INFO_PATH
+    if not path.exists():
+        raise UserError(f"{root} is no LeRobotDataset: it has no {INFO_PATH}; name another folder")
+    content = read_json(path, remedy=REMEDY)
+    with shaped(path, remedy=REMEDY):
+        version = mapping(content, "info.json").get("codebase_version")
+        if version != VERSION:
+            raise UserError(
+                f"{root} is a LeRobotDataset {version}, and irevla reads {VERSION}: convert it "
+                "first, with LeRobot's convert_dataset_v21_to_v30"
+            )
+        features = {key: mapping(each, key) for key, each in content["features"].items()}
+        if "action" not in features:
+            raise UserError(
+                f"{root} has no feature 'action', but {', '.join(sorted(features)) or 'none'}: "
+                "rename what is done, or name another dataset"
+            )
+        fps = int(content["fps"])
+        if not 0 < fps <= MOST_RATE:
+            raise ValueError(f"{fps} frames a second")
+        return Info(
+            fps=fps,
+            frames=int(content["total_frames"]),
+            cameras=tuple(_cameras(features)),
+            action_names=_action_names(features["action"]),
+            has_success=SUCCESS in features,
+            robot=str(content.get("robot_type") or ""),
+        )
+
+
+def _cameras(features: Mapping[str, Mapping[str, Any]]) -> Iterator[Camera]:
+    for key, feature in features.items():
+        if feature["dtype"] in ("image", "video") and not _is_depth(feature):
+            # The key is the name of a folder: of none above videos/, and of nothing hidden.
+            if not key or key[0] == "." or set(key) & set("/\\\0"):
+                raise ValueError(f"a camera called {key!r}")
+            yield Camera(key, feature["dtype"], tuple(map(int, feature["shape"])))
+
+
+def _is_depth(feature: Mapping[str, Any]) -> bool:
+    groups = [mapping(feature.get(name) or {}, name) for name in ("info", "video_info")]
+    return any(group.get("video.is_depth_map") or group.get("is_depth_map") for group in groups)
+
+
+def _action_names(feature: Mapping[str, Any]) -> tuple[str, ...]:
+    """Return what info.json calls the dimensions of an action; their numbers where it does not."""
+    (dimensions,) = map(int, feature["shape"])
+    if not 0 < dimensions <= MOST_DIMENSIONS:
+        raise ValueError(f"actions of {dimensions} dimensions")
+    names = feature.get("names")
+    if isinstance(names, dict) and len(names) == 1:  # {"motors": [...]}
+        (names,) = names.values()
+    if isinstance(names, list) and len(names) == dimensions:
+        return tuple(map(str, names))
+    return tuple(map(str, range(dimensions)))
+
+
+# --- Places
+
+
+def data_file(root: Path, row: Row) -> Path:
+    """Return the data file of an episode."""
+    return root / file_path(DATA_PATH, _number(row, "data"))
+
+
+def video_place(root: Path, row: Row, camera: Camera) -> VideoPlace:
+    """Return where `camera` recorded an episode."""
+    chunk, file = divmod(_number(row, f"videos/{camera.key}"), CHUNK)
+    path = root / VIDEO_FILE.format(key=camera.key, chunk=chunk, file=file)
+    return VideoPlace(path, float(row[f"videos/{camera.key}/from_timestamp"]))
+
+
+def _number(row: Row, group: str) -> int:
+    return int(row[f"{group}/chunk_index"] * CHUNK + row[f"{group}/file_index"])
+
+
+def episode_files(root: Path) -> list[Path]:
+    """Return the files of meta/episodes, in order."""
+    return sorted((root / "meta/episodes").glob("chunk-*/file-*.parquet"))
+
+
+# --- Parquet
+
+
+def read_rows(root: Path, cameras: Sequence[Camera]) -> list[Row]:
+    """Return what meta/episodes says of each episode, in order.
+
+    Raises `UserError` where there are none, and for an empty one.
+    """
+    integers = ["episode_index", "length", "dataset_from_index"]
+    integers += ["data/chunk_index", "data/file_index"]
+    types = dict.fromkeys(integers, pa.int64())
+    for camera in cameras:
+        if camera.kind == "video":
+            types[f"videos/{camera.key}/chunk_index"] = pa.int64()
+            types[f"videos/{camera.key}/file_index"] = pa.int64()
+            types[f"videos/{camera.key}/from_timestamp"] = pa.float64()
+    rows: list[Row] = []
+    for path in episode_files(root):
+        table = read_table(path, list(types))
+        with shaped(path, remedy=REMEDY):
+            rows += read_as(table, types).to_pylist()
+    if not rows:
+        raise UserError(f"dataset {root} has no episodes; {REMEDY}")
+    rows.sort(key=lambda row: int(row["episode_index"]))
+    for row in rows:
+        if row["length"] < 1:
+            raise UserError(
+                f"dataset {root}: episode {row['episode_index']} is empty; take it out with "
+                "LeRobot's lerobot-edit-dataset, or name another dataset"
+            )
+    return rows
+
+
+def read_instructions(root: Path) -> dict[int, str]:
+    """Return the instruction of each task_index."""
+    path = root / TASKS_PATH
+    table = read_table(path)
+    with shaped(path, remedy=REMEDY):
+        (name,) = [column for column in table.column_names if column != "task_index"]
+        typed = read_as(table, {"task_index": pa.int64(), name: pa.string()})
+        return dict(zip(typed["task_index"].to_pylist(), typed[name].to_pylist(), strict=True))
+
+
+def count_rows(path: Path) -> int:
+    """Return how many frames a data file has, by its foot alone. Raises `UserError`."""
+    with _readable(path):
+        return int(pq.read_metadata(path).num_rows)
+
+
+def read_numbers(path: Path, info: Info) -> dict[str, np.ndarray]:
+    """Return the numbers of each frame of a data file: where it belongs, and its action."""
+    types = dict.fromkeys(("index", "episode_index", "task_index"), pa.int64())
+    if info.has_success:
+        types[SUCCESS] = pa.bool_()
+    table = read_table(path, [*types, "action"])
+    with shaped(path, remedy=REMEDY):
+        typed = read_as(table, types)
+        numbers = {name: np.asarray(typed[name].combine_chunks()) for name in types}
+        return numbers | {"action": _actions(table["action"], len(info.action_names))}
+
+
+def _actions(column: pa.ChunkedArray, dimensions: int) -> Float32[np.ndarray, "N A"]:
+    """Return actions as float32. Raises what `shaped` understands for what is none."""
+    array = column.combine_chunks()
+    if pa.types.is_nested(array.type):
+        lengths = pc.unique(pc.list_value_length(array)).to_pylist()
+        if lengths not in ([], [dimensions]):  # a gap has no length
+            raise ValueError(f"actions have {lengths} dimensions, not {dimensions}")
+        array = array.flatten()
+    if array.null_count or not (
+        pa.types.is_floating(array.type) or pa.types.is_integer(array.type)
+    ):
+        raise TypeError(f"actions are {array.type}, with {array.null_count} gaps")
+    values = np.asarray(array.cast(pa.float32(), safe=False))
+    return values.reshape(len(column), dimensions)
+
+
+def check_column(path: Path, name: str) -> None:
+    """Raise `UserError` where a data file lacks a column."""
+    with _readable(path):
+        names = pq.read_schema(path).names
+    if name not in names:
+        raise UserError(f"{path} has no column {name!r}; {REMEDY}")
+
+
+def read_table(path: Path, columns: list[str] | None = None) -> pa.Table:
+    """Return the columns of a parquet file that are there. Raises `UserError`."""
+    with _readable(path):
+        return pq.read_table(path, columns=columns, partitioning=None)
+
+
+@contextmanager
+def _readable(path: Path) -> Iterator[None]:
+    """Say in one line that the parquet file `path` is missing or broken."""
+    if not path.is_file():  # a pipe would be waited for
+        raise UserError(f"{path} is missing; {REMEDY}")
+    try:
+        yield
+    except (pa.ArrowException, OSError) as error:
+        raise UserError(f"{path} is broken or cannot be read; {REMEDY}") from error

@@ -1,0 +1,91 @@
+"""What a person says of their gymnasium environment, in a YAML file (docs/your-data.md)."""
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from irevla.config_io import from_dict
+from irevla.errors import UserError, unknown
+from irevla.storage.read import read_yaml
+from irevla.tasks import Category, Task
+
+RENDER = "render()"  # for `image`: what the environment renders, not what it observes
+REWARD = "reward"  # for `success`: the episode terminates with a reward above 0
+INFO = "info."  # for `success`: how the name of an entry of `info` begins
+
+
+@dataclass(frozen=True)
+class TaskSettings:
+    """One task of the file."""
+
+    category: str = ""  # expert, rl or unseen
+    instruction: str = ""
+    note: str = ""  # what differs from the expert task, for people
+    make: dict[str, Any] = field(default_factory=dict)  # what differs from the file's `make`
+
+
+@dataclass(frozen=True)
+class GymSettings:
+    """What the file says."""
+
+    id: str = ""  # "PushT-v0", or "package:PushT-v0" where importing the package registers it
+    make: dict[str, Any] = field(default_factory=dict)  # keywords of gymnasium.make
+    image: str = ""  # "pixels.top": obs["pixels"]["top"]; "": all of it; or `RENDER`
+    success: str = ""  # "info.is_success", or `REWARD`
+    fps: float = 0.0  # steps per second; 0: the environment's own metadata["render_fps"]
+    # The actions that a policy calls -1 and 1, numbers; empty: the environment's own bounds.
+    low: list[Any] = field(default_factory=list)
+    high: list[Any] = field(default_factory=list)
+    tasks: dict[str, Any] = field(default_factory=dict)  # name -> `TaskSettings`
+
+    def task_list(self) -> tuple[Task, ...]:
+        """Return the tasks."""
+        return tuple(
+            Task(name, Category(each.category), each.instruction, each.note)
+            for name, each in self.tasks.items()
+        )
+
+    def keywords(self, task: str) -> dict[str, Any]:
+        """Return what gymnasium.make is given for a task."""
+        rendered = {"render_mode": "rgb_array"} if self.image == RENDER else {}
+        return {**rendered, **self.make, **self.tasks[task].make}
+
+    def plain(self) -> dict[str, Any]:
+        """Return all of it as JSON has it."""
+        return asdict(self)
+
+
+def read_settings(path: Path) -> GymSettings:
+    """Return the settings in `path`.
+
+    Raises `UserError` for an unknown one, one of another type, and one that is missing.
+    """
+    settings: GymSettings = from_dict(read_yaml(path), kind=GymSettings, where=f"{path}: ")
+    for name in ("id", "success", "tasks"):
+        if not getattr(settings, name):
+            raise UserError(f"{path}: {name!r} is missing; docs/your-data.md shows what to write")
+    if settings.success != REWARD and not settings.success.startswith(INFO):
+        raise UserError(
+            f"{path}: 'success' is {settings.success!r}, and must be {REWARD!r} or what info calls "
+            "it, as 'info.is_success'"
+        )
+    for name in ("low", "high"):
+        if not all(isinstance(value, int | float) for value in getattr(settings, name)):
+            raise UserError(f"{path}: {name!r} must be a list of numbers, one for each dimension")
+    tasks = {name: _task(f"{path}: tasks.{name}", each) for name, each in settings.tasks.items()}
+    if not any(task.category == Category.EXPERT for task in tasks.values()):
+        raise UserError(f"{path}: no task is of the category 'expert'; demonstrations are of those")
+    return GymSettings(**{**vars(settings), "tasks": tasks})
+
+
+def _task(where: str, content: Any) -> TaskSettings:
+    if not isinstance(content, Mapping):
+        raise UserError(f"{where} must be a group with category and instruction, not {content!r}")
+    task: TaskSettings = from_dict(content, kind=TaskSettings, where=f"{where}.")
+    known = [category.value for category in Category]
+    if task.category not in known:
+        raise unknown(f"category of {where}", task.category, known)
+    if not task.instruction.strip():
+        raise UserError(f"{where} has no instruction; say in words what is to be done")
+    return task

@@ -1,0 +1,250 @@
+"""Any gymnasium environment as a suite: `--suite gym:FILE.yaml` (docs/your-data.md)."""
+
+from collections.abc import Mapping
+from functools import cache, partial
+from pathlib import Path
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+from jaxtyping import Float32, UInt8
+
+from irevla.config import EnvConfig
+from irevla.envs.gym_settings import INFO, RENDER, REWARD, GymSettings, read_settings
+from irevla.envs.pixel_env import PixelEnv
+from irevla.envs.suite import ActionRange, Suite
+from irevla.errors import UserError
+from irevla.images import square
+from irevla.tasks import Task
+
+
+def gym_suite(name: str) -> Suite:
+    """Return the suite that the YAML file `name` describes. Raises `UserError` for what cannot be.
+
+    An environment is made once, to see its spaces; nothing is played.
+    """
+    if not name.endswith((".yaml", ".yml")):
+        raise UserError(
+            f"gym:{name} names no YAML file: write what is the image, the instruction and success "
+            f"(docs/your-data.md), with id: {name}, and say --suite gym:FILE.yaml"
+        )
+    settings = read_settings(Path(name))
+    tasks = settings.task_list()
+    actions, rate = _spaces(settings, tasks[0].name)
+    control_hz = settings.fps or rate
+    if control_hz <= 0:
+        raise UserError(
+            f"{settings.id} does not say how many steps a second has: set fps in {name}"
+        )
+    return Suite(
+        name=settings.id,
+        tasks=tasks,
+        action_dim=len(actions.low),
+        fps=max(1, round(control_hz / EnvConfig().action_repeat)),
+        control_hz=control_hz,
+        make=partial(_make, settings, actions, control_hz),
+        render_settings=partial(_render_settings, settings),
+        check=cache(partial(_check_tasks, settings)),
+        scripted_expert=False,
+        action_range=actions,
+    )
+
+
+def _spaces(settings: GymSettings, task: str) -> tuple[ActionRange, float]:
+    """Return the actions of a task, and its steps per second (0: not said).
+
+    Raises `UserError` where it cannot be made, has no such image, or takes other actions than we
+    give.
+    """
+    env = _make_env(settings, task)
+    try:
+        if settings.image != RENDER:
+            _check_image_space(env.observation_space, settings)
+        actions = _action_range(env.action_space, settings)
+        return actions, float(env.metadata.get("render_fps") or 0)
+    finally:
+        env.close()
+
+
+def _check_tasks(settings: GymSettings) -> None:
+    """Raise `UserError` unless every task can be made, and takes the same actions."""
+    first, *others = settings.tasks
+    actions, _ = _spaces(settings, first)
+    for task in others:
+        found, _ = _spaces(settings, task)
+        if not (
+            np.array_equal(found.low, actions.low) and np.array_equal(found.high, actions.high)
+        ):
+            raise UserError(
+                f"{settings.id}: {task} takes other actions than {first}; say low and high in the "
+                "YAML file, or leave it out"
+            )
+
+
+def _make_env(settings: GymSettings, task: str) -> gym.Env[Any, Any]:
+    """Return what gymnasium makes for a task, without its own limit of steps.
+
+    Raises `UserError` where it cannot.
+    """
+    keywords = settings.keywords(task)
+    try:
+        return gym.make(settings.id, max_episode_steps=-1, disable_env_checker=True, **keywords)
+    except Exception as error:  # whatever an environment of others raises
+        reason = " ".join(str(error).split())
+        raise UserError(
+            f"gymnasium cannot make {settings.id} with {keywords}: {reason} "
+            f"({type(error).__name__}); install its package, put its folder on PYTHONPATH, or "
+            "correct id and make (package:ID, where importing the package registers it)"
+        ) from error
+
+
+def _make(
+    settings: GymSettings, actions: ActionRange, control_hz: float, task: str, config: EnvConfig
+) -> "GymEnv":
+    (found,) = [each for each in settings.task_list() if each.name == task]
+    return GymEnv(found, config, settings, actions, control_hz)
+
+
+def _render_settings(settings: GymSettings, config: EnvConfig) -> Mapping[str, Any]:
+    return {
+        "settings": settings.plain(),
+        "image_size": config.image_size,
+        "action_repeat": config.action_repeat,
+    }
+
+
+class GymEnv(PixelEnv):
+    """One task. The episode ends with success, or where the environment or the horizon ends it."""
+
+    def __init__(
+        self,
+        task: Task,
+        config: EnvConfig,
+        settings: GymSettings,
+        actions: ActionRange,
+        control_hz: float,
+    ) -> None:
+        super().__init__(
+            task, config, action_dim=len(actions.low), control_hz=max(1, round(control_hz))
+        )
+        self._settings = settings
+        self._actions = actions
+        self._inner = _make_env(settings, task.name)
+        self._seen: Any = None  # the last observation
+        self._ended = (False, False)  # terminated and truncated, as the environment says
+
+    def _set_scene(self) -> None:
+        seed = int(self.np_random.integers(2**31))
+        self._seen, _ = self._inner.reset(seed=seed)
+
+    def step(
+        self, action: Float32[np.ndarray, " A"]
+    ) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
+        """Carry out one decision, clipped to [-1, 1]: see `PixelEnv.step`.
+
+        An episode may also terminate without success. Raises `UserError` where the environment does
+        not say whether its task is solved.
+        """
+        self._ended = (False, False)
+        image, reward, success, truncated, info = super().step(action)
+        failed, cut_off = self._ended
+        terminated = success or failed
+        return image, reward, terminated, not terminated and (truncated or cut_off), info
+
+    def _advance(self, action: Float32[np.ndarray, " A"]) -> bool:
+        native = self._actions.native(action).astype(self._inner.action_space.dtype)
+        success = False
+        for _ in range(self.config.action_repeat):
+            self._seen, reward, terminated, truncated, info = self._inner.step(native)
+            self._ended = (bool(terminated), bool(truncated))
+            success = self._is_solved(float(reward), info)
+            if success or terminated or truncated:
+                break
+        return success
+
+    def _is_solved(self, reward: float, info: Mapping[str, Any]) -> bool:
+        if self._settings.success == REWARD:
+            return self._ended[0] and reward > 0
+        key = self._settings.success.removeprefix(INFO)
+        if key not in info and any(self._ended):
+            raise UserError(
+                f"{self._settings.id} ends an episode without info[{key!r}] (it has "
+                f"{', '.join(sorted(info)) or 'nothing'}): say in the YAML file what success is"
+            )
+        return bool(info.get(key, False))
+
+    def picture(self, size: int) -> UInt8[np.ndarray, "size size 3"]:
+        """Return what the policy sees, at another size."""
+        settings = self._settings
+        shown = settings.image == RENDER
+        image: Any = self._inner.render() if shown else _entry(self._seen, settings)
+        if not _is_image(image):
+            found = f"{image.dtype}{list(image.shape)}" if hasattr(image, "shape") else repr(image)
+            raise UserError(
+                f"the image of {settings.id} ({settings.image or 'the observation'}) is "
+                f"{found:.60}, and must be uint8[height, width, 3]: name another in the YAML file"
+            )
+        return square(np.ascontiguousarray(image), size)
+
+    def expert_action(self) -> Float32[np.ndarray, " A"]:
+        """Nobody scripted one: raises `UserError`."""
+        raise UserError(
+            f"{self._settings.id} has no scripted expert: name demonstrations as --expert.dataset"
+        )
+
+    def close(self) -> None:
+        """Close what gymnasium has made."""
+        self._inner.close()
+
+
+def _is_image(image: Any) -> bool:
+    return (
+        isinstance(image, np.ndarray)
+        and image.dtype == np.uint8
+        and image.ndim == 3
+        and image.shape[2] == 3
+    )
+
+
+def _entry(observation: Any, settings: GymSettings) -> Any:
+    """Return the image in an observation."""
+    for key in settings.image.split(".") if settings.image else ():
+        observation = observation[key]
+    return observation
+
+
+def _check_image_space(space: gym.Space[Any], settings: GymSettings) -> None:
+    """Raise `UserError` unless observations have the image that the settings name."""
+    for key in settings.image.split(".") if settings.image else ():
+        if not isinstance(space, gym.spaces.Dict) or key not in space.spaces:
+            raise _no_image(space, settings)
+        space = space[key]
+    if not (
+        isinstance(space, gym.spaces.Box) and space.dtype == np.uint8 and len(space.shape) == 3
+    ):
+        raise _no_image(space, settings)
+
+
+def _no_image(space: gym.Space[Any], settings: GymSettings) -> UserError:
+    name = settings.image or "the observation"
+    has = ", ".join(space.spaces) if isinstance(space, gym.spaces.Dict) else str(space)
+    return UserError(
+        f"{settings.id} has no image {name!r}: there is {has}; name the key of an image as `image` "
+        f"(PART.KEY inside a group), or {RENDER} for what it renders"
+    )
+
+
+def _action_range(space: gym.Space[Any], settings: GymSettings) -> ActionRange:
+    """Return the bounds of actions. Raises `UserError` for an action that is no bounded vector."""
+    if not isinstance(space, gym.spaces.Box) or len(space.shape) != 1:
+        raise UserError(f"{settings.id} takes actions of {space}, and irevla gives a Box[A]")
+    low = np.asarray(settings.low or space.low, np.float32)
+    high = np.asarray(settings.high or space.high, np.float32)
+    if low.shape != space.shape or high.shape != space.shape:
+        raise UserError(f"{settings.id} takes {space.shape[0]} numbers, and low or high has others")
+    if not (np.isfinite(low).all() and np.isfinite(high).all() and (low < high).all()):
+        raise UserError(
+            f"{settings.id} takes actions without bounds ({space}): say low and high, one number "
+            "for each dimension, in the YAML file"
+        )
+    return ActionRange(low, high)

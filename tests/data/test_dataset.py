@@ -1,0 +1,362 @@
+"""Datasets that others recorded: read right, or refused in one line before anything is written."""
+
+import os
+import re
+import sys
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pytest
+import torch
+from recorded import (
+    DATA,
+    EPISODES,
+    FRONT,
+    IMAGES,
+    INSTRUCTIONS,
+    VIDEOS,
+    all_frames,
+    colours,
+    copied,
+    edit_info,
+    edit_table,
+    get_column,
+    set_action,
+    set_column,
+    shown,
+    split_data,
+)
+
+from irevla.data import demonstrated
+from irevla.data.dataset import Dataset
+from irevla.data.demonstrated import Demonstrated, Wanted, plain
+from irevla.errors import UserError
+from irevla.storage import disk
+
+ONE = np.ones(2, np.float32)
+WANTED = Wanted("toy", INSTRUCTIONS, -ONE, ONE, 10.0, 24)
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv(disk.CACHE, str(tmp_path / "cache"))
+    return tmp_path / "cache" / "frames"
+
+
+def opened(root: Path, *, camera: str = "", stride: int = 1, **wanted: Any) -> Demonstrated:
+    return Demonstrated(root, replace(WANTED, **wanted), camera=camera, stride=stride)
+
+
+def videos(root: Path) -> Demonstrated:
+    return opened(root, camera="front", stride=3)
+
+
+# --- What is read
+
+
+@pytest.mark.parametrize(
+    ("root", "camera", "stride", "episodes"),
+    [
+        (IMAGES, "", 1, (1, 3, 0, 2)),  # success is not recorded: all count
+        (VIDEOS, "front", 3, (1, 0, 2)),  # the last one failed
+        (VIDEOS, "observation.images.wrist", 3, (1, 0, 2)),
+    ],
+)
+def test_each_decision_has_the_image_and_the_action_of_one_frame(
+    root: Path, camera: str, stride: int, episodes: tuple[int, ...]
+) -> None:
+    frames = opened(root, camera=camera, stride=stride).read()
+    expected = all_frames(episodes, stride)
+    assert frames.images.shape == (len(expected), 24, 24, 3)
+    actions = [(episode / 10, frame / 50) for episode, frame in expected]
+    np.testing.assert_allclose(frames.actions, actions, atol=1e-6)
+    found = 255 - frames.images if "wrist" in camera else frames.images
+    # A video is not exact, and the next frame differs by 10.
+    exact = 0 if root is IMAGES else 4
+    assert np.abs(colours(found) - [shown(*each) for each in expected]).max() <= exact
+    numbers = [episodes.index(episode) for episode, _ in expected]
+    assert frames.episode.tolist() == numbers
+    texts = [frames.instructions[number] for number in frames.instruction]
+    assert texts == [list(INSTRUCTIONS.values())[1 - episode % 2] for episode, _ in expected]
+    assert [frames.tasks[number] for number in frames.task] == [
+        "left" if episode % 2 else "right" for episode, _ in expected
+    ]
+
+
+def test_all_of_an_image_is_seen() -> None:
+    """It is 32 x 48: in a square of 24 it has 16 rows, black ones above and below, no side cut."""
+    image = opened(IMAGES).read().images[0]
+    assert image[:4].max() == image[20:].max() == 0
+    assert image[4:20, 0].max() > 0
+    assert image[12, 6].tolist() == [40, 0, 200] and image[12, 18].tolist() == [40, 0, 0]
+
+
+def test_what_is_taken_is_said() -> None:
+    assert opened(IMAGES).notes == [
+        "success is not recorded: every episode counts as a demonstration"
+    ]
+    left = {"left": INSTRUCTIONS["left"]}
+    some = opened(VIDEOS, camera="front", stride=3, instructions=left)
+    assert some.counts() == {"left": 1} and len(some) == 1
+    assert some.notes == [
+        "a decision is one frame in 3",
+        "episodes that failed, left out: 1",
+        "episodes of other tasks, left out: 2 ('reach the right disc')",
+    ]
+
+
+def test_several_data_files(tmp_path: Path) -> None:
+    root = copied(IMAGES, tmp_path / "data")
+    want = opened(root).read()
+    split_data(root, 2)
+    found = opened(root).read()
+    assert found.images is not want.images
+    np.testing.assert_array_equal(found.images, want.images)
+    np.testing.assert_array_equal(found.actions, want.actions)
+
+
+def test_an_episode_in_the_middle_of_a_video(tmp_path: Path) -> None:
+    """Its time in the video counts, not its place in the dataset."""
+    root = copied(VIDEOS, tmp_path / "data")
+    name = "videos/observation.images.front/from_timestamp"
+    starts = get_column(root / EPISODES, name)
+    set_column(root / EPISODES, name, [starts[0], starts[1] + 3 / 30, *starts[2:]])
+    images = videos(root).read().images
+    want = [shown(1, frame) for frame in (3, 6)] + [shown(2, 0)]
+    assert np.abs(colours(images[:3]) - want).max() <= 4
+
+
+def test_actions_are_scaled_from_the_suites_own_units() -> None:
+    low = np.array([-1, 0], np.float32)
+    high = np.array([3, 0.2], np.float32)
+    actions = opened(IMAGES, low=low, high=high).read().actions
+    want = [
+        (2 * (episode / 10 + 1) / 4 - 1, 2 * (frame / 50) / 0.2 - 1)
+        for episode, frame in all_frames((1, 3, 0, 2), 1)
+    ]
+    np.testing.assert_allclose(actions, want, atol=1e-6)
+
+
+def test_instructions_are_compared_as_people_read_them() -> None:
+    assert plain("Reach  the LEFT disc.") == plain(INSTRUCTIONS["left"])
+    assert plain("reach the left disk") != plain(INSTRUCTIONS["left"])
+
+
+# --- The cache
+
+
+def test_images_are_decoded_once(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    first = videos(VIDEOS).read().images.copy()
+    monkeypatch.setattr(demonstrated, "decode", None)  # nobody can call it
+    again = videos(VIDEOS).read().images
+    np.testing.assert_array_equal(again, first)
+    assert len(list(cache.iterdir())) == 1
+
+
+def test_what_is_written_into_them_changes_no_file() -> None:
+    images = opened(IMAGES).read().images
+    torch.from_numpy(images)[0] = 7
+    assert not np.array_equal(opened(IMAGES).read().images, images)
+
+
+@pytest.mark.parametrize("damage", ["flipped", "cut", "longer"])
+def test_a_damaged_cache_is_made_again(cache: Path, damage: str) -> None:
+    want = opened(IMAGES).read().images.copy()
+    (path,) = cache.iterdir()
+    content = bytearray(path.read_bytes())
+    if damage == "flipped":
+        content[100] ^= 1
+    path.write_bytes({"cut": content[:-1], "longer": content + b"x"}.get(damage, content))
+    np.testing.assert_array_equal(opened(IMAGES).read().images, want)
+
+
+def test_other_settings_and_other_data_have_other_hashes(tmp_path: Path) -> None:
+    root = copied(VIDEOS, tmp_path / "data")
+    found = [videos(root), opened(root, camera="wrist", stride=3)]
+    found += [opened(root, camera="front", stride=2, fps=15.0)]
+    found += [opened(root, camera="front", stride=3, image_size=32)]
+    found += [opened(root, camera="front", stride=3, high=2 * ONE)]
+    hashes = {each.hash() for each in found}
+    assert len(hashes) == 5 and videos(root).hash() in hashes
+    (root / FRONT).write_bytes((root / FRONT).read_bytes() + b"0")
+    assert videos(root).hash() not in hashes
+
+
+def test_an_image_that_is_broken_leaves_no_cache(tmp_path: Path, cache: Path) -> None:
+    root = copied(IMAGES, tmp_path / "data")
+    images = get_column(root / DATA, "observation.images.front")
+    images[5] = {"bytes": images[5]["bytes"][:40], "path": "x"}
+    set_column(root / DATA, "observation.images.front", images)
+    with pytest.raises(UserError, match="the image of frame 5 is broken"):
+        opened(root).read()
+    assert not list(cache.iterdir())
+
+
+def test_a_full_disk_is_told(monkeypatch: pytest.MonkeyPatch, cache: Path) -> None:
+    def full(descriptor: int, offset: int, size: int) -> None:
+        raise OSError(28, os.strerror(28))
+
+    monkeypatch.setattr(os, "posix_fallocate", full)
+    with pytest.raises(UserError, match=rf"No space.*make room.*{disk.CACHE}"):
+        opened(IMAGES).read()
+    assert not list(cache.iterdir())
+
+
+# --- What does not fit
+
+Spoil = Callable[[Path], Any]
+OUTSIDE = {"../x": {"dtype": "video", "shape": [1]}}  # a camera
+
+
+def no_image_column(root: Path) -> None:
+    edit_table(root / DATA, lambda table: table.drop_columns(["observation.images.front"]))
+
+
+def cut_file(name: str) -> Spoil:
+    return lambda root: (root / name).write_bytes((root / name).read_bytes()[:-20])
+
+
+def remove(name: str) -> Spoil:
+    return lambda root: (root / name).unlink()
+
+
+def empty_episode(root: Path) -> None:
+    set_column(root / EPISODES, "length", [8, 0, 19, 8])
+
+
+def swapped_frames(root: Path) -> None:
+    edit_table(root / DATA, lambda table: table.take([1, 0, *range(2, len(table))]))
+
+
+def two_tasks(root: Path) -> None:
+    tasks = get_column(root / DATA, "task_index")
+    set_column(root / DATA, "task_index", [1 - tasks[0], *tasks[1:]])
+
+
+def another_type(root: Path) -> None:
+    def changed(table: pa.Table) -> pa.Table:
+        text = pa.array(["x"] * len(table))
+        return table.set_column(table.column_names.index("action"), "action", text)
+
+    edit_table(root / DATA, changed)
+
+
+SPOILT: dict[str, tuple[Path, Spoil, str]] = {
+    "v2.1": (IMAGES, lambda root: edit_info(root, codebase_version="v2.1"), "v2.1.*convert"),
+    "no dataset": (IMAGES, remove("meta/info.json"), "no LeRobotDataset"),
+    "no JSON": (IMAGES, cut_file("meta/info.json"), "damaged"),
+    "no features": (IMAGES, lambda root: edit_info(root, features=3), "damaged"),
+    "no actions": (IMAGES, lambda root: edit_info(root, features={"x": {}}), "no feature 'action'"),
+    "no rate": (IMAGES, lambda root: edit_info(root, fps=0), "0 frames a second"),
+    "a path for a camera": (
+        IMAGES,
+        lambda root: edit_info(root, features={"action": {"dtype": "f", "shape": [2]}, **OUTSIDE}),
+        "camera called",
+    ),
+    "broken parquet": (IMAGES, cut_file(DATA), "file-000.parquet is broken"),
+    "broken episodes": (IMAGES, cut_file(EPISODES), "broken"),
+    "missing data": (IMAGES, remove(DATA), f"{DATA} is missing"),
+    "missing tasks": (IMAGES, remove("meta/tasks.parquet"), "tasks.parquet is missing"),
+    "missing episodes": (IMAGES, remove(EPISODES), "has no episodes"),
+    "missing images": (IMAGES, no_image_column, "no column 'observation.images.front'"),
+    "missing video": (VIDEOS, remove(FRONT), f"{FRONT} is missing"),
+    "broken video": (VIDEOS, lambda root: (root / FRONT).write_bytes(b"x" * 99), "no video"),
+    "empty episode": (IMAGES, empty_episode, "episode 1 is empty; take it out"),
+    "frames elsewhere": (IMAGES, swapped_frames, "not those that meta/episodes tells"),
+    "fewer frames": (IMAGES, lambda root: edit_info(root, total_frames=3), "info.json says 3"),
+    "two tasks": (IMAGES, two_tasks, r"episode 0 has the tasks \[0, 1\]"),
+    "NaN": (IMAGES, lambda root: set_action(root, 9, [0, float("nan")]), "nan .*frame 1, dim.* 1"),
+    "infinite": (IMAGES, lambda root: set_action(root, 0, [float("-inf"), 0]), "-inf .episode 0"),
+    "outside": (IMAGES, lambda root: set_action(root, 0, [0, 1.2]), "1.2 .*takes -1 to 1: scale"),
+    "text": (IMAGES, another_type, "damaged"),
+}
+
+
+@pytest.mark.parametrize("kind", SPOILT)
+def test_one_line_and_nothing_written(kind: str, tmp_path: Path, cache: Path) -> None:
+    source, spoil, message = SPOILT[kind]
+    root = copied(source, tmp_path / "data")
+    spoil(root)
+    before = sorted(path for path in tmp_path.rglob("*"))
+    with pytest.raises(UserError, match=message) as error:
+        opened(root) if source is IMAGES else videos(root)
+    assert "\n" not in str(error.value) and str(root) in str(error.value)
+    assert sorted(path for path in tmp_path.rglob("*")) == before
+
+
+MISFITS: dict[str, tuple[dict[str, Any], str]] = {
+    "other dimensions": ({"low": -ONE[:1], "high": ONE[:1]}, "of 2 dimensions, and toy takes 1"),
+    "a task it lacks": ({"instructions": {"up": "go up"}}, "no successful episode of up .'go up'"),
+    "another rate": ({"fps": 20.0}, "30 frames a second.*no stride makes"),
+    "a rate that a stride makes": ({"fps": 15.0}, "--expert.stride 2"),
+    "no choice of a camera": ({"camera": ""}, "2 cameras.*--expert.camera front or wrist"),
+    "another camera": ({"camera": "wirst"}, "unknown camera.*did you mean 'wrist'"),
+    "one instruction for two": (
+        {"instructions": {"a": "go", "b": "Go."}},
+        "a and b have one instruction",
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", MISFITS)
+def test_what_does_not_fit_is_told_with_the_remedy(kind: str, cache: Path) -> None:
+    changes, message = MISFITS[kind]
+    with pytest.raises(UserError, match=message):
+        opened(VIDEOS, **{"camera": "front", "stride": 3, **changes})
+    assert not cache.exists()
+
+
+def test_a_task_whose_episodes_all_failed(tmp_path: Path) -> None:
+    root = copied(VIDEOS, tmp_path / "data")
+    set_column(root / DATA, "next.success", [False] * 35)
+    with pytest.raises(UserError, match="no successful episode of left"):
+        videos(root)
+
+
+def test_a_video_that_ends_too_early(tmp_path: Path, cache: Path) -> None:
+    root = copied(VIDEOS, tmp_path / "data")
+    name = "videos/observation.images.front/from_timestamp"
+    set_column(root / EPISODES, name, [0.0, 9.0, 0.5, 0.7])
+    with pytest.raises(UserError, match=re.escape(f"{FRONT}: 3 images are missing")):
+        videos(root).read()
+    assert not list(cache.iterdir())
+
+
+def test_videos_need_pyav_and_images_do_not(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "av", None)
+    with pytest.raises(UserError, match=r"need PyAV: pip install 'irevla\[report\]'"):
+        videos(VIDEOS)
+    assert len(opened(IMAGES).read()) == 35
+
+
+def test_a_dataset_without_images(tmp_path: Path) -> None:
+    root = copied(IMAGES, tmp_path / "data")
+    features = {"action": {"dtype": "float32", "shape": [2], "names": {"motors": ["x", "y"]}}}
+    edit_info(root, features=features)
+    assert Dataset(root).info.action_names == ("x", "y")
+    with pytest.raises(UserError, match="has no images"):
+        opened(root)
+
+
+def test_mutated_files_are_read_or_refused_in_one_line(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    outcomes = set()
+    for number in range(60):
+        source = (IMAGES, VIDEOS)[number % 2]
+        root = copied(source, tmp_path / str(number))
+        paths = sorted(path for path in root.rglob("*") if path.is_file())
+        path = paths[rng.integers(len(paths))]
+        content = bytearray(path.read_bytes())
+        for place in rng.integers(len(content), size=rng.choice([1, 20])):
+            content[place] = rng.integers(256)
+        path.write_bytes(content)
+        try:
+            (opened(root) if source is IMAGES else videos(root)).read()
+            outcomes.add("read")
+        except UserError:
+            outcomes.add("refused")
+    assert outcomes == {"read", "refused"}

@@ -1,0 +1,242 @@
+"""Any gymnasium environment as a suite: what a YAML file says, and what does not fit, in one
+line."""
+
+from pathlib import Path
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+import pytest
+import yaml
+from gymnasium.utils.env_checker import check_env
+
+from irevla.cli.main import main
+from irevla.config import EnvConfig
+from irevla.envs.suite import Suite, load_suite, suite_of_file
+from irevla.errors import UserError
+
+INSTRUCTION = "move to the mark"
+SLIDER: dict[str, Any] = {
+    "id": "others_env:Slider-v0",
+    "image": "pixels.top",
+    "success": "info.is_success",
+    "tasks": {
+        "slide": {"category": "expert", "instruction": INSTRUCTION},
+        "slide-dark": {
+            "category": "rl",
+            "instruction": INSTRUCTION,
+            "note": "darker",
+            "make": {"colour": 120},
+        },
+        "slide-black": {"category": "unseen", "instruction": INSTRUCTION, "make": {"colour": 60}},
+    },
+}
+ENV = EnvConfig(image_size=32, horizon=20, action_repeat=1)
+
+
+def described(folder: Path, **changes: Any) -> str:
+    """The name of the suite that a file describes."""
+    path = folder / "slider.yaml"
+    path.write_text(yaml.safe_dump({**SLIDER, **changes}, sort_keys=False))
+    return f"gym:{path}"
+
+
+def suite(folder: Path, **changes: Any) -> Suite:
+    return load_suite(described(folder, **changes))
+
+
+def made(folder: Path, task: str = "slide", *, config: EnvConfig = ENV, **changes: Any) -> Any:
+    return suite(folder, **changes).make(task, config).unwrapped
+
+
+def test_what_the_file_says(tmp_path: Path) -> None:
+    found = suite(tmp_path)
+    assert found.name == "others_env:Slider-v0" and found.action_dim == 1
+    assert [task.category.value for task in found.tasks] == ["expert", "rl", "unseen"]
+    assert found.task("slide-dark").note == "darker"
+    assert not found.scripted_expert
+    assert found.rate(ENV) == 10 and found.rate(EnvConfig(action_repeat=2)) == 5
+    assert suite(tmp_path, fps=25).rate(ENV) == 25
+    assert found.render_settings(ENV) != suite(tmp_path, image="render()").render_settings(ENV)
+
+
+def test_it_is_a_gymnasium_environment(tmp_path: Path) -> None:
+    check_env(made(tmp_path), skip_render_check=True)
+
+
+def test_actions_are_scaled_to_the_environments_own(tmp_path: Path) -> None:
+    env = made(tmp_path)
+    env.reset(seed=0)
+    inner = env._inner.unwrapped
+    for action, move in ((1.0, 0.1), (-0.5, -0.05), (0.0, 0.0)):
+        inner.place = 0.5
+        inner.mark = 0.0
+        env.step(np.array([action], np.float32))
+        assert inner.place - 0.5 == pytest.approx(move)
+
+
+def test_success_ends_the_episode_and_a_fall_does_without_one(tmp_path: Path) -> None:
+    env = made(tmp_path, config=EnvConfig(image_size=32, horizon=50, action_repeat=2))
+    env.reset(seed=0)
+    inner = env._inner.unwrapped
+    inner.place, inner.mark = 0.3, 0.4
+    *_, info = ended = env.step(np.array([1.0], np.float32))
+    assert ended[1:4] == (1.0, True, False) and info["success"] is True
+    assert inner.place < 0.45, "a solved task is not acted in any more"
+    env.reset(seed=0)
+    inner.place, inner.mark = 0.05, 0.9
+    *_, info = ended = env.step(np.array([-1.0], np.float32))
+    assert ended[1:4] == (0.0, True, False) and info["success"] is False
+
+
+def test_the_horizon_is_ours_alone(tmp_path: Path) -> None:
+    """The environment is registered with 3 steps."""
+    env = made(tmp_path)
+    env.reset(seed=0)
+    env._inner.unwrapped.mark = 2.0
+    ends = [env.step(np.zeros(1, np.float32))[2:4] for _ in range(20)]
+    assert ends == [(False, False)] * 19 + [(False, True)]
+
+
+@pytest.mark.parametrize(
+    ("says", "success"),
+    [("success", "info.success"), ("nothing", "reward"), ("done_well", "info.done_well")],
+)
+def test_ways_to_say_success(says: str, success: str, tmp_path: Path) -> None:
+    """One of them says it at the end alone; a fall is none, whoever says it."""
+    env = made(tmp_path, success=success, make={"says": says})
+    for start, solved in ((0.5, True), (-0.5, False)):
+        env.reset(seed=0)
+        env._inner.unwrapped.place = start
+        env._inner.unwrapped.mark = 0.5
+        if solved or says != "success":
+            assert env.step(np.zeros(1, np.float32))[4]["success"] is solved
+
+
+def test_no_word_of_success_is_told(tmp_path: Path) -> None:
+    env = made(tmp_path, make={"says": "done_well"})
+    env.reset(seed=0)
+    env._inner.unwrapped.mark = 2.0
+    env.step(np.zeros(1, np.float32))
+    env._inner.unwrapped.place = -1.0
+    with pytest.raises(UserError, match=r"without info\['is_success'\] .it has done_well"):
+        env.step(np.zeros(1, np.float32))
+
+
+def test_the_seed_alone_decides_an_episode(tmp_path: Path) -> None:
+    env = made(tmp_path)
+    first, _ = env.reset(seed=5)
+    env.step(np.ones(1, np.float32))
+    again, _ = env.reset(seed=5)
+    other, _ = env.reset(seed=6)
+    np.testing.assert_array_equal(first, again)
+    assert not np.array_equal(first, other)
+    place = env._inner.unwrapped.place
+    dark = made(tmp_path, "slide-dark")
+    dark.reset(seed=6)
+    assert dark._inner.unwrapped.place != place, "each task has its own scenes"
+
+
+def test_all_of_the_image_is_seen(tmp_path: Path) -> None:
+    """It is 20 x 40: in a square of 32 it has 16 rows."""
+    for image in ("pixels.top", "render()"):
+        env = made(tmp_path, "slide-black", image=image)
+        seen, _ = env.reset(seed=0)
+        assert seen[:8].max() == seen[24:].max() == 0 and seen[8:24].min() > 0
+        assert (seen == 60).all(2).any()
+        assert env.picture(64).shape == (64, 64, 3)
+
+
+def test_images_that_nobody_looks_at_are_not_rendered(tmp_path: Path) -> None:
+    env = made(tmp_path, image="render()")
+    env.draw = False
+    assert env.reset(seed=0)[0].max() == 0
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"id": ""}, "'id' is missing"),
+        ({"success": ""}, "'success' is missing"),
+        ({"tasks": {}}, "'tasks' is missing"),
+        ({"sucess": "reward"}, "did you mean .*success"),
+        ({"success": "is_success"}, "'info.is_success'"),
+        ({"tasks": {"slide": "expert"}}, "must be a group with category"),
+        ({"tasks": {"slide": {"category": "exprt", "instruction": "x"}}}, "did you mean 'expert'"),
+        ({"tasks": {"slide": {"category": "expert", "instruction": " "}}}, "no instruction"),
+        ({"tasks": {"slide": {"category": "rl", "instruction": "x"}}}, "no task is .*'expert'"),
+        ({"id": "others_env:Slidr-v0"}, "gymnasium cannot make others_env:Slidr-v0"),
+        ({"id": "nowhere_env:Slider-v0"}, "gymnasium cannot make.*install its package"),
+        ({"make": {"colours": 3}}, "gymnasium cannot make.*colours"),
+        ({"image": "pixels.side"}, "no image 'pixels.side': there is depth, top; name the key"),
+        ({"image": ""}, "no image 'the observation'"),
+        ({"image": "state"}, "no image 'state'"),
+        ({"image": "pixels.depth"}, "no image 'pixels.depth'"),
+        ({"make": {"bounded": False}}, "actions without bounds.*low and high"),
+        ({"low": [0.0, 1.0]}, "takes 1 numbers, and low or high has others"),
+        ({"low": ["a"]}, "'low' must be a list of numbers"),
+        ({"low": [10.0]}, "actions without bounds"),
+        ({"fps": "often"}, "fps' must be float"),
+    ],
+)
+def test_one_line(
+    changes: dict[str, Any], message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    name = described(tmp_path, **changes)
+    with pytest.raises(UserError, match=message):
+        load_suite(name)
+    assert main(["tasks", name]) == 2
+    assert capsys.readouterr().err.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [({"colours": 3}, "cannot make.*colours"), ({"most": 7.0}, "slide-odd takes other actions")],
+)
+def test_every_task_is_made_once_before_any_work(
+    make: dict[str, Any], message: str, tmp_path: Path
+) -> None:
+    odd = {"category": "unseen", "instruction": INSTRUCTION, "make": make}
+    found = suite(tmp_path, tasks={**SLIDER["tasks"], "slide-odd": odd})
+    with pytest.raises(UserError, match=message):
+        found.check()
+    suite(tmp_path).check()
+
+
+class Silent(gym.Env[Any, Any]):
+    """It takes whole numbers, or says not how many steps a second has."""
+
+    def __init__(self, discrete: bool) -> None:
+        self.observation_space = gym.spaces.Box(0, 255, (8, 8, 3), np.uint8)
+        one = gym.spaces.Box(-1, 1, (1,), np.float32)
+        self.action_space = gym.spaces.Discrete(4) if discrete else one
+
+
+@pytest.mark.parametrize(
+    ("discrete", "message"), [(True, r"actions of Discrete\(4\)"), (False, "set fps in")]
+)
+def test_what_no_policy_of_ours_can_act_in(discrete: bool, message: str, tmp_path: Path) -> None:
+    if "Silent-v0" not in gym.registry:
+        gym.register("Silent-v0", entry_point=Silent)
+    changes = {"id": "Silent-v0", "image": "", "make": {"discrete": discrete}}
+    with pytest.raises(UserError, match=message):
+        suite(tmp_path, **changes)
+
+
+def test_bounds_that_the_file_gives(tmp_path: Path) -> None:
+    found = suite(tmp_path, make={"bounded": False}, low=[2], high=[6.5])
+    assert found.action_range is not None
+    native = found.action_range.native(np.array([-1.0], np.float32))
+    assert native == np.array([2.0], np.float32)
+
+
+def test_a_name_that_is_no_file(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="gym:Slider-v0 names no YAML file"):
+        load_suite("gym:Slider-v0")
+    with pytest.raises(UserError, match="is missing"):
+        load_suite(f"gym:{tmp_path}/nowhere.yaml")
+
+
+def test_no_file_of_others_names_one(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="code from elsewhere"):
+        suite_of_file(described(tmp_path), tmp_path / "config.yaml")
