@@ -17,10 +17,11 @@ from irevla.config import (
     SFTConfig,
 )
 from irevla.errors import UserError
+from irevla.evaluation.stats import Results
 from irevla.presets import PRESETS
 from irevla.reproduce.figures import draw
 from irevla.reproduce.grid import EVIDENCE, ROWS, SFT, cells, chosen
-from irevla.reproduce.tables import MISSING, rates, read, table
+from irevla.reproduce.tables import MISSING, _hours, rates, read, table
 from irevla.tasks import Category
 
 pytestmark = pytest.mark.usefixtures("coarse_plots")
@@ -103,6 +104,14 @@ def test_the_same_augmentation_is_stage_0s(tmp_path: Path) -> None:
     changed = replace(TINY, sl=replace(TINY.sl, augment=stronger))
     config = cells(changed, ("same-augmentation",), (0,), tmp_path)[1].config
     assert config.method == "irevla" and config.sl.augment == config.sft.augment
+
+
+def test_no_code_that_results_name_is_run_for_the_hours(tmp_path: Path) -> None:
+    (tmp_path / "trap_suite.py").write_text("raise SystemExit('run')")
+    results = Results({"suite": "trap_suite:SUITE"}, "", {}, "", ())
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(tmp_path)
+        assert _hours(tmp_path, results) is None
 
 
 @pytest.mark.usefixtures("tiny")

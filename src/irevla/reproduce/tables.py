@@ -6,7 +6,7 @@ from pathlib import Path
 from statistics import mean
 
 from irevla.config import METHODS, EnvConfig
-from irevla.envs.suite import suite_of_file
+from irevla.envs.suite import SUITES, load_suite
 from irevla.errors import UserError
 from irevla.evaluation.stats import (
     Count,
@@ -36,7 +36,7 @@ class Ran:
     """One run: what it measured, and how long the arm, or its simulation, moved in training."""
 
     results: Results
-    hours: float
+    hours: float | None  # None: a suite that a file alone names may be code from elsewhere
 
 
 Found = Mapping[str, Mapping[int, Ran]]
@@ -92,16 +92,17 @@ def _check_own(results: Results, row: str, seed: int, directory: Path) -> None:
         )
 
 
-def _hours(directory: Path, results: Results) -> float:
+def _hours(directory: Path, results: Results) -> float | None:
+    settings = results.settings
+    if settings["suite"] not in SUITES:
+        return None
     events = read_lines(directory / "journal.jsonl", facts={"event"})
     decisions = sum(
         int(event.get("decisions", 0))
         for event in events
         if str(event["event"]).partition(":")[0] in PRACTICE
     )
-    settings = results.settings
-    suite = suite_of_file(str(settings["suite"]), directory)
-    usual = suite.fps * EnvConfig().action_repeat  # control steps
+    usual = load_suite(str(settings["suite"])).fps * EnvConfig().action_repeat  # control steps
     return decisions * int(settings["env"]["action_repeat"]) / usual / 3600
 
 
@@ -171,7 +172,8 @@ def practice(found: Found, rows: Sequence[str]) -> list[str]:
     """
     spent, gained = [], []
     for row in rows:
-        hours = [run.hours for run in found.get(row, {}).values()]
+        known = [run.hours for run in found.get(row, {}).values()]
+        hours = [each for each in known if each is not None]
         gains = [after.rate - before.rate for before, after in _pairs(found, FIRST, row)]
         whole = len(gains) == len(hours) and any(hours)
         spent.append(f"{mean(hours):.2f}" if hours else MISSING)
