@@ -25,6 +25,7 @@ PRESETS: dict[str, tuple[str, Config]] = {
         "Meta-World in minutes on two cores: 4 expert tasks, 2 RL tasks, 2 unseen",
         Config(
             suite="metaworld",
+            rl="sac",
             expert_tasks=("window-close", "button-press", "door-open", "drawer-open"),
             rl_tasks=("button-press-new", "window-close-new"),
             unseen_tasks=("button-press-orange", "window-close-purple"),
