@@ -19,7 +19,7 @@ from irevla.config import (
 from irevla.errors import UserError
 from irevla.evaluation.stats import Results
 from irevla.presets import PRESETS
-from irevla.reproduce.figures import draw
+from irevla.reproduce.figures import _colour, draw
 from irevla.reproduce.grid import EVIDENCE, ROWS, SFT, cells, chosen
 from irevla.reproduce.tables import MISSING, _hours, rates, read, table
 from irevla.tasks import Category
@@ -63,6 +63,10 @@ def test_all_rows_of_a_seed_start_from_one_stage_0_but_scratch(tmp_path: Path) -
     assert irevla.from_checkpoint == str(tmp_path / "sft" / "seed-3")
     assert irevla.expert.dataset == scratch.expert.dataset == f"{irevla.from_checkpoint}/expert"
     assert not scratch.from_checkpoint
+
+
+def test_every_row_has_a_colour_of_its_own() -> None:
+    assert len({_colour(row) for row in ROWS}) == len(ROWS)
 
 
 def test_some_rows_alone() -> None:

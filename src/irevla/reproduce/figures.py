@@ -24,7 +24,7 @@ except ModuleNotFoundError as missing:
 
 COLOURS = (
     *("#0072b2", "#56b4e9", "#d55e00", "#e69f00", "#882255"),
-    *("#8c94a3", "#009e73", "#cc79a7", "#f0e442", "#332288"),
+    *("#8c94a3", "#009e73", "#cc79a7", "#f0e442", "#332288", "#44aa99"),
 )
 POINTS = 20  # of a learning curve
 DPI = 160
@@ -120,7 +120,7 @@ def _rl_tasks(root: Path, found: Found, rows: Sequence[str]) -> list[str]:
 
 def _colour(row: str) -> str:
     """Return the colour that a row has in every figure."""
-    return COLOURS[list(ROWS).index(row) % len(COLOURS)]
+    return COLOURS[list(ROWS).index(row)]
 
 
 def _legend(figure: Figure, rows: Sequence[str]) -> None:
