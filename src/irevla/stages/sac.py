@@ -92,14 +92,19 @@ def run_sac(
         advance(progress.decisions, f"success {progress.rate:.2f}; making the pending updates")
         learning.finish()
     check_learnt(stage, updates=learning.updates - config.warmup, moved=learning.moved)
-    facts = progress.facts() | vec.lost_note
-    if progress.hopeless:
-        facts["note"] = (
-            f"nothing succeeded in {progress.episodes} episodes: begin with a better policy, or "
-            "allow more --sac.hopeless"
-        )
-    complete(run, policy, stage, **facts, updates=learning.updates)
+    remark = vec.lost_note | _remark(progress)
+    complete(run, policy, stage, **progress.facts(), **remark, updates=learning.updates)
     return policy
+
+
+def _remark(progress: RLProgress) -> dict[str, str]:
+    if not progress.hopeless:
+        return {}
+    note = (
+        f"nothing succeeded in {progress.episodes} episodes: begin with a better policy, or "
+        "allow more --sac.hopeless"
+    )
+    return {"note": note}
 
 
 def _play_leg(
