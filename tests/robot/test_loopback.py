@@ -25,6 +25,7 @@ from irevla.errors import UserError
 from irevla.robot.cell import Cell, open_arm
 from irevla.robot.driver import FRANKA_HAND
 from irevla.robot.env import PandaRealEnv
+from irevla.robot.flight import flights, read_flight
 from irevla.robot.kinematics import flange_pose
 from irevla.robot.pose import Pose, compose, length, turn_between
 from irevla.robot.safe_arm import ArmStopped, SafeArm
@@ -166,6 +167,28 @@ def play_an_episode(env: PandaRealEnv, sim: SimulatedArm) -> None:
     while sim.fingers() < 0.07 and time.monotonic() < end:
         time.sleep(0.1)
     assert sim.fingers() > 0.07
+
+
+def test_labels_are_the_way_that_the_simulated_hand_went(sim: SimulatedArm, tmp_path: Path) -> None:
+    """At the documented speed of the first day: 24 cm are asked for."""
+    settings = settings_for(sim.host, tmp_path)
+    careful = replace(settings.limits, speed=0.1)
+    arm = open_arm(replace(settings, limits=careful, dynamics=0.1))
+    arm.authorize(HASH)
+    env = env_on(sim, arm, tmp_path)
+    env.reset()
+    began = rest(sim)
+    labels = [env.step(FORTH)[-1]["action"] for _ in range(6)]
+    labels += [env.step(STILL)[-1]["action"] for _ in range(6)]
+    went = rest(sim) - began
+    arm.close()
+    way = 0.04 * np.array(labels)[:, :3].sum(axis=0)
+    assert 0.02 < went[0] < 0.08 and length(way - went) < 0.01, (way, went)
+    lines = [line for path in flights(settings.flights) for line in read_flight(path)]
+    decisions = [line for line in lines if line["what"] == "decision"]
+    assert np.allclose([line["done"] for line in decisions], labels, atol=1e-4)
+    targets = [line for line in lines if line["what"] == "target"]
+    assert 0.0 <= targets[-1]["width"] < 0.09 and len(targets[-1]["wrench"]) == 6
 
 
 @pytest.mark.slow

@@ -63,7 +63,7 @@ class SharedBuffers:
     images: UInt8[np.ndarray, "n H W 3"]  # what each slot sees now
     final_images: UInt8[np.ndarray, "n H W 3"]  # the true last one, where the step ended an episode
     actions: Float32[np.ndarray, "n A"]  # from the driver
-    labels: Float32[np.ndarray, "n A"]  # what was meant: clean of noise; a person's who took over
+    labels: Float32[np.ndarray, "n A"]  # what was meant, clean of noise; what an arm has done
     rewards: Float32[np.ndarray, " n"]
     terminated: Bool[np.ndarray, " n"]
     truncated: Bool[np.ndarray, " n"]
@@ -214,7 +214,7 @@ class EnvPool:
         person = not expert and info.get("person", False)  # who took over from a policy
         self._helped[slot] |= person
         disturbed = job.noise > 0 and not person
-        buffers.labels[slot] = clean if expert or disturbed else info.get("action", clean)
+        buffers.labels[slot] = clean if disturbed else info.get("action", clean)
         buffers.rewards[slot] = reward
         buffers.success[slot] = info["success"] and not self._helped[slot]
         buffers.terminated[slot] = terminated

@@ -10,9 +10,11 @@ from typing import Any
 from irevla.envs.suite import Authorization
 from irevla.errors import UserError
 from irevla.robot.cameras import Camera, CameraError, open_camera
+from irevla.robot.clock import Clock, WallClock
 from irevla.robot.driver import Driver
+from irevla.robot.flight import Flight
 from irevla.robot.pose import Pose
-from irevla.robot.safe_arm import Clock, SafeArm, WallClock
+from irevla.robot.safe_arm import SafeArm
 from irevla.robot.settings import Settings, read_settings
 from irevla.robot.stop_latch import Session
 from irevla.robot.success import ClassifierDetector, KeyDetector, SuccessDetector
@@ -95,7 +97,9 @@ def open_arm(settings: Settings) -> SafeArm:
         dry_run=settings.dry_run,
         expected=settings.policy,
         announce=_announce,
+        flight=Flight(settings.flights, _announce),
     )
+    arm.flight.note("session", settings=str(settings.path), limits=vars(settings.limits))
     arm.start_watchdog()
     return arm
 

@@ -13,6 +13,7 @@ from irevla.errors import UserError, unknown
 from irevla.robot.cameras import compose, open_camera
 from irevla.robot.cell import open_arm, open_cell
 from irevla.robot.driver import DriverError
+from irevla.robot.flight import flights, read_flight, told
 from irevla.robot.safe_arm import ArmFault, SafeArm
 from irevla.robot.settings import Settings, read_settings
 from irevla.robot.stop_latch import Session, StopLatch
@@ -114,6 +115,17 @@ def release(settings: Settings) -> None:
         print("the arm is not stopped")
 
 
+def log(settings: Settings, file: Path | None = None) -> None:
+    """Print what a session's flight recorder holds, the newest one's where none is named."""
+    found = flights(settings.flights)
+    if file is None and not found:
+        raise UserError(f"no session has left anything in {settings.flights}")
+    path = file or found[-1]
+    print(path)
+    for line in read_flight(path):
+        print(told(line))
+
+
 def _why(stop_latch: StopLatch) -> str:
     return f"stopped: {stop_latch.reason}. Have you looked at the arm? Type yes: "
 
@@ -127,14 +139,21 @@ WORDS: dict[str, Callable[[Settings], None]] = {
     "show": show,
     "home": home,
     "release": release,
+    "log": log,
 }
 
 
-def arm_command(word: str, path: Path) -> None:
-    """Do one of `WORDS`, with the settings at `path`. Raises `UserError`."""
+def arm_command(word: str, path: Path, file: Path | None = None) -> None:
+    """Do one of `WORDS`, with the settings at `path`; `log` reads `file`. Raises `UserError`."""
     if word not in WORDS:
         raise unknown("arm command", word, WORDS)
-    WORDS[word](read_settings(path))
+    settings = read_settings(path)
+    if word == "log":
+        log(settings, file)
+        return
+    if file is not None:
+        raise UserError(f"irevla arm {word} takes no file: leave {file} out")
+    WORDS[word](settings)
 
 
 @contextlib.contextmanager

@@ -34,6 +34,8 @@ class ArmState:
     received: float  # s, when it came, by the clock of `SafeArm` (`time.monotonic`)
     fault: str = ""  # what the arm stopped itself for; empty: nothing
     held: bool = False  # by a person (user stop, enabling device): never cleared by a program
+    width: float | None = None  # m between the fingers; None: it is not known
+    wrench: tuple[float, ...] | None = None  # N and Nm upon the hand; None: it is not known
 
 
 @runtime_checkable

@@ -14,7 +14,8 @@ from irevla.envs.suite import PERSON
 from irevla.errors import UserError, unknown
 from irevla.robot.cameras import CameraError, compose
 from irevla.robot.cell import Cell
-from irevla.robot.pose import Pose
+from irevla.robot.driver import DriverError
+from irevla.robot.pose import Pose, turn_between
 from irevla.robot.recorder import Recorder
 from irevla.robot.safe_arm import ArmFault, ArmStopped
 from irevla.robot.settings import HZ
@@ -32,9 +33,10 @@ class PandaRealEnv(PixelEnv):
     The reward is 1 where the success detector says that the task is done. There the episode
     terminates, and where it says that the task has failed: nothing is to be had any more. After
     `horizon` decisions it is truncated. In a dry run nothing succeeds, as nothing moves. A person
-    who takes over replaces the policy's action; `info["action"]` is what was done,
-    `info["person"]` whether by them. Raises `ArmStopped`, for good, where the safety layer stops
-    the arm. Seeds settle nothing: a person puts the things back.
+    who takes over replaces the policy's action: `info["person"]` says whether one did.
+    `info["action"]` is what the hand did between the two images, not what was asked of it. Raises
+    `ArmStopped`, for good, where the safety layer stops the arm. Seeds settle nothing: a person
+    puts the things back.
     """
 
     def __init__(self, task: str, config: EnvConfig | None = None, *, cell: Cell) -> None:
@@ -57,6 +59,7 @@ class PandaRealEnv(PixelEnv):
         self._holds_before = 0  # those of the arm, before this episode
         self._recorder = Recorder(self.task, cell.demonstrations)
         self._image = np.zeros((config.image_size, config.image_size, 3), np.uint8)  # the last one
+        self._pose = cell.home  # where the hand was then
         self._demonstrated: np.ndarray | None = None  # by a person, for the next step
 
     def reset(
@@ -91,7 +94,9 @@ class PandaRealEnv(PixelEnv):
         self._slowest = 0.0
         self._holds_before = arm.late_holds
         self._recorder.begin()
+        arm.flight.note("episode", task=self.task.name)
         self._image = self._observe()
+        self._pose = self._seen_pose()
         return self._image, {"success": False}
 
     def step(
@@ -105,10 +110,11 @@ class PandaRealEnv(PixelEnv):
         began = cell.clock.now()
         chosen, person = self._chosen(np.asarray(action, np.float32))
         try:
-            done = self._act(chosen)
+            self._act(chosen)
+            self._wait(began)
+            done = self._done(cell.arm.state().pose, chosen)
         except ArmFault as fault:
-            return self._break_off(str(fault))
-        self._wait(began)
+            return self._break_off(str(fault), chosen, person=person)
         self._recorder.add(self._image, done, person=person)
         self._image = self._observe()
         verdict = cell.success_detector.detect(self._image, self.task.instruction)
@@ -116,6 +122,7 @@ class PandaRealEnv(PixelEnv):
         success = verdict is True and not cell.arm.dry_run
         terminated = verdict is not None
         truncated = not terminated and self._decisions >= self.config.horizon
+        self._note(chosen, done, person=person, verdict=verdict)
         if terminated or truncated:
             self._end(success=success)
         self._returned = cell.clock.now()
@@ -179,17 +186,54 @@ class PandaRealEnv(PixelEnv):
         spent = self.cell.clock.now() - began
         self.cell.clock.sleep(max(period - thinking, period / 2) - spent)
 
-    def _act(self, action: Float32[np.ndarray, " A"]) -> Float32[np.ndarray, " A"]:
-        """Clip (which passes NaN: the arm refuses that), move, and return what was asked for."""
-        clipped: np.ndarray = np.clip(action, -1.0, 1.0)
-        motion = clipped.astype(np.float64)
+    def _act(self, action: Float32[np.ndarray, " A"]) -> None:
+        """Clip (which passes NaN: the arm refuses that), and move."""
+        motion = np.clip(action, -1.0, 1.0).astype(np.float64)
         self.cell.arm.step(motion[:3] * REACH, motion[3:6] * TURN, shut=bool(motion[6] > 0))
-        return clipped
 
-    def _break_off(self, fault: str) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
+    def _done(self, pose: Pose, asked: Float32[np.ndarray, " A"]) -> Float32[np.ndarray, " A"]:
+        """Return what was done since the last image, as an action.
+
+        The arm lags, its limits shorten: who learnt from what was asked would learn of motions that
+        never were.
+        """
+        before = self._pose
+        self._pose = pose
+        way = (pose.position - before.position) / REACH
+        turn = turn_between(before.quaternion, pose.quaternion) / TURN
+        shut = 1.0 if asked[6] > 0 else -1.0
+        action: np.ndarray = np.clip([*way, *turn, shut], -1.0, 1.0)
+        return action.astype(np.float32)
+
+    def _seen_pose(self) -> Pose:
+        """Where the hand is, also of an arm with a fault; where it cannot be told, where it was."""
+        try:
+            pose = self.cell.arm.look().pose
+        except DriverError:  # the next command stops the arm for it
+            return self._pose
+        return pose if pose.sound else self._pose
+
+    def _note(
+        self,
+        asked: Float32[np.ndarray, " A"],
+        done: Float32[np.ndarray, " A"],
+        *,
+        person: bool,
+        verdict: bool | None,
+    ) -> None:
+        facts = {} if verdict is None else {"verdict": verdict}
+        self.cell.arm.flight.note(
+            "decision", number=self._decisions, asked=asked, done=done, person=person, **facts
+        )
+
+    def _break_off(
+        self, fault: str, asked: Float32[np.ndarray, " A"], *, person: bool
+    ) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
         """End the episode, as the arm has stopped itself; the next reset may clear the fault."""
+        done = self._done(self._seen_pose(), asked)
         self._end(success=False)
-        return self._image, 0.0, False, True, {"success": False, "fault": fault}
+        info = {"success": False, "fault": fault, "action": done, "person": person}
+        return self._image, 0.0, False, True, info
 
     def _end(self, *, success: bool) -> None:
         arm = self.cell.arm

@@ -6,24 +6,27 @@ What it promises is listed in `docs/real-robot.md`, with what it does not.
 import logging
 import re
 import threading
-import time
 from collections.abc import Callable
 from contextlib import suppress
-from typing import NoReturn, Protocol, runtime_checkable
+from typing import NoReturn
 
 import numpy as np
 
 from irevla.envs.suite import PERSON
 from irevla.errors import UserError
+from irevla.robot.clock import Clock, WallClock
 from irevla.robot.driver import FRANKA_HAND, ArmState, Driver, DriverError
+from irevla.robot.flight import Flight, facts_of, numbers
 from irevla.robot.limits import Limits, Refused
 from irevla.robot.pose import Pose, Vector, length, shortened, turn_between
 from irevla.robot.state_check import StateCheck
 from irevla.robot.stop_latch import Session
+from irevla.robot.watchdog import Watchdog
 
 LATE = 1.5  # periods without a new command after which the arm is told to hold: it does within two
 NEAR = 0.006  # m from a goal ...
 NEAR_TURN = 0.06  # ... and rad: the arm is there ...
+FINGERS = 2.0  # s that fingers may take for what they were told
 RESTING = 3  # ... where it is seen there so many times in a row
 PATIENCE = 30.0  # s that an approach may take
 FULL_SPEED = float("inf")
@@ -42,31 +45,6 @@ class ArmStopped(UserError):
 class ArmFault(Exception):
     """The arm has stopped itself (a collision, a limit of its joints). `recover` may clear it, so
     many times."""
-
-
-@runtime_checkable
-class Clock(Protocol):
-    """Time, so that tests can have their own."""
-
-    def now(self) -> float:
-        """s, monotonic."""
-        ...
-
-    def sleep(self, seconds: float) -> None:
-        """Wait."""
-        ...
-
-
-class WallClock:
-    """The real one."""
-
-    def now(self) -> float:
-        """s, monotonic."""
-        return time.monotonic()
-
-    def sleep(self, seconds: float) -> None:
-        """Wait."""
-        time.sleep(max(0.0, seconds))
 
 
 class SafeArm:
@@ -88,8 +66,10 @@ class SafeArm:
         dry_run: bool = False,
         expected: str = "",
         announce: Callable[[str], None] = _log.warning,
+        flight: Flight | None = None,
     ) -> None:
         self.limits = limits
+        self.flight = flight or Flight(None, announce)
         self.dry_run = dry_run
         self.last_target: Pose | None = None  # where the arm was sent, until it was told to hold
         self.late_holds = 0  # how often no command came in time
@@ -108,9 +88,11 @@ class SafeArm:
         self._holds = True  # it was told to hold after the last command, and heard it ...
         self._fingers_rest = True  # ... and its fingers to stop
         self._shut: bool | None = None  # what the fingers were told; None: nothing yet
+        self._fingers_told = -float("inf")  # when that was
+        self._fault = ""  # that it had when it was last asked
         self._clears_episode = 0
         self._alarms: set[str] = set()  # that were given since the last release
-        self._watchdog: _Watchdog | None = None
+        self._watchdog: Watchdog | None = None
 
     # --- who may move it
 
@@ -145,6 +127,7 @@ class SafeArm:
         later = ", and what it becomes as it learns" if learning else ""
         self._announce(f"the arm obeys {named}{later}{self._dry()}")
         self._who = who
+        self.flight.note("authorise", who=who, learning=learning, dry_run=self.dry_run)
 
     def dismiss(self) -> None:
         """Nobody may move the arm any more, until somebody is authorised again."""
@@ -239,8 +222,10 @@ class SafeArm:
         if shut == self._shut:
             return
         self._shut = shut
+        self.flight.note("fingers", shut=shut)
         if not self.dry_run:
             self._fingers_rest = False
+            self._fingers_told = self._clock.now()
             self._wired(lambda: self.__driver.set_gripper(shut=shut))
 
     def recover(self) -> None:
@@ -262,6 +247,7 @@ class SafeArm:
             )
         self._clears_episode += 1
         self._count_clear(state.fault)
+        self.flight.note("clear", fault=state.fault)
         self.say(f"clearing a fault ({state.fault}), the {clears + 1}. since the last release")
         self._forget()
         if not self.dry_run:
@@ -282,9 +268,9 @@ class SafeArm:
         self._refuse_if_stopped()
         state = self._read()
         if state.fault:
-            self.last_target = None  # it has stopped itself
-            self._holds = True
+            self._stopped_itself(state)
             raise ArmFault(state.fault)
+        self._fault = ""
         return state
 
     def look(self) -> ArmState:
@@ -300,20 +286,21 @@ class SafeArm:
             if not (self._holds and self._fingers_rest):
                 self._halt()
             return
-        if self.last_target is None:
+        if self.last_target is None and not self._fingers_move():
             return
         try:
-            self.state()
+            self.flight.note("state", **facts_of(self.state()))
             self._ask_witness()
         except (UserError, ArmFault):  # held, or stopped by itself
             return
-        if self._clock.now() - self._commanded >= LATE * self.limits.period:
+        late = self._clock.now() - self._commanded >= LATE * self.limits.period
+        if late and self.last_target is not None:
             self._hold()
             self.late_holds += 1
 
     def start_watchdog(self) -> None:
         """Call `watch` from a thread, four times in a period."""
-        self._watchdog = _Watchdog(self, self.limits.period / 4)
+        self._watchdog = Watchdog(self.watch, self.stop, self.limits.period / 4)
         self._watchdog.start()
 
     def close(self) -> None:
@@ -325,8 +312,19 @@ class SafeArm:
         self._stop_fingers()
         self.__driver.close()
         self._session.close()
+        self.flight.close()
 
     # --- the ways to the driver
+
+    def _stopped_itself(self, state: ArmState) -> None:
+        """Its fingers have not."""
+        if self._fault != state.fault:
+            self.flight.note("fault", **facts_of(state))
+        self._fault = state.fault
+        self.last_target = None
+        self._holds = True
+        if not self._fingers_rest:
+            self._stop_fingers()
 
     def _move(self, shift: Vector, turn: Vector, *, speed: float) -> None:
         with self._wire:
@@ -348,6 +346,7 @@ class SafeArm:
             # Before it is sent: the watchdog sees a slow one.
             self.last_target = cleared.pose
             self._commanded = now
+            self.flight.note("target", target=numbers(cleared.pose), **facts_of(state))
             if self.dry_run:
                 self.say(f"dry run: would go to {np.round(cleared.pose.position, 3).tolist()}")
                 return
@@ -374,6 +373,10 @@ class SafeArm:
         self._hold()
         self._stop_fingers()
 
+    def _fingers_move(self) -> bool:
+        """Whether they may be on their way."""
+        return not self._fingers_rest and self._clock.now() - self._fingers_told < FINGERS
+
     def _stop_fingers(self) -> None:
         if self.dry_run:
             return
@@ -393,6 +396,7 @@ class SafeArm:
         try:
             self.__driver.hold()
             self._holds = True
+            self.flight.note("hold")
         except DriverError as error:
             self._holds = False  # the watchdog tries again
             if self._stop_latch.set(f"it could not be told to hold: {error}"):
@@ -459,6 +463,7 @@ class SafeArm:
 
     def _tell_stop(self) -> None:
         """Tell everybody, once the arm holds. Fails in words alone."""
+        self.flight.note("stop", reason=self.stopped)
         try:
             self._stop_latch.keep()
         except OSError as error:  # the session's mark stays, which is a stop for the next one
@@ -496,23 +501,3 @@ def _is_near(pose: Pose, goal: Pose) -> bool:
     away = length(goal.position - pose.position)
     turned_off = length(turn_between(pose.quaternion, goal.quaternion))
     return away < NEAR and turned_off < NEAR_TURN
-
-
-class _Watchdog(threading.Thread):
-    def __init__(self, arm: SafeArm, interval: float) -> None:
-        super().__init__(name="arm-watchdog", daemon=True)
-        self._arm = arm
-        self._interval = interval
-        self._over = threading.Event()
-
-    def run(self) -> None:
-        while not self._over.wait(self._interval):
-            try:
-                self._arm.watch()
-            except Exception as error:  # noqa: BLE001  # whatever it is: nobody would watch any more
-                self._arm.stop(f"the watchdog failed: {error!r}")
-
-    def end(self) -> None:
-        self._over.set()
-        if threading.current_thread() is not self:
-            self.join(2.0)

@@ -77,6 +77,11 @@ class Settings:
         """The socket on which `irevla arm keys` speaks."""
         return self.folder / "keys"
 
+    @property
+    def flights(self) -> Path:
+        """Where each session leaves what the arm was told and said."""
+        return self.folder / "flights"
+
 
 def _arm_name(driver: str, host: str) -> str:
     """Return one name for all ways to write an arm's address."""

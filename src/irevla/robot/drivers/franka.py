@@ -16,6 +16,8 @@ from irevla.robot.pose import Pose
 
 FINGER_SPEED = 0.1  # m/s
 ON_ITS_WAY = 0.1  # s until a command that was given has reached the hand
+LOOK = 0.05  # s between two looks at the width ...
+LOOK_ENDS = 1.5  # ... and that the last one may take
 ANY_WIDTH = 0.1  # m: whatever the fingers close on is a grasp
 
 
@@ -112,7 +114,9 @@ class FrankyDriver:
         pose = _pose(state.O_T_EE)
         frame = _pose(state.F_T_EE)
         held = mode in (modes.UserStopped, modes.Guiding)
-        return ArmState(pose, frame, state.time.to_sec(), now(), fault, held)
+        wrench = tuple(state.O_F_ext_hat_K.reshape(6).tolist())
+        stamp = state.time.to_sec()
+        return ArmState(pose, frame, stamp, now(), fault, held, self._fingers.width, wrench)
 
     def _ended(self) -> str:
         """Return what ended a motion that should still go on; empty where nothing did."""
@@ -146,6 +150,10 @@ class _Fingers:
         self._wish: bool | None = None  # shut or open, next
         self._moving: threading.Thread | None = None  # whose command is under way
         self._error = ""
+        self.width: float | None = None  # m; None: it is not known
+        self._over = threading.Event()
+        self._watch = threading.Thread(target=self._look, name="arm-width", daemon=True)
+        self._watch.start()
 
     def want(self, *, shut: bool) -> None:
         """Close or open, soon. Raises `DriverError` where the last wish failed."""
@@ -179,7 +187,18 @@ class _Fingers:
 
     def close(self) -> None:
         """Hang up."""
+        self._over.set()
+        self._watch.join(LOOK_ENDS)
         self._gripper = None
+
+    def _look(self) -> None:
+        """Follow the width: asking for it waits, for as long as the hand is silent."""
+        gripper = self._gripper
+        while not self._over.wait(LOOK):
+            try:
+                self.width = float(gripper.state.width)  # `gripper.width` stops all threads
+            except self._errors:
+                self.width = None
 
     def _begin(self) -> None:
         wish = self._wish

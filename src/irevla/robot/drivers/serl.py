@@ -97,7 +97,17 @@ class SerlDriver:
         self._changes += read != self._last  # of the arm: fingers that move do not make it fresh
         self._last = read
         hand = Pose(pose[:3], pose[3:])
-        return ArmState(hand, self._seen_frame(hand, joints), float(self._changes), now())
+        frame = self._seen_frame(hand, joints)
+        width = _finite(found.get("gripper_pos"), 1)
+        wrench = _finite([found.get("force"), found.get("torque")], 6)
+        return ArmState(
+            hand,
+            frame,
+            float(self._changes),
+            now(),
+            width=None if width is None else width[0],
+            wrench=wrench,
+        )
 
     def _seen_frame(self, hand: Pose, joints: np.ndarray) -> Pose:
         """Return what the server takes for the fingertips, seen from the flange.
@@ -128,3 +138,14 @@ class SerlDriver:
         if answer.status != 200:
             raise DriverError(f"/{path}: the robot server answers {answer.status} {answer.reason}")
         return content
+
+
+def _finite(value: Any, count: int) -> tuple[float, ...] | None:
+    """Return so many numbers; None where they are something else: nothing hangs on them."""
+    try:
+        numbers = np.array(value, np.float64).reshape(-1)
+    except (ValueError, TypeError):
+        return None
+    if len(numbers) != count or not np.isfinite(numbers).all():
+        return None
+    return tuple(numbers.tolist())
