@@ -35,7 +35,7 @@ class FakePerson:
     """Says what it is told to say."""
 
     def __init__(self) -> None:
-        self.watching, self.ready = True, True
+        self.watching, self.ready, self.vetoes = True, True, False
         self.hand: np.ndarray | None = None
         self.says: bool | None = None
         self.asked: list[str] = []
@@ -53,6 +53,10 @@ class FakePerson:
     def wait_ready(self, request: str, *, patience: float) -> bool:
         self.asked.append(request)
         return self.ready
+
+    def wait_veto(self, request: str, *, patience: float) -> bool:
+        self.asked.append(request)
+        return self.vetoes
 
     def close(self) -> None:
         pass

@@ -430,7 +430,7 @@ def classifier(argv: Sequence[str]) -> None:
 
 
 def arm(argv: Sequence[str]) -> None:
-    """A real arm: keys, show, home, release, log (docs/real-robot.md)."""
+    """A real arm: keys, show, home, release, record, log (docs/real-robot.md)."""
 
     @dataclasses.dataclass(frozen=True)
     class ArmArguments:
@@ -438,11 +438,14 @@ def arm(argv: Sequence[str]) -> None:
 
         keys: watch, stop, answer and take over, in a terminal of its own. show: where the arm is
         and what the cameras see; nothing moves. home: the first motion, slow. release: after a
-        stop, when you have looked at the arm. log: what a session's flight recorder holds.
+        stop, when you have looked at the arm. log FILE: what a session's flight recorder holds.
+        record FOLDER: images for a classifier.
         """
 
-        word: tyro.conf.Positional[str]  # keys, show, home, release or log
-        file: tyro.conf.Positional[Path | None] = None  # log: a flight's file; none: the newest
+        word: tyro.conf.Positional[str]  # keys, show, home, release, record or log
+        place: tyro.conf.Positional[Path | None] = (
+            None  # record: a folder; log: a file, none: the newest
+        )
         settings: Path | None = None  # the arm's YAML file; none: that of $IREVLA_ARM
 
     arguments = parse(ArmArguments, argv, prog="irevla arm")
@@ -450,7 +453,7 @@ def arm(argv: Sequence[str]) -> None:
     from irevla.robot.commands import arm_command
     from irevla.robot.settings import settings_path
 
-    arm_command(arguments.word, arguments.settings or settings_path(), arguments.file)
+    arm_command(arguments.word, arguments.settings or settings_path(), arguments.place)
 
 
 COMMANDS: dict[str, Callable[[Sequence[str]], None]] = {

@@ -11,7 +11,7 @@ from PIL import Image
 
 from irevla.envs.panda.tasks import WRIST_SHARE
 from irevla.errors import UserError
-from irevla.robot.settings import CameraSettings
+from irevla.robot.settings import CameraSettings, Crop, DetectorSettings
 
 MAX_AGE = 0.3  # s: an older image shows another world
 FROZEN = 1.0  # s: a camera whose images do not change so long shows none of the present
@@ -48,6 +48,30 @@ def compose(
     side = round(WRIST_SHARE * size)
     image[:side, :side] = square(wrist, side)
     return image
+
+
+def view_of(
+    detector: DetectorSettings,
+    front: UInt8[np.ndarray, "H W 3"],
+    wrist: UInt8[np.ndarray, "h w 3"],
+    *,
+    size: int,
+) -> UInt8[np.ndarray, "size size 3"]:
+    """Return what a classifier sees: the policy's image, or its own part of one camera's."""
+    if detector.camera == "both":
+        return compose(front, wrist, size=size)
+    part = np.ascontiguousarray(
+        cropped(front if detector.camera == "front" else wrist, detector.crop)
+    )
+    return np.array(Image.fromarray(part).resize((size, size), Image.Resampling.BOX))
+
+
+def cropped(image: UInt8[np.ndarray, "H W 3"], crop: Crop) -> UInt8[np.ndarray, "h w 3"]:
+    """Return a part of an image, a pixel at least."""
+    height, width, _ = image.shape
+    left, top, right, bottom = crop
+    x, y = round(left * width), round(top * height)
+    return image[y : max(y + 1, round(bottom * height)), x : max(x + 1, round(right * width))]
 
 
 def square(image: UInt8[np.ndarray, "H W 3"], size: int) -> UInt8[np.ndarray, "size size 3"]:

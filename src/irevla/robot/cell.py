@@ -3,13 +3,14 @@ knows the drivers, which it gives to `SafeArm`."""
 
 import atexit
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from irevla.envs.suite import Authorization
 from irevla.errors import UserError
-from irevla.robot.cameras import Camera, CameraError, open_camera
+from irevla.robot.cameras import Camera, CameraError, open_camera, view_of
 from irevla.robot.clock import Clock, WallClock
 from irevla.robot.driver import Driver
 from irevla.robot.flight import Flight
@@ -19,6 +20,7 @@ from irevla.robot.settings import Settings, read_settings
 from irevla.robot.stop_latch import Session
 from irevla.robot.success import ClassifierDetector, KeyDetector, SuccessDetector
 from irevla.robot.teleop import BEAT, SILENCE, KeyTeleop, Teleop
+from irevla.robot.view import MISTAKES, check_view
 
 
 @dataclass
@@ -33,6 +35,7 @@ class Cell:
     success_detector: SuccessDetector
     clock: Clock = field(default_factory=WallClock)
     demonstrations: Path | None = None  # where episodes go that a person took part in
+    veto: float = 0.0  # s that a person has to take back that a task is done
     player: Any = None  # the environment whose episode is under way
     envs: set[Any] = field(default_factory=set)  # those that are open
 
@@ -119,7 +122,7 @@ def open_cell(settings: Settings, who: Authorization | None) -> Cell:
         opened.append(front)
         wrist = open_camera("wrist", settings.wrist)
         opened.append(wrist)
-        success_detector = _success_detector(settings, teleop)
+        success_detector = _success_detector(settings, teleop, arm, front, wrist)
         if who is not None:
             arm.authorize(who.policy, learning=who.learning)
     except UserError:
@@ -128,7 +131,16 @@ def open_cell(settings: Settings, who: Authorization | None) -> Cell:
         raise
     # A dry run is no demonstration: nothing moved.
     folder = None if settings.dry_run else settings.path.with_suffix(".demonstrations")
-    return Cell(arm, settings.home, front, wrist, teleop, success_detector, demonstrations=folder)
+    return Cell(
+        arm,
+        settings.home,
+        front,
+        wrist,
+        teleop,
+        success_detector,
+        demonstrations=folder,
+        veto=settings.veto,
+    )
 
 
 # --- the cell of this process: there is one arm, and all environments share it
@@ -166,13 +178,31 @@ def cell_of(path: Path) -> Cell:
     return cells[path]
 
 
-def _success_detector(settings: Settings, teleop: Teleop) -> SuccessDetector:
+def _success_detector(
+    settings: Settings, teleop: Teleop, arm: SafeArm, front: Camera, wrist: Camera
+) -> SuccessDetector:
     if settings.success_detector == "key":
         return KeyDetector(teleop)
     from irevla.robot.classifier import Classifier  # only here does an arm's worker load torch
 
-    classifier = Classifier(settings.path.parent / settings.classifier)
-    return ClassifierDetector(classifier, teleop)
+    chosen = settings.detector
+    path = settings.path.parent / settings.classifier
+    check_view(path, chosen.view)
+    classifier = Classifier(path, threshold=chosen.threshold)
+    gates: dict[str, Callable[[], bool]] = {
+        "any": lambda: True,
+        "shut": lambda: arm.shut,
+        "open": lambda: not arm.shut,
+        "holding": arm.holding,
+    }
+    return ClassifierDetector(
+        classifier,
+        teleop,
+        images=chosen.images,
+        gate=gates[chosen.fingers],
+        look=lambda: view_of(chosen, front.read(), wrist.read(), size=classifier.image_size),
+        mistakes=path / MISTAKES,
+    )
 
 
 def _driver(settings: Settings) -> Driver:

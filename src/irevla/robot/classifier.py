@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from jaxtyping import UInt8
 
-from irevla.compute.device import seeded
+from irevla.compute.device import find_device, seeded
 from irevla.config import AugmentConfig, MixtureConfig, SFTConfig
 from irevla.data.episodes import Frames
 from irevla.data.mixture import Mixture, held_out
@@ -40,16 +40,22 @@ SUFFIXES = (".png", ".jpg", ".jpeg")
 class Classifier:
     """A trained one, as a robot's environment asks it."""
 
-    def __init__(self, path: Path | str) -> None:
-        self._policy = VLAPolicy.from_pretrained(path)
+    def __init__(self, path: Path | str, *, threshold: float = THRESHOLD) -> None:
+        self._policy = VLAPolicy.from_pretrained(path, device=find_device("auto"))
+        self._threshold = threshold
         if self._policy.action_dim != 1:
             raise UserError(
                 f"{path} is a policy, not a classifier: name what `irevla classifier` wrote"
             )
 
+    @property
+    def image_size(self) -> int:
+        """Side of the images that it judges, pixels."""
+        return self._policy.image_size
+
     def __call__(self, image: UInt8[np.ndarray, "H W 3"], instruction: str) -> bool:
         """Return whether the task is done."""
-        return bool(self._policy.act(image, instruction)[0] > THRESHOLD)
+        return bool(self._policy.act(image, instruction)[0] > self._threshold)
 
 
 @dataclass(frozen=True)

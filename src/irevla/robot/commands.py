@@ -14,11 +14,17 @@ from irevla.robot.cameras import compose, open_camera
 from irevla.robot.cell import open_arm, open_cell
 from irevla.robot.driver import DriverError
 from irevla.robot.flight import flights, read_flight, told
+from irevla.robot.label import record as record_images
 from irevla.robot.safe_arm import ArmFault, SafeArm
 from irevla.robot.settings import Settings, read_settings
 from irevla.robot.stop_latch import Session, StopLatch
 from irevla.robot.teleop import HELP, PRESSED_STOP, keyboard, send_keys
+from irevla.robot.view import check_view, keep_view
 
+RECORDING = (
+    "drive with the keys; y takes an image of success, n one of failure, held they go on; Ctrl-C "
+    "here leaves"
+)
 SHOWN = 512  # side of the image that `show` writes, pixels
 
 
@@ -134,25 +140,42 @@ def _agreed(question: str) -> bool:
     return input(question).strip() == "yes"
 
 
+def record(settings: Settings, folder: Path | None = None) -> None:
+    """Take labelled images for a classifier into `folder`, while a person drives the arm."""
+    if folder is None:
+        raise UserError("where to? irevla arm record FOLDER")
+    check_view(folder, settings.detector.view, missing=None)  # before anything is opened
+    by_key = dataclasses.replace(settings, success_detector="key")
+    with contextlib.closing(open_cell(by_key, None)) as cell:
+        cell.await_person()
+        print(RECORDING)
+        cell.arm.authorize(PERSON)
+        with contextlib.suppress(KeyboardInterrupt):
+            record_images(cell, folder, settings.detector)
+
+
 WORDS: dict[str, Callable[[Settings], None]] = {
     "keys": keys,
     "show": show,
     "home": home,
     "release": release,
-    "log": log,
 }
+WITH_PATH: dict[str, Callable[[Settings, Path | None], None]] = {"log": log, "record": record}
 
 
-def arm_command(word: str, path: Path, file: Path | None = None) -> None:
-    """Do one of `WORDS`, with the settings at `path`; `log` reads `file`. Raises `UserError`."""
-    if word not in WORDS:
-        raise unknown("arm command", word, WORDS)
+def arm_command(word: str, path: Path, place: Path | None = None) -> None:
+    """Do one of `WORDS`, or of `WITH_PATH` at `place`, with the settings at `path`.
+
+    Raises `UserError`.
+    """
+    if word not in WORDS and word not in WITH_PATH:
+        raise unknown("arm command", word, [*WORDS, *WITH_PATH])
     settings = read_settings(path)
-    if word == "log":
-        log(settings, file)
+    if word in WITH_PATH:
+        WITH_PATH[word](settings, place)
         return
-    if file is not None:
-        raise UserError(f"irevla arm {word} takes no file: leave {file} out")
+    if place is not None:
+        raise UserError(f"irevla arm {word} takes no file: leave {place} out")
     WORDS[word](settings)
 
 
@@ -185,4 +208,5 @@ def classifier_command(
             folder, instruction, start, config, on_step=lambda done: advance(done, "")
         )
     trained.save_pretrained(out, card=f"# Is it done? {instruction}\n\n{grade}\n")
+    keep_view(folder, out)
     return f"{grade}; written to {out}"

@@ -32,10 +32,11 @@ class PandaRealEnv(PixelEnv):
 
     The reward is 1 where the success detector says that the task is done. There the episode
     terminates, and where it says that the task has failed: nothing is to be had any more. After
-    `horizon` decisions it is truncated. In a dry run nothing succeeds, as nothing moves. A person
-    who takes over replaces the policy's action: `info["person"]` says whether one did.
-    `info["action"]` is what the hand did between the two images, not what was asked of it. Raises
-    `ArmStopped`, for good, where the safety layer stops the arm. Seeds settle nothing: a person
+    `horizon` decisions it is truncated, and where a person takes back that it is done. In a dry run
+    nothing succeeds, as nothing moves. A person who takes over replaces the policy's action:
+    `info["person"]` says whether one did. `info["action"]` is what the hand did between the two
+    images, not what was asked of it. Raises `ArmStopped`, for good, where the safety layer stops
+    the arm. Seeds settle nothing: a person
     puts the things back.
     """
 
@@ -94,6 +95,7 @@ class PandaRealEnv(PixelEnv):
         self._slowest = 0.0
         self._holds_before = arm.late_holds
         self._recorder.begin()
+        cell.success_detector.begin()
         arm.flight.note("episode", task=self.task.name)
         self._image = self._observe()
         self._pose = self._seen_pose()
@@ -117,16 +119,18 @@ class PandaRealEnv(PixelEnv):
             return self._break_off(str(fault), chosen, person=person)
         self._recorder.add(self._image, done, person=person)
         self._image = self._observe()
+        self._returned = cell.clock.now()  # the detector's time is the policy's
         verdict = cell.success_detector.detect(self._image, self.task.instruction)
         self._decisions += 1
-        success = verdict is True and not cell.arm.dry_run
-        terminated = verdict is not None
-        truncated = not terminated and self._decisions >= self.config.horizon
         self._note(chosen, done, person=person, verdict=verdict)
+        success = verdict is True and not cell.arm.dry_run
+        vetoed = success and self._vetoed()
+        success = success and not vetoed
+        terminated = verdict is not None and not vetoed
+        truncated = not terminated and (vetoed or self._decisions >= self.config.horizon)
         if terminated or truncated:
             self._end(success=success)
-        self._returned = cell.clock.now()
-        info = {"success": success, "action": done, "person": person}
+        info = {"success": success, "action": done, "person": person, "vetoed": vetoed}
         return self._image, float(success), terminated, truncated, info
 
     def expert_action(self) -> Float32[np.ndarray, " A"]:
@@ -204,6 +208,18 @@ class PandaRealEnv(PixelEnv):
         shut = 1.0 if asked[6] > 0 else -1.0
         action: np.ndarray = np.clip([*way, *turn, shut], -1.0, 1.0)
         return action.astype(np.float32)
+
+    def _vetoed(self) -> bool:
+        """Whether a person takes back, while the arm stands, that the task is done."""
+        cell = self.cell
+        cell.arm.hold()
+        if not cell.veto:
+            return False
+        vetoed = cell.teleop.wait_veto(f"{self.task.name} counts as done", patience=cell.veto)
+        if vetoed:
+            cell.success_detector.vetoed()
+            cell.arm.flight.note("veto")
+        return vetoed
 
     def _seen_pose(self) -> Pose:
         """Where the hand is, also of an arm with a fault; where it cannot be told, where it was."""

@@ -26,6 +26,8 @@ from irevla.robot.watchdog import Watchdog
 LATE = 1.5  # periods without a new command after which the arm is told to hold: it does within two
 NEAR = 0.006  # m from a goal ...
 NEAR_TURN = 0.06  # ... and rad: the arm is there ...
+CLOSING = 1.0  # s after which fingers have closed ...
+EMPTY = 0.004  # ... and m between them above which they hold something
 FINGERS = 2.0  # s that fingers may take for what they were told
 RESTING = 3  # ... where it is seen there so many times in a row
 PATIENCE = 30.0  # s that an approach may take
@@ -272,6 +274,17 @@ class SafeArm:
             raise ArmFault(state.fault)
         self._fault = ""
         return state
+
+    @property
+    def shut(self) -> bool:
+        """Whether the fingers were told to close."""
+        return bool(self._shut)
+
+    def holding(self) -> bool:
+        """Whether something is between fingers that have closed, as far as it is known."""
+        width = self.look().width
+        closed = self._clock.now() - self._fingers_told > CLOSING
+        return self.shut and closed and width is not None and width > EMPTY
 
     def look(self) -> ArmState:
         """Return the newest state, whatever it is, also of a stopped arm. Raises `DriverError`."""

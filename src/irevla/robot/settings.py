@@ -27,11 +27,19 @@ FILE = "IREVLA_ARM"  # environment variable: the path of the file
 DRIVERS = ("franka", "serl")
 CAMERAS = ("opencv", "realsense")
 SUCCESS_DETECTORS = ("key", "classifier")
+VIEWS = ("both", "front", "wrist")  # what a classifier sees: the policy's image, or of one camera
+FINGERS = ("any", "shut", "open", "holding")  # as they must be where a classifier is believed
+MOST_IMAGES = 50  # that it may have to agree on
 DOWN = np.array([1.0, 0.0, 0.0, 0.0])  # quaternion, x y z w: the fingers point straight down
 PIN = 8  # least digits of a policy's hash that say which it is
 MOST = {"dynamics": 1.0, "force": 70.0, "timeout": 0.5}  # what these settings may be at most
+MOST_VETO = 30.0  # s
 NEEDED = ("driver", "host", "workspace", "home", "cameras")
 RENAMED = {"judge": "success_detector"}  # settings of files that were written for version 0.1
+
+
+Crop = tuple[float, float, float, float]
+WHOLE: Crop = (0.0, 0.0, 1.0, 1.0)
 
 
 @dataclass(frozen=True)
@@ -41,6 +49,22 @@ class CameraSettings:
     kind: str  # one of CAMERAS
     device: str  # opencv: an index, a path or an address; realsense: a serial number, or empty
     upside_down: bool = False
+
+
+@dataclass(frozen=True)
+class DetectorSettings:
+    """When a classifier is believed."""
+
+    camera: str = "both"  # one of VIEWS: what it sees, in `irevla arm record` as well
+    crop: Crop = WHOLE  # the part of that camera's image, as shares: left, top, right, bottom
+    threshold: float = 0.5  # from -1 (failure) to 1 (success): what it must say more than ...
+    images: int = 3  # ... of so many images in a row, a tenth of a second each
+    fingers: str = "any"  # one of FINGERS: how they must be meanwhile; "holding" needs their width
+
+    @property
+    def view(self) -> dict[str, Any]:
+        """What a classifier sees, as the folders of its images and itself say it."""
+        return {"camera": self.camera, "crop": list(self.crop)}
 
 
 @dataclass(frozen=True)
@@ -55,11 +79,13 @@ class Settings:
     front: CameraSettings
     wrist: CameraSettings
     fingertips: Pose = field(default_factory=lambda: FRANKA_HAND)  # seen from the flange
+    detector: DetectorSettings = field(default_factory=DetectorSettings)
     # sha256 of the only policy that may move the arm, or its beginning; empty: any, which is shown
     policy: str = ""
     dry_run: bool = True  # compute and log, send nothing
     success_detector: str = "key"  # what says that a task is done: a person's key, or a classifier
     classifier: str = ""  # the folder that `irevla classifier` wrote, relative to the file
+    veto: float = 3.0  # s that a person has to take back that a task is done; 0: none
     dynamics: float = 0.1  # franka: share of the arm's limits of acceleration and jerk
     realtime: bool = True  # franka: demand a realtime kernel
     force: float = 20.0  # franka: of the fingers, N
@@ -115,7 +141,7 @@ def read_settings(path: Path) -> Settings:
 def _settings(found: dict[str, Any], path: Path) -> Settings:
     found = _renamed(found)
     plain = _with_default(Settings)
-    known = [*NEEDED, "limits", "fingertips", *plain]
+    known = [*NEEDED, "limits", "fingertips", "detector", *plain]
     for name in found:
         if name not in known:
             raise unknown("setting", name, known)
@@ -128,6 +154,8 @@ def _settings(found: dict[str, Any], path: Path) -> Settings:
     for name, most in MOST.items():
         if name in values and not 0 < values[name] <= most:
             raise UserError(f"{name} must be in (0, {most:g}], not {values[name]}")
+    if not 0 <= values.get("veto", 0.0) <= MOST_VETO:
+        raise UserError(f"veto must be from 0 to {MOST_VETO:g} s, not {values['veto']}")
     if "policy" in values and not re.fullmatch(rf"|[0-9a-f]{{{PIN},64}}", values["policy"]):
         raise UserError(
             f"policy must be the first {PIN} hexadecimal digits of a sha256, or more, not "
@@ -152,6 +180,7 @@ def _settings(found: dict[str, Any], path: Path) -> Settings:
         front=_camera(cameras, "front"),
         wrist=_camera(cameras, "wrist"),
         fingertips=_fingertips(found),
+        detector=_detector(_mapping(found.get("detector") or {}, "detector")),
         **values,
     )
 
@@ -209,6 +238,40 @@ def _fingertips(found: dict[str, Any]) -> Pose:
     position = _triple(frame.get("position"), "fingertips.position")
     yaw = _as(frame.get("yaw", FRANKA_HAND.yaw), float, "fingertips.yaw")
     return Pose(np.array(position), turned(np.array([0.0, 0.0, 0.0, 1.0]), np.array([0, 0, yaw])))
+
+
+def _detector(found: dict[str, Any]) -> DetectorSettings:
+    plain = _with_default(DetectorSettings)
+    for name in found:
+        if name not in plain:
+            raise unknown("setting of the detector", name, plain)
+    _one_of(found, "camera", VIEWS)
+    _one_of(found, "fingers", FINGERS)
+    crop = _crop(found, "detector.crop")
+    if crop != WHOLE and found.get("camera", "both") == "both":
+        raise UserError("detector.crop is of one camera: name it as detector.camera")
+    values = {
+        name: _as(value, plain[name], f"detector.{name}")
+        for name, value in found.items()
+        if name != "crop"
+    }
+    detector = DetectorSettings(crop=crop, **values)
+    if not -1 < detector.threshold < 1:
+        raise UserError(f"detector.threshold must be in (-1, 1), not {detector.threshold}")
+    if not 1 <= detector.images <= MOST_IMAGES:
+        raise UserError(f"detector.images must be from 1 to {MOST_IMAGES}, not {detector.images}")
+    return detector
+
+
+def _crop(found: dict[str, Any], name: str) -> Crop:
+    """Return the `crop` of some settings: shares of the image's width and height."""
+    value = found.get("crop", list(WHOLE))
+    if not (isinstance(value, list) and len(value) == 4):
+        raise UserError(f"{name} must be [left, top, right, bottom] in [0, 1], not {value!r}")
+    left, top, right, bottom = (_as(number, float, name) for number in value)
+    if not (0 <= left < right <= 1 and 0 <= top < bottom <= 1):
+        raise UserError(f"{name} must be [left, top, right, bottom] in [0, 1], not {value!r}")
+    return left, top, right, bottom
 
 
 def _camera(cameras: dict[str, Any], name: str) -> CameraSettings:

@@ -71,6 +71,11 @@ class Teleop(Protocol):
         """Ask for something; return whether they said within `patience` s that it is so."""
         ...
 
+    def wait_veto(self, request: str, *, patience: float) -> bool:
+        """Tell that an episode counts as a success; return whether they said within `patience` s
+        that it does not."""
+        ...
+
     def close(self) -> None:
         """Nobody listens any more."""
         ...
@@ -99,6 +104,7 @@ class KeyTeleop:
         self._held: dict[str, float] = {}  # ... when it came last as one that is held ...
         self._taps: dict[str, float] = {}  # ... and as one that no decision took yet
         self._verdict: bool | None = None
+        self._said = threading.Event()  # a verdict has come
         self._ready = threading.Event()
         self._over = threading.Event()
         self._thread = threading.Thread(target=self._run, name="teleop", daemon=True)
@@ -143,6 +149,15 @@ class KeyTeleop:
             self._held.clear()
         return ready
 
+    def wait_veto(self, request: str, *, patience: float) -> bool:
+        """Tell on standard error; who agrees at once need not wait."""
+        self._verdict = None
+        self._said.clear()
+        wait = f"{FAILED} takes it back, {DONE} keeps it, and so do {patience:g} s"
+        print(f"{request} ({wait})", file=sys.stderr, flush=True)
+        self._said.wait(patience)
+        return self.verdict() is False
+
     def close(self) -> None:
         """Remove the socket."""
         self._over.set()
@@ -164,6 +179,7 @@ class KeyTeleop:
             self._ready.set()
         elif key in (DONE, FAILED):
             self._verdict = key == DONE
+            self._said.set()
         elif key == SHUT or key in MOVES:
             with self._lock:
                 self._press(key, self._heard)
