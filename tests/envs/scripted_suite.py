@@ -133,6 +133,7 @@ REAL = replace(
     make=_make_told,
     real_arm=RealArm(
         authorize=TOLD.append,
+        dry_run=lambda: False,
         only_policy=lambda: "",
         env_config=lambda config: replace(config, workers=1, envs_per_worker=1),
     ),

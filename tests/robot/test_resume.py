@@ -1,18 +1,22 @@
 """Stage 1 on a real arm, interrupted: what was played is kept, for it cannot be played again."""
 
+import json
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
+from irevla.cli.main import main
 from irevla.compute.device import seeded
-from irevla.config import Config, EnvConfig, HarvestConfig, ModelConfig, SACConfig
+from irevla.config import Config, EnvConfig, EvalConfig, HarvestConfig, ModelConfig, SACConfig
 from irevla.data.replay import LatentReplay, reopen
 from irevla.envs.suite import RealArm, Suite, load_suite
-from irevla.envs.vector import Job
+from irevla.envs.vector import Job, VectorEnv
+from irevla.evaluation import evaluate, in_run, saved
 from irevla.evaluation.evaluate import Protocol
 from irevla.models.policy import VLAPolicy, build_policy
 from irevla.rollout.demonstrations import open_store
@@ -20,7 +24,7 @@ from irevla.runs.run import Run, open_run
 from irevla.stages import harvest, sac
 from irevla.stages.contract import still_to_play
 from irevla.storage.metrics import Metrics
-from irevla.tasks import Stage
+from irevla.tasks import Stage, TaskLists
 
 TASK = "left-disc"
 STAGE = Stage("rl", TASK)
@@ -40,7 +44,12 @@ CONFIG = Config(
 
 def suite_of(*, real: bool) -> Suite:
     """The toy, which for our side of the pipe moves a real arm."""
-    arm = RealArm(lambda who: None, only_policy=lambda: "", env_config=lambda config: config)
+    arm = RealArm(
+        authorize=lambda who: None,
+        dry_run=lambda: False,
+        only_policy=lambda: "",
+        env_config=lambda config: config,
+    )
     return replace(load_suite("pointmass"), real_arm=arm if real else None)
 
 
@@ -196,3 +205,64 @@ def test_an_evaluation_on_an_arm_has_the_arms_own_time_and_no_second_environment
     )
     assert on_arm == env
     assert simulated.envs_per_worker > 1 and simulated.timeout > env.timeout
+
+
+# --- Ctrl-C at a prompt: an episode is told before the next one is asked for
+
+
+def test_an_arm_rests_until_its_last_episode_was_taken() -> None:
+    jobs = [Job(TASK, seed) for seed in (1, 2)]
+    still = np.zeros((1, 2), np.float32)
+    with VectorEnv(suite_of(real=True), CONFIG.env, iter(jobs)) as vec:
+        for number in range(2):
+            result = vec.recv(0)
+            assert result.playing.all()
+            while result.playing.any():
+                vec.send(0, still)
+                result = vec.recv(0)
+            assert result.ended.all() and result.previous == (jobs[number],)
+            assert vec.deal_next() == (number == 0)
+
+
+def test_episodes_of_a_test_are_not_played_again_on_a_real_arm(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    suite = suite_of(real=True)
+    policy = going_one_way()
+    tasks = TaskLists((), (TASK,), ())
+    played: list[int] = []
+    server = evaluate.Server
+
+    class Watched(server):  # type: ignore[misc, valid-type]
+        def serve(self, rounds: int | None = None) -> Any:
+            for outcome in super().serve(rounds):
+                played.append(outcome.job.seed)
+                yield outcome
+
+    monkeypatch.setattr(evaluate, "Server", Watched)
+    run = replace(run, config=replace(CONFIG, eval=EvalConfig(episodes=5, interim=0)))
+    with monkeypatch.context() as patch:
+        patch.setattr(run.journal, "append", stop_after(3, run.journal.append))
+        with pytest.raises(KeyboardInterrupt):
+            in_run.evaluate_stage(run, policy, suite, tasks, STAGE)
+    in_run.evaluate_stage(run, policy, suite, tasks, STAGE)
+    assert len(played) == len(set(played)) == 5
+    record = run.journal.done(f"evaluated {STAGE.name}")
+    assert record is not None and record["rows"][0]["episodes"] == 5
+
+
+def test_who_leaves_an_evaluation_on_an_arm_sees_what_was_played(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    going_one_way().save_pretrained(tmp_path / "policy")
+    monkeypatch.setattr(saved, "load_suite", lambda name: suite_of(real=True))
+    real = saved.evaluate_policy
+
+    def leaving(*what: Any, keep: Any, **more: Any) -> Any:
+        return real(*what, keep=stop_after(2, keep), **more)
+
+    monkeypatch.setattr(saved, "evaluate_policy", leaving)
+    command = ["eval", str(tmp_path / "policy"), "--suite", "pointmass", "--tasks", TASK, "--json"]
+    assert main([*command, "--episodes", "5"]) == 130
+    (row,) = json.loads(capsys.readouterr().out)
+    assert row["episodes"] == 2

@@ -170,10 +170,13 @@ def test_a_run_on_the_arm_asks_for_what_people_have_shown(
         )
     )
     shown = replace(preset, expert=replace(preset.expert, dataset=str(store.root)))
+    with pytest.raises(UserError, match="dry_run: true, where nothing moves"):
+        preflight(shown)
+    written(tmp_path, cameras=cameras, driver="serl", dry_run=False)
     with pytest.raises(UserError, match=r"name one policy \(12345678\), and a run makes others"):
         preflight(shown)
     preflight(replace(shown, method="sft"))
-    written(tmp_path, cameras=cameras, driver="serl", policy="")
+    written(tmp_path, cameras=cameras, driver="serl", policy="", dry_run=False)
     with pytest.raises(UserError, match=r"no videos of panda: --eval\.no-videos"):
         preflight(replace(shown, eval=replace(preset.eval, videos=True)))
     with pytest.raises(UserError, match="--rl sac on panda"):

@@ -125,22 +125,30 @@ def evaluate(argv: Sequence[str]) -> None:
     if arguments.episodes < 1 or not 0 <= arguments.seed < 1000:
         raise UserError("--episodes must be at least 1 and --seed in 0..999")
 
-    from irevla.evaluation.saved import evaluate_saved
+    from irevla.evaluation.saved import Interrupted, evaluate_saved
+    from irevla.evaluation.stats import Row
     from irevla.evaluation.tables import rows_table
     from irevla.progress import screen
 
-    rows = evaluate_saved(
-        arguments.policy,
-        arguments.tasks,
-        episodes=arguments.episodes,
-        seed=arguments.seed,
-        suite=arguments.suite,
-        words=arguments.words,
-    )
-    if arguments.json:
-        print(json.dumps([row.to_json() for row in rows]))
-    else:
-        screen.print(rows_table(rows))
+    def show(rows: list[Row]) -> None:
+        if arguments.json:
+            print(json.dumps([row.to_json() for row in rows]))
+        else:
+            screen.print(rows_table(rows))
+
+    try:
+        rows = evaluate_saved(
+            arguments.policy,
+            arguments.tasks,
+            episodes=arguments.episodes,
+            seed=arguments.seed,
+            suite=arguments.suite,
+            words=arguments.words,
+        )
+    except Interrupted as error:
+        show(error.rows)
+        raise
+    show(rows)
 
 
 def collect(argv: Sequence[str]) -> None:

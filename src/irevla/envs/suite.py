@@ -59,6 +59,7 @@ class RealArm:
     """What a suite also has that moves a real arm: it acts only for whom it was told of."""
 
     authorize: Callable[[Authorization | None], None]  # for the environments of this process
+    dry_run: Callable[[], bool]  # whether it computes and sends nothing
     only_policy: Callable[[], str]  # sha256, or its beginning, of the one that may act; "": any
     env_config: Callable[[EnvConfig], EnvConfig]  # one worker, one environment, time for a person
 

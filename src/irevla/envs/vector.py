@@ -170,6 +170,7 @@ class VectorEnv:
             "authorization": None if authorization is None else asdict(authorization),
         }
         self._states = [_WorkerState(size) for _ in range(self.workers)]
+        self._alone = suite.real_arm is not None  # a person sees to it between two episodes
         self._jobs = jobs
         self._handed_out = 0
         self.resumed = state is not None and self._fits(state)  # episodes under way go on
@@ -196,8 +197,23 @@ class VectorEnv:
             state.waiting = True
             state.stepping = False
             if any(state.playing()) or state.process is not None:
-                state.deck = [self._next_job() for _ in range(self.n)]
+                state.deck = [self._job_on_deck() for _ in range(self.n)]
                 state.begin_again(state.process or self._new_process())
+
+    def deal_next(self) -> bool:
+        """Begin the next job on a real arm, whose last episode has ended; return whether there is
+        one.
+
+        Elsewhere a job is on deck while another is played. Here the episode before it must have
+        been told: a person is asked for the next one, and may leave instead.
+        """
+        job = self._next_job() if self._alone else None
+        if job is None:
+            return False
+        (state,) = self._states
+        state.jobs[0] = job
+        state.begin_again(state.process or self._new_process())
+        return True
 
     def _new_process(self) -> WorkerProcess:
         return hire(self._greeting, timeout=self.config.timeout)
@@ -276,7 +292,7 @@ class VectorEnv:
                 self._replace(worker, str(reason))
         state.waiting = False
         for slot in state.count_step() if state.stepping else []:
-            state.deck[slot] = self._next_job()
+            state.deck[slot] = self._job_on_deck()
         return self._result(worker, previous, lost)
 
     def close(self) -> None:
@@ -297,6 +313,9 @@ class VectorEnv:
             if state.process is not None and rest(state.process, busy=state.waiting):
                 state.process = None
         self.close()
+
+    def _job_on_deck(self) -> Job | None:
+        return None if self._alone else self._next_job()
 
     def _next_job(self) -> Job | None:
         job = next(self._jobs, None)
@@ -338,7 +357,7 @@ class VectorEnv:
                 "more such episodes: --env.lost-share"
             )
         state.jobs[slot] = state.deck[slot]
-        state.deck[slot] = self._next_job()
+        state.deck[slot] = self._job_on_deck()
         state.losses[slot] = 0
 
     @property

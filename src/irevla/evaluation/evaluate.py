@@ -2,7 +2,7 @@
 
 import time
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -62,6 +62,20 @@ class Protocol:
 
 
 @dataclass(frozen=True)
+class Played:
+    """An episode that was played."""
+
+    task: str
+    seed: int
+    success: bool
+    length: int  # decisions
+
+
+def _nothing(played: Played) -> None:
+    """Nobody keeps it."""
+
+
+@dataclass(frozen=True)
 class Evaluation:
     """What came of it: a row for each task, and what was done in the first episode of each."""
 
@@ -71,9 +85,19 @@ class Evaluation:
 
 
 def evaluate_policy(
-    policy: Policy, protocol: Protocol, *, method: str, stage: str, run_seed: int = 0
+    policy: Policy,
+    protocol: Protocol,
+    *,
+    method: str,
+    stage: str,
+    run_seed: int = 0,
+    known: Sequence[Played] = (),
+    keep: Callable[[Played], None] = _nothing,
 ) -> Evaluation:
-    """Evaluate a policy without exploration noise."""
+    """Evaluate a policy without exploration noise.
+
+    Episodes that are `known` are not played again; `keep` is told of each that was played.
+    """
     policy.train(False)
     who = Authorization(policy.hash())
     return _evaluate(
@@ -83,6 +107,8 @@ def evaluate_policy(
         method=method,
         stage=stage,
         run_seed=run_seed,
+        known=known,
+        keep=keep,
     )
 
 
@@ -110,10 +136,13 @@ def _evaluate(
     stage: str,
     run_seed: int,
     draw: bool = True,
+    known: Sequence[Played] = (),
+    keep: Callable[[Played], None] = _nothing,
 ) -> Evaluation:
-    jobs = protocol.jobs(draw=draw)
-    played: dict[str, list[Outcome]] = defaultdict(list)
-    solved = 0
+    done = {(played.task, played.seed) for played in known}
+    jobs = [job for job in protocol.jobs(draw=draw) if (job.task, job.seed) not in done]
+    all_played = list(known)
+    outcomes: dict[str, list[Outcome]] = defaultdict(list)
     start = time.monotonic()
     with (
         bar(f"Evaluation of {method}, {stage}", len(jobs)) as advance,
@@ -121,29 +150,50 @@ def _evaluate(
     ):
         server = Server(vec, actor, EpisodeRecorder(vec))
         for number, outcome in enumerate(server.serve(), start=1):
-            played[outcome.job.task].append(outcome)
-            solved += outcome.success
-            advance(number, f"{solved} of {number} solved")
+            job = outcome.job
+            played = Played(job.task, job.seed, outcome.success, outcome.length)
+            keep(played)
+            all_played.append(played)
+            outcomes[job.task].append(outcome)
+            solved = sum(played.success for played in all_played)
+            advance(number, f"{solved} of {len(all_played)} solved")
     seconds = (time.monotonic() - start) / len(protocol.tasks)
     for task in protocol.tasks:
-        if task not in played:
+        if not any(played.task == task for played in all_played):
             raise UserError(f"no episode of {task} could be played: mend its environment")
-    rows = [
-        Row.of(
-            method=method,
-            task=task,
-            category=protocol.suite.task(task).category,
-            stage=stage,
-            seed=run_seed,
-            successes=sum(outcome.success for outcome in played[task]),
-            episodes=len(played[task]),
-            env_steps=sum(outcome.length for outcome in played[task]),
-            seconds=round(seconds, 1),
-        )
-        for task in protocol.tasks
-    ]
+    rows = rows_of(
+        all_played, protocol, method=method, stage=stage, run_seed=run_seed, seconds=seconds
+    )
     firsts = {
-        task: min(played[task], key=lambda outcome: outcome.job.seed).actions
-        for task in protocol.tasks
+        task: min(outcomes[task], key=lambda outcome: outcome.job.seed).actions for task in outcomes
     }
     return Evaluation(rows, firsts, vec.lost_note)
+
+
+def rows_of(
+    played: Sequence[Played],
+    protocol: Protocol,
+    *,
+    method: str,
+    stage: str,
+    run_seed: int = 0,
+    seconds: float = 0.0,
+) -> list[Row]:
+    """Return a row for each task that was played, `seconds` for each."""
+    rows = []
+    for task in protocol.tasks:
+        mine = [each for each in played if each.task == task]
+        if mine:
+            row = Row.of(
+                method=method,
+                task=task,
+                category=protocol.suite.task(task).category,
+                stage=stage,
+                seed=run_seed,
+                successes=sum(each.success for each in mine),
+                episodes=len(mine),
+                env_steps=sum(each.length for each in mine),
+                seconds=round(seconds, 1),
+            )
+            rows.append(row)
+    return rows

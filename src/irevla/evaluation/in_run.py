@@ -1,6 +1,7 @@
 """What a run measures between its stages, each once, and the films of its last evaluation."""
 
 import json
+from dataclasses import asdict
 from typing import Any
 
 import numpy as np
@@ -10,6 +11,7 @@ from irevla.data.episodes import ExpertDataset
 from irevla.envs.suite import Suite
 from irevla.evaluation.evaluate import (
     Evaluation,
+    Played,
     Protocol,
     evaluate_blind_replay,
     evaluate_policy,
@@ -71,7 +73,7 @@ def evaluate_stage(
     episodes = run.config.eval.interim if interim else run.config.eval.episodes
     if not episodes or _done(run, stage):
         return
-    if suite.real_arm is not None:  # a person's time: each task is kept when it is done
+    if suite.real_arm is not None:  # a person's time: each episode is kept when it is done
         rows = [
             row for task in tasks.all for row in _once(run, policy, suite, task, stage, episodes)
         ]
@@ -116,23 +118,36 @@ def _evaluate(
     tasks: tuple[str, ...],
     stage: Stage,
     episodes: int,
+    **kept: Any,
 ) -> Evaluation:
     config = run.config
     protocol = Protocol(suite, tasks, config.env, episodes, config.eval.seed)
     with threads(1):
         return evaluate_policy(
-            policy, protocol, method=config.method, stage=stage.name, run_seed=config.seed
+            policy, protocol, method=config.method, stage=stage.name, run_seed=config.seed, **kept
         )
 
 
 def _once(
     run: Run, policy: VLAPolicy, suite: Suite, task: str, stage: Stage, episodes: int
 ) -> list[dict[str, Any]]:
-    """Return the row of one task after `stage`, from the journal where it is known."""
+    """Return the row of one task after `stage`: from the journal where it is known, as are the
+    episodes of one that was interrupted."""
     event = f"tested {task}, {stage.name}"
     record = run.journal.done(event)
     if record is None:
-        evaluation = _evaluate(run, policy, suite, (task,), stage, episodes)
+        episode = f"played {task}, {stage.name}"
+        played = [Played(**each["episode"]) for each in run.journal if each["event"] == episode]
+        evaluation = _evaluate(
+            run,
+            policy,
+            suite,
+            (task,),
+            stage,
+            episodes,
+            known=played,
+            keep=lambda now: run.journal.append(episode, episode=asdict(now)),
+        )
         rows = [row.to_json() for row in evaluation.rows]
         run.journal.append(event, rows=rows)
         return rows

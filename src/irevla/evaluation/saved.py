@@ -3,12 +3,13 @@
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from irevla.compute.device import find_device, threads
 from irevla.config import Config
 from irevla.envs.suite import load_suite, suite_of_file
 from irevla.errors import UserError
-from irevla.evaluation.evaluate import Protocol, evaluate_policy
+from irevla.evaluation.evaluate import Played, Protocol, evaluate_policy, rows_of
 from irevla.evaluation.model_card import exported_settings, run_of
 from irevla.evaluation.stats import Row
 from irevla.models.files import CONFIG, check_fits
@@ -16,6 +17,14 @@ from irevla.models.hub import locate
 from irevla.models.policy import VLAPolicy
 from irevla.presets import PRESETS
 from irevla.runs.run import read_config
+
+
+class Interrupted(KeyboardInterrupt):
+    """A person has left an evaluation on a real arm; `rows` are of what was played until then."""
+
+    def __init__(self, rows: list[Row]) -> None:
+        super().__init__()
+        self.rows = rows
 
 
 def evaluate_saved(
@@ -31,7 +40,7 @@ def evaluate_saved(
 
     `path` is a run (its newest policy), a checkpoint, an exported folder, or "owner/name" on the
     Hub. On the suite of its run, or on another one; told `words` (see `WORDS`). Raises `UserError`
-    where they do not fit.
+    where they do not fit, `Interrupted` where a person leaves an arm.
     """
     place, config = _find(path, suite)
     found = load_suite(suite) if suite else suite_of_file(config.suite, path)
@@ -47,15 +56,16 @@ def evaluate_saved(
         path=str(path),
     )
     protocol = Protocol(found, chosen, config.env, episodes, seed, words)
-    with threads(1):
-        evaluation = evaluate_policy(
-            policy,
-            protocol,
-            method=config.method + ("" if words == "right" else f", {words} words"),
-            stage=path.absolute().name,
-            run_seed=config.seed,
-        )
-    return evaluation.rows
+    method = config.method + ("" if words == "right" else f", {words} words")
+    named: Any = {"method": method, "stage": path.absolute().name, "run_seed": config.seed}
+    played: list[Played] = []
+    try:
+        with threads(1):
+            return evaluate_policy(policy, protocol, **named, keep=played.append).rows
+    except KeyboardInterrupt as error:
+        if found.real_arm is None or not played:
+            raise
+        raise Interrupted(rows_of(played, protocol, **named)) from error
 
 
 def evaluate_on(

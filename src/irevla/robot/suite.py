@@ -80,6 +80,11 @@ def _authorize(who: Authorization | None) -> None:
     cell.authorize(who)
 
 
+def _dry_run() -> bool:
+    """Return the `dry_run` of the settings."""
+    return read_settings(settings_path()).dry_run
+
+
 def _only_policy() -> str:
     """Return the `policy` of the settings."""
 
@@ -125,5 +130,7 @@ PANDA = Suite(
     render_settings=_render_settings,
     check=_check,
     demonstrations=_demonstrations,
-    real_arm=RealArm(authorize=_authorize, only_policy=_only_policy, env_config=_env_config),
+    real_arm=RealArm(
+        authorize=_authorize, dry_run=_dry_run, only_policy=_only_policy, env_config=_env_config
+    ),
 )

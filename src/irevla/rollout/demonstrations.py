@@ -161,19 +161,14 @@ def _alone(root: Path) -> Iterator[None]:
 def play_expert(suite: Suite, env: EnvConfig, jobs: Sequence[Job]) -> Iterator[Outcome]:
     """Yield episodes of the scripted expert, with images, in the order of `jobs`.
 
-    On a real arm the expert is a person, who moves it by hand. There each episode is yielded before
-    the next one is asked for.
+    On a real arm the expert is a person, who moves it by hand.
     """
     if not jobs:
         return
-    alone = suite.real_arm is not None
-    who = Authorization(PERSON) if alone else None
-    with VectorEnv(suite, env, iter(() if alone else jobs), authorization=who) as vec:
+    who = None if suite.real_arm is None else Authorization(PERSON)
+    with VectorEnv(suite, env, iter(jobs), authorization=who) as vec:
         server = Server(vec, ScriptedExpert(), EpisodeRecorder(vec, images=True))
-        for now in [[job] for job in jobs] if alone else []:
-            yield from in_order(server.play(iter(now)), now, vec.given_up)
-        if not alone:
-            yield from in_order(server.serve(), jobs, vec.given_up)
+        yield from in_order(server.serve(), jobs, vec.given_up)
 
 
 def _missing(

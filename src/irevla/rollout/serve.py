@@ -97,6 +97,8 @@ class Server(Generic[Recorded]):
                 if worker in self._views and not last:
                     self._act(worker)
                 yield from ended
+            if not self._busy and self.vec.deal_next():
+                self._busy = list(range(self.vec.workers))
             if last or not self._busy:
                 return
 

@@ -62,6 +62,11 @@ def _check_real_arm(suite: Suite, config: Config) -> None:
     learns = method.rl != "none"
     if method.harvest and not learns and method.sl != "none":
         raise UserError(f"method {config.method} is for simulators: a person's time is too dear")
+    if suite.real_arm.dry_run():
+        raise UserError(
+            "the arm's settings say dry_run: true, where nothing moves, so nothing can be learnt: "
+            "set it to false (`irevla eval` plays dry episodes)"
+        )
     only = suite.real_arm.only_policy()
     if (learns or method.sl != "none") and only:
         raise UserError(
