@@ -6,13 +6,14 @@ from dataclasses import replace
 import numpy as np
 
 from irevla.robot.driver import FRANKA_HAND, ArmState, DriverError
+from irevla.robot.home import Home
 from irevla.robot.limits import Cleared, Limits
 from irevla.robot.pose import Pose
 from irevla.robot.safe_arm import SafeArm
 
 LIMITS = Limits(low=(0.3, -0.3, 0.02), high=(0.7, 0.3, 0.5))
 DOWN = np.array([1.0, 0.0, 0.0, 0.0])  # fingers down
-MIDDLE = Pose(np.array([0.5, 0.0, 0.25]), DOWN)
+MIDDLE = Home(np.array([0.5, 0.0, 0.25]), DOWN)
 STILL = np.zeros(3)
 HASH = "ab" * 32
 
@@ -37,7 +38,8 @@ class FakeDriver:
         self.clock, self.pose, self.share = clock, pose, share
         self.sent: list[Pose] = []
         self.gripper: list[bool] = []
-        self.fingers_stopped = 0
+        self.fingers_stopped = self.homed = 0
+        self.busy_until = 0.0
         self.holds = self.cleared = 0
         self.held_at: list[float] = []
         self.mend: Callable[[ArmState], ArmState] = lambda state: state
@@ -61,6 +63,14 @@ class FakeDriver:
     def set_gripper(self, *, shut: bool) -> None:
         self._break()
         self.gripper.append(shut)
+
+    def home_gripper(self) -> None:
+        self._break()
+        self.homed += 1
+
+    def fingers_busy(self) -> bool:
+        self._break()
+        return self.clock.time < self.busy_until
 
     def stop_gripper(self) -> None:
         self.fingers_stopped += 1

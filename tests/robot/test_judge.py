@@ -194,7 +194,7 @@ def test_a_classifier_keeps_the_view_of_its_images(tmp_path: Path) -> None:
     ("detector", "words"),
     [
         ({"images": 0}, "detector.images must be from 1"),
-        ({"threshold": 1.0}, "detector.threshold must be in"),
+        ({"threshold": 1.0}, "detector.threshold must be from -0.99"),
         ({"fingers": "shutt"}, "did you mean 'shut'"),
         ({"camera": "side"}, "unknown camera 'side'"),
         ({"crop": [0, 0, 0.5, 0.5]}, "name it as detector.camera"),

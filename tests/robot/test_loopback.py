@@ -29,7 +29,7 @@ from irevla.robot.flight import flights, read_flight
 from irevla.robot.kinematics import flange_pose
 from irevla.robot.pose import Pose, compose, length, turn_between
 from irevla.robot.safe_arm import ArmStopped, SafeArm
-from irevla.robot.settings import Settings, read_settings
+from irevla.robot.settings import Collision, Compliance, Settings, read_settings
 from irevla.robot.stop_latch import StopLatch
 from irevla.robot.success import KeyDetector
 
@@ -343,6 +343,24 @@ def wait_until(condition: Callable[[], bool], patience: float = 10.0) -> None:
     while not condition():
         assert time.monotonic() < end, "it did not come"
         time.sleep(0.02)
+
+
+def test_fingers_find_their_ends_and_a_soft_arm_moves(sim: SimulatedArm, tmp_path: Path) -> None:
+    chosen = replace(
+        settings_for(sim.host, tmp_path),
+        collision=Collision(15.0, 25.0),
+        compliance=Compliance(1000.0, 100.0),
+    )
+    arm = open_arm(chosen)
+    arm.require(lambda: None)
+    arm.authorize(HASH)
+    began = time.monotonic()
+    arm.home_gripper()
+    assert time.monotonic() - began > 0.5 and arm.state().width is not None
+    goal = arm.state().pose.position + np.array([0.0, 0.03, 0.0])
+    arm.approach(Pose(goal, arm.state().pose.quaternion))
+    assert length(rest(sim) - goal) < 0.01
+    arm.close()
 
 
 def test_a_careful_arm_brakes_by_all_that_it_has(sim: SimulatedArm, tmp_path: Path) -> None:

@@ -282,7 +282,8 @@ def test_who_takes_over_is_recorded_and_can_be_imported(tmp_path: Path) -> None:
     demonstrations = PANDA.demonstrations
     assert demonstrations is not None
     (episode,) = demonstrations(folder, ["pick-carrot"], CONFIG, 5)
-    assert np.array_equal(episode.actions, [STILL, FORTH, STILL]) and episode.success
+    dwelling = np.array([0, 0, 0, 0, 0, 0, 1], np.float32)  # the fingers have just closed
+    assert np.array_equal(episode.actions, [STILL, FORTH, dwelling]) and episode.success
     assert episode.images.shape == (3, 64, 64, 3) and episode.instruction == "pick up the carrot"
     with pytest.raises(UserError, match="shows no pick-corn"):
         next(demonstrations(folder, ["pick-corn"], CONFIG, 5))

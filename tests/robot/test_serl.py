@@ -19,6 +19,7 @@ from irevla.robot.drivers.serl import SerlDriver
 from irevla.robot.kinematics import flange_pose
 from irevla.robot.pose import Pose, compose, length, seen_from, turn_between
 from irevla.robot.safe_arm import ArmStopped, SafeArm
+from irevla.robot.settings import Compliance
 
 ORIGIN = Pose(np.zeros(3), np.array([0.0, 0.0, 0.0, 1.0]))
 START = np.array([0.0, -0.2, 0.0, -2.4, 0.0, 2.2, 0.785])  # joints, rad
@@ -56,6 +57,8 @@ class Server(ThreadingHTTPServer):
         self.frame = FRANKA_HAND  # what it takes for the fingertips
         self.calls: list[tuple[str, Any]] = []
         self.mood = "well"
+        self.refuses = ""
+        self.wrench: dict[str, Any] = {"force": [1, 2, 3], "torque": [0.1, 0.2, 0.3]}
         super().__init__(("127.0.0.1", 0), Handler)
 
     @property
@@ -88,7 +91,7 @@ class Handler(BaseHTTPRequestHandler):
             noise = 0.0 if server.mood in ("frozen", "fingers") else now * 1e-9
             width = now if server.mood == "fingers" else 0.08  # they alone move
             joints = (server.joints + noise).tolist()
-            answer = {"pose": server.pose, "q": joints, "gripper_pos": width}
+            answer = {"pose": server.pose, "q": joints, "gripper_pos": width} | server.wrench
             if server.mood == "nan":
                 answer["pose"] = [float("nan")] * 7
             if server.mood == "short":
@@ -97,7 +100,8 @@ class Handler(BaseHTTPRequestHandler):
             server.calls.append((self.path, body))
             if self.path == "/pose":
                 server.move(body["arr"])
-        self.send_response(500 if server.mood == "broken" else 200)
+        broken = server.mood == "broken" or self.path == server.refuses
+        self.send_response(500 if broken else 200)
         content = json.dumps(answer).encode()
         self.send_header("Content-Length", str(len(content)))
         self.end_headers()
@@ -217,3 +221,22 @@ def test_no_server_is_said_in_one_line() -> None:
         SerlDriver("http://127.0.0.1:1", timeout=0.1)
     with pytest.raises(UserError, match="http://HOST:PORT"):
         SerlDriver("172.16.0.2", timeout=0.1)
+
+
+def test_a_server_is_told_its_compliance_and_may_refuse(server: Server) -> None:
+    SerlDriver(server.url, timeout=0.5, compliance=Compliance(stiffness=500.0)).close()
+    path, body = server.calls[-1]
+    assert path == "/update_param" and body["translational_stiffness"] == 500.0
+    server.refuses = "/update_param"
+    with pytest.raises(UserError, match="takes no compliance"):
+        SerlDriver(server.url, timeout=0.5, compliance=Compliance())
+
+
+def test_width_and_wrench_are_what_the_server_says(server: Server) -> None:
+    driver = SerlDriver(server.url, timeout=0.5)
+    state = driver.state()
+    assert state.width == 0.08 and state.wrench == (1.0, 2.0, 3.0, 0.1, 0.2, 0.3)
+    server.wrench = {"force": "much"}
+    time.sleep(0.1)
+    assert driver.state().wrench is None
+    driver.close()

@@ -3,7 +3,8 @@
 
 import threading
 import time
-from typing import Any, Protocol, runtime_checkable
+from collections.abc import Callable
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import UInt8
@@ -11,11 +12,20 @@ from PIL import Image
 
 from irevla.envs.panda.tasks import WRIST_SHARE
 from irevla.errors import UserError
-from irevla.robot.settings import CameraSettings, Crop, DetectorSettings
+from irevla.robot.settings import WHOLE, CameraSettings, Crop, DetectorSettings
 
 MAX_AGE = 0.3  # s: an older image shows another world
 FROZEN = 1.0  # s: a camera whose images do not change so long shows none of the present
+AGAIN = 1.0  # s between two tries to open it again
+REOPENING = 5.0  # s that an arm that stands waits for one that opens itself again
 PATIENCE = 5.0  # s until the first image
+V4L2_BY_HAND = 1  # what Linux calls an exposure that is not automatic
+
+Grab = Callable[[], np.ndarray | None]
+"""Waits for the next image, RGB; None: there was none."""
+
+Device = tuple[Grab, Callable[[], None]]
+"""How images come, and how it is let go."""
 
 
 class CameraError(UserError):
@@ -87,16 +97,29 @@ def square(image: UInt8[np.ndarray, "H W 3"], size: int) -> UInt8[np.ndarray, "s
 class Streaming:
     """The newest image of a device whose `grab` waits for the next one, or returns None.
 
-    Devices queue images: who reads only when one is needed gets an old one.
+    Devices queue images: who reads only when one is needed gets an old one. One that shows nothing
+    new is let go, and opened again by `reopen`; meanwhile it has no image of the present.
     """
 
-    def __init__(self, name: str, grab: Any, release: Any, *, upside_down: bool = False) -> None:
+    def __init__(
+        self,
+        name: str,
+        grab: Grab,
+        release: Callable[[], None],
+        *,
+        upside_down: bool = False,
+        crop: Crop = WHOLE,
+        reopen: Callable[[], Device] | None = None,
+    ) -> None:
         self._name = name
         self._grab = grab
         self._release = release
         self._flip = upside_down
+        self._crop = crop
+        self._reopen = reopen
         self._newest: tuple[float, np.ndarray] | None = None  # when it was taken, and the image
         self._changed = 0.0  # when it last was another than before: a sensor's noise is never still
+        self._tried = -AGAIN  # when it was last opened again
         self._first = threading.Event()  # one has come
         self._over = threading.Event()
         self._thread = threading.Thread(target=self._run, name=f"camera-{name}", daemon=True)
@@ -131,18 +154,41 @@ class Streaming:
         self._release()
 
     def _run(self) -> None:
+        self._changed = time.monotonic()
         while not self._over.is_set():
+            if time.monotonic() - self._changed > FROZEN:
+                self._open_again()
             image = self._grab()
             if image is None:
                 time.sleep(0.01)
                 continue
             if self._flip:
                 image = image[::-1, ::-1]
+            image = cropped(image, self._crop)
             now = time.monotonic()
             if self._newest is None or not np.array_equal(image, self._newest[1]):
                 self._changed = now
             self._newest = (now, image)
             self._first.set()
+
+    def _open_again(self) -> None:
+        """At most once in `AGAIN` s: a device that is gone answers nobody."""
+        if self._reopen is None or time.monotonic() - self._tried < AGAIN:
+            return
+        self._release()
+        try:
+            self._grab, self._release = self._reopen()
+        except UserError:  # who asks for an image is told
+            self._grab, self._release = _none, _nothing
+        self._tried = time.monotonic()
+
+
+def _none() -> None:
+    return None
+
+
+def _nothing() -> None:
+    pass
 
 
 def open_camera(name: str, settings: CameraSettings) -> Camera:
@@ -150,12 +196,17 @@ def open_camera(name: str, settings: CameraSettings) -> Camera:
 
     Raises `UserError` where it, or its package, is missing.
     """
-    if settings.kind == "opencv":
-        return _opencv(name, settings)
-    return _realsense(name, settings)
+    opened = _opencv if settings.kind == "opencv" else _realsense
+
+    def reopen() -> Device:
+        return opened(name, settings)
+
+    return Streaming(
+        name, *reopen(), upside_down=settings.upside_down, crop=settings.crop, reopen=reopen
+    )
 
 
-def _opencv(name: str, settings: CameraSettings) -> Camera:
+def _opencv(name: str, settings: CameraSettings) -> Device:
     try:
         import cv2
     except ImportError as error:
@@ -167,15 +218,23 @@ def _opencv(name: str, settings: CameraSettings) -> Camera:
             f"the {name} camera {settings.device!r} cannot be opened: `ls /dev/video*` shows which "
             "there are"
         )
+    if settings.exposure:
+        capture.set(cv2.CAP_PROP_AUTO_EXPOSURE, V4L2_BY_HAND)
+        if not capture.set(cv2.CAP_PROP_EXPOSURE, settings.exposure):
+            capture.release()
+            raise UserError(
+                f"the {name} camera takes no exposure {settings.exposure:g}: `v4l2-ctl "
+                "--list-ctrls` shows what it takes, or leave it out"
+            )
 
     def grab() -> np.ndarray | None:
         taken, image = capture.read()
         return image[:, :, ::-1] if taken else None  # OpenCV's are BGR
 
-    return Streaming(name, grab, capture.release, upside_down=settings.upside_down)
+    return grab, capture.release
 
 
-def _realsense(name: str, settings: CameraSettings) -> Camera:
+def _realsense(name: str, settings: CameraSettings) -> Device:
     try:
         import pyrealsense2
     except ImportError as error:
@@ -186,7 +245,11 @@ def _realsense(name: str, settings: CameraSettings) -> Camera:
         config.enable_device(settings.device)
     config.enable_stream(pyrealsense2.stream.color, 640, 480, pyrealsense2.format.rgb8, 30)
     try:
-        pipeline.start(config)
+        profile = pipeline.start(config)
+        if settings.exposure:
+            sensor = profile.get_device().first_color_sensor()
+            sensor.set_option(pyrealsense2.option.enable_auto_exposure, 0)
+            sensor.set_option(pyrealsense2.option.exposure, settings.exposure)
     except RuntimeError as error:
         raise UserError(
             f"the {name} camera (RealSense {settings.device or 'any'}) does not start: {error}"
@@ -199,4 +262,4 @@ def _realsense(name: str, settings: CameraSettings) -> Camera:
             return None
         return np.array(frame.get_data()) if frame else None
 
-    return Streaming(name, grab, pipeline.stop, upside_down=settings.upside_down)
+    return grab, pipeline.stop

@@ -3,18 +3,18 @@ knows the drivers, which it gives to `SafeArm`."""
 
 import atexit
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from irevla.envs.suite import Authorization
 from irevla.errors import UserError
-from irevla.robot.cameras import Camera, CameraError, open_camera, view_of
+from irevla.robot.cameras import REOPENING, Camera, CameraError, open_camera, view_of
 from irevla.robot.clock import Clock, WallClock
 from irevla.robot.driver import Driver
 from irevla.robot.flight import Flight
-from irevla.robot.pose import Pose
+from irevla.robot.home import Home
 from irevla.robot.safe_arm import SafeArm
 from irevla.robot.settings import Settings, read_settings
 from irevla.robot.stop_latch import Session
@@ -28,13 +28,16 @@ class Cell:
     """An arm and what stands around it, without which the arm does not move."""
 
     arm: SafeArm
-    home: Pose
+    home: Home
     front: Camera
     wrist: Camera
     teleop: Teleop
     success_detector: SuccessDetector
     clock: Clock = field(default_factory=WallClock)
     demonstrations: Path | None = None  # where episodes go that a person took part in
+    homes: Mapping[str, Home] = field(default_factory=dict)  # of tasks that start elsewhere
+    homing: bool = False  # the fingers must find their ends before the first episode
+    gripper_cost: float = 0.0  # of a decision that turns the fingers round
     veto: float = 0.0  # s that a person has to take back that a task is done
     player: Any = None  # the environment whose episode is under way
     envs: set[Any] = field(default_factory=set)  # those that are open
@@ -48,21 +51,35 @@ class Cell:
         if not self.teleop.present():
             raise UserError("nobody watches the arm: run `irevla arm keys` in a terminal beside it")
         try:
-            self.front.check()
-            self.wrist.check()
+            self._look()
         except CameraError as error:
             self.arm.stop(str(error))
             raise
 
     def await_person(self) -> None:
-        """Wait for a sign of life: it comes now and then, and its socket may be new.
+        """Wait, with an arm that stands, for a sign of life, which comes now and then, and for
+        cameras that open themselves again.
 
-        Raises `UserError` where none comes.
+        Raises `UserError` where one does not come.
         """
         end = self.clock.now() + SILENCE
         while not self.teleop.present() and self.clock.now() < end:
             self.clock.sleep(BEAT / 3)
+        end = self.clock.now() + REOPENING
+        while not self._seen() and self.clock.now() < end:
+            self.clock.sleep(BEAT / 3)
         self.check_watched()
+
+    def _look(self) -> None:
+        self.front.check()
+        self.wrist.check()
+
+    def _seen(self) -> bool:
+        try:
+            self._look()
+        except CameraError:
+            return False
+        return True
 
     def leave(self, env: Any) -> None:
         """Hold the arm, if `env` plays; with the last one goes whoever was authorised."""
@@ -139,6 +156,9 @@ def open_cell(settings: Settings, who: Authorization | None) -> Cell:
         teleop,
         success_detector,
         demonstrations=folder,
+        homes=settings.homes,
+        homing=settings.homing and settings.driver == "franka",
+        gripper_cost=settings.gripper_cost,
         veto=settings.veto,
     )
 
@@ -209,7 +229,7 @@ def _driver(settings: Settings) -> Driver:
     if settings.driver == "serl":
         from irevla.robot.drivers.serl import SerlDriver
 
-        return SerlDriver(settings.host, timeout=settings.timeout)
+        return SerlDriver(settings.host, timeout=settings.timeout, compliance=settings.compliance)
     try:
         from irevla.robot.drivers.franka import FrankyDriver
 
@@ -219,6 +239,8 @@ def _driver(settings: Settings) -> Driver:
             dynamics=settings.dynamics,
             realtime=settings.realtime,
             force=settings.force,
+            collision=settings.collision,
+            compliance=settings.compliance,
         )
     except ImportError as error:
         raise UserError(

@@ -56,6 +56,14 @@ class Driver(Protocol):
         """Close or open the fingers; returns at once."""
         ...
 
+    def home_gripper(self) -> None:
+        """Let the fingers find their ends, where they need that; returns at once."""
+        ...
+
+    def fingers_busy(self) -> bool:
+        """Return whether they are still at it. Raises `DriverError` where it failed."""
+        ...
+
     def stop_gripper(self) -> None:
         """Stop fingers that move where they are; what they hold, they hold. Returns at once."""
         ...

@@ -30,7 +30,8 @@ class PandaRealEnv(PixelEnv):
     corner. Action, in [-1, 1]: `float32[7]`, displacement (4 cm) and turn (0.25 rad) along and
     around the axes of the arm's base, and the gripper (positive closes). A decision is 0.1 s.
 
-    The reward is 1 where the success detector says that the task is done. There the episode
+    The reward is 1 where the success detector says that the task is done, less a small cost where
+    a policy has turned the fingers round. There the episode
     terminates, and where it says that the task has failed: nothing is to be had any more. After
     `horizon` decisions it is truncated, and where a person takes back that it is done. In a dry run
     nothing succeeds, as nothing moves. A person who takes over replaces the policy's action:
@@ -60,7 +61,7 @@ class PandaRealEnv(PixelEnv):
         self._holds_before = 0  # those of the arm, before this episode
         self._recorder = Recorder(self.task, cell.demonstrations)
         self._image = np.zeros((config.image_size, config.image_size, 3), np.uint8)  # the last one
-        self._pose = cell.home  # where the hand was then
+        self._pose: Pose = cell.home  # where the hand was then
         self._demonstrated: np.ndarray | None = None  # by a person, for the next step
 
     def reset(
@@ -75,11 +76,15 @@ class PandaRealEnv(PixelEnv):
             raise UserError("there is one arm: --env.workers 1 --env.envs-per-worker 1")
         cell.player = self
         cell.await_person()
-        self._ask("hands off: the fingers open, and the arm goes to its start")
+        fingers = "close and open" if cell.homing else "open"
+        self._ask(f"hands off: the fingers {fingers}, and the arm goes to its start")
         arm.begin_episode()
         arm.recover()
-        arm.set_gripper(shut=False)
         try:
+            if cell.homing:
+                arm.home_gripper()
+                cell.homing = False
+            arm.set_gripper(shut=False)
             self._go_home()
         except ArmFault as fault:
             arm.stop(f"{fault}, on the way to its start")
@@ -88,7 +93,7 @@ class PandaRealEnv(PixelEnv):
             ) from fault
         arm.hold()
         self._ask(f"{self.task.name}: put things in place for {self.task.instruction!r}")
-        cell.check_watched()
+        cell.await_person()
         self._decisions = 0
         self._returned = cell.clock.now()
         self._late = 0
@@ -112,11 +117,11 @@ class PandaRealEnv(PixelEnv):
         began = cell.clock.now()
         chosen, person = self._chosen(np.asarray(action, np.float32))
         try:
-            self._act(chosen)
+            turned_round = self._act(chosen, by_hand=person or cell.arm.who == PERSON)
             self._wait(began)
-            done = self._done(cell.arm.state().pose, chosen)
+            done = self._done(cell.arm.state().pose)
         except ArmFault as fault:
-            return self._break_off(str(fault), chosen, person=person)
+            return self._break_off(str(fault), person=person)
         self._recorder.add(self._image, done, person=person)
         self._image = self._observe()
         self._returned = cell.clock.now()  # the detector's time is the policy's
@@ -130,8 +135,9 @@ class PandaRealEnv(PixelEnv):
         truncated = not terminated and (vetoed or self._decisions >= self.config.horizon)
         if terminated or truncated:
             self._end(success=success)
+        cost = cell.gripper_cost if turned_round and not person else 0.0
         info = {"success": success, "action": done, "person": person, "vetoed": vetoed}
-        return self._image, float(success), terminated, truncated, info
+        return self._image, float(success) - cost, terminated, truncated, info
 
     def expert_action(self) -> Float32[np.ndarray, " A"]:
         """Return the person's action, which `irevla collect panda` records.
@@ -190,12 +196,17 @@ class PandaRealEnv(PixelEnv):
         spent = self.cell.clock.now() - began
         self.cell.clock.sleep(max(period - thinking, period / 2) - spent)
 
-    def _act(self, action: Float32[np.ndarray, " A"]) -> None:
-        """Clip (which passes NaN: the arm refuses that), and move."""
+    def _act(self, action: Float32[np.ndarray, " A"], *, by_hand: bool) -> bool:
+        """Clip (which passes NaN: the arm refuses that), and move; return whether the fingers were
+        turned round."""
+        arm = self.cell.arm
+        before = arm.shut
         motion = np.clip(action, -1.0, 1.0).astype(np.float64)
-        self.cell.arm.step(motion[:3] * REACH, motion[3:6] * TURN, shut=bool(motion[6] > 0))
+        shut = bool(motion[6] > 0)
+        arm.step(motion[:3] * REACH, motion[3:6] * TURN, shut=shut, by_hand=by_hand)
+        return arm.shut != before
 
-    def _done(self, pose: Pose, asked: Float32[np.ndarray, " A"]) -> Float32[np.ndarray, " A"]:
+    def _done(self, pose: Pose) -> Float32[np.ndarray, " A"]:
         """Return what was done since the last image, as an action.
 
         The arm lags, its limits shorten: who learnt from what was asked would learn of motions that
@@ -205,7 +216,7 @@ class PandaRealEnv(PixelEnv):
         self._pose = pose
         way = (pose.position - before.position) / REACH
         turn = turn_between(before.quaternion, pose.quaternion) / TURN
-        shut = 1.0 if asked[6] > 0 else -1.0
+        shut = 1.0 if self.cell.arm.shut else -1.0
         action: np.ndarray = np.clip([*way, *turn, shut], -1.0, 1.0)
         return action.astype(np.float32)
 
@@ -243,10 +254,10 @@ class PandaRealEnv(PixelEnv):
         )
 
     def _break_off(
-        self, fault: str, asked: Float32[np.ndarray, " A"], *, person: bool
+        self, fault: str, *, person: bool
     ) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
         """End the episode, as the arm has stopped itself; the next reset may clear the fault."""
-        done = self._done(self._seen_pose(), asked)
+        done = self._done(self._seen_pose())
         self._end(success=False)
         info = {"success": False, "fault": fault, "action": done, "person": person}
         return self._image, 0.0, False, True, info
@@ -271,13 +282,14 @@ class PandaRealEnv(PixelEnv):
 
     def _go_home(self) -> None:
         arm = self.cell.arm
-        home = self.cell.home
+        home = self.cell.homes.get(self.task.name, self.cell.home)
+        start = home.start(self.np_random, arm.limits)
         now = arm.state().pose
         lifted = now.position + np.array([0.0, 0.0, LIFT])
         above = np.minimum(np.maximum(lifted, arm.limits.low), arm.limits.high)
-        above[2] = max(above[2], min(home.position[2], arm.limits.high[2]))
+        above[2] = max(above[2], min(start.position[2], arm.limits.high[2]))
         arm.approach(Pose(above, now.quaternion))
-        arm.approach(home)
+        arm.approach(start)
 
     def _ask(self, request: str) -> None:
         patience = TO_ANSWER * self.config.timeout  # the worker would be taken for hung

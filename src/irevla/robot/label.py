@@ -36,7 +36,7 @@ def record(cell: Cell, folder: Path, detector: DetectorSettings) -> None:
         if action is not None:
             shut = bool(action[6] > 0)
             motion = action.astype(np.float64)
-            arm.step(motion[:3] * REACH, motion[3:6] * TURN, shut=shut)
+            arm.step(motion[:3] * REACH, motion[3:6] * TURN, shut=shut, by_hand=True)
         verdict = cell.teleop.verdict()
         if verdict is not None:
             label = "success" if verdict else "failure"

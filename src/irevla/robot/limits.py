@@ -18,6 +18,7 @@ CREEP = 0.005  # ... and m that it always may
 CEILINGS = {  # beyond them no setting reaches: a person is beside the arm
     "tolerance": 0.05, "step": 0.08, "turn": 0.5, "speed": 0.5, "spin": 2.5, "lead": 0.03,
     "lead_turn": 0.2, "tilt": 1.6, "pace": 0.25, "period": 0.2, "max_age": 0.5,
+    "dwell": 5.0,
 }  # fmt: skip
 MOST_CLEARS = 10
 SPACE = ((-0.9, -0.9, -0.5), (0.9, 0.9, 1.2))  # m: where a Panda reaches
@@ -58,6 +59,9 @@ class Limits:
     period: float = 0.1  # of a decision
     max_age: float = (
         0.1  # of a state, before the arm is stopped; above 0.15, later than two periods
+    )
+    dwell: float = (
+        0.5  # s that the fingers do what they were told before a decision turns them round
     )
     clears_per_episode: int = 1  # faults cleared without a person ...
     clears_per_run: int = 3  # ... since the last release, before one must come

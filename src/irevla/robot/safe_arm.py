@@ -28,6 +28,7 @@ NEAR = 0.006  # m from a goal ...
 NEAR_TURN = 0.06  # ... and rad: the arm is there ...
 CLOSING = 1.0  # s after which fingers have closed ...
 EMPTY = 0.004  # ... and m between them above which they hold something
+HOMING = 20.0  # s that finding the fingers' ends may take
 FINGERS = 2.0  # s that fingers may take for what they were told
 RESTING = 3  # ... where it is seen there so many times in a row
 PATIENCE = 30.0  # s that an approach may take
@@ -177,14 +178,17 @@ class SafeArm:
         """Count cleared faults from zero again, as far as one episode goes."""
         self._clears_episode = 0
 
-    def step(self, shift: Vector, turn: Vector, *, shut: bool) -> None:
+    def step(self, shift: Vector, turn: Vector, *, shut: bool, by_hand: bool = False) -> None:
         """Carry out one decision: move by `shift` (m) and `turn` (axis times angle, rad), along and
-        around the axes of the base, and close or open the fingers.
+        around the axes of the base, and close or open the fingers. Unless it is `by_hand`, these do
+        for the `dwell` at least what they were told last.
 
         Returns at once. Raises `ArmStopped`, `ArmFault`.
         """
         self._move(shift, turn, speed=FULL_SPEED)
-        self.set_gripper(shut=shut)
+        dwells = self._clock.now() - self._fingers_told < self.limits.dwell
+        if by_hand or self._shut is None or not dwells:
+            self.set_gripper(shut=shut)
 
     def approach(self, goal: Pose) -> None:
         """Go to a pose at the slow `pace`, straight, and wait until the arm is there.
@@ -224,11 +228,35 @@ class SafeArm:
         if shut == self._shut:
             return
         self._shut = shut
+        self._fingers_told = self._clock.now()
         self.flight.note("fingers", shut=shut)
         if not self.dry_run:
             self._fingers_rest = False
-            self._fingers_told = self._clock.now()
             self._wired(lambda: self.__driver.set_gripper(shut=shut))
+
+    def home_gripper(self) -> None:
+        """Let the fingers find their ends: until then their width is a guess. They close and open.
+
+        Waits until they have. Raises `ArmStopped`, `ArmFault`.
+        """
+        self._require_leave()
+        self.flight.note("homing")
+        if self.dry_run:
+            return
+        self._fingers_rest = False
+        self._shut = None
+        self._wired(self.__driver.home_gripper)
+        end = self._clock.now() + HOMING
+        while self._clock.now() < end:
+            self._clock.sleep(self.limits.period / 2)
+            self.state()
+            self._require_leave()
+            try:
+                if not self.__driver.fingers_busy():
+                    return
+            except DriverError as error:
+                self._fail(f"the fingers found no ends: {error}")
+        self._fail(f"the fingers found no ends within {HOMING:g} s")
 
     def recover(self) -> None:
         """Clear a fault of the arm, if it has one.

@@ -1,24 +1,32 @@
 """The settings of one arm: a YAML file that a person writes and names. `docs/real-robot.md`
 explains it."""
 
-import dataclasses
-import math
 import os
 import re
 import socket
-import sys
 import urllib.parse
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from irevla.envs.panda.tasks import SPECS
 from irevla.errors import UserError, unknown
 from irevla.robot.driver import FRANKA_HAND
+from irevla.robot.home import Home
 from irevla.robot.limits import Limits
 from irevla.robot.pose import Pose, turned
+from irevla.robot.values import (
+    as_kind,
+    group_of,
+    mapping,
+    one_of,
+    triple,
+    with_default,
+    within,
+)
 from irevla.storage.read import read_yaml
 
 HZ = 10  # decisions per second
@@ -34,6 +42,10 @@ DOWN = np.array([1.0, 0.0, 0.0, 0.0])  # quaternion, x y z w: the fingers point 
 PIN = 8  # least digits of a policy's hash that say which it is
 MOST = {"dynamics": 1.0, "force": 70.0, "timeout": 0.5}  # what these settings may be at most
 MOST_VETO = 30.0  # s
+MOST_COST = 0.2  # of a success, which is worth 1
+MOST_SPREAD = 0.2  # m
+MOST_TURN = 1.6  # rad
+GROUPS = ("limits", "fingertips", "detector", "homes", "collision", "compliance")
 NEEDED = ("driver", "host", "workspace", "home", "cameras")
 RENAMED = {"judge": "success_detector"}  # settings of files that were written for version 0.1
 
@@ -49,6 +61,8 @@ class CameraSettings:
     kind: str  # one of CAMERAS
     device: str  # opencv: an index, a path or an address; realsense: a serial number, or empty
     upside_down: bool = False
+    crop: Crop = WHOLE  # the part that is used, as shares: left, top, right, bottom
+    exposure: float = 0.0  # in the device's own unit (RealSense: 1e-6 s); 0: by itself
 
 
 @dataclass(frozen=True)
@@ -68,6 +82,37 @@ class DetectorSettings:
 
 
 @dataclass(frozen=True)
+class Collision:
+    """What stops an arm by its own reflex. Franky's own values."""
+
+    torque: float = 20.0  # Nm, of each joint
+    force: float = 30.0  # N and Nm, upon the hand
+
+    def __post_init__(self) -> None:
+        within("collision.torque", self.torque, 5, 40, " Nm")
+        within("collision.force", self.force, 5, 60, " N")
+
+
+@dataclass(frozen=True)
+class Compliance:
+    """How hard the arm is pulled to where it should be. The values are those of SERL's controller.
+
+    Softer, it stays further behind: below a `stiffness` of 500 it may not reach its start.
+    """
+
+    stiffness: float = 2000.0  # N/m
+    turn_stiffness: float = 150.0  # Nm/rad
+    clip: float = 0.01  # serl: m, the largest distance that is pulled over; times stiffness: N ...
+    turn_clip: float = 0.05  # ... and rad
+
+    def __post_init__(self) -> None:
+        within("compliance.stiffness", self.stiffness, 100, 3000, " N/m")
+        within("compliance.turn_stiffness", self.turn_stiffness, 5, 300, " Nm/rad")
+        within("compliance.clip", self.clip, 0.001, 0.02, " m")
+        within("compliance.turn_clip", self.turn_clip, 0.005, 0.1, " rad")
+
+
+@dataclass(frozen=True)
 class Settings:
     """What the file says."""
 
@@ -75,11 +120,14 @@ class Settings:
     driver: str
     host: str  # franka: the arm's address; serl: http://HOST:PORT of its robot server
     limits: Limits
-    home: Pose
+    home: Home
     front: CameraSettings
     wrist: CameraSettings
     fingertips: Pose = field(default_factory=lambda: FRANKA_HAND)  # seen from the flange
     detector: DetectorSettings = field(default_factory=DetectorSettings)
+    homes: dict[str, Home] = field(default_factory=dict)  # of tasks that start elsewhere
+    collision: Collision = field(default_factory=Collision)  # franka
+    compliance: Compliance | None = None  # None: as the arm, or its server, is
     # sha256 of the only policy that may move the arm, or its beginning; empty: any, which is shown
     policy: str = ""
     dry_run: bool = True  # compute and log, send nothing
@@ -87,6 +135,8 @@ class Settings:
     classifier: str = ""  # the folder that `irevla classifier` wrote, relative to the file
     veto: float = 3.0  # s that a person has to take back that a task is done; 0: none
     dynamics: float = 0.1  # franka: share of the arm's limits of acceleration and jerk
+    homing: bool = True  # franka: the fingers find their ends once a session, after `r`
+    gripper_cost: float = 0.02  # taken from the reward where the policy turns the fingers round
     realtime: bool = True  # franka: demand a realtime kernel
     force: float = 20.0  # franka: of the fingers, N
     timeout: float = 0.1  # serl: s, of each request
@@ -140,22 +190,24 @@ def read_settings(path: Path) -> Settings:
 
 def _settings(found: dict[str, Any], path: Path) -> Settings:
     found = _renamed(found)
-    plain = _with_default(Settings)
-    known = [*NEEDED, "limits", "fingertips", "detector", *plain]
+    plain = {name: kind for name, kind in with_default(Settings).items() if name not in GROUPS}
+    known = [*NEEDED, *GROUPS, *plain]
     for name in found:
         if name not in known:
             raise unknown("setting", name, known)
     for name in NEEDED:
         if name not in found:
             raise UserError(f"{name!r} is missing")
-    _one_of(found, "driver", DRIVERS)
-    _one_of(found, "success_detector", SUCCESS_DETECTORS)
-    values = {name: _as(found[name], kind, name) for name, kind in plain.items() if name in found}
+    one_of(found, "driver", DRIVERS)
+    one_of(found, "success_detector", SUCCESS_DETECTORS)
+    values = {
+        name: as_kind(found[name], kind, name) for name, kind in plain.items() if name in found
+    }
     for name, most in MOST.items():
         if name in values and not 0 < values[name] <= most:
             raise UserError(f"{name} must be in (0, {most:g}], not {values[name]}")
-    if not 0 <= values.get("veto", 0.0) <= MOST_VETO:
-        raise UserError(f"veto must be from 0 to {MOST_VETO:g} s, not {values['veto']}")
+    within("veto", values.get("veto", 0.0), 0, MOST_VETO, " s")
+    within("gripper_cost", values.get("gripper_cost", 0.0), 0, MOST_COST)
     if "policy" in values and not re.fullmatch(rf"|[0-9a-f]{{{PIN},64}}", values["policy"]):
         raise UserError(
             f"policy must be the first {PIN} hexadecimal digits of a sha256, or more, not "
@@ -167,20 +219,23 @@ def _settings(found: dict[str, Any], path: Path) -> Settings:
             "classifier` wrote"
         )
     limits = _limits(found)
-    cameras = _mapping(found["cameras"], "cameras")
+    cameras = mapping(found["cameras"], "cameras")
     for name in cameras:
         if name not in ("front", "wrist"):
             raise unknown("camera", name, ("front", "wrist"))
     return Settings(
         path=path,
         driver=found["driver"],
-        host=_as(found["host"], str, "host"),
+        host=as_kind(found["host"], str, "host"),
         limits=limits,
-        home=_home(_mapping(found["home"], "home"), limits),
+        home=_home(found["home"], limits),
+        homes=_homes(mapping(found.get("homes") or {}, "homes"), limits),
         front=_camera(cameras, "front"),
         wrist=_camera(cameras, "wrist"),
         fingertips=_fingertips(found),
-        detector=_detector(_mapping(found.get("detector") or {}, "detector")),
+        detector=_detector(mapping(found.get("detector") or {}, "detector")),
+        collision=_group(Collision, found, "collision", "franka"),
+        compliance=_group(Compliance, found, "compliance") if "compliance" in found else None,
         **values,
     )
 
@@ -201,66 +256,69 @@ def _renamed(found: dict[str, Any]) -> dict[str, Any]:
 
 
 def _limits(found: dict[str, Any]) -> Limits:
-    workspace = _mapping(found["workspace"], "workspace")
-    low = _triple(workspace.get("low"), "workspace.low")
-    high = _triple(workspace.get("high"), "workspace.high")
-    chosen = _mapping(found.get("limits") or {}, "limits")
-    known = _with_default(Limits)
+    workspace = mapping(found["workspace"], "workspace")
+    low = triple(workspace.get("low"), "workspace.low")
+    high = triple(workspace.get("high"), "workspace.high")
+    chosen = mapping(found.get("limits") or {}, "limits")
+    known = with_default(Limits)
     for name in chosen:
         if name not in known:
             raise unknown("limit", name, known)
-    values = {name: _as(value, known[name], name) for name, value in chosen.items()}
+    values = {name: as_kind(value, known[name], name) for name, value in chosen.items()}
     return Limits(low, high, **values)
 
 
-def _with_default(kind: type[Any]) -> dict[str, type[Any]]:
-    """Return the fields of a dataclass that may be left out, with the types of their values."""
-    return {
-        field.name: type(field.default)
-        for field in dataclasses.fields(kind)
-        if field.default is not dataclasses.MISSING
-    }
+def _home(found: Any, limits: Limits, name: str = "home") -> Home:
+    found = mapping(found, name)
+    known = ("position", "yaw", "spread", "turn")
+    for key in found:
+        if key not in known:
+            raise unknown(f"setting of {name}", key, known)
+    position = triple(found.get("position"), f"{name}.position")
+    yaw, spread, turn = (
+        as_kind(found.get(key, 0.0), float, f"{name}.{key}") for key in ("yaw", "spread", "turn")
+    )
+    inside = zip(limits.low, position, limits.high, strict=True)
+    if not all(low <= x <= high for low, x, high in inside):
+        raise UserError(f"{name}.position {list(position)} is outside the workspace")
+    within(f"{name}.spread", spread, 0, MOST_SPREAD, " m")
+    within(f"{name}.turn", turn, 0, MOST_TURN, " rad")
+    return Home(np.array(position), turned(DOWN, np.array([0.0, 0.0, yaw])), spread, turn)
 
 
-def _home(found: dict[str, Any], limits: Limits) -> Pose:
-    position = _triple(found.get("position"), "home.position")
-    yaw = _as(found.get("yaw", 0.0), float, "home.yaw")
-    within = zip(limits.low, position, limits.high, strict=True)
-    if not all(low <= x <= high for low, x, high in within):
-        raise UserError(f"home.position {list(position)} is outside the workspace")
-    return Pose(np.array(position), turned(DOWN, np.array([0.0, 0.0, yaw])))
+def _homes(found: dict[str, Any], limits: Limits) -> dict[str, Home]:
+    for task in found:
+        if task not in SPECS:
+            raise unknown("task of homes", task, SPECS)
+    return {task: _home(home, limits, f"homes.{task}") for task, home in found.items()}
 
 
 def _fingertips(found: dict[str, Any]) -> Pose:
     if "fingertips" not in found:
         return FRANKA_HAND
-    frame = _mapping(found["fingertips"], "fingertips")
-    position = _triple(frame.get("position"), "fingertips.position")
-    yaw = _as(frame.get("yaw", FRANKA_HAND.yaw), float, "fingertips.yaw")
+    frame = mapping(found["fingertips"], "fingertips")
+    position = triple(frame.get("position"), "fingertips.position")
+    yaw = as_kind(frame.get("yaw", FRANKA_HAND.yaw), float, "fingertips.yaw")
     return Pose(np.array(position), turned(np.array([0.0, 0.0, 0.0, 1.0]), np.array([0, 0, yaw])))
 
 
+def _group(kind: type[Any], found: dict[str, Any], name: str, driver: str = "") -> Any:
+    if driver and name in found and found["driver"] != driver:
+        raise UserError(f"{name} is for the driver {driver!r}: take it out")
+    return group_of(kind, mapping(found.get(name) or {}, name), name)
+
+
 def _detector(found: dict[str, Any]) -> DetectorSettings:
-    plain = _with_default(DetectorSettings)
-    for name in found:
-        if name not in plain:
-            raise unknown("setting of the detector", name, plain)
-    _one_of(found, "camera", VIEWS)
-    _one_of(found, "fingers", FINGERS)
+    one_of(found, "camera", VIEWS)
+    one_of(found, "fingers", FINGERS)
     crop = _crop(found, "detector.crop")
     if crop != WHOLE and found.get("camera", "both") == "both":
         raise UserError("detector.crop is of one camera: name it as detector.camera")
-    values = {
-        name: _as(value, plain[name], f"detector.{name}")
-        for name, value in found.items()
-        if name != "crop"
-    }
-    detector = DetectorSettings(crop=crop, **values)
-    if not -1 < detector.threshold < 1:
-        raise UserError(f"detector.threshold must be in (-1, 1), not {detector.threshold}")
-    if not 1 <= detector.images <= MOST_IMAGES:
-        raise UserError(f"detector.images must be from 1 to {MOST_IMAGES}, not {detector.images}")
-    return detector
+    plain = {name: value for name, value in found.items() if name != "crop"}
+    detector: DetectorSettings = group_of(DetectorSettings, plain, "detector")
+    within("detector.threshold", detector.threshold, -0.99, 0.99)
+    within("detector.images", detector.images, 1, MOST_IMAGES)
+    return replace(detector, crop=crop)
 
 
 def _crop(found: dict[str, Any], name: str) -> Crop:
@@ -268,48 +326,24 @@ def _crop(found: dict[str, Any], name: str) -> Crop:
     value = found.get("crop", list(WHOLE))
     if not (isinstance(value, list) and len(value) == 4):
         raise UserError(f"{name} must be [left, top, right, bottom] in [0, 1], not {value!r}")
-    left, top, right, bottom = (_as(number, float, name) for number in value)
+    left, top, right, bottom = (as_kind(number, float, name) for number in value)
     if not (0 <= left < right <= 1 and 0 <= top < bottom <= 1):
         raise UserError(f"{name} must be [left, top, right, bottom] in [0, 1], not {value!r}")
     return left, top, right, bottom
 
 
 def _camera(cameras: dict[str, Any], name: str) -> CameraSettings:
-    found = _mapping(cameras.get(name), f"cameras.{name}")
-    known = ("kind", "device", "upside_down")
+    found = mapping(cameras.get(name), f"cameras.{name}")
+    named = f"cameras.{name}"
+    known = ("kind", "device", "upside_down", "crop", "exposure")
     for key in found:
         if key not in known:
             raise unknown(f"setting of the {name} camera", key, known)
-    _one_of(found, "kind", CAMERAS)
-    upside_down = _as(found.get("upside_down", False), bool, f"cameras.{name}.upside_down")
-    return CameraSettings(found.get("kind", "opencv"), str(found.get("device", "")), upside_down)
-
-
-def _mapping(value: Any, name: str) -> dict[str, Any]:
-    if not isinstance(value, dict):
-        raise UserError(f"{name} must be settings with names, not {value!r}")
-    return value
-
-
-def _one_of(found: dict[str, Any], name: str, known: tuple[str, ...]) -> None:
-    if name in found and found[name] not in known:
-        raise unknown(name, str(found[name]), known)
-
-
-def _triple(value: Any, name: str) -> tuple[float, float, float]:
-    if not (isinstance(value, list) and len(value) == 3):
-        raise UserError(f"{name} must be three numbers [x, y, z] in m, not {value!r}")
-    x, y, z = (_as(number, float, name) for number in value)
-    return x, y, z
-
-
-def _as(value: Any, kind: type, name: str) -> Any:
-    whole = isinstance(value, int) and not isinstance(value, bool)
-    if kind is float and whole and abs(value) <= sys.float_info.max:
-        value = float(value)
-    if kind is str and whole:
-        value = str(value)  # a policy's hash may begin with digits
-    wrong = type(value) is not kind
-    if wrong or (kind is float and not math.isfinite(value)):
-        raise UserError(f"{name} must be a {kind.__name__}, not {value!r}")
-    return value
+    one_of(found, "kind", CAMERAS)
+    return CameraSettings(
+        found.get("kind", "opencv"),
+        str(found.get("device", "")),
+        upside_down=as_kind(found.get("upside_down", False), bool, f"{named}.upside_down"),
+        crop=_crop(found, f"{named}.crop"),
+        exposure=as_kind(found.get("exposure", 0.0), float, f"{named}.exposure"),
+    )

@@ -13,7 +13,9 @@ from irevla.errors import UserError
 from irevla.robot.driver import ArmState, DriverError, Polled, now
 from irevla.robot.limits import Cleared, Limits
 from irevla.robot.pose import Pose
+from irevla.robot.settings import Collision, Compliance
 
+SHUT, OPEN, HOME = "shut", "open", "home"  # what the fingers may be wished to do
 FINGER_SPEED = 0.1  # m/s
 ON_ITS_WAY = 0.1  # s until a command that was given has reached the hand
 LOOK = 0.05  # s between two looks at the width ...
@@ -28,14 +30,34 @@ class FrankyDriver:
     a kernel with PREEMPT_RT. `force`: of the fingers, N."""
 
     def __init__(
-        self, host: str, *, limits: Limits, dynamics: float, realtime: bool, force: float
+        self,
+        host: str,
+        *,
+        limits: Limits,
+        dynamics: float,
+        realtime: bool,
+        force: float,
+        collision: Collision,
+        compliance: Compliance | None,
     ) -> None:
         import franky
 
         self._franky: Any = franky
+        modes = franky.ControllerMode
+        soft = None
+        if compliance is not None:
+            soft = [compliance.stiffness] * 3 + [compliance.turn_stiffness] * 3
         config = franky.RealtimeConfig.Enforce if realtime else franky.RealtimeConfig.Ignore
         try:
-            self._robot: Any = franky.Robot(host, realtime_config=config)
+            self._robot: Any = franky.Robot(
+                host,
+                realtime_config=config,
+                default_torque_threshold=collision.torque,
+                default_force_threshold=collision.force,
+                controller_mode=modes.JointImpedance if soft is None else modes.CartesianImpedance,
+            )
+            if soft is not None:
+                self._robot.set_cartesian_impedance(soft)
             gripper = franky.Gripper(host)
         except franky.RealtimeException as error:
             raise UserError(
@@ -79,7 +101,15 @@ class FrankyDriver:
 
     def set_gripper(self, *, shut: bool) -> None:
         """Close with `force`, or open."""
-        self._fingers.want(shut=shut)
+        self._fingers.want(SHUT if shut else OPEN)
+
+    def home_gripper(self) -> None:
+        """libfranka's homing."""
+        self._fingers.want(HOME)
+
+    def fingers_busy(self) -> bool:
+        """Return whether a command of theirs is under way."""
+        return self._fingers.busy()
 
     def stop_gripper(self) -> None:
         """Stop fingers that are on their way."""
@@ -147,7 +177,7 @@ class _Fingers:
         self._force = force
         self._errors = errors
         self._lock = threading.Lock()
-        self._wish: bool | None = None  # shut or open, next
+        self._wish = ""  # SHUT, OPEN or HOME, next
         self._moving: threading.Thread | None = None  # whose command is under way
         self._error = ""
         self.width: float | None = None  # m; None: it is not known
@@ -155,16 +185,25 @@ class _Fingers:
         self._watch = threading.Thread(target=self._look, name="arm-width", daemon=True)
         self._watch.start()
 
-    def want(self, *, shut: bool) -> None:
-        """Close or open, soon. Raises `DriverError` where the last wish failed."""
+    def want(self, wish: str) -> None:
+        """Close, open or find their ends, soon. Raises `DriverError` where the last wish failed."""
         with self._lock:
-            error = self._error
-            self._error = ""
-            if error:
-                raise DriverError(f"the gripper failed: {error}")
-            self._wish = shut
+            self._raise()
+            self._wish = wish
             if self._moving is None:
                 self._begin()
+
+    def busy(self) -> bool:
+        """Return whether a command is under way. Raises `DriverError` where the last one failed."""
+        with self._lock:
+            self._raise()
+            return self._moving is not None
+
+    def _raise(self) -> None:
+        error = self._error
+        self._error = ""
+        if error:
+            raise DriverError(f"the gripper failed: {error}")
 
     def stop(self) -> None:
         """Drop the wish, and stop fingers that move: not those that hold something by now.
@@ -172,7 +211,7 @@ class _Fingers:
         Raises `DriverError`.
         """
         with self._lock:
-            self._wish = None
+            self._wish = ""
             command = self._moving
             self._moving = None  # what was stopped may never answer
         if command is None:
@@ -202,16 +241,18 @@ class _Fingers:
 
     def _begin(self) -> None:
         wish = self._wish
-        self._wish = None
+        self._wish = ""
         self._moving = threading.Thread(
             target=self._run, args=(wish,), name="arm-fingers", daemon=True
         )
         self._moving.start()
 
-    def _run(self, shut: bool) -> None:
+    def _run(self, wish: str) -> None:
         error = ""
         try:
-            if shut:
+            if wish == HOME:
+                self._gripper.homing()
+            elif wish == SHUT:
                 self._gripper.grasp(0.0, FINGER_SPEED, self._force, ANY_WIDTH, ANY_WIDTH)
             else:
                 self._gripper.open(FINGER_SPEED)
@@ -222,5 +263,5 @@ class _Fingers:
                 return
             self._error = error
             self._moving = None
-            if self._wish is not None:
+            if self._wish:
                 self._begin()

@@ -8,6 +8,7 @@ real arm's do, in their last digits); the second shows as an arm that does not m
 
 import http.client
 import json
+import math
 import urllib.parse
 from typing import Any
 
@@ -18,7 +19,7 @@ from irevla.robot.driver import FRANKA_HAND, ArmState, DriverError, Polled, now
 from irevla.robot.kinematics import flange_pose
 from irevla.robot.limits import Cleared
 from irevla.robot.pose import Pose, length, seen_from
-from irevla.robot.settings import SERL_PORT
+from irevla.robot.settings import SERL_PORT, Compliance
 
 TORN = 0.002  # m between the frames of two readings: one of them is of two moments
 
@@ -26,7 +27,7 @@ TORN = 0.002  # m between the frames of two readings: one of them is of two mome
 class SerlDriver:
     """The arm behind the server at `url`; every request ends after `timeout` s."""
 
-    def __init__(self, url: str, *, timeout: float) -> None:
+    def __init__(self, url: str, *, timeout: float, compliance: Compliance | None = None) -> None:
         parts = urllib.parse.urlsplit(url)
         if parts.scheme != "http" or not parts.hostname:
             raise UserError(f"host must be the robot server's http://HOST:PORT, not {url!r}")
@@ -43,6 +44,8 @@ class SerlDriver:
             raise UserError(
                 f"no robot server answers at {url} ({error}): start it, then try again"
             ) from error
+        if compliance is not None:
+            self._comply(compliance)
 
     def state(self) -> ArmState:
         """Return the newest state known."""
@@ -56,8 +59,18 @@ class SerlDriver:
         """Close or open."""
         self._post("close_gripper" if shut else "open_gripper")
 
+    def home_gripper(self) -> None:
+        """The server knows no such thing."""
+
+    def fingers_busy(self) -> bool:
+        """They are not known to be."""
+        return False
+
     def stop_gripper(self) -> None:
-        """The server has no way: its fingers finish what they were told."""
+        """The server has no way: its fingers finish what they were told.
+
+        Its /move_gripper would be another motion, in a unit that differs from hand to hand.
+        """
 
     def hold(self) -> None:
         """Post the pose where the arm was last seen: the controller pulls it there and no
@@ -74,6 +87,15 @@ class SerlDriver:
     def close(self) -> None:
         """Hang up."""
         self._polled.close()
+
+    def _comply(self, compliance: Compliance) -> None:
+        try:
+            self._post("update_param", parameters(compliance))
+        except DriverError as error:
+            self.close()
+            raise UserError(
+                f"the robot server takes no compliance ({error}): take it out of the settings"
+            ) from error
 
     def _post_pose(self, pose: Pose) -> None:
         self._post("pose", {"arr": [*pose.position.tolist(), *pose.quaternion.tolist()]})
@@ -138,6 +160,25 @@ class SerlDriver:
         if answer.status != 200:
             raise DriverError(f"/{path}: the robot server answers {answer.status} {answer.reason}")
         return content
+
+
+def parameters(compliance: Compliance) -> dict[str, float]:
+    """Return it as SERL's controller calls it, damped as at its own stiffness."""
+    clips = {
+        f"{kind}_clip_{sign}{axis}": clip
+        for kind, clip in (("translational", compliance.clip), ("rotational", compliance.turn_clip))
+        for sign in ("", "neg_")
+        for axis in "xyz"
+    }
+    return {
+        "translational_stiffness": compliance.stiffness,
+        "translational_damping": 89.0 * math.sqrt(compliance.stiffness / 2000.0),
+        "rotational_stiffness": compliance.turn_stiffness,
+        "rotational_damping": 7.0 * math.sqrt(compliance.turn_stiffness / 150.0),
+        "translational_Ki": 0.0,
+        "rotational_Ki": 0.0,
+        **clips,
+    }
 
 
 def _finite(value: Any, count: int) -> tuple[float, ...] | None:
