@@ -7,8 +7,9 @@ from pathlib import Path
 from types import TracebackType
 
 from irevla.robot.commands import latch_stop
+from irevla.robot.console import send_keys
 from irevla.robot.settings import read_settings
-from irevla.robot.teleop import READY, send_keys
+from irevla.robot.teleop import READY
 
 
 class AtTheKeys:

@@ -19,12 +19,13 @@ from irevla.envs.suite import PERSON, TaskEnv
 from irevla.errors import UserError
 from irevla.robot.cameras import FROZEN, CameraError, Streaming, compose, open_camera
 from irevla.robot.cell import Cell
+from irevla.robot.console import send_keys
 from irevla.robot.env import PandaRealEnv
 from irevla.robot.safe_arm import ArmStopped, SafeArm
 from irevla.robot.settings import CameraSettings
 from irevla.robot.success import ClassifierDetector, KeyDetector
 from irevla.robot.suite import PANDA
-from irevla.robot.teleop import DONE, READY, STOP, TAP, KeyTeleop, send_keys
+from irevla.robot.teleop import DONE, READY, STOP, TAP, KeyTeleop
 
 CONFIG = EnvConfig(image_size=64, horizon=5, workers=1, envs_per_worker=1, timeout=600.0)
 STILL = np.array([0, 0, 0, 0, 0, 0, -1], np.float32)
@@ -53,6 +54,9 @@ class FakePerson:
     def wait_ready(self, request: str, *, patience: float) -> bool:
         self.asked.append(request)
         return self.ready
+
+    def tell(self, text: str) -> None:
+        self.told = text
 
     def wait_veto(self, request: str, *, patience: float) -> bool:
         self.asked.append(request)

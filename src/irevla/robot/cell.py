@@ -133,7 +133,7 @@ def open_cell(settings: Settings, who: Authorization | None) -> Cell:
     arm = open_arm(settings)
     opened: list[Any] = [arm]
     try:
-        teleop = KeyTeleop(settings.keys, arm.stop)
+        teleop = KeyTeleop(settings.keys, arm.stop, scale=settings.teleop_scale)
         opened.append(teleop)
         front = open_camera("front", settings.front)
         opened.append(front)

@@ -10,15 +10,19 @@ from PIL import Image
 
 from irevla.envs.suite import PERSON
 from irevla.errors import UserError, unknown
+from irevla.robot import gamepad
 from irevla.robot.cameras import compose, open_camera
 from irevla.robot.cell import open_arm, open_cell
+from irevla.robot.console import HELP, keyboard, send_keys
+from irevla.robot.console import show as show_line
 from irevla.robot.driver import DriverError
 from irevla.robot.flight import flights, read_flight, told
+from irevla.robot.gamepad import Gamepad
 from irevla.robot.label import record as record_images
 from irevla.robot.safe_arm import ArmFault, SafeArm
 from irevla.robot.settings import Settings, read_settings
 from irevla.robot.stop_latch import Session, StopLatch
-from irevla.robot.teleop import HELP, PRESSED_STOP, keyboard, send_keys
+from irevla.robot.teleop import PRESSED_STOP
 from irevla.robot.view import check_view, keep_view
 
 RECORDING = (
@@ -30,10 +34,21 @@ SHOWN = 512  # side of the image that `show` writes, pixels
 
 def keys(settings: Settings) -> None:
     """Be the person who watches: stop, answer, take over."""
+    pad = Gamepad() if settings.teleop == "gamepad" else None
+    settings.keys.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
     read, give_back = keyboard()
     print(HELP)
+    if pad is not None:
+        print(gamepad.HELP)
     try:
-        send_keys(settings.keys, read, on_stop=lambda: latch_stop(settings))
+        send_keys(
+            settings.keys,
+            read,
+            on_stop=lambda: latch_stop(settings),
+            pad=pad,
+            show=show_line,
+            stopped=lambda: StopLatch(settings.folder).reason,
+        )
     except KeyboardInterrupt:
         pass
     finally:

@@ -116,8 +116,10 @@ class PandaRealEnv(PixelEnv):
         cell = self.cell
         began = cell.clock.now()
         chosen, person = self._chosen(np.asarray(action, np.float32))
+        by_hand = person or cell.arm.who == PERSON
+        cell.teleop.tell(f"{self.task.name}: {'you drive' if by_hand else 'the policy acts'}")
         try:
-            turned_round = self._act(chosen, by_hand=person or cell.arm.who == PERSON)
+            turned_round = self._act(chosen, by_hand=by_hand)
             self._wait(began)
             done = self._done(cell.arm.state().pose)
         except ArmFault as fault:
@@ -265,6 +267,7 @@ class PandaRealEnv(PixelEnv):
     def _end(self, *, success: bool) -> None:
         arm = self.cell.arm
         arm.hold()
+        self.cell.teleop.tell(f"{self.task.name}: {'done' if success else 'over'}")
         self.cell.player = None
         if self._late:
             self._tell_late()

@@ -34,6 +34,7 @@ SERL_PORT = 5000  # of a robot server whose address names none
 FILE = "IREVLA_ARM"  # environment variable: the path of the file
 DRIVERS = ("franka", "serl")
 CAMERAS = ("opencv", "realsense")
+TELEOPS = ("keys", "gamepad")  # what a person drives with, the keys always
 SUCCESS_DETECTORS = ("key", "classifier")
 VIEWS = ("both", "front", "wrist")  # what a classifier sees: the policy's image, or of one camera
 FINGERS = ("any", "shut", "open", "holding")  # as they must be where a classifier is believed
@@ -131,6 +132,8 @@ class Settings:
     # sha256 of the only policy that may move the arm, or its beginning; empty: any, which is shown
     policy: str = ""
     dry_run: bool = True  # compute and log, send nothing
+    teleop: str = "keys"  # one of TELEOPS
+    teleop_scale: float = 1.0  # share of a full action of a key that is held, a stick at its end
     success_detector: str = "key"  # what says that a task is done: a person's key, or a classifier
     classifier: str = ""  # the folder that `irevla classifier` wrote, relative to the file
     veto: float = 3.0  # s that a person has to take back that a task is done; 0: none
@@ -199,6 +202,7 @@ def _settings(found: dict[str, Any], path: Path) -> Settings:
         if name not in found:
             raise UserError(f"{name!r} is missing")
     one_of(found, "driver", DRIVERS)
+    one_of(found, "teleop", TELEOPS)
     one_of(found, "success_detector", SUCCESS_DETECTORS)
     values = {
         name: as_kind(found[name], kind, name) for name, kind in plain.items() if name in found
@@ -206,6 +210,7 @@ def _settings(found: dict[str, Any], path: Path) -> Settings:
     for name, most in MOST.items():
         if name in values and not 0 < values[name] <= most:
             raise UserError(f"{name} must be in (0, {most:g}], not {values[name]}")
+    within("teleop_scale", values.get("teleop_scale", 1.0), 0.05, 1)
     within("veto", values.get("veto", 0.0), 0, MOST_VETO, " s")
     within("gripper_cost", values.get("gripper_cost", 0.0), 0, MOST_COST)
     if "policy" in values and not re.fullmatch(rf"|[0-9a-f]{{{PIN},64}}", values["policy"]):

@@ -2,19 +2,20 @@
 done, takes over.
 
 Environments run in worker processes that have no terminal. So the person has one of their own, with
-`irevla arm keys`, which sends each key, and a sign of life, to a socket beside the settings.
-Without that sign the arm does not move.
+`irevla arm keys` (`console.py`), which sends each key, and a sign of life, to a socket of the arm.
+Without that sign the arm does not move. What is asked, and whose turn it is, goes back to it.
 """
 
-import os
+import math
 import socket
+import struct
 import sys
 import threading
 import time
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import Float32
@@ -40,11 +41,15 @@ MOVES: dict[str, tuple[int, float]] = {  # key: axis of the action, and its sign
     "w": (0, 1.0), "s": (0, -1.0), "a": (1, 1.0), "d": (1, -1.0), "e": (2, 1.0), "q": (2, -1.0),
     "u": (5, 1.0), "o": (5, -1.0), "i": (4, 1.0), "k": (4, -1.0), "j": (3, 1.0), "l": (3, -1.0),
 }  # fmt: skip
-HELP = (
-    "SPACE stop   r things are in place   y done   n failed\n"
-    "w s forth, back   a d left, right   e q up, down   u o turn   i k j l tilt   g open or close\n"
-    "a tap is a small step, a key that is held goes on   Ctrl-C leave"
-)
+MOTION = b"\x02"  # begins a message of a gamepad: six float32, shares of a full action
+SIX = struct.Struct("<6f")
+SCREEN = 300  # bytes of what a screen shows
+LONGEST = 64  # bytes of a message
+
+
+def screen_of(keys: Path) -> Path:
+    """Return the socket on which the person's terminal listens, beside that of the `keys`."""
+    return keys.with_name("screen")
 
 
 @runtime_checkable
@@ -67,6 +72,10 @@ class Teleop(Protocol):
         (False); None where they said nothing."""
         ...
 
+    def tell(self, text: str) -> None:
+        """Show on their screen whose turn it is. Never waits, never fails."""
+        ...
+
     def wait_ready(self, request: str, *, patience: float) -> bool:
         """Ask for something; return whether they said within `patience` s that it is so."""
         ...
@@ -82,12 +91,16 @@ class Teleop(Protocol):
 
 
 class KeyTeleop:
-    """A person at the keys of another terminal. `on_stop` is called as soon as they press the stop
-    key."""
+    """A person at the keys, or the gamepad, of another terminal. `on_stop` is called as soon as
+    they press stop. A key that is held, and a stick at its end, is `scale` of a full action."""
 
-    def __init__(self, path: Path, on_stop: Callable[[str], None]) -> None:
+    def __init__(self, path: Path, on_stop: Callable[[str], None], *, scale: float = 1.0) -> None:
         self._path = path
+        self._screen = str(screen_of(path))
         self._on_stop = on_stop
+        self._scale = scale
+        self._status = ""  # what their screen shows
+        self._shown = -float("inf")  # when it was last sent
         path.unlink(missing_ok=True)
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
         self._socket.settimeout(0.2)
@@ -98,11 +111,14 @@ class KeyTeleop:
                 f"the socket {path} cannot be made ({error.strerror}): choose a shorter, writable "
                 "place"
             ) from error
+        self._teller = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+        self._teller.setblocking(False)  # a screen that nobody reads keeps no arm waiting
         self._heard = -float("inf")  # when the last sign of life came
         self._lock = threading.Lock()  # of what the keys are
         self._last: dict[str, float] = {}  # key: when it came last ...
         self._held: dict[str, float] = {}  # ... when it came last as one that is held ...
         self._taps: dict[str, float] = {}  # ... and as one that no decision took yet
+        self._stick = (np.zeros(6, np.float32), -float("inf"))  # of a gamepad, and when it came
         self._verdict: bool | None = None
         self._said = threading.Event()  # a verdict has come
         self._ready = threading.Event()
@@ -122,13 +138,18 @@ class KeyTeleop:
             tapped = {key for key, when in self._taps.items() if now - when < FRESH}
             held = {key for key, when in self._held.items() if now - when < HELD}
             self._taps.clear()
-        if not tapped and not held:
+            stick, came = self._stick
+        pushed = bool(stick.any()) and now - came < HELD
+        if not tapped and not held and not pushed:
             return None
         action = np.zeros(7, np.float32)
         for keys, share in ((tapped, TAP), (held, 1.0)):
             for key in keys & MOVES.keys():
                 axis, sign = MOVES[key]
                 action[axis] = share * sign
+        if pushed:
+            action[:6] += stick
+        action[:6] = self._scale * np.clip(action[:6], -1.0, 1.0)
         action[6] = 1.0 if shut != (SHUT in tapped) else -1.0
         return action
 
@@ -138,15 +159,28 @@ class KeyTeleop:
         self._verdict = None
         return verdict
 
+    def tell(self, text: str) -> None:
+        """Send it to their screen, again now and then: they may have come later."""
+        new = text != self._status
+        self._status = text
+        now = time.monotonic()
+        if text and (new or now - self._shown > SILENCE):
+            self._shown = now
+            with suppress(OSError):  # nobody is there, or does not read
+                message = text.encode()[:SCREEN]
+                self._teller.sendto(message, self._screen)
+
     def wait_ready(self, request: str, *, patience: float) -> bool:
-        """Ask on standard error: in a worker that is the terminal of the run."""
+        """Ask on standard error, in a worker the terminal of the run, and on their screen."""
         print(f"{request} (then press {READY})", file=sys.stderr, flush=True)
+        self.tell(f"ASKED: {request}: press {READY}")
         self._ready.clear()
         ready = self._ready.wait(patience)
         self._verdict = None
         with self._lock:  # a wish does not outlive its episode
             self._taps.clear()
             self._held.clear()
+            self._stick = (np.zeros(6, np.float32), -float("inf"))
         return ready
 
     def wait_veto(self, request: str, *, patience: float) -> bool:
@@ -155,6 +189,7 @@ class KeyTeleop:
         self._said.clear()
         wait = f"{FAILED} takes it back, {DONE} keeps it, and so do {patience:g} s"
         print(f"{request} ({wait})", file=sys.stderr, flush=True)
+        self.tell(f"ASKED: {request}: {wait}")
         self._said.wait(patience)
         return self.verdict() is False
 
@@ -163,15 +198,20 @@ class KeyTeleop:
         self._over.set()
         self._thread.join(2.0)
         self._socket.close()
+        self._teller.close()
         self._path.unlink(missing_ok=True)
 
     def _run(self) -> None:
         while not self._over.is_set():
             with suppress(TimeoutError):
-                self._take(self._socket.recv(16))
+                self._take(self._socket.recv(LONGEST))
 
     def _take(self, message: bytes) -> None:
         self._heard = time.monotonic()
+        self.tell(self._status)
+        if message.startswith(MOTION):
+            self._push(message[1:])
+            return
         key = message.decode(errors="replace")
         if key == STOP:
             self._on_stop(PRESSED_STOP)
@@ -183,6 +223,15 @@ class KeyTeleop:
         elif key == SHUT or key in MOVES:
             with self._lock:
                 self._press(key, self._heard)
+
+    def _push(self, message: bytes) -> None:
+        """A stick: where it is now, and no queue of where it was."""
+        if len(message) != SIX.size:
+            return
+        motion = SIX.unpack(message)
+        if all(map(math.isfinite, motion)):
+            with self._lock:
+                self._stick = (np.array(motion, np.float32), self._heard)
 
     def _press(self, key: str, now: float) -> None:
         """A terminal tells no key that is let go: one that comes fast is repeated by the keyboard,
@@ -196,38 +245,3 @@ class KeyTeleop:
             self._held[key] = now
         else:
             self._taps[key] = now
-
-
-def send_keys(path: Path, read: Callable[[float], str], *, on_stop: Callable[[], None]) -> None:
-    """Send what `read` returns to the environment at `path`, until that is `LEAVE`.
-
-    `read` waits for a key for so many s at most; without one it returns "". `on_stop` is called
-    once the stop key was sent, whether or not somebody got it.
-    """
-    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sender:
-        sender.setblocking(False)  # a session that hangs must not keep a stop waiting
-        key = read(BEAT)
-        while key != LEAVE:
-            with suppress(OSError):  # no environment yet, or no more
-                sender.sendto(key.encode() or ALIVE, str(path))
-            if key == STOP:
-                on_stop()
-            key = read(BEAT)
-
-
-def keyboard() -> tuple[Callable[[float], str], Callable[[], None]]:
-    """Return a function that reads single keys of this terminal, and one that gives it back."""
-    import select
-    import termios
-    import tty
-
-    if not sys.stdin.isatty():
-        raise UserError("keys are read from a terminal, and this is none")
-    before: Any = termios.tcgetattr(sys.stdin)
-    tty.setcbreak(sys.stdin)
-
-    def read(seconds: float) -> str:
-        typed, _, _ = select.select([sys.stdin], [], [], seconds)
-        return os.read(sys.stdin.fileno(), 1).decode(errors="replace") if typed else ""
-
-    return read, lambda: termios.tcsetattr(sys.stdin, termios.TCSADRAIN, before)
