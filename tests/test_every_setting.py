@@ -535,6 +535,7 @@ SAC_FIELDS = {
     "steps": 60,
     "demonstrations": 2,
     "attempts": 4,
+    "keep_failures": True,
     "updates_per_decision": 1.0,
     "async_learner": True,
     "gripper": False,

@@ -14,6 +14,7 @@ from irevla.evaluation.plots import (
     categories,
     draw_all,
     forgetting,
+    interventions,
     learning,
     smooth,
     stage_colour,
@@ -27,7 +28,7 @@ def test_every_plot_is_drawn_for_light_and_dark(make_run: Callable[..., Path]) -
     run = make_run()
     results = read_results(run / "results.json")
     paths = draw_all(results, read_metrics(run / "metrics.jsonl"), run / "plots")
-    assert set(paths) == set(PLOTS)
+    assert set(paths) == set(PLOTS) - {"interventions"}, "nobody took over"
     for themes in paths.values():
         light, dark = (
             np.asarray(Image.open(themes[name]).convert("RGB")) for name in ("light", "dark")
@@ -129,3 +130,24 @@ def test_the_evaluation_before_is_never_one_from_afterwards(make_run: Callable[.
         count = few.count(SFT, task=task)
         assert count is not None and before.lines[0].get_ydata()[0] == pytest.approx(count.rate)
         assert not any(bars.get_label() == "Evaluation after" for bars in axis.containers)
+
+
+def test_a_persons_help_is_a_curve(make_run: Callable[..., Path], tmp_path: Path) -> None:
+    results = read_results(make_run() / "results.json")
+    stage = "rl:window-close-new"
+    metrics = [
+        {
+            "stage": stage,
+            "step": 50 * number,
+            "interventions": 1.0,
+            "intervention_decisions": 20.0 - number,
+        }
+        for number in range(1, 20)
+    ]
+    figure = interventions(results, metrics, LIGHT)
+    assert figure is not None
+    length, times = figure.axes[0].lines
+    assert np.all(np.diff(np.asarray(length.get_ydata())) <= 0)
+    assert np.allclose(np.asarray(times.get_ydata()), 1.0)
+    quiet = [{**row, "interventions": 0.0, "intervention_decisions": 0.0} for row in metrics]
+    assert interventions(results, quiet, LIGHT) is None

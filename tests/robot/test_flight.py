@@ -78,6 +78,9 @@ def test_what_a_person_shows_is_labelled_as_done() -> None:
     pool.obey({"begin": [vars(Job("pick-carrot", 0))]})
     pool.obey({"step": [None], "expert": True})
     assert buffers.labels[0, 0] == pytest.approx(0.25, abs=1e-3)
+    assert not buffers.person[0], "nobody took over: the person is the expert"
+    pool.obey({"step": [None], "expert": False})
+    assert buffers.person[0], "they took over from a policy"
 
 
 # --- the flight recorder

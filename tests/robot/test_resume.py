@@ -13,18 +13,20 @@ import torch
 from irevla.cli.main import main
 from irevla.compute.device import seeded
 from irevla.config import Config, EnvConfig, EvalConfig, HarvestConfig, ModelConfig, SACConfig
-from irevla.data.replay import LatentReplay, reopen
+from irevla.data.replay import LatentEpisode, LatentReplay, reopen
 from irevla.envs.suite import RealArm, Suite, load_suite
 from irevla.envs.vector import Job, VectorEnv
 from irevla.evaluation import evaluate, in_run, saved
 from irevla.evaluation.evaluate import Protocol
 from irevla.models.policy import VLAPolicy, build_policy
 from irevla.rollout.demonstrations import open_store
+from irevla.rollout.episodes import EpisodeRecorder, Outcome
 from irevla.runs.run import Run, open_run
 from irevla.stages import harvest, sac
 from irevla.stages.contract import still_to_play
-from irevla.storage.metrics import Metrics
-from irevla.tasks import Stage, TaskLists
+from irevla.storage.metrics import Metrics, read_metrics
+from irevla.tasks import BLOCK, Purpose, Stage, TaskLists
+from irevla.types import Features
 
 TASK = "left-disc"
 STAGE = Stage("rl", TASK)
@@ -266,3 +268,97 @@ def test_who_leaves_an_evaluation_on_an_arm_sees_what_was_played(
     assert main([*command, "--episodes", "5"]) == 130
     (row,) = json.loads(capsys.readouterr().out)
     assert row["episodes"] == 2
+
+
+# --- what was encoded already, and what people showed
+
+
+@pytest.mark.parametrize("keep", [True, False])
+def test_failed_zero_shot_episodes_begin_the_online_buffer(
+    keep: bool, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = replace(CONFIG, sac=replace(CONFIG.sac, keep_failures=keep))
+    run = replace(run, config=config)
+    suite = suite_of(real=False)
+    online = open_store(suite, CONFIG.env, run.directory / "online", online=True)
+    sac.run_sac(run, going_one_way(), STAGE, suite=suite, online=online)
+    zero_shot = run.journal.done(f"zero-shot:{TASK}")
+    done = run.journal.done(STAGE.name)
+    assert zero_shot is not None and done is not None
+    practice = recorded(run, "online")
+    before = [episode for episode in practice.episodes if episode.get("zero_shot")]
+    failed = zero_shot["tried"] - zero_shot["kept"]
+    assert failed > 0 and len(before) == (failed if keep else 0)
+    assert list(practice.episodes[: len(before)]) == before
+    assert not any(episode["success"] for episode in before)
+    own = len(practice) - sum(episode["decisions"] for episode in before)
+    assert done["decisions"] == own >= config.sac.steps, "no robot time of stage 1"
+    assert done["updates"] == int(config.sac.updates_per_decision * len(practice))
+
+
+def test_a_stage_with_them_that_was_stopped_ends_with_the_same_bits(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = replace(CONFIG, sac=replace(CONFIG.sac, keep_failures=True, checkpoint_every=2))
+    suite = suite_of(real=False)
+    hashes = []
+    for name in ("whole", "stopped"):
+        policy = going_one_way()
+        with open_run(tmp_path / name, config) as run:
+            online = open_store(suite, CONFIG.env, run.directory / "online", online=True)
+            if name == "stopped":
+                with monkeypatch.context() as patch:
+                    patch.setattr(sac, "_keep", stop_after(6, sac._keep))
+                    with pytest.raises(KeyboardInterrupt):
+                        sac.run_sac(run, policy, STAGE, suite=suite, online=online)
+                policy = going_one_way()
+            sac.run_sac(run, policy, STAGE, suite=suite, online=online)
+            hashes.append(policy.hash())
+    assert hashes[0] == hashes[1]
+
+
+def outcome_of(person: list[bool], reward: float) -> Outcome:
+    count = len(person)
+    features = Features(torch.zeros(count, 1, 2), torch.ones(count, 1, dtype=torch.bool))
+    actions = torch.arange(2.0 * count).reshape(count, 2)
+    rewards = torch.tensor([0.0] * (count - 1) + [reward])
+    latents = LatentEpisode(features, actions, rewards)
+    return Outcome(Job(TASK, 1), False, actions.numpy(), None, latents, np.array(person))
+
+
+def test_what_a_person_showed_is_from_their_first_step_to_the_end() -> None:
+    outcome = outcome_of([False, True, True, False, True], 1.0)
+    shown = outcome.shown()
+    assert outcome.interventions == 2 and shown is not None and len(shown) == 4
+    assert shown.actions[0].tolist() == [2.0, 3.0] and shown.rewards[-1] == 1.0
+    assert outcome_of([True, False], 0.0).shown() is None, "it failed"
+    assert outcome_of([False, False], 1.0).shown() is None, "nobody took over"
+    assert outcome_of([True, True], 1.0).interventions == 1
+
+
+def test_interventions_go_to_the_demonstrations_too(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Every third episode, as if a person had taken over from its second decision on."""
+    suite = suite_of(real=True)
+    recorder = EpisodeRecorder._outcome
+
+    def helped(self: Any, result: Any, slot: int, job: Job, partial: Any) -> Outcome:
+        outcome = recorder(self, result, slot, job, partial)
+        if job.seed % 3 or outcome.latents is None or job.seed // BLOCK != Purpose.RL:
+            return outcome
+        person = np.arange(outcome.length) > 0
+        outcome.latents.rewards[-1] = 1.0
+        return replace(outcome, success=False, person=person)
+
+    monkeypatch.setattr(EpisodeRecorder, "_outcome", helped)
+    online = open_store(suite, CONFIG.env, run.directory / "online", online=True)
+    sac.run_sac(run, going_one_way(), STAGE, suite=suite, online=online)
+    practice = [e for e in recorded(run, "online").episodes if e["seed"] % 3 == 0]
+    shown = [e for e in recorded(run, "demonstrations").episodes if e.get("person")]
+    assert practice and [e["seed"] for e in shown] == [e["seed"] for e in practice]
+    lengths = [e["decisions"] - 1 for e in practice]
+    assert [e["decisions"] for e in shown] == lengths
+    found = read_metrics(run.directory / "metrics.jsonl")
+    rows = [row for row in found if row.get("interventions")]
+    assert [row["intervention_decisions"] for row in rows] == lengths

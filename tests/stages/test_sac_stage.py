@@ -405,7 +405,7 @@ def test_the_policy_executes_what_sacs_actor_does(tmp_path: Path) -> None:
     flags = np.zeros(40, bool)
     result = StepResult(
         0, images, (None,) * 40, flags.astype(int), (None,) * 40, np.zeros((40, 3), np.float32),
-        nothing, flags, flags, flags, images, flags,
+        nothing, flags, flags, flags, images, flags, flags,
     )  # fmt: skip
     jobs = tuple(Job(TASK, seed) for seed in range(40))
     closed = np.zeros(40)

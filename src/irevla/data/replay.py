@@ -75,6 +75,10 @@ class LatentEpisode:
     def __len__(self) -> int:
         return len(self.actions)
 
+    def since(self, start: int) -> "LatentEpisode":
+        """Return the part from decision `start` on."""
+        return LatentEpisode(self.features[start:], self.actions[start:], self.rewards[start:])
+
 
 class LatentReplay:
     """The episodes of latents under `root`, which is made where there is nothing.

@@ -41,12 +41,13 @@ class StepResult:
     jobs: tuple[Job | None, ...]  # None: idle, no jobs are left
     step: Int[np.ndarray, " n"]  # decisions taken so far in this episode
     previous: tuple[Job | None, ...]  # the job that the step belonged to; None: there was no step
-    labels: Float32[np.ndarray, "n A"]  # what was meant: clean of noise; a person's who took over
+    labels: Float32[np.ndarray, "n A"]  # what was meant, clean of noise; what an arm has done
     rewards: Float32[np.ndarray, " n"]
     terminated: Bool[np.ndarray, " n"]  # the episode ended in itself: no value beyond
     truncated: Bool[np.ndarray, " n"]  # the horizon ended it
     success: Bool[np.ndarray, " n"]  # by the policy, or the expert, alone: not with a person's help
     final_images: UInt8[np.ndarray, "n H W 3"]  # the true last ones, where an episode ended
+    person: Bool[np.ndarray, " n"]  # whether one took over from the policy
     lost: Bool[np.ndarray, " n"]  # the worker died or hung: the episode was dropped, starts again
 
     @property

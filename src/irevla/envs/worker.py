@@ -68,6 +68,7 @@ class SharedBuffers:
     terminated: Bool[np.ndarray, " n"]
     truncated: Bool[np.ndarray, " n"]
     success: Bool[np.ndarray, " n"]  # by the policy, or the expert, alone: not with a person's help
+    person: Bool[np.ndarray, " n"]  # whether one took over from the policy
     active: Bool[np.ndarray, " n"]  # whose environment is at work now: the one that kills a worker
 
     @staticmethod
@@ -98,7 +99,7 @@ def _layout(n: int, size: int, action_dim: int) -> list[tuple[tuple[int, ...], n
     action = ((n, action_dim), np.dtype(np.float32))
     reward = ((n,), np.dtype(np.float32))
     flag = ((n,), np.dtype(np.bool_))
-    return [image, image, action, action, reward, flag, flag, flag, flag]
+    return [image, image, action, action, reward, flag, flag, flag, flag, flag]
 
 
 def _aligned(nbytes: int) -> int:
@@ -215,6 +216,7 @@ class EnvPool:
         self._helped[slot] |= person
         disturbed = job.noise > 0 and not person
         buffers.labels[slot] = clean if disturbed else info.get("action", clean)
+        buffers.person[slot] = person
         buffers.rewards[slot] = reward
         buffers.success[slot] = info["success"] and not self._helped[slot]
         buffers.terminated[slot] = terminated

@@ -252,6 +252,29 @@ def _learning_curve(
         _diamond(axes, end, after, colour=BLUE, label="Evaluation after")
 
 
+def interventions(results: Results, metrics: MetricRows, theme: Theme) -> Figure | None:
+    """Plot how often, and for how long, a person took over in training; None where nobody did."""
+    helped = {row["stage"] for row in metrics if row.get("interventions")}
+    stages = [
+        stage for stage in _stages_with(metrics, "interventions", "rl") if stage.name in helped
+    ]
+    if not stages:
+        return None
+    figure, panels = _panels(len(stages), height=2.7)
+    for axes, stage in zip(panels, stages, strict=True):
+        steps, taken = _series(metrics, stage, "intervention_decisions")
+        radius = max(3, len(taken) // 30)
+        axes.plot(steps, smooth(taken, radius=radius), color=ORANGE, label="Decisions by a person")
+        steps, times = _series(metrics, stage, "interventions")
+        axes.plot(steps, smooth(times, radius=radius), color=BLUE, label="Times they took over")
+        axes.set_title(stage.target)
+        axes.set_xlabel("Decisions")
+        axes.set_xlim(left=0)
+        axes.set_ylim(bottom=0)
+    _legend_once(figure, panels)
+    return figure
+
+
 def _before(results: Results, metrics: MetricRows, stage: Stage) -> Count | None:
     """Return the task's newest evaluation before `stage`; never one from afterwards."""
     trained = _stages(metrics)  # in order
@@ -392,6 +415,7 @@ def _cell(
 PLOTS: Mapping[str, Draw] = {
     "categories": categories,
     "learning": learning,
+    "interventions": interventions,
     "forgetting": forgetting,
     "losses": losses,
 }

@@ -30,6 +30,11 @@ CAPTIONS = {
         "environment; diamonds are evaluations, without exploration noise, on evaluation seeds. "
         "While the critic warms up the policy does not move.",
     ),
+    "interventions": (
+        "A person's help in training",
+        "How often a person took over in an episode, and for how many decisions, smoothed: both "
+        "should fall.",
+    ),
     "forgetting": (
         "What was kept, and what was forgotten",
         "Success rate of each task (rows) after each stage (columns). An orange frame marks a "

@@ -6,7 +6,7 @@ from itertools import count
 
 import numpy as np
 import torch
-from jaxtyping import Float32
+from jaxtyping import Bool, Float32
 
 from irevla.data.replay import LatentEpisode
 from irevla.envs.vector import Job, StepResult, VectorEnv
@@ -20,14 +20,32 @@ class Outcome:
 
     job: Job
     success: bool  # by the policy alone: with a person's help it is none
-    actions: Float32[np.ndarray, "T A"]  # what was meant: without noise; a person's who took over
+    actions: Float32[np.ndarray, "T A"]  # what was meant, without noise; what an arm has done
     episode: Episode | None = None  # where images are kept
     latents: LatentEpisode | None = None  # where latents are kept
+    person: Bool[np.ndarray, " T"] | None = None  # where one took over; None: nobody could
 
     @property
     def length(self) -> int:
         """Decisions."""
         return len(self.actions)
+
+    @property
+    def interventions(self) -> int:
+        """How often a person took over."""
+        if self.person is None:
+            return 0
+        before = np.concatenate([[False], self.person[:-1]])
+        return int((self.person & ~before).sum())
+
+    def shown(self) -> LatentEpisode | None:
+        """Return what a person showed: from where they first took over to the end, if it was a
+        success. None: nothing."""
+        if self.latents is None or self.person is None or not self.person.any():
+            return None
+        if self.latents.rewards[-1] <= 0:
+            return None
+        return self.latents.since(int(np.argmax(self.person)))
 
 
 @dataclass
@@ -38,12 +56,13 @@ class _PartialEpisode:
     latents: list[Features] = field(default_factory=list)
     actions: list[np.ndarray] = field(default_factory=list)
     rewards: list[float] = field(default_factory=list)
+    person: list[bool] = field(default_factory=list)
 
 
 class EpisodeRecorder:
     """Records whole episodes, with images or latents where asked for.
 
-    The actions are what was meant, without the job's noise, and a person's where one took over.
+    The actions are what was meant, without the job's noise; on an arm what it has done.
     What a lost worker left is dropped. `policy_hash` says who acts; without one it is the scripted
     expert.
     """
@@ -78,6 +97,7 @@ class EpisodeRecorder:
                 continue
             partial[slot].actions.append(result.labels[slot])
             partial[slot].rewards.append(float(result.rewards[slot]))
+            partial[slot].person.append(bool(result.person[slot]))
             if result.ended[slot]:
                 ended.append(self._outcome(result, slot, job, partial[slot]))
                 partial[slot] = _PartialEpisode()
@@ -90,7 +110,8 @@ class EpisodeRecorder:
         actions = np.stack(partial.actions)
         episode = self._episode(job, success, partial) if self._images else None
         latents = _latent_episode(partial) if self._latents else None
-        return Outcome(job, success, actions, episode, latents)
+        person = np.array(partial.person)
+        return Outcome(job, success, actions, episode, latents, person)
 
     def _episode(self, job: Job, success: bool, partial: _PartialEpisode) -> Episode:
         source = "rl" if self._policy_hash else "expert"

@@ -284,8 +284,8 @@ class LearnerProcess:
         ).to(find_device(config.device))
         self._policy = _PolicyFiles(files, head)
         sac = SAC(head, config.sac, seed=draw_seed(config.seed, stage.name))
-        demonstrations = reopen(latents / "demonstrations")
-        self.learner = SACLearner(sac, demonstrations=demonstrations, online=self._online)
+        self._demonstrations = reopen(latents / "demonstrations")
+        self.learner = SACLearner(sac, demonstrations=self._demonstrations, online=self._online)
         self.learner.load_state(files)
 
     def learn_until_told(self, pipe: Connection, weights: SharedWeights) -> str:
@@ -296,7 +296,7 @@ class LearnerProcess:
         """
         means = Means()
         while not pipe.poll():
-            self._online.refresh()
+            self._refresh()
             if self.learner.pending_updates <= 0:
                 pipe.poll(IDLE)
                 continue
@@ -306,10 +306,15 @@ class LearnerProcess:
 
     def finish(self, pipe: Connection, weights: SharedWeights) -> None:
         """Make all updates that are still pending."""
-        self._online.refresh()
+        self._refresh()
         means = Means()
         while self.learner.pending_updates > 0:
             self._update(pipe, weights, means)
+
+    def _refresh(self) -> None:
+        """Take up what was played, and what a person showed meanwhile."""
+        self._demonstrations.refresh()
+        self._online.refresh()
 
     def _update(self, pipe: Connection, weights: SharedWeights, means: Means) -> None:
         """Make one update; publish, report and save where it is time."""

@@ -4,7 +4,7 @@ The policy as it is first collects successes, the demonstration buffer; then it 
 exploration noise, and every episode goes to the online buffer. Both are of latents, on disk.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -52,7 +52,13 @@ def run_sac(
     demonstrations = open_replay(run, policy, stage, "demonstrations", suite=suite)
     practice = open_replay(run, policy, stage, "online", suite=suite)
     collect_seed_successes(
-        run, policy, stage.then("zero-shot"), suite=suite, store=demonstrations, online=online
+        run,
+        policy,
+        stage.then("zero-shot"),
+        suite=suite,
+        store=demonstrations,
+        failures=practice if config.keep_failures else None,
+        online=online,
     )
     sac = SAC(policy.action_head, config, seed=run.draws(stage))
     learner = SACLearner(sac, demonstrations=demonstrations, online=practice)
@@ -63,7 +69,7 @@ def run_sac(
     files = resume(run.checkpoints, policy, stage, learner)
     if _repeats(suite, config):  # what came after the checkpoint is played again, to the same bits
         progress.load_files(files)
-        practice.rewind(progress.episodes)
+        practice.rewind(len(practice.episodes) - len(_practised(practice)) + progress.episodes)
 
     with (
         threads(1),
@@ -78,6 +84,9 @@ def run_sac(
         dropped = progress.dropped
         while not progress.over:
             for outcome in _play_leg(run, stage, server, practice):
+                shown = outcome.shown()
+                if shown is not None:
+                    demonstrations.append(shown, seed=outcome.job.seed, success=True, person=True)
                 _keep(outcome, practice=practice, online=online)
                 _count(progress, practice)
                 progress.dropped = dropped + vec.dropped
@@ -119,7 +128,7 @@ def _play_leg(
     never stopped.
     """
     first = first_seed(Purpose.RL, run.config.seed, round=stage.round)
-    first = max([first, *(episode["seed"] + 1 for episode in practice.episodes)])
+    first = max([first, *(episode["seed"] + 1 for episode in _practised(practice))])
     seeds = range(first, first + run.config.sac.checkpoint_every)
     return server.play(Job(stage.task, seed) for seed in seeds)
 
@@ -152,10 +161,12 @@ def collect_seed_successes(
     suite: Suite,
     store: LatentReplay,
     online: EpisodeStore,
+    failures: LatentReplay | None = None,
 ) -> None:
     """Bring `store` to `sac.demonstrations` successes of the policy as it is, without noise.
 
-    With `harvest.from_training` they go to `online`, D_RL, too. Fewer are told; where there is none
+    Those that fail go to `failures`, if it is there: they are encoded already. With
+    `harvest.from_training` successes go to `online`, D_RL, too. Fewer are told; where there is none
     at all, `UserError`.
     """
     if run.journal.done(stage.name) is not None:
@@ -180,6 +191,8 @@ def collect_seed_successes(
             if outcome.success and outcome.job.seed not in done:
                 _keep(outcome, practice=store, online=online)
                 done[outcome.job.seed] = outcome.length
+            elif failures is not None and not outcome.success:
+                _keep_failure(outcome, failures)
             advance(kept, f"{kept} successes in {tried} episodes")
             if kept >= config.demonstrations:
                 break
@@ -225,12 +238,25 @@ def _keep(outcome: Outcome, *, practice: LatentReplay, online: EpisodeStore) -> 
     practice.append(outcome.latents, seed=outcome.job.seed, success=outcome.success)
 
 
+def _keep_failure(outcome: Outcome, failures: LatentReplay) -> None:
+    """Append a failed zero-shot episode, once."""
+    assert outcome.latents is not None
+    if outcome.job.seed not in {episode["seed"] for episode in failures.episodes}:
+        failures.append(outcome.latents, seed=outcome.job.seed, success=False, zero_shot=True)
+
+
+def _practised(practice: LatentReplay) -> list[Mapping[str, Any]]:
+    """Return the episodes of stage 1 itself: the buffer may begin with zero-shot ones."""
+    return [episode for episode in practice.episodes if not episode.get("zero_shot")]
+
+
 def _count(progress: RLProgress, practice: LatentReplay) -> None:
     """Take the counts from the online buffer: it is the truth about how far the stage has come."""
-    successes = [bool(episode["success"]) for episode in practice.episodes]
+    practised = _practised(practice)
+    successes = [bool(episode["success"]) for episode in practised]
     progress.episodes = len(successes)
     progress.successes = sum(successes)
-    progress.decisions = len(practice)
+    progress.decisions = sum(episode["decisions"] for episode in practised)
     progress.recent = successes[-progress.config.window :]
 
 
@@ -244,6 +270,8 @@ def _of_episode(
         "episodes": 1.0,
         "updates": float(updates),
         "dropped": float(progress.dropped),
+        "interventions": float(outcome.interventions),
+        "intervention_decisions": float(0 if outcome.person is None else outcome.person.sum()),
         "latency_p99_seconds": float(np.percentile(server.latencies[-LATENCIES:], 99)),
         "env_seconds": server.env_seconds,
         "encode_seconds": server.encode_seconds,
