@@ -9,6 +9,7 @@ import yaml
 
 from irevla.config import EnvConfig
 from irevla.envs.panda.suite import PANDA_SIM
+from irevla.envs.panda.tasks import SPECS
 from irevla.envs.suite import Suite, load_suite
 from irevla.errors import UserError
 from irevla.presets import find_preset
@@ -154,7 +155,7 @@ def test_a_run_on_the_arm_asks_for_what_people_have_shown(
     camera = {"kind": "opencv", "device": 1}
     cameras = {"front": camera, "wrist": camera}
     monkeypatch.setenv(FILE, str(written(tmp_path, cameras=cameras, driver="serl")))
-    preset = find_preset("panda")
+    preset = replace(find_preset("panda"), expert_tasks=("pick-red-block",))
     with pytest.raises(UserError, match="let people demonstrate"):
         preflight(preset)
     store = open_store(PANDA, preset.env, tmp_path / "shown")
@@ -183,3 +184,16 @@ def test_a_run_on_the_arm_asks_for_what_people_have_shown(
         preflight(replace(shown, rl="ppo", harvest=replace(preset.harvest, from_training=False)))
     _, tasks = preflight(shown)
     assert tasks.rl == ("pick-carrot",)
+
+
+def test_the_preset_is_that_of_the_simulation_with_a_person_beside_it() -> None:
+    real = find_preset("panda")
+    sim = find_preset("panda-sim")
+    for name in ("sft", "sl", "mixture", "rounds", "rl"):
+        assert getattr(real, name) == getattr(sim, name), name
+    assert (real.env.horizon, real.env.rl_horizon) == (sim.env.horizon, sim.env.rl_horizon)
+    assert replace(real.sac, async_learner=False, keep_failures=False) == sim.sac
+    assert replace(real.harvest, noise=sim.harvest.noise, burst=sim.harvest.burst) == sim.harvest
+    skills = {SPECS[task].skill for task in real.expert_tasks}
+    assert skills == {"pick", "place", "press", "pull", "route"}
+    assert real.harvest.noise == real.expert.noisy_fraction == 0.0
