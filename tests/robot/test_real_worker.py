@@ -21,7 +21,7 @@ from irevla.envs.suite import PERSON, Authorization, load_suite
 from irevla.envs.vector import Job, VectorEnv
 from irevla.errors import UserError
 from irevla.robot.stop_latch import Session
-from irevla.robot.teleop import DONE, READY, TAP
+from irevla.robot.teleop import DONE, READY
 from irevla.rollout.demonstrations import collect_expert, open_store
 from irevla.rollout.episodes import EpisodeRecorder, Outcome
 from irevla.rollout.serve import Actor, Choice, Server, View
@@ -149,7 +149,8 @@ def test_a_person_demonstrates_through_a_worker(cell: SimulatedCell, tmp_path: P
             suite, ("pick-red-block",), config, env=env, seed=0, root=tmp_path / "demonstrations"
         )
     (episode,) = store
-    assert episode.success and (episode.actions[:, 0] >= TAP).sum() > 2
+    forth = episode.actions[:, 0]  # what the hand did: a tap is a small step, and the arm lags
+    assert episode.success and (forth > 0.05).sum() > 2 and 0.01 < 0.04 * forth.sum() < 0.1
     assert not (
         cell.path.with_suffix(".demonstrations")
     ).exists()  # collected where it was asked for

@@ -99,6 +99,8 @@ def _describe(settings: Settings, arm: SafeArm) -> None:
     print(f"home at {home}, box {limits.low} to {limits.high}")
     frame = state.frame.position.round(4).tolist()
     print(f"its end effector: {frame} m from the flange, turned by {state.frame.yaw:.3f} rad")
+    if state.width is not None:
+        print(f"fingers {1000 * state.width:.0f} mm apart")
     print(f"fault: {fault}; stopped: {stopped}; dry run: {settings.dry_run}")
 
 
