@@ -192,6 +192,11 @@ def test_the_screen_shows_what_is_asked_and_whose_turn_it_is(
     reason[0] = ""
     teleop.close()
     assert soon(lambda: shown[-1] == NOBODY)
+    later = KeyTeleop(tmp_path / "keys", lambda why: None)
+    assert soon(later.present)
+    time.sleep(0.2)
+    assert shown[-1] == NOBODY, "not what an earlier session said"
+    later.close()
     assert len(shown) == 6, "each once, with the turn once more after the stop"
 
 

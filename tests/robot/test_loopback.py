@@ -354,6 +354,7 @@ def test_fingers_find_their_ends_and_a_soft_arm_moves(sim: SimulatedArm, tmp_pat
     arm = open_arm(chosen)
     arm.require(lambda: None)
     arm.authorize(HASH)
+    assert arm.look().width is not None, "from the first state on"
     began = time.monotonic()
     arm.home_gripper()
     assert time.monotonic() - began > 0.5 and arm.state().width is not None

@@ -32,6 +32,9 @@ def usage() -> str:
     )
 
 
+BEGIN_ANEW = ("eval", "arm")  # commands that keep nothing to go on from
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Entry point. Exit code 0: done. 2: something a person can put right, said in one line. 130:
     stopped by Ctrl-C."""
@@ -57,7 +60,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         place = f"{error.filename}: " if error.filename else ""
         return _say(f"{place}{error.strerror or error}; {remedy(error)}")
     except KeyboardInterrupt:
-        print("irevla: stopped; the same command goes on from here", file=sys.stderr)
+        goes_on = "" if words[0] in BEGIN_ANEW else "; the same command goes on from here"
+        print(f"irevla: stopped{goes_on}", file=sys.stderr)
         return 130
     return 0
 

@@ -116,6 +116,7 @@ def home(settings: Settings) -> None:
             print("nothing moves")
             return
         arm.authorize(PERSON)
+        cell.teleop.tell("the arm goes to its start")
         try:
             arm.approach(settings.home)
         except ArmFault as fault:

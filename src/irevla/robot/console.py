@@ -91,6 +91,8 @@ class _Screen:
         with suppress(OSError):
             while True:  # the newest alone
                 self._told = self._listener.recv(SCREEN).decode(errors="replace")
+        if not open_session:
+            self._told = ""
         reason = self._stopped()
         line = self._told if open_session else NOBODY
         if reason:

@@ -30,6 +30,7 @@ def record(cell: Cell, folder: Path, detector: DetectorSettings) -> None:
     arm.begin_episode()
     arm.recover()
     shut = False
+    cell.teleop.tell("you drive: y is an image of success, n one of failure")
     while True:
         began = cell.clock.now()
         action = cell.teleop.action(shut=shut)

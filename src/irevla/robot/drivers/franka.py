@@ -180,7 +180,7 @@ class _Fingers:
         self._wish = ""  # SHUT, OPEN or HOME, next
         self._moving: threading.Thread | None = None  # whose command is under way
         self._error = ""
-        self.width: float | None = None  # m; None: it is not known
+        self.width = self._width_of(gripper)  # m; None: it is not known
         self._over = threading.Event()
         self._watch = threading.Thread(target=self._look, name="arm-width", daemon=True)
         self._watch.start()
@@ -234,10 +234,13 @@ class _Fingers:
         """Follow the width: asking for it waits, for as long as the hand is silent."""
         gripper = self._gripper
         while not self._over.wait(LOOK):
-            try:
-                self.width = float(gripper.state.width)  # `gripper.width` stops all threads
-            except self._errors:
-                self.width = None
+            self.width = self._width_of(gripper)
+
+    def _width_of(self, gripper: Any) -> float | None:
+        try:
+            return float(gripper.state.width)  # `gripper.width` stops all threads
+        except self._errors:
+            return None
 
     def _begin(self) -> None:
         wish = self._wish
