@@ -121,14 +121,31 @@ def test_a_flight_tells_what_was_told_said_and_done(tmp_path: Path) -> None:
 
 def test_it_is_bounded_over_all_sessions(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(flight, "PART", 1000)
-    monkeypatch.setattr(flight, "KEPT", 3)
+    monkeypatch.setattr(flight, "KEPT", 3000)
+    for _ in range(40):  # of sessions in which next to nothing happened
+        (tmp_path / f"1999-{_:03}.jsonl").write_text("{}\n")
     recorder = Flight(tmp_path, print)
-    for number in range(200):
+    for number in range(10):
+        recorder.note("state", number=number)
+    time.sleep(0.1)
+    assert len(flights(tmp_path)) == 41, "they take no room, and push no flight out"
+    for number in range(10, 200):
         recorder.note("state", number=number)
     recorder.close()
-    assert len(flights(tmp_path)) == 3
-    assert all(path.stat().st_size <= 1000 for path in flights(tmp_path))
+    assert sum(path.stat().st_size for path in flights(tmp_path)) <= 3000
     assert recorded(tmp_path)[-1]["number"] == 199, "the oldest go"
+
+
+def test_a_session_without_a_motion_leaves_no_file(tmp_path: Path) -> None:
+    recorder = Flight(tmp_path, print, limits={"speed": 0.1})
+    recorder.close()
+    assert not flights(tmp_path), "`irevla arm show` hides no flight from `irevla arm log`"
+    recorder = Flight(tmp_path, print, limits={"speed": 0.1})
+    recorder.note("hold")
+    recorder.close()
+    session, hold = recorded(tmp_path)
+    assert session["what"] == "session" and session["limits"] == {"speed": 0.1}
+    assert hold["what"] == "hold"
 
 
 def test_a_full_disk_keeps_nothing_waiting_and_is_told_once(

@@ -224,7 +224,7 @@ def test_a_policy_that_falls_silent_leaves_the_arm_standing(
     time.sleep(0.3)
     assert length(sim.hand() - stood) < 1e-3
     env.step(FORTH)
-    assert rest(sim)[0] > stood[0] + 0.01  # and goes on
+    assert rest(sim)[0] > stood[0] + 0.003  # and goes on, until it is held again
 
 
 @pytest.mark.slow

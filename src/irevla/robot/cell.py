@@ -117,9 +117,8 @@ def open_arm(settings: Settings) -> SafeArm:
         dry_run=settings.dry_run,
         expected=settings.policy,
         announce=_announce,
-        flight=Flight(settings.flights, _announce),
+        flight=_flight(settings),
     )
-    arm.flight.note("session", settings=str(settings.path), limits=vars(settings.limits))
     arm.start_watchdog()
     return arm
 
@@ -223,6 +222,11 @@ def _success_detector(
         look=lambda: view_of(chosen, front.read(), wrist.read(), size=classifier.image_size),
         mistakes=path / MISTAKES,
     )
+
+
+def _flight(settings: Settings) -> Flight:
+    limits = vars(settings.limits)
+    return Flight(settings.flights, _announce, settings=str(settings.path), limits=limits)
 
 
 def _driver(settings: Settings) -> Driver:

@@ -25,7 +25,7 @@ from irevla.robot.driver import ArmState
 from irevla.robot.pose import Pose
 
 PART = 32 * 2**20  # bytes of a file, after which a session goes on in another ...
-KEPT = 32  # ... and files that are kept, of all sessions: a GiB, some ten hours of motion
+KEPT = 32 * PART  # ... and bytes that are kept, of all sessions: a GiB, some ten hours of motion
 PENDING = 2000  # lines that may wait to be written; more are dropped
 PATIENCE = 2.0  # s that closing waits for them
 DIGITS = 5
@@ -34,11 +34,13 @@ DIGITS = 5
 class Flight:
     """The recorder of a session, in `folder`; without one nothing is kept.
 
-    `tell` is called once where lines cannot be written.
+    A file begins with what is told of the `session`, once there is a first line. `tell` is called
+    once where lines cannot be written.
     """
 
-    def __init__(self, folder: Path | None, tell: Callable[[str], None]) -> None:
+    def __init__(self, folder: Path | None, tell: Callable[[str], None], **session: Any) -> None:
         self._folder = folder
+        self._session = session
         self._tell = tell
         self._name = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime()) + f"-{os.getpid()}"
         self._part = 0
@@ -56,6 +58,10 @@ class Flight:
         """Keep a line. Never waits, never fails."""
         if self._thread is None:
             return
+        if self._session:
+            session = self._session
+            self._session = {}
+            self.note("session", **session)
         line = {"at": round(time.time(), 3), "what": what, **facts}
         try:
             self._lines.put_nowait(json.dumps(_plain(line), separators=(",", ":")).encode() + b"\n")
@@ -99,11 +105,21 @@ class Flight:
             os.close(self._file)
             self._file = None
         self._folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-        for old in flights(self._folder)[: 1 - KEPT]:
-            old.unlink(missing_ok=True)
+        self._make_room()
         path = self._folder / f"{self._name}-{self._part:03}.jsonl"
         self._file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
         self._part += 1
+
+    def _make_room(self) -> None:
+        """The oldest files go."""
+        assert self._folder is not None
+        found = [(path, path.stat().st_size) for path in flights(self._folder)]
+        left = sum(size for _, size in found)
+        for path, size in found:
+            if left + PART <= KEPT:
+                return
+            path.unlink(missing_ok=True)
+            left -= size
 
     def _complain(self, error: OSError) -> None:
         if not self._told:
