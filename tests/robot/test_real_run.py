@@ -49,6 +49,7 @@ STARVED = (
     "UDP receive",
     "s old",
     "a command failed",
+    "has given no image for",
 )  # what a machine without time for the simulator looks like
 
 
