@@ -1,5 +1,6 @@
 """The settings of an arm: what a person gets wrong is said in one line."""
 
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -197,3 +198,20 @@ def test_the_preset_is_that_of_the_simulation_with_a_person_beside_it() -> None:
     skills = {SPECS[task].skill for task in real.expert_tasks}
     assert skills == {"pick", "place", "press", "pull", "route"}
     assert real.harvest.noise == real.expert.noisy_fraction == 0.0
+
+
+def test_the_documented_settings_are_what_one_has_without_them(tmp_path: Path) -> None:
+    page = (Path(__file__).parents[2] / "docs" / "real-robot.md").read_text()
+    needed, *others = (
+        yaml.safe_load(block) for block in re.findall(r"```yaml\n(.*?)```", page, re.DOTALL)
+    )
+    assert len(others) == 2, "the defaults, and those of the detector"
+    path = tmp_path / "arm.yaml"
+    read = []
+    for found in (needed, needed | others[0] | others[1] | {"classifier": ""}):
+        path.write_text(yaml.safe_dump(found))
+        read.append(read_settings(path))
+    bare, whole = read
+    assert np.allclose(bare.fingertips.quaternion, whole.fingertips.quaternion, atol=1e-5)
+    same = {"fingertips": bare.fingertips, "home": bare.home}
+    assert replace(whole, **same) == bare
