@@ -74,10 +74,11 @@ EVALUATED_TOGETHER = 16  # environments of a worker; with 24 hardly more decisio
 
 @dataclass(frozen=True)
 class EnvConfig:
-    """How environments are made and shared out. Datasets record the first two settings."""
+    """How environments are made and shared out. Datasets record the first three settings."""
 
     image_size: int = 64  # side of the square image, pixels
     action_repeat: int = 2  # simulator control steps per decision of the policy
+    state: bool = False  # whether the policy is told the robot's state beside the image
     horizon: int = 100  # decisions after which an episode is truncated
     rl_horizon: int = 0  # the same in stage 1 and the harvest (robot time is dear); 0: horizon
     workers: int = 2  # worker processes, one thread and one GL context each

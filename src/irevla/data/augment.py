@@ -32,7 +32,7 @@ def augment(
         images = colour_mix(images, strength, config.colour_share, generator)
     if config.words:
         instructions = tuple(swap_words(instructions, words, config.words, generator))
-    return Observation(images, instructions)
+    return Observation(images, instructions, observation.state)
 
 
 _COLOURS = """

@@ -15,6 +15,7 @@ from irevla.data.camera import check_images, decode, find_camera
 from irevla.data.dataset import Dataset, RecordedEpisode
 from irevla.data.episodes import LARGEST_ACTION, Frames
 from irevla.data.frame_cache import cached
+from irevla.data.lerobot import STATE
 from irevla.errors import UserError
 from irevla.progress import bar
 
@@ -32,6 +33,7 @@ class Wanted:
     high: Float32[np.ndarray, " A"]  # and the one that it calls 1
     fps: float  # decisions per second
     image_size: int  # side of the square image, pixels
+    state_dim: int = 0  # S: how many numbers of the robot's state the policy is told
 
 
 class Demonstrated:
@@ -50,6 +52,7 @@ class Demonstrated:
         self._stride = stride
         self._dataset = Dataset(root)
         self._check_dimensions()
+        self._check_state()
         self._camera = find_camera(self._dataset, camera)
         self._check_rate()
         check_images(self._dataset, self._camera)
@@ -91,6 +94,7 @@ class Demonstrated:
             "camera": self._camera.key,
             "stride": self._stride,
             "image_size": self._wanted.image_size,
+            **({"state": True} if self._wanted.state_dim else {}),
             "actions": [self._wanted.low.tolist(), self._wanted.high.tolist()],
             "tasks": {
                 task: [episode.index for episode in episodes]
@@ -109,6 +113,7 @@ class Demonstrated:
         return Frames(
             images=images,
             actions=np.concatenate(self._actions),
+            state=np.concatenate([self._state(episode) for episode in self._episodes]),
             instruction=task,
             task=task,
             episode=np.repeat(np.arange(len(lengths)), lengths),
@@ -137,6 +142,31 @@ class Demonstrated:
                 f"dataset {self.root} has actions of {found} dimensions, and {self._wanted.suite} "
                 f"takes {wanted}: name a dataset that was recorded with it"
             )
+
+    def _check_state(self) -> None:
+        """Raise `UserError` unless what the policy is told of the robot is recorded."""
+        wanted = self._wanted.state_dim
+        state = self._dataset.state
+        found = 0 if state is None else state.shape[1]
+        if wanted and found != wanted:
+            raise UserError(
+                f"dataset {self.root} has {found} numbers in {STATE}, and {self._wanted.suite} "
+                f"says {wanted} of its robot: --env.no-state, or name a dataset that was recorded "
+                "with it"
+            )
+        if wanted and state is not None and not np.isfinite(state).all():
+            frame = int(np.argwhere(~np.isfinite(state))[0, 0])
+            raise UserError(
+                f"dataset {self.root}: {STATE} is not finite in frame {frame}; --env.no-state, or "
+                "take that episode out with LeRobot's lerobot-edit-dataset"
+            )
+
+    def _state(self, episode: RecordedEpisode) -> Float32[np.ndarray, "_ S"]:
+        """Return what the robot said of itself with each image of an episode."""
+        state = self._dataset.state
+        if not self._wanted.state_dim or state is None:
+            return np.zeros((len(range(0, episode.length, self._stride)), 0), np.float32)
+        return state[episode.frames][:: self._stride]
 
     def _check_rate(self) -> None:
         """Raise `UserError` unless the suite decides as often as the dataset does at the stride."""

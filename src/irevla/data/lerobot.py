@@ -40,6 +40,7 @@ DATA_PATH = f"data/{FILE}"
 EPISODES_PATH = f"meta/episodes/{FILE}"
 INFO_PATH, STATS_PATH, TASKS_PATH = "meta/info.json", "meta/stats.json", "meta/tasks.parquet"
 IMAGE = "observation.images.front"
+STATE = "observation.state"
 
 Shape = tuple[int, int, int]
 Stats = dict[
@@ -47,14 +48,16 @@ Stats = dict[
 ]  # min, max, mean, std (float64, in the feature's own shape) and count (int64[1])
 
 
-def features(image_shape: Shape, action_dim: int) -> dict[str, dict[str, Any]]:
+def features(image_shape: Shape, action_dim: int, state_dim: int) -> dict[str, dict[str, Any]]:
     """Return the features of our datasets, as info.json has them, in the order of the columns."""
+    state = {STATE: {"dtype": "float32", "shape": [state_dim], "names": None}}
     return {
         IMAGE: {
             "dtype": "image",
             "shape": list(image_shape),
             "names": ["height", "width", "channels"],
         },
+        **(state if state_dim else {}),
         "action": {"dtype": "float32", "shape": [action_dim], "names": None},
         "next.reward": _scalar("float32"),
         "next.success": _scalar("bool"),
@@ -224,6 +227,7 @@ def episode_columns(
     steps = np.arange(len(episode))
     last = steps == len(episode) - 1
     return {
+        **({STATE: episode.state} if episode.state.shape[1] else {}),
         "action": episode.actions,
         "next.reward": episode.rewards,
         "next.success": last & episode.success,

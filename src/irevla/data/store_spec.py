@@ -32,6 +32,7 @@ class StoreSpec:
     """What changes the image or the dynamics (JSON)."""
     kind: Literal["expert", "online"] = "expert"
     """D_e or D_RL; an online store takes successes only."""
+    state_dim: int = 0  # S: numbers of the robot's state
 
 
 def is_vacant(root: Path) -> bool:
@@ -99,7 +100,7 @@ def summary(
         "instructions": {info.provenance.task: info.instruction for info in infos},
     }
     info = lerobot.info_json(
-        lerobot.features(spec.image_shape, spec.action_dim),
+        lerobot.features(spec.image_shape, spec.action_dim, spec.state_dim),
         fps=spec.fps,
         episodes=len(infos),
         frames=sum(info.length for info in infos),
@@ -126,6 +127,11 @@ def read_spec(root: Path) -> StoreSpec:
         (action_dim,) = map(int, info["features"]["action"]["shape"])
         if not (0 < height <= 4096 and 0 < width <= 4096 and channels == 3):
             raise ValueError(f"pictures of {height} x {width} x {channels}")
+        state_dim = 0
+        if lerobot.STATE in info["features"]:
+            (state_dim,) = map(int, info["features"][lerobot.STATE]["shape"])
+        if not 0 <= state_dim <= 4096:
+            raise ValueError(f"a state of {state_dim} numbers")
         if not 0 < action_dim <= 4096 or ours["kind"] not in ("expert", "online"):
             raise ValueError(f"actions of {action_dim} dimensions, kind {ours['kind']}")
         return StoreSpec(
@@ -133,6 +139,7 @@ def read_spec(root: Path) -> StoreSpec:
             image_shape=(height, width, channels),
             action_dim=action_dim,
             fps=int(info["fps"]),
+            state_dim=state_dim,
             render=mapping(ours["render"], "render"),
             kind=ours["kind"],
         )

@@ -32,6 +32,7 @@ class GymSettings:
     id: str = ""  # "PushT-v0", or "package:PushT-v0" where importing the package registers it
     make: dict[str, Any] = field(default_factory=dict)  # keywords of gymnasium.make
     image: str = ""  # "pixels.top": obs["pixels"]["top"]; "": all of it; or `RENDER`
+    state: str = ""  # likewise, what the robot says of itself: a vector; "": nothing
     success: str = ""  # "info.is_success", or `REWARD`
     fps: float = 0.0  # steps per second; 0: the environment's own metadata["render_fps"]
     # The actions that a policy calls -1 and 1, numbers; empty: the environment's own bounds.

@@ -30,7 +30,7 @@ def gym_suite(name: str) -> Suite:
         )
     settings = read_settings(Path(name))
     tasks = settings.task_list()
-    actions, rate = _spaces(settings, tasks[0].name)
+    actions, state, rate = _spaces(settings, tasks[0].name)
     control_hz = settings.fps or rate
     if control_hz <= 0:
         raise UserError(
@@ -47,21 +47,24 @@ def gym_suite(name: str) -> Suite:
         check=cache(partial(_check_tasks, settings)),
         scripted_expert=False,
         action_range=actions,
+        state=state,
     )
 
 
-def _spaces(settings: GymSettings, task: str) -> tuple[ActionRange, float]:
-    """Return the actions of a task, and its steps per second (0: not said).
+def _spaces(settings: GymSettings, task: str) -> tuple[ActionRange, tuple[str, ...], float]:
+    """Return the actions of a task, what the robot says of itself, and its steps per second (0: not
+    said).
 
-    Raises `UserError` where it cannot be made, has no such image, or takes other actions than we
-    give.
+    Raises `UserError` where it cannot be made, has no such image or state, or takes other actions
+    than we give.
     """
     env = _make_env(settings, task)
     try:
         if settings.image != RENDER:
             _check_image_space(env.observation_space, settings)
         actions = _action_range(env.action_space, settings)
-        return actions, float(env.metadata.get("render_fps") or 0)
+        state = _state_names(env.observation_space, settings)
+        return actions, state, float(env.metadata.get("render_fps") or 0)
     finally:
         env.close()
 
@@ -69,9 +72,11 @@ def _spaces(settings: GymSettings, task: str) -> tuple[ActionRange, float]:
 def _check_tasks(settings: GymSettings) -> None:
     """Raise `UserError` unless every task can be made, and takes the same actions."""
     first, *others = settings.tasks
-    actions, _ = _spaces(settings, first)
+    actions, state, _ = _spaces(settings, first)
     for task in others:
-        found, _ = _spaces(settings, task)
+        found, told, _ = _spaces(settings, task)
+        if told != state:
+            raise UserError(f"{settings.id}: {task} has another state than {first}; leave it out")
         if not (
             np.array_equal(found.low, actions.low) and np.array_equal(found.high, actions.high)
         ):
@@ -177,7 +182,7 @@ class GymEnv(PixelEnv):
         """Return what the policy sees, at another size."""
         settings = self._settings
         shown = settings.image == RENDER
-        image: Any = self._inner.render() if shown else _entry(self._seen, settings)
+        image: Any = self._inner.render() if shown else _entry(self._seen, settings.image)
         if not _is_image(image):
             found = f"{image.dtype}{list(image.shape)}" if hasattr(image, "shape") else repr(image)
             raise UserError(
@@ -185,6 +190,10 @@ class GymEnv(PixelEnv):
                 f"{found:.60}, and must be uint8[height, width, 3]: name another in the YAML file"
             )
         return square(np.ascontiguousarray(image), size)
+
+    def _robot_state(self) -> Float32[np.ndarray, " S"]:
+        told = self._settings.state
+        return np.asarray(_entry(self._seen, told) if told else (), np.float32)
 
     def expert_action(self) -> Float32[np.ndarray, " A"]:
         """Nobody scripted one: raises `UserError`."""
@@ -206,11 +215,28 @@ def _is_image(image: Any) -> bool:
     )
 
 
-def _entry(observation: Any, settings: GymSettings) -> Any:
-    """Return the image in an observation."""
-    for key in settings.image.split(".") if settings.image else ():
+def _entry(observation: Any, path: str) -> Any:
+    """Return what an observation has under a dotted path; all of it under ""."""
+    for key in path.split(".") if path else ():
         observation = observation[key]
     return observation
+
+
+def _state_names(space: gym.Space[Any], settings: GymSettings) -> tuple[str, ...]:
+    """Return a name for each number of the state that the settings name.
+
+    Raises `UserError` where there is none.
+    """
+    if not settings.state:
+        return ()
+    for key in settings.state.split("."):
+        if not isinstance(space, gym.spaces.Dict) or key not in space.spaces:
+            has = ", ".join(space.spaces) if isinstance(space, gym.spaces.Dict) else str(space)
+            raise UserError(f"{settings.id} has no state {settings.state!r}: there is {has}")
+        space = space[key]
+    if not isinstance(space, gym.spaces.Box) or len(space.shape) != 1:
+        raise UserError(f"{settings.id}: the state {settings.state!r} is {space}, and no vector")
+    return tuple(f"{settings.state} {number}" for number in range(space.shape[0]))
 
 
 def _check_image_space(space: gym.Space[Any], settings: GymSettings) -> None:

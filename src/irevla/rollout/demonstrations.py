@@ -42,6 +42,7 @@ def open_store(
         image_shape=(config.image_size, config.image_size, 3),
         action_dim=suite.action_dim,
         fps=suite.fps,
+        state_dim=suite.state_dim(config),
         render=dict(suite.render_settings(config)),
         kind="online" if online else "expert",
     )
@@ -74,6 +75,7 @@ def open_demonstrations(
         high=actions.high,
         fps=suite.rate(env),
         image_size=env.image_size,
+        state_dim=suite.state_dim(env),
     )
     return Demonstrated(root, wanted, camera=config.camera, stride=config.stride)
 

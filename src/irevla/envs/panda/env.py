@@ -102,6 +102,9 @@ class PandaEnv(PixelEnv):
                 break
         return success
 
+    def _robot_state(self) -> Float32[np.ndarray, " S"]:
+        return self.arm.state
+
     def _unstable(self) -> bool:
         return mujoco_broke(self.data)
 
