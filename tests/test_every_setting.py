@@ -138,7 +138,7 @@ def environments(config: Config, folder: Path) -> Any:
         lengths.append(length)
     env.reset(seed=0)
     moved = env.step(env.unwrapped.expert_action())[0]
-    return image.shape, lengths, moved.tolist()
+    return image.shape, lengths, moved.tolist(), POINTMASS.state_dim(config.env)
 
 
 def workers(config: Config, folder: Path) -> Any:
@@ -570,6 +570,7 @@ SETTINGS: dict[str, Seen] = {
     "threads": Seen(stage_0, 2),
     "env.image_size": Seen(environments, 32),
     "env.action_repeat": Seen(environments, 1),
+    "env.state": Seen(environments, True),
     "env.horizon": Seen(environments, 10),
     "env.rl_horizon": Seen(environments, 5),
     "env.workers": Seen(workers, 3),

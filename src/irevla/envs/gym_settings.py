@@ -53,8 +53,8 @@ class GymSettings:
         return {**rendered, **self.make, **self.tasks[task].make}
 
     def plain(self) -> dict[str, Any]:
-        """Return all of it as JSON has it."""
-        return asdict(self)
+        """Return all of it as JSON has it, but for a state that nobody named."""
+        return {name: value for name, value in asdict(self).items() if name != "state" or value}
 
 
 def read_settings(path: Path) -> GymSettings:
