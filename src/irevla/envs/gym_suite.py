@@ -1,5 +1,6 @@
 """Any gymnasium environment as a suite: `--suite gym:FILE.yaml` (docs/your-data.md)."""
 
+import random
 from collections.abc import Mapping
 from functools import cache, partial
 from pathlib import Path
@@ -140,6 +141,8 @@ class GymEnv(PixelEnv):
 
     def _set_scene(self) -> None:
         seed = int(self.np_random.integers(2**31))
+        random.seed(seed)  # some environments draw from these, whatever reset is told
+        np.random.seed(seed)
         self._seen, _ = self._inner.reset(seed=seed)
 
     def step(
