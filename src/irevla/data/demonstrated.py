@@ -13,9 +13,10 @@ from jaxtyping import Float32
 
 from irevla.data.camera import check_images, decode, find_camera
 from irevla.data.dataset import Dataset, RecordedEpisode
+from irevla.data.dataset_files import Camera
 from irevla.data.episodes import LARGEST_ACTION, Frames
 from irevla.data.frame_cache import cached
-from irevla.data.lerobot import STATE
+from irevla.data.lerobot import STATE, views
 from irevla.errors import UserError
 from irevla.progress import bar
 
@@ -33,6 +34,7 @@ class Wanted:
     high: Float32[np.ndarray, " A"]  # and the one that it calls 1
     fps: float  # decisions per second
     image_size: int  # side of the square image, pixels
+    cameras: tuple[str, ...] = ()  # that the policy sees; empty: one, whatever it is called
     state_dim: int = 0  # S: how many numbers of the robot's state the policy is told
 
 
@@ -53,9 +55,10 @@ class Demonstrated:
         self._dataset = Dataset(root)
         self._check_dimensions()
         self._check_state()
-        self._camera = find_camera(self._dataset, camera)
+        self._cameras = self._find_cameras(camera)
         self._check_rate()
-        check_images(self._dataset, self._camera)
+        for each in self._cameras:
+            check_images(self._dataset, each)
         self._tasks = self._chosen()
         self._actions = self._scaled()
         self._frames: Frames | None = None
@@ -90,8 +93,9 @@ class Demonstrated:
         """The hash of all that images and actions depend on."""
         facts = {
             "decoding": DECODING,
-            "dataset": self._dataset.hash(self._camera),
-            "camera": self._camera.key,
+            "dataset": self._dataset.hash(self._cameras[0]),
+            "camera": self._cameras[0].key,
+            **({"others": self._others()} if len(self._cameras) > 1 else {}),
             "stride": self._stride,
             "image_size": self._wanted.image_size,
             **({"state": True} if self._wanted.state_dim else {}),
@@ -103,10 +107,24 @@ class Demonstrated:
         }
         return hashlib.sha256(json.dumps(facts).encode()).hexdigest()
 
+    def _others(self) -> list[list[str]]:
+        """Return what identifies the images of the cameras after the first."""
+        return [[each.key, self._dataset.hash(each)] for each in self._cameras[1:]]
+
+    def _find_cameras(self, name: str) -> list[Camera]:
+        """Return the cameras that the policy sees. Raises `UserError` where one is not there."""
+        wanted = self._wanted.cameras
+        if not wanted:
+            return [find_camera(self._dataset, name)]
+        if name:
+            raise UserError("leave expert.camera out: env.cameras says what the policy sees")
+        return [find_camera(self._dataset, each) for each in wanted]
+
     def _read(self) -> Frames:
         lengths = [len(range(0, episode.length, self._stride)) for episode in self._episodes]
         size = self._wanted.image_size
-        images = cached(self._key, (sum(lengths), size, size, 3), self._decode)
+        high = len(self._cameras) * size
+        images = cached(self._key, (sum(lengths), high, size, 3), self._decode)
         tasks = tuple(self._tasks)
         numbers = [tasks.index(task) for task in tasks for _ in self._tasks[task]]
         task = np.repeat(np.array(numbers, np.int64), lengths)
@@ -122,15 +140,18 @@ class Demonstrated:
         )
 
     def _decode(self, out: np.ndarray) -> None:
-        with bar(f"Images of {self.root}", len(out)) as advance:
-            decode(
-                self._dataset,
-                self._camera,
-                self._episodes,
-                self._stride,
-                out,
-                lambda done: advance(done, f"{done} images"),
-            )
+        total = len(out) * len(self._cameras)
+        with bar(f"Images of {self.root}", total) as advance:
+            for number, camera in enumerate(self._cameras):
+                before = number * len(out)
+                decode(
+                    self._dataset,
+                    camera,
+                    self._episodes,
+                    self._stride,
+                    views(out, len(self._cameras))[number],
+                    lambda done, before=before: advance(before + done, f"{before + done} images"),  # type: ignore[misc]
+                )
 
     # ------------------------------------------------------------------ what fits
 

@@ -245,24 +245,26 @@ class EpisodeStore:
         in_file = self._in_file(infos[0].file)
         table = lerobot.read_table(
             path,
-            columns=[lerobot.IMAGE, *self._numbers_read()],
+            columns=[*lerobot.image_keys(self.spec.cameras), *self._numbers_read()],
             sha256=infos[0].sha256,
             where=f"{_numbers(in_file)} of {self.root} ({path.relative_to(self.root)})",
         ).combine_chunks()
         with shaped(path, remedy=lerobot.RESTORE):
-            pngs, columns = self._columns(table)
+            pictures, columns = self._columns(table)
         first = infos[0].start - in_file[0].start
-        pngs = pngs[first : first + len(images)]
-        offset = 0
-        for info in infos:
-            part = slice(offset, offset + info.length)
-            where = f"{_numbers([info])} of {self.root} ({path.relative_to(self.root)})"
-            lerobot.decode_pngs(pngs[part], images[part], where=where)
-            offset += info.length
+        for pngs, out in zip(pictures, lerobot.views(images, len(pictures)), strict=True):
+            offset = 0
+            for info in infos:
+                part = slice(offset, offset + info.length)
+                where = f"{_numbers([info])} of {self.root} ({path.relative_to(self.root)})"
+                own = pngs[first + offset : first + offset + info.length]
+                lerobot.decode_pngs(own, out[part], where=where)
+                offset += info.length
         return {name: values[first : first + len(images)] for name, values in columns.items()}
 
-    def _columns(self, table: pa.Table) -> tuple[list[bytes], dict[str, np.ndarray]]:
-        """Return the PNGs, the actions, the rewards and the robot's states of a data file.
+    def _columns(self, table: pa.Table) -> tuple[list[list[bytes]], dict[str, np.ndarray]]:
+        """Return the PNGs of each camera, the actions, the rewards and the robot's states of a data
+        file.
 
         Raises what `shaped` understands where they are not what all stores have.
         """
@@ -278,10 +280,13 @@ class EpisodeStore:
         largest = float(np.abs(columns["action"]).max(initial=0.0))
         if largest > LARGEST_ACTION:
             raise ValueError(f"an action of {largest:.3g}, and all suites take -1..1: scale them")
-        pngs = table[lerobot.IMAGE].combine_chunks().field("bytes")
-        if pngs.null_count or len(pngs) != len(table):
-            raise ValueError("pictures are missing")
-        return pngs.to_pylist(), columns
+        pictures = []
+        for key in lerobot.image_keys(self.spec.cameras):
+            pngs = table[key].combine_chunks().field("bytes")
+            if pngs.null_count or len(pngs) != len(table):
+                raise ValueError("pictures are missing")
+            pictures.append(pngs.to_pylist())
+        return pictures, columns
 
     def _numbers_read(self) -> dict[str, pa.DataType]:
         """Return the columns of numbers that are read, with their types."""
@@ -334,7 +339,7 @@ class EpisodeStore:
     ) -> tuple[list[EpisodeInfo], dict[str, Stats], list[tuple[str, bytes]]]:
         """Return what `episodes` add, and the files that say so, in the order to write them in."""
         spec = self.spec
-        schema = lerobot.features(spec.image_shape, spec.action_dim, spec.state_dim)
+        schema = lerobot.features(spec.image_shape, spec.action_dim, spec.state_dim, spec.cameras)
         instructions = _instructions(self._instructions, episodes)
         index = len(self._episodes)
         start = sum(info.length for info in self._episodes)
@@ -352,7 +357,7 @@ class EpisodeStore:
             )
             start += len(episode)
         parts = [
-            lerobot.episode_stats(episode, part)
+            lerobot.episode_stats(episode, part, spec.cameras)
             for episode, part in zip(episodes, columns, strict=True)
         ]
         stats = lerobot.merge_stats([self._merged_stats(), *parts] if self._episodes else parts)

@@ -25,7 +25,7 @@ class StoreSpec:
     """
 
     suite: str
-    image_shape: Shape  # H, W, 3
+    image_shape: Shape  # H, W, 3, of all cameras together
     action_dim: int
     fps: int  # decisions per second of simulated time, rounded
     render: Mapping[str, Any] = field(default_factory=dict)
@@ -33,6 +33,7 @@ class StoreSpec:
     kind: Literal["expert", "online"] = "expert"
     """D_e or D_RL; an online store takes successes only."""
     state_dim: int = 0  # S: numbers of the robot's state
+    cameras: tuple[str, ...] = ()  # whose squares lie one below the other; empty: one, unnamed
 
 
 def is_vacant(root: Path) -> bool:
@@ -98,9 +99,10 @@ def summary(
         "suite": spec.suite,
         "render": dict(spec.render),
         "instructions": {info.provenance.task: info.instruction for info in infos},
+        **({"cameras": list(spec.cameras)} if spec.cameras else {}),
     }
     info = lerobot.info_json(
-        lerobot.features(spec.image_shape, spec.action_dim, spec.state_dim),
+        lerobot.features(spec.image_shape, spec.action_dim, spec.state_dim, spec.cameras),
         fps=spec.fps,
         episodes=len(infos),
         frames=sum(info.length for info in infos),
@@ -123,7 +125,10 @@ def read_spec(root: Path) -> StoreSpec:
             "directory"
         )
     with shaped(root / lerobot.INFO_PATH, remedy=lerobot.RESTORE):
-        height, width, channels = map(int, info["features"][lerobot.IMAGE]["shape"])
+        cameras = tuple(map(str, ours.get("cameras", ())))
+        keys = lerobot.image_keys(cameras)
+        (shape,) = {tuple(map(int, info["features"][key]["shape"])) for key in keys}
+        height, width, channels = shape
         (action_dim,) = map(int, info["features"]["action"]["shape"])
         if not (0 < height <= 4096 and 0 < width <= 4096 and channels == 3):
             raise ValueError(f"pictures of {height} x {width} x {channels}")
@@ -136,10 +141,11 @@ def read_spec(root: Path) -> StoreSpec:
             raise ValueError(f"actions of {action_dim} dimensions, kind {ours['kind']}")
         return StoreSpec(
             suite=str(ours["suite"]),
-            image_shape=(height, width, channels),
+            image_shape=(len(keys) * height, width, channels),
             action_dim=action_dim,
             fps=int(info["fps"]),
             state_dim=state_dim,
+            cameras=cameras,
             render=mapping(ours["render"], "render"),
             kind=ours["kind"],
         )

@@ -49,6 +49,7 @@ def gym_suite(name: str) -> Suite:
         scripted_expert=False,
         action_range=actions,
         state=state,
+        cameras=tuple(settings.cameras),
     )
 
 
@@ -61,8 +62,9 @@ def _spaces(settings: GymSettings, task: str) -> tuple[ActionRange, tuple[str, .
     """
     env = _make_env(settings, task)
     try:
-        if settings.image != RENDER:
-            _check_image_space(env.observation_space, settings)
+        for path in settings.images:
+            if path != RENDER:
+                _check_image_space(env.observation_space, path, settings)
         actions = _action_range(env.action_space, settings)
         state = _state_names(env.observation_space, settings)
         return actions, state, float(env.metadata.get("render_fps") or 0)
@@ -182,14 +184,18 @@ class GymEnv(PixelEnv):
         return bool(info.get(key, False))
 
     def picture(self, size: int) -> UInt8[np.ndarray, "size size 3"]:
-        """Return what the policy sees, at another size."""
-        settings = self._settings
-        shown = settings.image == RENDER
-        image: Any = self._inner.render() if shown else _entry(self._seen, settings.image)
+        """Return what a policy with one camera sees, at another size."""
+        return self._image(self._settings.image, size)
+
+    def _view(self, camera: str, size: int) -> UInt8[np.ndarray, "size size 3"]:
+        return self._image(self._settings.cameras[camera], size)
+
+    def _image(self, path: str, size: int) -> UInt8[np.ndarray, "size size 3"]:
+        image: Any = self._inner.render() if path == RENDER else _entry(self._seen, path)
         if not _is_image(image):
             found = f"{image.dtype}{list(image.shape)}" if hasattr(image, "shape") else repr(image)
             raise UserError(
-                f"the image of {settings.id} ({settings.image or 'the observation'}) is "
+                f"the image of {self._settings.id} ({path or 'the observation'}) is "
                 f"{found:.60}, and must be uint8[height, width, 3]: name another in the YAML file"
             )
         return square(np.ascontiguousarray(image), size)
@@ -242,20 +248,20 @@ def _state_names(space: gym.Space[Any], settings: GymSettings) -> tuple[str, ...
     return tuple(f"{settings.state} {number}" for number in range(space.shape[0]))
 
 
-def _check_image_space(space: gym.Space[Any], settings: GymSettings) -> None:
+def _check_image_space(space: gym.Space[Any], path: str, settings: GymSettings) -> None:
     """Raise `UserError` unless observations have the image that the settings name."""
-    for key in settings.image.split(".") if settings.image else ():
+    for key in path.split(".") if path else ():
         if not isinstance(space, gym.spaces.Dict) or key not in space.spaces:
-            raise _no_image(space, settings)
+            raise _no_image(space, path, settings)
         space = space[key]
     if not (
         isinstance(space, gym.spaces.Box) and space.dtype == np.uint8 and len(space.shape) == 3
     ):
-        raise _no_image(space, settings)
+        raise _no_image(space, path, settings)
 
 
-def _no_image(space: gym.Space[Any], settings: GymSettings) -> UserError:
-    name = settings.image or "the observation"
+def _no_image(space: gym.Space[Any], path: str, settings: GymSettings) -> UserError:
+    name = path or "the observation"
     has = ", ".join(space.spaces) if isinstance(space, gym.spaces.Dict) else str(space)
     return UserError(
         f"{settings.id} has no image {name!r}: there is {has}; name the key of an image as `image` "

@@ -157,6 +157,7 @@ class VectorEnv:
         max_retries: int = 3,
     ) -> None:
         suite.check()
+        suite.check_senses(config)
         self.suite = suite
         self.config = suite.env_config(config)
         self.workers = self.config.workers
@@ -171,6 +172,7 @@ class VectorEnv:
             "image_size": config.image_size,
             "action_dim": self.action_dim,
             "state_dim": suite.state_dim(config),
+            "cameras": max(1, len(config.cameras)),
         }
         self._greeting = {
             "suite": suite.source or suite.name,

@@ -74,21 +74,21 @@ class SharedBuffers:
 
     @staticmethod
     def on(
-        memory: mmap.mmap, *, n: int, image_size: int, action_dim: int, state_dim: int
+        memory: mmap.mmap, *, n: int, image_size: int, action_dim: int, state_dim: int, cameras: int
     ) -> "SharedBuffers":
         """Return the buffers that lie in `memory` (of `nbytes`)."""
         offset = 0
         arrays = []
-        for shape, dtype in _layout(n, image_size, action_dim, state_dim):
+        for shape, dtype in _layout(n, image_size, action_dim, state_dim, cameras):
             count = math.prod(shape)
             arrays.append(np.frombuffer(memory, dtype, count, offset).reshape(shape))
             offset += _aligned(count * dtype.itemsize)
         return SharedBuffers(*arrays)
 
     @staticmethod
-    def nbytes(*, n: int, image_size: int, action_dim: int, state_dim: int) -> int:
+    def nbytes(*, n: int, image_size: int, action_dim: int, state_dim: int, cameras: int) -> int:
         """Return the memory that such buffers take."""
-        layout = _layout(n, image_size, action_dim, state_dim)
+        layout = _layout(n, image_size, action_dim, state_dim, cameras)
         return sum(_aligned(math.prod(shape) * dtype.itemsize) for shape, dtype in layout)
 
     def clear_flags(self) -> None:
@@ -98,9 +98,9 @@ class SharedBuffers:
 
 
 def _layout(
-    n: int, size: int, action_dim: int, state_dim: int
+    n: int, size: int, action_dim: int, state_dim: int, cameras: int
 ) -> list[tuple[tuple[int, ...], np.dtype[Any]]]:
-    image = ((n, size, size, 3), np.dtype(np.uint8))
+    image = ((n, cameras * size, size, 3), np.dtype(np.uint8))
     state = ((n, state_dim), np.dtype(np.float32))
     action = ((n, action_dim), np.dtype(np.float32))
     reward = ((n,), np.dtype(np.float32))

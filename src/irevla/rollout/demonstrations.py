@@ -39,10 +39,11 @@ def open_store(
     """
     spec = StoreSpec(
         suite=suite.name,
-        image_shape=(config.image_size, config.image_size, 3),
+        image_shape=config.image_shape,
         action_dim=suite.action_dim,
         fps=suite.fps,
         state_dim=suite.state_dim(config),
+        cameras=config.cameras,
         render=dict(suite.render_settings(config)),
         kind="online" if online else "expert",
     )
@@ -76,6 +77,7 @@ def open_demonstrations(
         fps=suite.rate(env),
         image_size=env.image_size,
         state_dim=suite.state_dim(env),
+        cameras=env.cameras,
     )
     return Demonstrated(root, wanted, camera=config.camera, stride=config.stride)
 

@@ -20,8 +20,7 @@ def preflight(config: Config) -> tuple[Suite, TaskLists]:
     """
     suite = load_suite(config.suite)
     suite.check()
-    if config.env.state and not suite.state:
-        raise UserError(f"{config.suite} says nothing of its robot's state: --env.no-state")
+    suite.check_senses(config.env)
     if suite.real_arm is not None:
         _check_real_arm(suite, config)
     check_model(_starting_model(config, suite), find_device(config.device))
@@ -89,6 +88,7 @@ def _starting_model(config: Config, suite: Suite) -> ModelConfig:
             action_dim=suite.action_dim,
             image_size=config.env.image_size,
             state_dim=suite.state_dim(config.env),
+            cameras=config.env.cameras,
             path=config.from_checkpoint,
         )
         return saved.model

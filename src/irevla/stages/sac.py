@@ -131,8 +131,7 @@ def open_replay(
     run: Run, policy: VLAPolicy, stage: Stage, name: str, *, suite: Suite
 ) -> LatentReplay:
     """Return DIR/latents/TASK/NAME, whose latents are of the policy's VLM as it is now."""
-    size = policy.image_size
-    blank = torch.zeros(1, size, size, 3, dtype=torch.uint8)
+    blank = torch.zeros(1, *run.config.env.image_shape, dtype=torch.uint8)
     with torch.no_grad():
         text = suite.task(stage.task).instruction
         latents = policy.encode(Observation(blank, (text,), torch.zeros(1, policy.state_dim)))

@@ -37,6 +37,7 @@ def new_policy(
             action_dim=suite.action_dim,
             image_size=config.env.image_size,
             state_dim=suite.state_dim(config.env),
+            cameras=config.env.cameras,
             device=find_device(config.device),
         )
     if policy.state_dim:
@@ -74,6 +75,7 @@ def starting_policy(run: Run, suite: Suite) -> VLAPolicy:
         action_dim=suite.action_dim,
         image_size=config.env.image_size,
         state_dim=suite.state_dim(config.env),
+        cameras=config.env.cameras,
         path=name,
     )
     run.pin("policy", name, sha256=policy.hash())

@@ -48,6 +48,7 @@ PANDA_SIM = Suite(
     tasks=tuple(spec.task for spec in SPECS.values()),
     action_dim=ACTION_DIM,
     state=STATE,
+    cameras=("front", "wrist"),
     fps=CONTROL_HZ // EnvConfig().action_repeat,
     make=_make,
     render_settings=_render_settings,
