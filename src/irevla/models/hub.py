@@ -37,7 +37,7 @@ A vision-language-action policy: it sees an image, reads an instruction, and act
 `irevla`, which improves such a policy by trial and error and keeps what it knew (iRe-VLA).
 
 - **Vision-language model**: {vlm}
-- **In**: an image, uint8[{side}, {side}, 3],{state} and an instruction in English
+- **In**: {seen}, uint8[{side}, {side}, 3],{state} and an instruction in English
 - **Out**: an action, float32[{action_dim}], each dimension in [-1, 1]
 
 ## How to load it
@@ -46,7 +46,7 @@ A vision-language-action policy: it sees an image, reads an instruction, and act
 from irevla import VLAPolicy  # pip install 'irevla[hub]'
 
 policy = VLAPolicy.from_pretrained("{name}")
-action = policy.act(image, "open the drawer"{told})
+action = policy.act({image}, "open the drawer"{told})
 ```
 
 {results}
@@ -166,7 +166,11 @@ def model_card(config: Mapping[str, Any], *, name: str, results: str = "") -> st
         vlm=_vlm(what),
         side=what.image_size,
         action_dim=what.action_dim,
+        seen=f"images of {', '.join(what.cameras)}, each" if what.cameras else "an image",
         state=f" the robot's state, float32[{what.state_dim}]," if what.state_dim else "",
+        image="{" + ", ".join(f'"{name}": {name}' for name in what.cameras) + "}"
+        if what.cameras
+        else "image",
         told=", state" if what.state_dim else "",
         results=results.strip(),
     )
