@@ -1,0 +1,84 @@
+"""One of the processes that compute a job: what torchrun or Ray starts, as often as the config
+says, on this machine or another.
+
+It reads the job from its share, goes on from the newest checkpoint there, and writes there how it
+fares; the first process does, the others only learn.
+"""
+
+import os
+import sys
+import threading
+from collections.abc import Mapping, Sequence
+
+import torch
+
+from irevla.compute.device import threads
+from irevla.compute.processes import outlive_nobody
+from irevla.compute.ranks import Ranks, joined
+from irevla.data.mixture import Mixture
+from irevla.data.shared_frames import get_frames
+from irevla.errors import UserError
+from irevla.learners.sft import SFT
+from irevla.models.policy import VLAPolicy
+from irevla.stages.fit import fit
+from irevla.stages.job import JobFolder
+from irevla.storage.share import Share
+
+
+def train(folder: JobFolder, ranks: Ranks, device: torch.device) -> None:
+    """Take all steps of the job that are left, with the other `ranks`."""
+    job = folder.job
+    policy = VLAPolicy.from_files(folder.load(job.policy), device=device)
+    learner = SFT(policy, job.sft, parts=job.parts, seed=job.seed, words=job.words, ranks=ranks)
+    expert = get_frames(folder.share, job.expert, keep=True)
+    online = get_frames(folder.share, job.online, keep=False) if job.online else None
+    mixture = Mixture(expert, online, job.mixture, seed=job.seed)
+    progress = folder.progress()
+    if progress.updates:
+        files = folder.load(progress.files)
+        policy.load_files(files)
+        learner.load_state(files)
+    rows = [row for row in progress.rows if row["step"] <= learner.updates]
+
+    def point(metrics: Mapping[str, float], validated: bool) -> None:
+        nonlocal progress
+        rows.append({"step": learner.updates, **metrics})
+        if not ranks.is_first:
+            return
+        if validated:
+            files = {**policy.files(), **learner.state()}
+            progress = folder.publish(learner.updates, rows, files)
+        else:
+            folder.note(progress, rows)
+
+    with threads(job.threads):
+        fit(learner, mixture, point=point, advance=lambda done, note: None)
+
+
+def run(arguments: Sequence[str]) -> None:
+    """Compute the job that `arguments` name: the share's place and the job's name.
+
+    What a user can mend is written to the job, and raised.
+    """
+    place, name = arguments
+    folder = JobFolder(Share(place), name)
+    try:
+        with joined(folder.job.device) as (ranks, device):
+            train(folder, ranks, device)
+    except UserError as error:
+        folder.fail(str(error))
+        raise
+
+
+def main() -> None:
+    """`python -m irevla.stages.trainer PLACE NAME`, as torchrun starts it."""
+    threading.Thread(target=outlive_nobody, args=(os.getppid(),), daemon=True).start()
+    try:
+        run(sys.argv[1:])
+    except UserError as error:
+        print(f"irevla: {error}", file=sys.stderr)
+        sys.exit(2)
+
+
+if __name__ == "__main__":
+    main()
