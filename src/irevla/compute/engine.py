@@ -11,6 +11,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
+REFUSED = "irevla: "  # how a line begins in which an engine says what it cannot do
 LEAVE = 20.0  # seconds that an engine has to end its processes
 
 
@@ -27,6 +28,13 @@ def ray(processes: int, *, address: str, resource: str, device: str) -> list[str
     return ["irevla.compute.ray_cluster", str(processes), address, resource, device]
 
 
+def last_word(log: Path) -> str:
+    """Return what an engine has last said that it cannot do; nothing where it has said nothing."""
+    lines = log.read_text(errors="replace").splitlines()
+    said = [line for line in lines if line.startswith(REFUSED)]
+    return said[-1].removeprefix(REFUSED) if said else ""
+
+
 @contextmanager
 def started(
     engine: Sequence[str], module: str, arguments: Sequence[str], *, log: Path
@@ -35,7 +43,7 @@ def started(
     kind, *settings = engine
     path = os.pathsep.join(entry or str(Path.cwd()) for entry in sys.path)
     own = [sys.executable, "-P", "-m", kind, str(os.getpid())]
-    with log.open("ab") as file:
+    with log.open("wb") as file:
         process = subprocess.Popen(
             [*own, *settings, module, *arguments],
             stdin=subprocess.DEVNULL,

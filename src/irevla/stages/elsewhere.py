@@ -164,7 +164,7 @@ def log_of(run: Run) -> Path:
 
 def _fault(run: Run, stage: Stage, folder: JobFolder, updates: int) -> UserError:
     """Return what to say where an engine ended before the job was done."""
-    reason = folder.failure()
+    reason = folder.failure() or engine.last_word(log_of(run))
     if reason:
         return UserError(reason)
     return UserError(

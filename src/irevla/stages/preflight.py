@@ -23,6 +23,8 @@ def preflight(config: Config) -> tuple[Suite, TaskLists]:
     if suite.real_arm is not None:
         _check_real_arm(suite, config)
     check_model(_starting_model(config, suite), find_device(config.device))
+    if "ray" in config.compute.engines and find_spec("ray") is None:
+        raise UserError("there is no Ray here: pip install 'irevla[ray]', or choose torchrun")
     if config.eval.videos and find_spec("av") is None:
         raise UserError("videos need PyAV: pip install 'irevla[report]', or --eval.no-videos")
     tasks = suite.task_lists(config)
