@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, distributed, nn
 
 from irevla.compute.device import find_device
+from irevla.errors import UserError
 
 
 @dataclass(frozen=True)
@@ -94,10 +95,21 @@ def joined(device: str) -> Iterator[tuple[Ranks, torch.device]]:
         yield Ranks(distributed.get_rank(), distributed.get_world_size()), chosen
         return
     if chosen.type == "cuda":
-        chosen = find_device(f"cuda:{os.environ.get('LOCAL_RANK', 0)}")
+        chosen = _own_gpu(int(os.environ["LOCAL_RANK"]))
         torch.cuda.set_device(chosen)
     distributed.init_process_group("nccl" if chosen.type == "cuda" else "gloo")
     try:
         yield Ranks(distributed.get_rank(), distributed.get_world_size()), chosen
     finally:
         distributed.destroy_process_group()
+
+
+def _own_gpu(local_rank: int) -> torch.device:
+    """Return the GPU of one of this machine's processes. Raises `UserError` where there are less."""
+    count = torch.cuda.device_count()
+    if local_rank >= count:
+        raise UserError(
+            f"each process needs a GPU of its own, and here are {count}: lower compute.processes, "
+            "or choose --device cpu"
+        )
+    return torch.device("cuda", local_rank)

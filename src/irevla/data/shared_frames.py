@@ -97,7 +97,7 @@ def _stretches(frames: Frames) -> Iterator[tuple[int, int]]:
 
 def _check(shape: tuple[int, ...], lengths: np.ndarray, *indices: tuple[np.ndarray, int]) -> None:
     """Raise `ValueError` where the numbers of a reference do not fit each other."""
-    if len(shape) != 4 or shape[3] != 3 or lengths.min() < 1 or prod(shape) > LARGEST:
+    if len(shape) != 4 or min(*shape, *lengths) < 1 or shape[3] != 3 or prod(shape) > LARGEST:
         raise ValueError(f"images of shape {shape}")
     if any(index.min() < 0 or index.max() >= known for index, known in indices):
         raise ValueError("an episode of a task that it does not list")

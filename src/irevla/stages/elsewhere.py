@@ -4,7 +4,6 @@ What they learn comes back as checkpoints of the run, the very ones that this pr
 written. So the stage goes on from them here or elsewhere, with as many processes as there are then.
 """
 
-import subprocess
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -25,11 +24,13 @@ from irevla.stages.fit import note
 from irevla.stages.job import Job, JobFolder
 from irevla.storage.checkpoint import series_name
 from irevla.storage.disk import cache_dir
+from irevla.storage.read import shaped
 from irevla.storage.share import Damaged, Share
 from irevla.tasks import Parts, Stage
 
 TRAINER = "irevla.stages.trainer"
 POLL = 0.5  # seconds between two looks at how far a job is
+LEARNER = "learner.json"  # the file of a checkpoint that says how many steps were taken
 LOG = "trainer.log"  # in the run's directory: what the other processes print
 
 
@@ -66,12 +67,10 @@ def learn_elsewhere(
     results.exchange()
     if results.updates < settings.steps:
         with _set_aside(policy), bar(title, settings.steps) as advance:
-            with started(run, stage, folder) as process:
-                while process.poll() is None:
-                    with suppress(Damaged):  # half of what is newer by now: at the next look
-                        results.take()
-                    advance(results.step, note(results.metrics))
-                    time.sleep(POLL)
+            for _ in _looks(run, stage, folder):
+                with suppress(UserError):  # newer by now, or out of reach: at the next look
+                    results.take()
+                advance(results.step, note(results.metrics))
             results.take()
             advance(results.step, note(results.metrics))
     if results.updates < settings.steps:
@@ -89,7 +88,7 @@ class Results:
         self._folder = folder
         found = run.checkpoints.newest(stage.folder)
         self._own: dict[str, Any] = found[1] if found else {}
-        self.updates: int = self._own["learner.json"]["updates"] if found else 0
+        self.updates: int = self._own[LEARNER]["updates"] if found else 0
         self.step = self.updates  # of the last point
         self.metrics: dict[str, float] = {}  # there
 
@@ -100,11 +99,9 @@ class Results:
             there = self._folder.progress().updates
         except Damaged as error:
             console.print(f"passed over: {error}", style="yellow", soft_wrap=True)
-            there = -1
+            there = -1  # it begins anew
         if there < self.updates:
             self._folder.publish(self.updates, [], self._own)
-        elif there < 0:
-            self._folder.forget_progress()
 
     def take(self) -> None:
         """Take what is new.
@@ -123,20 +120,24 @@ class Results:
         files = self._folder.load(progress.files)
         try:
             self._policy.load_files(files)
+            with shaped(LEARNER):
+                if files[LEARNER]["updates"] != progress.updates:
+                    raise ValueError(f"it is not of step {progress.updates}")
         except UserError as error:
             raise Damaged(f"what came back of {self._stage.name} is damaged: {error}") from error
         self._run.checkpoints.save(series_name(self._stage.folder, progress.updates), files)
         self.updates = progress.updates
 
 
-@contextmanager
-def started(run: Run, stage: Stage, folder: JobFolder) -> Iterator[subprocess.Popen[bytes]]:
-    """Let the engine of `stage` compute the job; yield its process, which ends with this."""
-    arguments = [folder.share.place, folder.name]
+def _looks(run: Run, stage: Stage, folder: JobFolder) -> Iterator[None]:
+    """Let the engine of `stage` compute the job; yield now and then until it has ended."""
+    job = [folder.share.place, folder.name]
     with engine.started(
-        engine_settings(run.config, stage), TRAINER, arguments, log=log_of(run)
+        engine_settings(run.config, stage), TRAINER, job, log=log_of(run)
     ) as process:
-        yield process
+        while process.poll() is None:
+            yield
+            time.sleep(POLL)
 
 
 def engine_of(config: Config, stage: Stage) -> str:

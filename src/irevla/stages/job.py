@@ -75,7 +75,7 @@ class Progress:
 
     updates: int = 0  # gradient steps in the checkpoint
     files: Mapping[str, str] = field(default_factory=dict)  # of the checkpoint: file -> sha256
-    rows: Sequence[Mapping[str, float]] = ()  # points of the curves, "step" among the names
+    rows: Sequence[Mapping[str, Any]] = ()  # points of the curves, "step" among the names
 
     def to_json(self) -> dict[str, Any]:
         """Return it as `read` takes it."""
@@ -94,7 +94,8 @@ class Progress:
 
 
 def _is_point(row: Any) -> bool:
-    return isinstance(row, dict) and all(type(each) in (int, float) for each in row.values())
+    numbers = isinstance(row, dict) and all(type(each) in (int, float) for each in row.values())
+    return numbers and type(row.get("step")) is int
 
 
 class JobFolder:
@@ -144,7 +145,7 @@ class JobFolder:
         said = self.share.hear(f"{self._root}/progress.json")
         return Progress() if said is None else Progress.read(said)
 
-    def publish(self, updates: int, rows: Sequence[Mapping[str, float]], files: Files) -> Progress:
+    def publish(self, updates: int, rows: Sequence[Mapping[str, Any]], files: Files) -> Progress:
         """Write a checkpoint, and then that it is there; delete those before it."""
         contents = {name: checkpoint.encode(name, content) for name, content in files.items()}
         known = {name: self.share.put(self._files, each) for name, each in contents.items()}
@@ -155,16 +156,12 @@ class JobFolder:
             self.share.remove(f"{self._files}/{name}")
         return progress
 
-    def note(self, progress: Progress, rows: Sequence[Mapping[str, float]]) -> None:
+    def note(self, progress: Progress, rows: Sequence[Mapping[str, Any]]) -> None:
         """Write points of the curves that follow the checkpoint of `progress`."""
         self._say(replace(progress, rows=rows))
 
     def _say(self, progress: Progress) -> None:
         self.share.say(f"{self._root}/progress.json", progress.to_json())
-
-    def forget_progress(self) -> None:
-        """Let the job begin anew: what it has come to is damaged."""
-        self.share.remove(f"{self._root}/progress.json")
 
     def fail(self, reason: str) -> None:
         """Write down why the job cannot go on."""

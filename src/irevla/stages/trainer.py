@@ -9,6 +9,7 @@ import os
 import sys
 import threading
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 
 import torch
 
@@ -66,7 +67,8 @@ def run(arguments: Sequence[str]) -> None:
         with joined(folder.job.device) as (ranks, device):
             train(folder, ranks, device)
     except UserError as error:
-        folder.fail(str(error))
+        with suppress(UserError):  # where nothing can be written there, the engine's log has it
+            folder.fail(str(error))
         raise
 
 
