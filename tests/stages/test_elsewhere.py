@@ -3,7 +3,7 @@
 import errno
 import json
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -16,105 +16,27 @@ import torch
 from irevla.compute import engine
 from irevla.compute.ranks import ALONE
 from irevla.config import (
-    AugmentConfig,
     ComputeConfig,
-    Config,
-    EnvConfig,
-    ModelConfig,
-    SFTConfig,
 )
 from irevla.data.mixture import Batch
-from irevla.envs.suite import load_suite
 from irevla.errors import UserError
 from irevla.learners.sft import SFT as Learner
 from irevla.models.policy import VLAPolicy
-from irevla.rollout.demonstrations import open_store
-from irevla.runs.run import open_run
 from irevla.stages import elsewhere, trainer
 from irevla.stages.job import JobFolder, Progress
-from irevla.stages.start import new_policy
-from irevla.stages.supervised import run_supervised
 from irevla.storage import checkpoint
-from irevla.storage.metrics import read_metrics
 from irevla.storage.share import Damaged, Share
-from irevla.tasks import SFT, Stage
-from irevla.types import Episode, Provenance
-
-POINTMASS = load_suite("pointmass")
-FEW = SFTConfig(steps=8, batch=6, warmup=1, validate_every=2, augment=AugmentConfig(words=0.5))
-CONFIG = Config(
-    suite="pointmass",
-    device="cpu",
-    threads=1,
-    expert_tasks=("left-disc",),
-    rl_tasks=("left-disc-new",),
-    env=EnvConfig(image_size=16, horizon=12),
-    model=ModelConfig(vlm="tiny-random", width=16, layers=1, head_groups=4, head_hidden=8),
-    sft=FEW,
-    sl=FEW,
-)
-STAGE = Stage("sl", "left-disc-new")
+from irevla.tasks import SFT
+from stage_two import CONFIG, STAGE, StageTwo
 
 
 class Killed(BaseException):
     """As SIGKILL: nothing that the process would still do is done."""
 
 
-class Setup:
-    """A run whose stage 2 others compute: in this process, one after the other."""
-
-    def __init__(self, root: Path) -> None:
-        self.root = root
-        self.out = root / "run"
-        self.place = root / "share"
-        self.calls = 0  # how often trainers were started
-        self.steps: list[int] = []  # that were taken, by whomever
-        self.killed_at = -1  # before this step a trainer is killed
-        self.meanwhile: Callable[[], None] = lambda: None  # done once a trainer has ended
-        stores = []
-        for name in ("expert", "online"):
-            store = open_store(POINTMASS, CONFIG.env, root / name, online=name == "online")
-            if not len(store):
-                store.extend([_episode(seed) for seed in range(6)])
-            stores.append(store)
-        self.expert, self.online = stores
-
-    @property
-    def job(self) -> Path:
-        (folder,) = (self.place / "jobs").iterdir()
-        return folder
-
-    def learn(self, backend: str = "torchrun", **compute: Any) -> VLAPolicy:
-        if backend != "inline":
-            compute["share"] = str(self.place)
-        config = replace(CONFIG, compute=ComputeConfig(stage2=backend, **compute))
-        with open_run(self.out, config) as run:
-            if run.journal.done("begun") is None:
-                run.journal.append("begun")  # as a run has, by then
-            policy = new_policy(run, POINTMASS, SFT)
-            stores = {"expert": self.expert, "online": self.online}
-            return run_supervised(run, policy, STAGE, "all", suite=POINTMASS, **stores)
-
-    def curves(self) -> list[dict[str, Any]]:
-        return [{**row, "time": 0.0} for row in read_metrics(self.out / "metrics.jsonl")]
-
-    def checkpoints(self) -> list[str]:
-        root = self.out / "checkpoints"
-        return sorted(path.name for path in root.iterdir()) if root.exists() else []
-
-
-def _episode(seed: int) -> Episode:
-    generator = torch.Generator().manual_seed(seed)
-    images = torch.randint(0, 256, (5, 16, 16, 3), generator=generator, dtype=torch.uint8)
-    actions = torch.rand(5, 2, generator=generator) * 2 - 1
-    made = Provenance("pointmass", "left-disc", seed, "rl", policy="0" * 64)
-    rewards = torch.ones(5)
-    return Episode(images.numpy(), actions.numpy(), rewards.numpy(), "reach it", True, made)
-
-
 @pytest.fixture
-def setup(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Setup:
-    made = Setup(tmp_path)
+def setup(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> StageTwo:
+    made = StageTwo(tmp_path)
     monkeypatch.setenv("IREVLA_CACHE", str(tmp_path / "cache"))
     update = Learner.update
 
@@ -153,14 +75,14 @@ def setup(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Setup:
 @pytest.fixture(scope="module")
 def want(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, list[dict[str, Any]]]:
     """The policy and the curves that one process ends with."""
-    here = Setup(tmp_path_factory.mktemp("inline"))
+    here = StageTwo(tmp_path_factory.mktemp("inline"))
     return here.learn("inline").hash(), here.curves()
 
 
 Want = tuple[str, list[dict[str, Any]]]
 
 
-def test_it_ends_as_here(setup: Setup, want: Want) -> None:
+def test_it_ends_as_here(setup: StageTwo, want: Want) -> None:
     policy = setup.learn()
     assert (policy.hash(), setup.curves()) == want
     assert (setup.calls, setup.steps) == (1, list(range(8)))
@@ -170,10 +92,10 @@ def test_it_ends_as_here(setup: Setup, want: Want) -> None:
     assert not (setup.place / "jobs").exists() or not list((setup.place / "jobs").iterdir())
 
 
-def test_a_checkpoint_holds_what_one_of_here_holds(setup: Setup, tmp_path: Path) -> None:
+def test_a_checkpoint_holds_what_one_of_here_holds(setup: StageTwo, tmp_path: Path) -> None:
     files = []
     for backend in ("inline", "torchrun"):
-        each = Setup(tmp_path / backend)
+        each = StageTwo(tmp_path / backend)
         setup.killed_at = 4
         with pytest.raises(Killed if backend == "inline" else UserError):
             _with(setup, each).learn(backend)
@@ -182,7 +104,7 @@ def test_a_checkpoint_holds_what_one_of_here_holds(setup: Setup, tmp_path: Path)
     assert files[0] == files[1]
 
 
-def _with(setup: Setup, other: Setup) -> Setup:
+def _with(setup: StageTwo, other: StageTwo) -> StageTwo:
     """The other folders, with the watched processes of `setup`."""
     for name in ("root", "out", "place", "expert", "online"):
         setattr(setup, name, getattr(other, name))
@@ -194,7 +116,7 @@ def _with(setup: Setup, other: Setup) -> Setup:
 
 @pytest.mark.parametrize("step", [1, 2, 7])
 def test_a_trainer_that_is_killed_is_said_in_one_line_and_the_same_command_goes_on(
-    setup: Setup, want: Want, step: int
+    setup: StageTwo, want: Want, step: int
 ) -> None:
     setup.killed_at = step
     known = step // 2 * 2
@@ -209,7 +131,7 @@ def test_a_trainer_that_is_killed_is_said_in_one_line_and_the_same_command_goes_
 
 @pytest.mark.parametrize(("first", "then"), [("torchrun", "inline"), ("inline", "torchrun")])
 def test_it_goes_on_here_what_was_begun_there_and_the_other_way_round(
-    setup: Setup, want: Want, first: str, then: str
+    setup: StageTwo, want: Want, first: str, then: str
 ) -> None:
     setup.killed_at = 5
     with pytest.raises(Killed if first == "inline" else UserError):
@@ -221,7 +143,7 @@ def test_it_goes_on_here_what_was_begun_there_and_the_other_way_round(
     assert setup.curves() == want[1]
 
 
-def test_it_goes_on_with_another_number_of_processes(setup: Setup, want: Want) -> None:
+def test_it_goes_on_with_another_number_of_processes(setup: StageTwo, want: Want) -> None:
     setup.killed_at = 5
     with pytest.raises(UserError):
         setup.learn(processes=2)
@@ -233,7 +155,7 @@ def test_it_goes_on_with_another_number_of_processes(setup: Setup, want: Want) -
 
 @pytest.mark.parametrize("number", [0, 3, 7, 9])
 def test_a_connection_that_drops_on_the_way_there_costs_what_was_under_way(
-    setup: Setup, want: Want, monkeypatch: pytest.MonkeyPatch, number: int
+    setup: StageTwo, want: Want, monkeypatch: pytest.MonkeyPatch, number: int
 ) -> None:
     sent: list[str] = []
     with monkeypatch.context() as patch:
@@ -266,7 +188,7 @@ def _fail_writes(patch: pytest.MonkeyPatch, sent: list[str], *, after: int, erro
 
 @pytest.mark.parametrize("later", [0, 2])
 def test_a_disk_that_is_full_there_is_said_and_the_job_goes_on_once_there_is_room(
-    setup: Setup, want: Want, monkeypatch: pytest.MonkeyPatch, later: int
+    setup: StageTwo, want: Want, monkeypatch: pytest.MonkeyPatch, later: int
 ) -> None:
     full = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
     train = trainer.train
@@ -284,7 +206,7 @@ def test_a_disk_that_is_full_there_is_said_and_the_job_goes_on_once_there_is_roo
     assert setup.curves() == want[1]
 
 
-def test_a_result_that_arrives_twice_is_one(setup: Setup, want: Want) -> None:
+def test_a_result_that_arrives_twice_is_one(setup: StageTwo, want: Want) -> None:
     """The run dies after it took the result, before it knew that the stage is done."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("irevla.stages.supervised.complete", _kill)
@@ -302,7 +224,7 @@ def _kill(*args: Any, **options: Any) -> None:
 
 
 def test_what_another_run_of_the_same_has_computed_is_taken(
-    setup: Setup, want: Want, tmp_path: Path
+    setup: StageTwo, want: Want, tmp_path: Path
 ) -> None:
     """The share has the job, done; its submitter died before it took the result."""
     setup.meanwhile = _kill
@@ -315,7 +237,7 @@ def test_what_another_run_of_the_same_has_computed_is_taken(
     assert setup.curves() == want[1]
 
 
-def test_the_wrong_bytes_that_come_back_are_not_installed(setup: Setup, want: Want) -> None:
+def test_the_wrong_bytes_that_come_back_are_not_installed(setup: StageTwo, want: Want) -> None:
     def spoil() -> None:
         progress = json.loads((setup.job / "progress.json").read_text())
         path = setup.job / "files" / progress["files"]["model.safetensors"]
@@ -333,7 +255,7 @@ def test_the_wrong_bytes_that_come_back_are_not_installed(setup: Setup, want: Wa
 
 
 def test_weights_of_another_model_that_come_back_are_not_installed(
-    setup: Setup, want: Want
+    setup: StageTwo, want: Want
 ) -> None:
     def swap(name: str, content: Any) -> None:
         path = setup.job / "progress.json"
@@ -373,7 +295,7 @@ def test_a_made_up_progress_is_refused(progress: Any) -> None:
     assert Progress.read(json.loads(json.dumps(known.to_json()))) == known
 
 
-def test_a_progress_without_files_is_not_installed(setup: Setup, want: Want) -> None:
+def test_a_progress_without_files_is_not_installed(setup: StageTwo, want: Want) -> None:
     setup.killed_at = 3
     made_up = {"updates": 8, "files": {}, "rows": []}
     setup.meanwhile = lambda: _write(setup.job / "progress.json", made_up)
@@ -389,7 +311,7 @@ def _write(path: Path, content: Any) -> None:
     path.write_text(json.dumps(content))
 
 
-def test_another_job_of_that_name_is_refused(setup: Setup) -> None:
+def test_another_job_of_that_name_is_refused(setup: StageTwo) -> None:
     setup.meanwhile = _kill
     with pytest.raises(Killed):
         setup.learn()
@@ -399,7 +321,7 @@ def test_another_job_of_that_name_is_refused(setup: Setup) -> None:
         _ = JobFolder(Share(str(setup.place)), setup.job.name).job
 
 
-def test_what_is_wrong_there_is_said_here(setup: Setup, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_is_wrong_there_is_said_here(setup: StageTwo, monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(*args: Any, **options: Any) -> None:
         raise UserError("there is no such base model here: download it")
 
@@ -413,7 +335,7 @@ def test_what_is_wrong_there_is_said_here(setup: Setup, monkeypatch: pytest.Monk
 # --- What a job is
 
 
-def test_a_job_is_data_without_paths_and_the_same_whoever_computes_it(setup: Setup) -> None:
+def test_a_job_is_data_without_paths_and_the_same_whoever_computes_it(setup: StageTwo) -> None:
     setup.killed_at = 3
     names = []
     for processes in (2, 3):

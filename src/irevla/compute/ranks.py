@@ -105,7 +105,7 @@ def joined(device: str) -> Iterator[tuple[Ranks, torch.device]]:
 
 
 def _own_gpu(local_rank: int) -> torch.device:
-    """Return the GPU of one of this machine's processes. Raises `UserError` where there are less."""
+    """Return the GPU of one of this machine's processes. Raises `UserError` where it has none."""
     count = torch.cuda.device_count()
     if local_rank >= count:
         raise UserError(

@@ -68,8 +68,8 @@ def _resources(processes: int, resource: str, device: str) -> dict[str, float]:
     for name, amount in each.items():
         if there.get(name, 0) < amount * processes:
             raise _Refused(
-                f"the Ray cluster has {there.get(name, 0):g} of {name!r}, and {processes} processes "
-                "need one each: add nodes, or lower compute.processes"
+                f"the Ray cluster has {there.get(name, 0):g} of {name!r}, and {processes} "
+                "processes need one each: add nodes, or lower compute.processes"
             )
     return each
 

@@ -65,6 +65,8 @@ def learn_elsewhere(
     folder = JobFolder.submit(share, job, policy.files())
     results = Results(run, policy, stage, folder)
     results.exchange()
+    if 0 < results.updates < settings.steps:
+        console.print(f"going on from step {results.updates}")
     if results.updates < settings.steps:
         with _set_aside(policy), bar(title, settings.steps) as advance:
             for _ in _looks(run, stage, folder):

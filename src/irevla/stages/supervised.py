@@ -38,7 +38,8 @@ def run_supervised(
     draws = run.draws(stage)
     frames = online.read() if online is not None and len(online) else None
     words = out_of_suite_words(suite)
-    if engine_of(run.config, stage) != "inline":
+    others = engine_of(run.config, stage) != "inline"
+    if others:
         learn_elsewhere(
             run,
             policy,
@@ -51,7 +52,7 @@ def run_supervised(
         )
     mixture = Mixture(expert.read(), frames, run.config.mixture, seed=draws)
     learner = SFT(policy, config, parts=parts, seed=draws, words=words)
-    resume(run.checkpoints, policy, stage, learner)
+    resume(run.checkpoints, policy, stage, learner, silent=others)
 
     def point(metrics: Mapping[str, float], validated: bool) -> None:
         if validated:
