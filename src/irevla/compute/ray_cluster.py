@@ -60,11 +60,10 @@ def _resources(processes: int, resource: str, device: str) -> dict[str, float]:
     import ray
 
     there = ray.cluster_resources()
-    each: dict[str, float] = {"CPU": 1}
+    each: dict[str, float] = {resource: 1} if resource else {}
     if device != "cpu" and (device != "auto" or there.get("GPU")):
         each["GPU"] = 1
-    if resource:
-        each[resource] = 1
+    each["CPU"] = 1
     for name, amount in each.items():
         if there.get(name, 0) < amount * processes:
             raise _Refused(
