@@ -3,6 +3,7 @@
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import numpy as np
 import pytest
@@ -117,3 +118,23 @@ def test_the_order_of_episodes_and_their_numbers_stay(tmp_path: Path) -> None:
     shifted = replace(some, episode=some.episode + 40)
     share = Share(str(tmp_path / "share"))
     assert same(get_frames(share, put_frames(share, shifted), keep=False), shifted)
+
+
+def test_from_a_place_that_is_no_folder_each_episode_comes_once(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    share = Share(f"memory://{uuid4().hex}")
+    read: list[str] = []
+    fetch = Share.read
+
+    def counted(self: Share, name: str, most: int) -> bytes | None:
+        if self.place.startswith("memory"):
+            read.append(name)
+        return fetch(self, name, most)
+
+    monkeypatch.setattr(Share, "read", counted)
+    for episodes, new in ((7, 7), (9, 2)):
+        reference = put_frames(share, frames(episodes))
+        read.clear()
+        assert same(get_frames(share, reference, keep=False), frames(episodes))
+        assert len(read) == new + 1  # and all actions

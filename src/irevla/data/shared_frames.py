@@ -66,11 +66,13 @@ def get_frames(share: Share, reference: Mapping[str, Any], *, keep: bool) -> Fra
         content = share.get(FOLDER, reference["actions"], most=min(size, LARGEST))
         actions = np.frombuffer(content, "<f4").astype(np.float32).reshape(shape[0], -1)
 
+    fetch = share.get if keep else share.get_once
+
     def fill(images: np.ndarray) -> None:
         ends = np.cumsum(lengths)
         for name, length, end in zip(names, lengths, ends, strict=True):
             of_one = images[end - length : end]
-            content = share.get(FOLDER, str(name), most=of_one.nbytes)
+            content = fetch(FOLDER, str(name), most=of_one.nbytes)
             of_one[:] = np.frombuffer(content, np.uint8).reshape(of_one.shape)
 
     if keep:

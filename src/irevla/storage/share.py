@@ -12,9 +12,10 @@ from typing import Any
 from uuid import uuid4
 
 import fsspec
+from fsspec.implementations.local import LocalFileSystem
 
 from irevla.errors import UserError
-from irevla.storage.disk import remedy
+from irevla.storage.disk import cache_dir, remedy
 from irevla.storage.read import LARGEST_TEXT, parse_json
 
 AGAIN = "give the same command again"
@@ -40,6 +41,7 @@ class Share:
                 "see, or install what that kind of URI needs"
             ) from error
         self.place: str = self._fs.unstrip_protocol(self._root)  # whole, for other processes
+        self._is_near = isinstance(self._fs, LocalFileSystem)
 
     def put(self, folder: str, content: bytes) -> str:
         """Write a file; return the sha256 that is its name."""
@@ -62,6 +64,17 @@ class Share:
             raise Damaged(
                 f"{self.place}/{name} was not what its name says, and is deleted; {AGAIN}"
             )
+        return content
+
+    def get_once(self, folder: str, sha256: str, *, most: int) -> bytes:
+        """Return the same, and keep a copy on this machine where the place is not a folder."""
+        if self._is_near:
+            return self.get(folder, sha256, most=most)
+        near = Share(str(cache_dir("share")))
+        with suppress(Damaged):
+            return near.get(folder, sha256, most=most)
+        content = self.get(folder, sha256, most=most)
+        near.put(folder, content)
         return content
 
     def say(self, name: str, document: Any) -> None:
