@@ -261,7 +261,7 @@ def engines(config: Config, folder: Path, *, stage: Stage) -> Any:
     asked: list[Any] = []
 
     def started(settings: Any, module: str, job: Sequence[str], *, log: Path) -> Any:
-        asked.append((settings, Path(job[0]).name))
+        asked.append((settings, Path(job[0]).name, job[2:]))
         raise Told
 
     with pytest.MonkeyPatch.context() as patch:
@@ -643,6 +643,7 @@ SETTINGS: dict[str, Seen] = {
     "compute.stage0": Seen(partial(engines, stage=SFT), "torchrun"),
     "compute.stage2": Seen(partial(engines, stage=TURN.then("sl")), "torchrun"),
     "compute.processes": Seen(partial(engines, stage=SFT), 2, TORCHRUN),
+    "compute.shard": Seen(partial(engines, stage=SFT), True, TORCHRUN),
     "compute.share": Seen(partial(engines, stage=SFT), "elsewhere", TORCHRUN),
     "compute.ray_address": Seen(partial(engines, stage=SFT), "10.0.0.1:6379", RAY),
     "compute.ray_resource": Seen(partial(engines, stage=SFT), "remote", RAY),

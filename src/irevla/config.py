@@ -397,6 +397,7 @@ class ComputeConfig:
     stage0: str = "inline"  # inline (this process), torchrun (several of this machine), or ray
     stage2: str = "inline"  # the same: inline, torchrun or ray (a cluster, see docs/scale-out.md)
     processes: int = 1  # of a stage that is not inline; each batch is shared out among them
+    shard: bool = False  # keep a part of a large VLM's frozen weights on each process (FSDP2)
     share: str = ""  # folder or fsspec URI that all machines see; empty: in ~/.cache/irevla
     ray_address: str = "auto"  # of the cluster; auto: the one that this machine is a node of
     ray_resource: str = ""  # custom resource of the nodes that train, one a process; empty: any
@@ -417,11 +418,11 @@ class ComputeConfig:
             "compute.share must have no user or password: let them be in the environment",
         )
         idle = self.engines == {"inline"}
-        own = ComputeConfig.processes, ComputeConfig.share
+        own = ComputeConfig.processes, ComputeConfig.shard, ComputeConfig.share
         _check(
-            not idle or (self.processes, self.share) == own,
-            "compute.processes and compute.share are for torchrun and ray: choose one as "
-            "compute.stage2 or compute.stage0, or leave them out",
+            not idle or (self.processes, self.shard, self.share) == own,
+            "compute.processes, compute.shard and compute.share are for torchrun and ray: choose "
+            "one as compute.stage2 or compute.stage0, or leave them out",
         )
         own_ray = ComputeConfig.ray_address, ComputeConfig.ray_resource
         _check(

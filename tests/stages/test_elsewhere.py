@@ -193,10 +193,10 @@ def test_a_disk_that_is_full_there_is_said_and_the_job_goes_on_once_there_is_roo
     full = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
     train = trainer.train
 
-    def with_full_disk(*args: Any) -> None:
+    def with_full_disk(*args: Any, **options: Any) -> None:
         with pytest.MonkeyPatch.context() as patch:
             _fail_writes(patch, [], after=later, error=full)
-            train(*args)
+            train(*args, **options)
 
     with monkeypatch.context() as patch:
         patch.setattr(trainer, "train", with_full_disk)
@@ -364,8 +364,9 @@ def test_which_processes_are_asked_for() -> None:
     ("settings", "complaint"),
     [
         ({"stage2": "rya"}, "unknown engine 'rya'; did you mean 'ray'"),
-        ({"processes": 2}, "compute.processes and compute.share are for torchrun and ray"),
-        ({"share": "/mnt"}, "compute.processes and compute.share are for torchrun and ray"),
+        ({"processes": 2}, "compute.shard and compute.share are for torchrun and ray"),
+        ({"shard": True}, "compute.shard and compute.share are for torchrun and ray"),
+        ({"share": "/mnt"}, "compute.shard and compute.share are for torchrun and ray"),
         ({"stage2": "torchrun", "ray_address": "a:1"}, "ray_resource are for ray"),
         ({"stage2": "torchrun", "processes": 0}, "compute.processes must be positive"),
         ({"stage2": "ray", "share": "s3://me:secret@bucket"}, "no user or password"),

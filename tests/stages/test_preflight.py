@@ -98,6 +98,12 @@ def test_a_cluster_needs_the_package_that_reaches_it(monkeypatch: pytest.MonkeyP
         preflight(Config(suite="pointmass", compute=ComputeConfig(stage2="ray")))
 
 
+def test_a_small_vlm_is_not_shared_out() -> None:
+    compute = ComputeConfig(stage2="torchrun", processes=2, shard=True)
+    with pytest.raises(UserError, match=r"compute.shard is for a VLM of transformers with LoRA"):
+        preflight(Config(suite="pointmass", compute=compute))
+
+
 def test_a_method_that_begins_anew_takes_no_policy(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="leave from_checkpoint out"):
         Config(method="scratch", from_checkpoint=str(tmp_path))

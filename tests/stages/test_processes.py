@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from irevla.config import LoRAConfig, ModelConfig
 from irevla.errors import UserError
 from irevla.models.policy import VLAPolicy
 from stage_two import CONFIG, StageTwo
@@ -51,6 +52,27 @@ def test_two_processes_give_the_same_weights(tmp_path: Path, want: VLAPolicy) ->
     stage = StageTwo(tmp_path, LONG)
     assert far(stage.learn("torchrun", processes=2), want) < 1e-5
     assert [row["step"] for row in stage.curves()] == [25, 50, 75, 100, 125, 150]
+
+
+@pytest.mark.parametrize("family", ["llava", "blip2-opt"])
+def test_a_large_vlm_of_which_each_has_a_part_learns_the_same(tmp_path: Path, family: str) -> None:
+    pytest.importorskip("transformers")
+    pytest.importorskip("peft")
+    from vlm_families import save
+
+    vlm = str(save(family, tmp_path / "vlm"))
+    model = ModelConfig(vlm=vlm, lora=LoRAConfig(rank=4), head_groups=4, head_hidden=8)
+    config = replace(LONG, model=model, sl=replace(LONG.sl, steps=12, validate_every=4))
+    shared = StageTwo(tmp_path / "shared", config)
+    policy = shared.learn("torchrun", processes=2, shard=True)
+    whole = StageTwo(tmp_path / "whole", config).learn("inline")
+    for name, content in whole.files().items():
+        if name.endswith(".safetensors"):
+            found = policy.files()[name]
+            assert found.keys() == content.keys()
+            learnt = [key for key in content if "score.0.bias" not in key]
+            gaps = {key: float((content[key] - found[key]).abs().max()) for key in learnt}
+            assert max(gaps.values()) < 1e-5, gaps
 
 
 @pytest.mark.parametrize("rank", [0, 1])

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, distributed, nn
+from torch.distributed.fsdp import fully_shard
 
 from irevla.compute.device import find_device
 from irevla.errors import UserError
@@ -75,6 +76,21 @@ class Ranks:
             find_unused_parameters=True,
             init_sync=False,  # all read the same files: a frozen VLM of gigabytes need not travel
         )
+
+    def share_weights(self, module: nn.Module) -> None:
+        """Let each process keep a part of the frozen weights of `module`, layer by layer (FSDP2).
+
+        A layer's are brought together while it computes. What is trainable stays whole on each.
+        Afterwards each call of `module` and of what it is part of is one of all processes.
+        """
+        if self.size == 1:
+            return
+        whole = {each for each in module.parameters() if each.requires_grad}
+        lists = [each for each in module.modules() if isinstance(each, nn.ModuleList)]
+        layers = [layer for each in reversed(lists) for layer in each]  # inner ones first
+        for part in (*layers, module):
+            if set(part.parameters()) - whole:
+                fully_shard(part, ignored_params=whole)
 
 
 ALONE = Ranks()

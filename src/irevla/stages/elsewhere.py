@@ -21,7 +21,7 @@ from irevla.models.policy import VLAPolicy
 from irevla.progress import bar, console
 from irevla.runs.run import Run
 from irevla.stages.fit import note
-from irevla.stages.job import Job, JobFolder
+from irevla.stages.job import SHARD, Job, JobFolder
 from irevla.storage.checkpoint import series_name
 from irevla.storage.disk import cache_dir
 from irevla.storage.read import shaped
@@ -134,6 +134,8 @@ class Results:
 def _looks(run: Run, stage: Stage, folder: JobFolder) -> Iterator[None]:
     """Let the engine of `stage` compute the job; yield now and then until it has ended."""
     job = [folder.share.place, folder.name]
+    if run.config.compute.shard:
+        job.append(SHARD)
     with engine.started(
         engine_settings(run.config, stage), TRAINER, job, log=log_of(run)
     ) as process:

@@ -32,6 +32,7 @@ from irevla.tasks import Parts
 
 FORMAT = "irevla-job-1"
 NAMES = r"\w+\.(safetensors|json)"  # of the files of a checkpoint
+SHARD = "shard"  # what a trainer is told beside a job, where it is to keep a part of the VLM
 LARGEST_FILE = 1 << 38  # bytes of a policy's file
 
 

@@ -5,6 +5,7 @@ and sha256 of each. It is written aside as `.NAME.new`, every file fsynced, and 
 so a directory without a dot in front is always a whole one.
 """
 
+import glob
 import hashlib
 import json
 import re
@@ -128,9 +129,10 @@ class Checkpoints:
         return None
 
     def drop(self, prefix: str) -> None:
-        """Delete the whole series, once its stage is done."""
+        """Delete the whole series, once its stage is done, and what a kill left of one."""
         for path in self._series(prefix):
             _remove(path)
+        _discard(*self.root.glob(f".{glob.escape(prefix)}-*.new"))
 
     def _series(self, prefix: str) -> list[Path]:
         """Return the checkpoints of one series, newest first."""
