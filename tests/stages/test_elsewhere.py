@@ -265,7 +265,11 @@ def test_weights_of_another_model_that_come_back_are_not_installed(
         progress["files"][name] = share.put(f"jobs/{setup.job.name}/files", data)
         path.write_text(json.dumps(progress))
 
-    others = {"model.safetensors": {"weight": torch.zeros(3)}, "learner.json": {"updates": 7}}
+    others = {
+        "model.safetensors": {"weight": torch.zeros(3)},
+        "learner.json": {"updates": 7, "skipped": 0},
+        "optimizer.safetensors": {"x.exp_avg": torch.zeros(3)},
+    }
     for name, content in others.items():
         setup.meanwhile = lambda name=name, content=content: swap(name, content)
         with pytest.raises(UserError, match="came back of sl:left-disc-new is damaged"):
@@ -283,6 +287,7 @@ def test_weights_of_another_model_that_come_back_are_not_installed(
         {"updates": 8, "files": {"model.safetensors": "../job.json"}, "rows": []},
         {"updates": 8, "files": {}, "rows": [{"step": "eight"}]},
         {"updates": 8, "files": {}, "rows": [{"loss": 1.0}]},
+        {"updates": 8, "files": {}, "rows": [{"step": 2, "stage": 1}]},
         {"updates": "8", "files": {}, "rows": []},
         {"updates": 8, "files": []},
         [],

@@ -5,7 +5,7 @@ written. So the stage goes on from them here or elsewhere, with as many processe
 """
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -17,8 +17,9 @@ from irevla.config import Config
 from irevla.data.episodes import Frames
 from irevla.data.shared_frames import put_frames
 from irevla.errors import UserError
+from irevla.learners.sft import SFT
 from irevla.models.policy import VLAPolicy
-from irevla.progress import bar, console
+from irevla.progress import Advance, bar, console
 from irevla.runs.run import Run
 from irevla.stages.fit import note
 from irevla.stages.job import SHARD, Job, JobFolder
@@ -37,55 +38,71 @@ LOG = "trainer.log"  # in the run's directory: what the other processes print
 def learn_elsewhere(
     run: Run,
     policy: VLAPolicy,
+    learner: SFT,
     stage: Stage,
     parts: Parts,
     *,
     title: str,
-    words: Sequence[str],
     expert: Frames,
     online: Frames | None,
 ) -> None:
-    """Let other processes take the steps of `stage`; then its last checkpoint is in the run.
+    """Let other processes take the steps of `learner`; then its last checkpoint is in the run.
 
     Raises `UserError` where they could not; the same call goes on from where they came to.
     """
     share = Share(run.config.compute.share or str(cache_dir("share")))
-    settings = run.config.sft if stage.kind == "sft" else run.config.sl
     job = Job(
         parts=parts,
-        seed=run.draws(stage),
-        sft=settings,
+        seed=learner.seed,
+        sft=learner.config,
         mixture=run.config.mixture,
-        words=tuple(words),
+        words=tuple(learner.words),
         device=run.config.device,
         threads=run.config.threads,
         expert=put_frames(share, expert),
         online=put_frames(share, online) if online else None,
     )
     folder = JobFolder.submit(share, job, policy.files())
-    results = Results(run, policy, stage, folder)
+    results = Results(run, policy, learner, stage, folder)
     results.exchange()
-    if 0 < results.updates < settings.steps:
-        console.print(f"going on from step {results.updates}")
-    if results.updates < settings.steps:
-        with _set_aside(policy), bar(title, settings.steps) as advance:
-            for _ in _looks(run, stage, folder):
-                with suppress(UserError):  # newer by now, or out of reach: at the next look
-                    results.take()
-                advance(results.step, note(results.metrics))
-            results.take()
-            advance(results.step, note(results.metrics))
-    if results.updates < settings.steps:
+    steps = learner.config.steps
+    if results.updates < steps:
+        if results.updates:
+            console.print(f"going on from step {results.updates}")
+        with _set_aside(policy), bar(title, steps) as advance:
+            _compute(run, stage, folder, results, advance)
+    if results.updates < steps:
         raise _fault(run, stage, folder, results.updates)
     folder.drop()
+
+
+def _compute(
+    run: Run, stage: Stage, folder: JobFolder, results: "Results", advance: Advance
+) -> None:
+    """Let the engine of `stage` compute the job, and take what comes back until it has ended."""
+    job = [folder.share.place, folder.name]
+    if run.config.compute.shard:
+        job.append(SHARD)
+    settings = engine_settings(run.config, stage)
+    with engine.started(settings, TRAINER, job, log=log_of(run)) as process:
+        while process.poll() is None:
+            with suppress(UserError):  # newer by now, or out of reach: at the next look
+                results.take()
+            advance(results.step, note(results.metrics))
+            time.sleep(POLL)
+    results.take()
+    advance(results.step, note(results.metrics))
 
 
 class Results:
     """What comes back of a job: checkpoints and points of the curves, to where a run has them."""
 
-    def __init__(self, run: Run, policy: VLAPolicy, stage: Stage, folder: JobFolder) -> None:
+    def __init__(
+        self, run: Run, policy: VLAPolicy, learner: SFT, stage: Stage, folder: JobFolder
+    ) -> None:
         self._run = run
         self._policy = policy
+        self._learner = learner
         self._stage = stage
         self._folder = folder
         found = run.checkpoints.newest(stage.folder)
@@ -122,26 +139,14 @@ class Results:
         files = self._folder.load(progress.files)
         try:
             self._policy.load_files(files)
-            with shaped(LEARNER):
-                if files[LEARNER]["updates"] != progress.updates:
+            with shaped("its optimizer"):
+                self._learner.load_state(files)
+                if self._learner.updates != progress.updates:
                     raise ValueError(f"it is not of step {progress.updates}")
         except UserError as error:
             raise Damaged(f"what came back of {self._stage.name} is damaged: {error}") from error
         self._run.checkpoints.save(series_name(self._stage.folder, progress.updates), files)
         self.updates = progress.updates
-
-
-def _looks(run: Run, stage: Stage, folder: JobFolder) -> Iterator[None]:
-    """Let the engine of `stage` compute the job; yield now and then until it has ended."""
-    job = [folder.share.place, folder.name]
-    if run.config.compute.shard:
-        job.append(SHARD)
-    with engine.started(
-        engine_settings(run.config, stage), TRAINER, job, log=log_of(run)
-    ) as process:
-        while process.poll() is None:
-            yield
-            time.sleep(POLL)
 
 
 def engine_of(config: Config, stage: Stage) -> str:

@@ -96,7 +96,7 @@ class Progress:
 
 def _is_point(row: Any) -> bool:
     numbers = isinstance(row, dict) and all(type(each) in (int, float) for each in row.values())
-    return numbers and type(row.get("step")) is int
+    return numbers and type(row.get("step")) is int and not {"stage", "time"} & row.keys()
 
 
 class JobFolder:
@@ -119,8 +119,10 @@ class JobFolder:
         hashes = {name: hashlib.sha256(each).hexdigest() for name, each in contents.items()}
         text = replace(job, policy=hashes).to_text().encode()
         folder = JobFolder(share, hashlib.sha256(text).hexdigest())
-        for content in contents.values():
-            share.put(folder._files, content)
+        there = share.sizes(folder._files)
+        for name, content in contents.items():
+            if there.get(hashes[name]) != len(content):
+                share.put(folder._files, content)
         share.write(f"{folder._root}/job.json", text)
         share.remove(f"{folder._root}/failure.json")
         return folder

@@ -38,20 +38,20 @@ def run_supervised(
     draws = run.draws(stage)
     frames = online.read() if online is not None and len(online) else None
     words = out_of_suite_words(suite)
+    mixture = Mixture(expert.read(), frames, run.config.mixture, seed=draws)
+    learner = SFT(policy, config, parts=parts, seed=draws, words=words)
     others = engine_of(run.config, stage) != "inline"
     if others:
         learn_elsewhere(
             run,
             policy,
+            learner,
             stage,
             parts,
             title=_title(stage),
-            words=words,
             expert=expert.read(),
             online=frames,
         )
-    mixture = Mixture(expert.read(), frames, run.config.mixture, seed=draws)
-    learner = SFT(policy, config, parts=parts, seed=draws, words=words)
     resume(run.checkpoints, policy, stage, learner, silent=others)
 
     def point(metrics: Mapping[str, float], validated: bool) -> None:
