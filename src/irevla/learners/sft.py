@@ -79,7 +79,7 @@ class SFT:
             group["lr"] = lr
         generator = torch.Generator().manual_seed(draw_seed(self.seed, "augment", self.updates))
         changed = augment(
-            batch.observation,
+            batch.observation.to(self.device),  # large images take long on a CPU
             self.config.augment,
             words=self.words,
             generator=generator,
