@@ -390,6 +390,55 @@ class EvalConfig:
         _not_negative(self, "eval.", "interim", "seed")
 
 
+ENGINES = ("inline", "torchrun", "ray")
+"""Who starts the processes of a supervised stage: nobody, this machine, or a cluster."""
+
+
+@dataclass(frozen=True)
+class ComputeConfig:
+    """Where the supervised stages are computed: in this process, in several, or on a cluster.
+
+    A run may go on with other ones.
+    """
+
+    stage0: str = "inline"  # inline (this process), torchrun (several of this machine), or ray
+    stage2: str = "inline"  # the same: inline, torchrun or ray (a cluster, see docs/scale-out.md)
+    processes: int = 1  # of a stage that is not inline; each batch is shared out among them
+    shard: bool = False  # keep a part of a large VLM's frozen weights on each process (FSDP2)
+    share: str = ""  # folder or fsspec URI that all machines see; empty: in ~/.cache/irevla
+    ray_address: str = "auto"  # of the cluster; auto: the one that this machine is a node of
+    ray_resource: str = ""  # custom resource of the nodes that train, one a process; empty: any
+
+    @property
+    def engines(self) -> set[str]:
+        """Those in use."""
+        return {self.stage0, self.stage2}
+
+    def __post_init__(self) -> None:
+        for engine in (self.stage0, self.stage2):
+            if engine not in ENGINES:
+                raise unknown("engine", engine, ENGINES)
+        _positive(self, "compute.", "processes")
+        _at_most(self, "compute.", processes=4096)
+        _check(
+            "@" not in self.share.partition("://")[2].partition("/")[0],
+            "compute.share must have no user or password: let them be in the environment",
+        )
+        idle = self.engines == {"inline"}
+        own = ComputeConfig.processes, ComputeConfig.shard, ComputeConfig.share
+        _check(
+            not idle or (self.processes, self.shard, self.share) == own,
+            "compute.processes, compute.shard and compute.share are for torchrun and ray: choose "
+            "one as compute.stage2 or compute.stage0, or leave them out",
+        )
+        own_ray = ComputeConfig.ray_address, ComputeConfig.ray_resource
+        _check(
+            "ray" in self.engines or (self.ray_address, self.ray_resource) == own_ray,
+            "compute.ray_address and compute.ray_resource are for ray: choose it as "
+            "compute.stage2 or compute.stage0, or leave them out",
+        )
+
+
 @dataclass(frozen=True)
 class Method:
     """A row of the paper's table I or figure 5, or a control, as data: what each stage trains."""
@@ -444,6 +493,7 @@ class Config:
     sl: SFTConfig = field(default_factory=lambda: SFTConfig(steps=800, lr=5e-4))  # stage 2
     mixture: MixtureConfig = field(default_factory=MixtureConfig)  # of both
     eval: EvalConfig = field(default_factory=EvalConfig)
+    compute: ComputeConfig = field(default_factory=ComputeConfig)  # of stages 0 and 2
 
     @property
     def discrete_gripper(self) -> bool:
@@ -469,6 +519,12 @@ class Config:
             f"method {self.method} makes a new policy for each task: leave from_checkpoint out",
         )
         _positive(self, "", "threads")
+        for engine, group in ((self.compute.stage0, self.sft), (self.compute.stage2, self.sl)):
+            _check(
+                engine == "inline" or self.compute.processes <= group.batch,
+                f"{self.compute.processes} processes cannot share batches of {group.batch}: lower "
+                "compute.processes",
+            )
         _check(0 <= self.seed < 1000, f"seed must be in 0..999, not {self.seed}")
         _check(
             1 <= self.rounds <= MOST_ROUNDS,

@@ -24,7 +24,6 @@ import os
 import signal
 import sys
 import threading
-import time
 import traceback
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -37,6 +36,7 @@ import gymnasium as gym
 import numpy as np
 from jaxtyping import Bool, Float32, UInt8
 
+from irevla.compute.processes import outlive_nobody
 from irevla.config import EnvConfig
 from irevla.envs.suite import Authorization, Suite, load_suite
 from irevla.errors import UserError
@@ -305,13 +305,6 @@ def _make_pool(greeting: dict[str, Any], memory: int) -> EnvPool:
 
 def _report(connection: Connection, text: str, *, user: bool) -> None:
     connection.send_bytes(json.dumps({"error": text, "user": user}).encode())
-
-
-def outlive_nobody(parent: int) -> None:
-    """Exit with the driver, even when it was killed while an environment hangs and nobody reads."""
-    while os.getppid() == parent:
-        time.sleep(1)
-    os._exit(1)
 
 
 def _leave(number: int, frame: FrameType | None) -> None:

@@ -411,21 +411,31 @@ class VLAPolicy(nn.Module):
         folder = locate(path, revision=revision)
         files = read_policy(folder)
         try:
-            what = parse(files)
-            policy = build_policy(
-                what.model,
-                action_dim=what.action_dim,
-                image_size=what.image_size,
-                state_dim=what.state_dim,
-                cameras=what.cameras,
-                device=device,
-            )
-            policy.load_files(files)
-            policy.discrete_gripper = what.discrete_gripper
-            if what.fingerprint is not None and not accept_difference:
-                check_same(what.fingerprint, policy.fingerprint())
+            return VLAPolicy.from_files(files, device=device, accept_difference=accept_difference)
         except UserError as error:
             raise UserError(f"cannot load the policy {folder}: {error}") from error
+
+    @staticmethod
+    def from_files(
+        files: Mapping[str, Any],
+        *,
+        device: torch.device | str = "cpu",
+        accept_difference: bool = False,
+    ) -> "VLAPolicy":
+        """Return the policy that is saved as `files`, ready to act: see `from_pretrained`."""
+        what = parse(files)
+        policy = build_policy(
+            what.model,
+            action_dim=what.action_dim,
+            image_size=what.image_size,
+            state_dim=what.state_dim,
+            cameras=what.cameras,
+            device=device,
+        )
+        policy.load_files(files)
+        policy.discrete_gripper = what.discrete_gripper
+        if what.fingerprint is not None and not accept_difference:
+            check_same(what.fingerprint, policy.fingerprint())
         return policy.eval()
 
 

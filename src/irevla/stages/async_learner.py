@@ -31,9 +31,9 @@ from torch import Tensor
 from torch.nn.utils import parameters_to_vector
 
 from irevla.compute.device import find_device
+from irevla.compute.processes import outlive_nobody
 from irevla.data.replay import reopen
 from irevla.envs.processes import memory_folder, spawn
-from irevla.envs.worker import outlive_nobody
 from irevla.errors import UserError
 from irevla.learners.optim import Means
 from irevla.learners.sac import SAC

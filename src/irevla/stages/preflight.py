@@ -23,7 +23,15 @@ def preflight(config: Config) -> tuple[Suite, TaskLists]:
     suite.check_senses(config.env)
     if suite.real_arm is not None:
         _check_real_arm(suite, config)
-    check_model(_starting_model(config, suite), find_device(config.device))
+    model = _starting_model(config, suite)
+    check_model(model, find_device(config.device))
+    if config.compute.shard and (not model.pretrained or not model.lora.rank or model.quantize):
+        raise UserError(
+            "compute.shard is for a VLM of transformers with LoRA (--model.lora.rank) that is not "
+            "quantized: leave it out"
+        )
+    if "ray" in config.compute.engines and find_spec("ray") is None:
+        raise UserError("there is no Ray here: pip install 'irevla[ray]', or choose torchrun")
     if config.eval.videos and find_spec("av") is None:
         raise UserError("videos need PyAV: pip install 'irevla[report]', or --eval.no-videos")
     tasks = suite.task_lists(config)
