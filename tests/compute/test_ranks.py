@@ -60,20 +60,11 @@ from irevla.compute import engine
 with engine.started(engine.torchrun(2), "sleeps", sys.argv[1:], log=Path(sys.argv[1]) / "log"):
     time.sleep(100)
 """
-SLEEPER = """
-import os, sys, threading, time
-from pathlib import Path
-from irevla.compute.processes import outlive_nobody
-threading.Thread(target=outlive_nobody, args=(os.getppid(),), daemon=True).start()
-(Path(sys.argv[1]) / f"pid-{os.getpid()}").touch()
-time.sleep(100)
-"""
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])
 def test_no_process_outlives_the_one_that_wants_its_work(tmp_path: Path, number: int) -> None:
-    (tmp_path / "sleeps.py").write_text(SLEEPER)
-    path = os.pathsep.join([str(tmp_path), *sys.path])
+    path = os.pathsep.join(sys.path)
     command = [sys.executable, "-c", SUBMITTER, str(tmp_path)]
     submitter = subprocess.Popen(
         command, env={**os.environ, "PYTHONPATH": path}, stderr=subprocess.DEVNULL

@@ -322,8 +322,10 @@ def test_another_job_of_that_name_is_refused(setup: StageTwo) -> None:
         setup.learn()
     path = setup.job / "job.json"
     path.write_text(path.read_text().replace('"batch": 6', '"batch": 5'))
-    with pytest.raises(Damaged, match="missing or another"):
+    with pytest.raises(Damaged, match=r"is another; give the same command again"):
         _ = JobFolder(Share(str(setup.place)), setup.job.name).job
+    with pytest.raises(Damaged, match=r"is not in .*: let compute.share name a place that all mac"):
+        _ = JobFolder(Share(str(setup.root / "other")), setup.job.name).job
 
 
 def test_what_is_wrong_there_is_said_here(setup: StageTwo, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -19,7 +19,7 @@ from irevla.models.policy import VLAPolicy
 from stage_two import CONFIG, StageTwo
 from two_ranks import differences
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
 
 PATIENCE = 100.0  # seconds
 LONG = replace(

@@ -13,6 +13,7 @@ import pytest
 import torch
 
 from irevla.cli.main import main
+from irevla.compute import engine
 from irevla.errors import UserError
 from irevla.models.policy import VLAPolicy
 from irevla.storage.journal import Journal
@@ -45,7 +46,8 @@ def _cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[Any]:
     """A head that is "local", and three nodes that are "remote"."""
-    path = os.pathsep.join([str(Path(__file__).parents[2] / "src"), os.environ["PYTHONPATH"]])
+    places = [Path(__file__).parents[2] / "src", Path(__file__).parents[1]]
+    path = os.pathsep.join([*map(str, places), os.environ.get("PYTHONPATH", "")])
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PYTHONPATH", path)
         patch.setenv("RAY_USAGE_STATS_ENABLED", "0")
@@ -132,3 +134,25 @@ def test_what_a_cluster_has_not_is_said_in_one_line(cluster: Any, tmp_path: Path
         stage.learn("ray", processes=6, ray_address=cluster.address, ray_resource="remote")
     with pytest.raises(UserError, match=r"no Ray cluster answers at compute.ray_address '127.0.0"):
         stage.learn("ray", ray_address="127.0.0.1:9")
+
+
+def test_a_share_that_a_node_does_not_see_is_said_in_one_line(cluster: Any, tmp_path: Path) -> None:
+    nowhere = [str(tmp_path / "nowhere"), "0" * 64]
+    settings = engine.ray(1, address=cluster.address, resource="remote", device="cpu")
+    log = tmp_path / "log"
+    with engine.started(settings, "irevla.stages.trainer", nowhere, log=log) as process:
+        assert process.wait(PATIENCE) == 2
+    assert "let compute.share name a place that all machines see" in engine.last_word(log)
+
+
+def test_no_process_outlives_the_one_that_wants_its_work(cluster: Any, tmp_path: Path) -> None:
+    before = set(_workers())
+    settings = engine.ray(1, address=cluster.address, resource="remote", device="cpu")
+    deadline = time.monotonic() + PATIENCE
+    with engine.started(settings, "sleeps", [str(tmp_path)], log=tmp_path / "log") as process:
+        while not list(tmp_path.glob("pid-*")):
+            assert time.monotonic() < deadline and process.poll() is None
+            time.sleep(0.1)
+    while set(_workers()) - before:
+        assert time.monotonic() < deadline, "it is still there"
+        time.sleep(0.1)

@@ -9,11 +9,13 @@ import importlib
 import socket
 import sys
 import threading
+import traceback
 from tempfile import TemporaryDirectory
 from typing import Any
 
 from irevla.compute.engine import REFUSED
 from irevla.compute.processes import outlive_nobody
+from irevla.errors import UserError
 
 RESTARTS = 3  # of all processes, after one was lost
 WAIT = 20.0  # seconds for a cluster to answer
@@ -28,6 +30,8 @@ def main() -> None:
     ARGUMENT ...`."""
     parent, processes, address, resource, device, module, *arguments = sys.argv[1:]
     threading.Thread(target=outlive_nobody, args=(int(parent),), daemon=True).start()
+    from ray.train import TrainingFailedError
+
     try:
         _connect(address)
         each = _resources(int(processes), resource, device)
@@ -35,8 +39,14 @@ def main() -> None:
         print(f"{REFUSED}{error}", file=sys.stderr)
         sys.exit(2)
     settings = {"module": module, "arguments": arguments}
-    with TemporaryDirectory() as notes:  # Ray Train's own; ours are in the share
-        _train(settings, int(processes), each, notes)
+    try:
+        with TemporaryDirectory() as notes:  # Ray Train's own; ours are in the share
+            _train(settings, int(processes), each, notes)
+    except TrainingFailedError as error:
+        traceback.print_exception(error)
+        for reason in _reasons(error):
+            print(f"{REFUSED}{reason}", file=sys.stderr)
+        sys.exit(2)
 
 
 def _connect(address: str) -> None:
@@ -87,6 +97,13 @@ def _train(settings: dict[str, Any], processes: int, each: dict[str, float], not
             storage_path=notes, failure_config=FailureConfig(max_failures=RESTARTS)
         ),
     ).fit()
+
+
+def _reasons(error: Any) -> list[str]:
+    """Return what processes have said that a user can mend."""
+    failures = getattr(error, "worker_failures", {}).values()
+    causes = [getattr(each, "cause", each) for each in failures]
+    return [str(cause) for cause in causes if isinstance(cause, UserError)]
 
 
 def _work(settings: dict[str, Any]) -> None:

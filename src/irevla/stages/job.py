@@ -20,6 +20,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
+from socket import gethostname
 from typing import Any
 
 from irevla import config_io
@@ -131,8 +132,13 @@ class JobFolder:
     def job(self) -> Job:
         """The job itself. Raises `UserError` where it is not the one of that name."""
         text = self.share.read(f"{self._root}/job.json", LARGEST_TEXT)
-        if text is None or hashlib.sha256(text).hexdigest() != self.name:
-            raise Damaged(f"job {self.name} in {self.share.place} is missing or another; {AGAIN}")
+        if text is None:
+            raise Damaged(
+                f"job {self.name} is not in {self.share.place} on {gethostname()}: let "
+                "compute.share name a place that all machines see"
+            )
+        if hashlib.sha256(text).hexdigest() != self.name:
+            raise Damaged(f"job {self.name} in {self.share.place} is another; {AGAIN}")
         return Job.of_text(text)
 
     def load(self, files: Mapping[str, str]) -> dict[str, Any]:

@@ -23,6 +23,7 @@ from irevla.errors import UserError
 from irevla.learners.sft import SFT
 from irevla.models.files import parse, peft_root
 from irevla.models.fingerprint import check_same
+from irevla.models.lora import lora_layers
 from irevla.models.policy import VLAPolicy
 from irevla.stages.fit import fit
 from irevla.stages.job import SHARD, JobFolder
@@ -76,6 +77,8 @@ def _sharded(
     policy.trainable(parts)
     ranks.share_weights(policy.get_submodule(peft_root(policy.vlm)))
     policy.to(device)
+    for layer in lora_layers(policy.vlm):  # as where it is built on the device: see `add_lora`
+        layer.cast_input_dtype_enabled = device.type != "cuda"
     known = parse(files).fingerprint
     if known is not None:
         check_same(known, policy.fingerprint())
