@@ -11,6 +11,7 @@ from jaxtyping import Float32
 from irevla.config import EnvConfig, ExpertConfig
 from irevla.data.demonstrated import Demonstrated, Wanted
 from irevla.data.episodes import EpisodeStore, ExpertDataset
+from irevla.data.fetched import dataset_folder
 from irevla.data.lerobot import EpisodeInfo
 from irevla.data.store_spec import StoreSpec, is_ours
 from irevla.envs.suite import PERSON, ActionRange, Authorization, Suite
@@ -57,7 +58,7 @@ def open_demonstrations(
 
     Raises `UserError` with the remedy where it does not fit them. Nothing is decoded or written.
     """
-    root = Path(config.dataset)
+    root = dataset_folder(config.dataset, env.cameras or [config.camera] * bool(config.camera))
     if is_ours(root):
         if config.camera or config.stride != 1:
             raise UserError(
