@@ -109,7 +109,7 @@ def test_noise_is_refused_where_a_person_is_beside_the_arm(
         )
     # What `irevla collect panda` begins with.
     assert find_preset("panda").expert.noisy_fraction == 0
-    size = {"n": 1, "image_size": 64, "action_dim": 7}
+    size = {"n": 1, "image_size": 64, "action_dim": 7, "state_dim": 0, "cameras": 1}
     memory = mmap.mmap(-1, SharedBuffers.nbytes(**size))
     pool = EnvPool(PANDA, config, SharedBuffers.on(memory, **size))
     with pytest.raises(UserError, match="which noise would shake"):

@@ -72,7 +72,13 @@ def test_what_a_person_shows_is_labelled_as_done() -> None:
     env, _ = slow_env()
     env.cell.teleop.hand = FORTH  # type: ignore[attr-defined]
     suite = replace(PANDA, make=lambda task, config: env, real_arm=None)
-    size = {"n": 1, "image_size": CONFIG.image_size, "action_dim": 7}
+    size = {
+        "n": 1,
+        "image_size": CONFIG.image_size,
+        "action_dim": 7,
+        "state_dim": 0,
+        "cameras": 1,
+    }
     buffers = SharedBuffers.on(mmap.mmap(-1, SharedBuffers.nbytes(**size)), **size)
     pool = EnvPool(suite, CONFIG, buffers)
     pool.obey({"begin": [vars(Job("pick-carrot", 0))]})

@@ -50,6 +50,7 @@ STARVED = (
     "s old",
     "a command failed",
     "has given no image for",
+    "nobody watches the arm",
 )  # what a machine without time for the simulator looks like
 
 
