@@ -179,10 +179,17 @@ def ticking(number: list[int]) -> np.ndarray:
 
 
 def test_a_camera_shows_the_part_that_is_used() -> None:
-    half = np.zeros((4, 8, 3), np.uint8)
-    half[:, 4:] = 200
-    camera = Streaming("front", lambda: half, lambda: None, crop=(0.5, 0.0, 1.0, 1.0))
-    assert camera.read().shape == (4, 4, 3) and (camera.read() == 200).all()
+    number = [0]
+
+    def grab() -> np.ndarray:
+        image = ticking(number)
+        image[:, 4:] = 200 + number[0] % 2
+        image[:, :4] = 0
+        return image
+
+    camera = Streaming("front", grab, lambda: None, crop=(0.5, 0.0, 1.0, 1.0))
+    image = camera._newest
+    assert image is not None and image[1].shape == (4, 4, 3) and image[1].min() >= 200
     camera.close()
 
 
