@@ -19,6 +19,7 @@ import numpy as np
 import pytest
 import torch
 from recorded import IMAGES, VIDEOS
+from two_cameras import TWO
 
 from irevla import algorithm
 from irevla.compute import engine
@@ -129,7 +130,7 @@ def environments(config: Config, folder: Path) -> Any:
     """How an environment looks and moves, and how long nothing may happen in it."""
     lengths = []
     for settings in (config.env, config.env.for_training()):
-        env = POINTMASS.make("left-disc", settings)
+        env = TWO.make("left-disc", settings)
         image, _ = env.reset(seed=0)
         ended = False
         length = 0
@@ -139,7 +140,7 @@ def environments(config: Config, folder: Path) -> Any:
         lengths.append(length)
     env.reset(seed=0)
     moved = env.step(env.unwrapped.expert_action())[0]
-    return image.shape, lengths, moved.tolist()
+    return image.shape, lengths, moved.tolist(), TWO.state_dim(config.env)
 
 
 def workers(config: Config, folder: Path) -> Any:
@@ -589,6 +590,8 @@ SETTINGS: dict[str, Seen] = {
     "threads": Seen(stage_0, 2),
     "env.image_size": Seen(environments, 32),
     "env.action_repeat": Seen(environments, 1),
+    "env.cameras": Seen(environments, ("plain", "mirror")),
+    "env.state": Seen(environments, True),
     "env.horizon": Seen(environments, 10),
     "env.rl_horizon": Seen(environments, 5),
     "env.workers": Seen(workers, 3),

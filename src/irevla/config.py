@@ -74,10 +74,12 @@ EVALUATED_TOGETHER = 16  # environments of a worker; with 24 hardly more decisio
 
 @dataclass(frozen=True)
 class EnvConfig:
-    """How environments are made and shared out. Datasets record the first two settings."""
+    """How environments are made and shared out. Datasets record the first four settings."""
 
     image_size: int = 64  # side of the square image, pixels
     action_repeat: int = 2  # simulator control steps per decision of the policy
+    cameras: tuple[str, ...] = ()  # that the policy sees, of those a suite has; empty: its own one
+    state: bool = False  # whether the policy is told the robot's state beside the image
     horizon: int = 100  # decisions after which an episode is truncated
     rl_horizon: int = 0  # the same in stage 1 and the harvest (robot time is dear); 0: horizon
     workers: int = 2  # worker processes, one thread and one GL context each
@@ -91,6 +93,11 @@ class EnvConfig:
         _at_most(self, "env.", image_size=4096, workers=1024, envs_per_worker=1024)
         _positive(self, "env.", "action_repeat", "horizon", "workers", "envs_per_worker", "timeout")
         _not_negative(self, "env.", "rl_horizon")
+
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        """The shape of what the policy sees: squares of all cameras, one below the other."""
+        return (max(1, len(self.cameras)) * self.image_size, self.image_size, 3)
 
     def for_training(self) -> "EnvConfig":
         """Return the same with the horizon of stage 1 and the harvest."""

@@ -31,18 +31,21 @@ def frames(episodes: int) -> Frames:
 
 
 def same(some: Frames, others: Frames) -> bool:
-    arrays = ("images", "actions", "instruction", "task", "episode")
+    arrays = ("images", "actions", "state", "instruction", "task", "episode")
     equal = [np.array_equal(getattr(some, name), getattr(others, name)) for name in arrays]
     texts = (some.instructions, some.tasks) == (others.instructions, others.tasks)
     return all(equal) and texts
 
 
 @pytest.mark.parametrize("keep", [False, True])
-def test_they_come_back_as_they_were(tmp_path: Path, keep: bool) -> None:
+@pytest.mark.parametrize("told", [0, 3])
+def test_they_come_back_as_they_were(tmp_path: Path, keep: bool, told: int) -> None:
     share = Share(str(tmp_path / "share"))
-    reference = put_frames(share, frames(7))
-    assert same(get_frames(share, reference, keep=keep), frames(7))
-    assert same(get_frames(share, reference, keep=keep), frames(7))
+    some = frames(7)
+    some = replace(some, state=np.random.default_rng(1).random((len(some), told), np.float32))
+    reference = put_frames(share, some)
+    assert same(get_frames(share, reference, keep=keep), some)
+    assert same(get_frames(share, reference, keep=keep), some)
 
 
 def test_only_what_is_not_there_travels(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

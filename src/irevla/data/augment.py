@@ -30,14 +30,14 @@ def augment(
     instructions = observation.instructions
     part = part or Part.whole(len(observation))
     if config.shift:
-        images = random_shift(images, config.shift, generator, part)
+        images = _shifted(images, config.shift, generator, part)
     if config.colour and config.colour_share:
         named = min(config.colour_named, config.colour)
         strength = torch.where(name_colours(instructions), named, config.colour)
         images = colour_mix(images, strength, config.colour_share, generator, part)
     if config.words:
         instructions = tuple(swap_words(instructions, words, config.words, generator, part))
-    return Observation(images, instructions)
+    return Observation(images, instructions, observation.state)
 
 
 _COLOURS = """
@@ -46,6 +46,17 @@ turquoise gold golden silver beige tan maroon navy olive lime crimson
 """
 COLOURS = frozenset(_COLOURS.split())
 BRIGHTNESS = 0.57  # deviation of the brightness, as a share of the strength: 0.2 at 0.35
+
+
+def _shifted(
+    images: Num[Tensor, "B H W 3"], pad: int, generator: torch.Generator, part: Part
+) -> Num[Tensor, "B H W 3"]:
+    """Move the square of each camera by itself: what leaves one must not come into the next."""
+    _, height, width, _ = images.shape
+    count = max(1, height // width)
+    squares = images.reshape(-1, height // count, width, 3)
+    mine = Part(count * part.first, count * part.last, count * part.size)
+    return random_shift(squares, pad, generator, mine).view(images.shape)
 
 
 def random_shift(

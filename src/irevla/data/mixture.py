@@ -139,6 +139,7 @@ class _Pool:
         self._frames = frames
         self._images = torch.from_numpy(frames.images)
         self._actions = torch.from_numpy(frames.actions)
+        self._state = torch.from_numpy(frames.state)
         tasks = frames.task[chosen]
         self._order = chosen[np.argsort(tasks, kind="stable")]
         _, self._counts = np.unique(tasks, return_counts=True)
@@ -164,7 +165,8 @@ class _Pool:
     def _take(self, index: Int64[np.ndarray, " B"]) -> Batch:
         chosen = torch.from_numpy(index)
         texts = tuple(self._frames.instructions[i] for i in self._frames.instruction[index])
-        observation = Observation(self._images.index_select(0, chosen), texts)
+        state = self._state.index_select(0, chosen)
+        observation = Observation(self._images.index_select(0, chosen), texts, state)
         return Batch(observation, self._actions.index_select(0, chosen))
 
 

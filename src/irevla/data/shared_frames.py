@@ -34,6 +34,8 @@ def put_frames(share: Share, frames: Frames) -> dict[str, Any]:
             share.put(FOLDER, content)
         return name
 
+    told = frames.state.shape[1]
+    state = {"state_dim": told, "state": put(frames.state.astype("<f4"))} if told else {}
     episodes = []
     for first, last in _stretches(frames):
         numbers = frames.instruction[first], frames.task[first], frames.episode[first]
@@ -43,6 +45,7 @@ def put_frames(share: Share, frames: Frames) -> dict[str, Any]:
         "image_shape": list(frames.images.shape[1:]),
         "action_dim": frames.actions.shape[1],
         "actions": put(frames.actions.astype("<f4")),
+        **state,
         "instructions": list(frames.instructions),
         "tasks": list(frames.tasks),
         "episodes": episodes,
@@ -62,9 +65,10 @@ def get_frames(share: Share, reference: Mapping[str, Any], *, keep: bool) -> Fra
         tasks = tuple(map(str, reference["tasks"]))
         shape = (int(lengths.sum()), *map(int, reference["image_shape"]))
         _check(shape, lengths, (instruction, len(instructions)), (task, len(tasks)))
-        size = 4 * shape[0] * int(reference["action_dim"])
-        content = share.get(FOLDER, reference["actions"], most=min(size, LARGEST))
-        actions = np.frombuffer(content, "<f4").astype(np.float32).reshape(shape[0], -1)
+        actions = _numbers(share, reference["actions"], shape[0], int(reference["action_dim"]))
+        state = np.zeros((shape[0], 0), np.float32)
+        if "state" in reference:
+            state = _numbers(share, reference["state"], shape[0], int(reference["state_dim"]))
 
     fetch = share.get if keep else share.get_once
 
@@ -83,12 +87,19 @@ def get_frames(share: Share, reference: Mapping[str, Any], *, keep: bool) -> Fra
     return Frames(
         images=images,
         actions=actions,
+        state=state,
         instruction=np.repeat(instruction, lengths),
         task=np.repeat(task, lengths),
         episode=np.repeat(episode, lengths),
         instructions=instructions,
         tasks=tasks,
     )
+
+
+def _numbers(share: Share, name: str, rows: int, columns: int) -> np.ndarray:
+    """Return `rows` vectors of `columns` numbers."""
+    content = share.get(FOLDER, name, most=min(4 * rows * columns, LARGEST))
+    return np.frombuffer(content, "<f4").astype(np.float32).reshape(rows, columns)
 
 
 def _stretches(frames: Frames) -> Iterator[tuple[int, int]]:

@@ -281,6 +281,7 @@ class LearnerProcess:
             groups=saved.model.head_groups,
             hidden=saved.model.head_hidden,
             action_dim=saved.action_dim,
+            state_dim=saved.state_dim,
         ).to(find_device(config.device))
         self._policy = _PolicyFiles(files, head)
         sac = SAC(head, config.sac, seed=draw_seed(config.seed, stage.name))

@@ -3,7 +3,8 @@
 from importlib.util import find_spec
 
 from irevla.compute.device import find_device
-from irevla.config import METHODS, Config, ModelConfig, is_folder
+from irevla.config import METHODS, Config, ModelConfig
+from irevla.data.fetched import named
 from irevla.envs.suite import Suite, load_suite
 from irevla.errors import UserError
 from irevla.models.files import check_fits, parse, read_policy
@@ -20,6 +21,7 @@ def preflight(config: Config) -> tuple[Suite, TaskLists]:
     """
     suite = load_suite(config.suite)
     suite.check()
+    suite.check_senses(config.env)
     if suite.real_arm is not None:
         _check_real_arm(suite, config)
     model = _starting_model(config, suite)
@@ -47,11 +49,7 @@ def _check_demonstrations(suite: Suite, tasks: TaskLists, config: Config) -> Non
                 "as --expert.dataset (`irevla data PATH` shows what is in one)"
             )
         return
-    if not is_folder(config.expert.dataset):
-        raise UserError(
-            f"no dataset {config.expert.dataset}; name another folder as expert.dataset (download "
-            "one of the Hub first), or none to collect one"
-        )
+    named(config.expert.dataset)
     open_demonstrations(suite, tasks.expert, config.expert, env=config.env)
 
 
@@ -94,6 +92,8 @@ def _starting_model(config: Config, suite: Suite) -> ModelConfig:
             suite=suite.name,
             action_dim=suite.action_dim,
             image_size=config.env.image_size,
+            state_dim=suite.state_dim(config.env),
+            cameras=config.env.cameras,
             path=config.from_checkpoint,
         )
         return saved.model
