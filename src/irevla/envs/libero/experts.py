@@ -6,80 +6,30 @@ plates, mugs). Goals that are no `(On thing place)` or `(In thing place)`, drawe
 are left as they are; of several goals the first that is not reached comes next.
 """
 
-from dataclasses import dataclass
 from typing import Any
 
 import mujoco
 import numpy as np
-from jaxtyping import Bool, Float
+from jaxtyping import Float
 
-Vector = Float[np.ndarray, "3"]
-Cloud = Float[np.ndarray, "n 3"]
+from irevla.envs.libero.grasps import Cloud, Vector, best, turn
 
 MOVES = ("on", "in")  # goals that are reached by putting things somewhere
 REACH = 0.05  # m of a full action
 TURN = 0.5  # rad
-OPENING = 0.070  # m: what is wider is held by its rim
-HOVER = 0.08  # m above a thing, before the fingers go down to it
+HOVER = 0.06  # m above a thing, before the fingers go down to it
 ABOVE = 0.10  # m that a thing is carried above what may be in the way
 NEAR = 0.012  # m
-FINGER = 0.035  # m of a thing that may be between the fingers, above their tips' middle
-LOWEST = 0.013  # m above what a thing stands on that the fingers' middle stays
-RIM = 0.012  # m below its top where a rim is held
-ANGLES = 24  # directions in which a thing's width is tried
-POINTS = 400  # of a thing's surface
+POINTS = 800  # of the surface of each part of a thing
+ASIDE = 0.25  # m: what is further away is in nobody's way
+ROBOT = ("robot0_", "gripper0_", "mount0_")  # how the names of its bodies begin
+WIDE = 0.074  # m between open fingers: things may still lean on one
+FINGER_JOINTS = ("gripper0_finger_joint1", "gripper0_finger_joint2")
 FINGERS = ("gripper0_leftfinger", "gripper0_rightfinger")
-
-
-@dataclass(frozen=True)
-class Grasp:
-    """Where the fingers close."""
-
-    at: Vector  # m, the middle between the fingertips
-    yaw: float  # rad: the fingers open along (-sin yaw, cos yaw)
 
 
 def _up(height: float) -> Vector:
     return np.array([0.0, 0.0, height])
-
-
-def narrowest(cloud: Cloud) -> tuple[float, float]:
-    """Return the direction (rad, from x) across which a thing is narrowest, seen from above, and
-    its width there, m."""
-    angles = np.arange(ANGLES) * np.pi / ANGLES
-    across = np.stack([np.cos(angles), np.sin(angles)])
-    widths = np.ptp(cloud[:, :2] @ across, axis=0)
-    best = int(widths.argmin())
-    return float(angles[best]), float(widths[best])
-
-
-def grasp_of(cloud: Cloud, yaw: float) -> Grasp:
-    """Return where to hold a thing, for a hand that is turned by `yaw`: by the smaller turn."""
-    low, high = cloud[:, 2].min(), cloud[:, 2].max()
-    height = max(low + LOWEST, high - FINGER, low + 0.3 * (high - low))
-    height = min(height, max(low + LOWEST, high - RIM))
-    band = cloud[np.abs(cloud[:, 2] - height) < 0.02]
-    band = band if len(band) > 8 else cloud
-    across, width = narrowest(band)
-    if width <= OPENING:
-        turn = (across - np.pi / 2 - yaw + np.pi / 2) % np.pi - np.pi / 2
-        middle = (band[:, :2].min(axis=0) + band[:, :2].max(axis=0)) / 2
-        return Grasp(np.array([*middle, height]), yaw + turn)
-    return _rim(cloud, yaw)
-
-
-def _rim(cloud: Cloud, yaw: float) -> Grasp:
-    """The rim on the side along which the fingers open already; where there is a handle, the
-    other."""
-    high = cloud[:, 2].max()
-    top = cloud[cloud[:, 2] > high - 0.015]
-    along = np.array([-np.sin(yaw), np.cos(yaw)])
-    middle = np.percentile(top[:, :2], [5, 95], axis=0).mean(axis=0)
-    out = (top[:, :2] - middle) @ along
-    side = -1.0 if out.max() > -out.min() + 0.01 else 1.0
-    side = -1.0 if abs(out.max() + out.min()) <= 0.01 else side
-    edge = np.abs(out[np.sign(out) == side]).max() - 0.006
-    return Grasp(np.array([*(middle + side * edge * along), high - RIM]), yaw)
 
 
 class Expert:
@@ -92,7 +42,13 @@ class Expert:
         self._hand = model.site("gripper0_grip_site").id
         self._fingers = [model.body(name).id for name in FINGERS]
         self._touching = [_with_parts(model, finger) for finger in self._fingers]
+        self._base = model.body("robot0_base").pos.copy()
         self._clouds: dict[int, Cloud] = {}
+        self._bodies = [
+            body
+            for body in range(1, model.nbody)
+            if not model.body(body).name.startswith(ROBOT) and len(_points(model, body))
+        ]
 
     def action(self) -> Float[np.ndarray, "7"]:
         """Return the action for the present state."""
@@ -101,14 +57,16 @@ class Expert:
             return self._towards(self._position, self._yaw, shut=False)
         thing = self._problem.obj_body_id[goal[1]]
         cloud = self._cloud(thing)
-        target = self._place(goal[2], goal[0])
+        target = self._place(goal[2], goal[0], float(np.ptp(cloud[:, 2])))
         middle = (cloud.min(axis=0) + cloud.max(axis=0)) / 2
         beside = target[:2] - middle[:2]
-        if self._held(thing):
+        if all(self._touched(thing)):
             return self._carry(cloud, beside, float(target[2]))
         if np.linalg.norm(beside) < 0.04 and cloud[:, 2].min() < target[2] + 0.1:
-            return self._towards(self._position + _up(HOVER), self._yaw, shut=False)
-        return self._pick(cloud)
+            let_go = self._opening > WIDE or not any(self._touched(thing))
+            rise = HOVER if let_go else 0.0
+            return self._towards(self._position + _up(rise), self._yaw, shut=False)
+        return self._pick(thing, cloud)
 
     def _next_goal(self) -> Any:
         for goal in self._problem.parsed_problem["goal_state"]:
@@ -118,12 +76,12 @@ class Expert:
 
     # --- Moves
 
-    def _pick(self, cloud: Cloud) -> Float[np.ndarray, "7"]:
+    def _pick(self, thing: int, cloud: Cloud) -> Float[np.ndarray, "7"]:
         """Above it, down to it, and shut."""
-        grasp = grasp_of(cloud, self._yaw)
+        grasp = best(cloud, self._others(thing), self._position, self._yaw, self._base)
         off = self._position - grasp.at
         beside = float(np.hypot(*off[:2]))
-        askew = abs(grasp.yaw - self._yaw)
+        askew = abs(turn(self._yaw, grasp.yaw))
         if beside < NEAR and off[2] < NEAR:
             return self._towards(grasp.at, grasp.yaw, shut=True)
         if beside < NEAR + 0.15 * max(off[2], 0.0) and askew < 0.2:
@@ -139,14 +97,14 @@ class Expert:
         far = float(np.linalg.norm(beside))
         hand = self._position
         over = hand + np.array([*beside, 0.0])
-        if far < 1.5 * NEAR:
+        if far < 1.5 * NEAR + 0.1 * max(bottom - height, 0.0):
             if bottom < height + NEAR:
                 return self._towards(hand, self._yaw, shut=False)
             return self._towards(over + _up(height - bottom), self._yaw, shut=True)
-        travel = self._clear(height)
-        if bottom < travel - 0.03 and far > 0.06:
-            return self._towards(hand + _up(travel - bottom), self._yaw, shut=True)
-        return self._towards(over + _up(max(travel - bottom, 0.0)), self._yaw, shut=True)
+        rise = self._clear(height) - bottom
+        if rise > 0.03 and far > 0.06:
+            return self._towards(hand + _up(rise), self._yaw, shut=True)
+        return self._towards(over + _up(rise if far < 0.2 else max(rise, 0.0)), self._yaw, shut=True)
 
     def _clear(self, height: float) -> float:
         return max(height, self._table()) + ABOVE
@@ -166,37 +124,53 @@ class Expert:
         across = self._data.xmat[self._fingers[0]].reshape(3, 3)[:, 1]
         return float((np.arctan2(across[1], across[0])) % np.pi - np.pi / 2)
 
-    def _held(self, thing: int) -> bool:
+    @property
+    def _opening(self) -> float:
+        """Between the fingers, m."""
+        fingers = [self._data.joint(name).qpos[0] for name in FINGER_JOINTS]
+        return float(abs(fingers[0] - fingers[1]))
+
+    def _touched(self, thing: int) -> tuple[bool, ...]:
+        """Which of the two fingers touches a thing."""
         bodies = self._model.geom_bodyid[self._data.contact.geom]
         roots = self._model.body_rootid[bodies]
         mine = (roots == self._model.body_rootid[thing]).any(axis=1)
-        return all(np.isin(bodies[mine], finger).any() for finger in self._touching)
+        return tuple(bool(np.isin(bodies[mine], finger).any()) for finger in self._touching)
 
-    def _cloud(self, thing: int) -> Cloud:
-        """Points of the thing's surface, in the world."""
-        if thing not in self._clouds:
-            self._clouds[thing] = _points(self._model, thing)
-        rotation = np.array(self._data.xmat[thing]).reshape(3, 3)
-        placed: np.ndarray = self._clouds[thing] @ rotation.T + self._data.xpos[thing]
+    def _cloud(self, body: int) -> Cloud:
+        """Points of a body's surface, in the world."""
+        if body not in self._clouds:
+            self._clouds[body] = _points(self._model, body)
+        rotation = np.array(self._data.xmat[body]).reshape(3, 3)
+        placed: np.ndarray = self._clouds[body] @ rotation.T + self._data.xpos[body]
         return placed
 
-    def _place(self, name: str, relation: str) -> Vector:
-        """Where the thing's bottom is let go."""
+    def _others(self, thing: int) -> Cloud:
+        """Points of all that may be in the way of a hand at the thing."""
+        at = self._data.xpos[thing, :2]
+        found = [np.zeros((0, 3))]
+        for body in self._bodies:
+            if self._model.body_rootid[body] != self._model.body_rootid[thing]:
+                cloud = self._cloud(body)
+                found.append(cloud[(np.abs(cloud[:, :2] - at) < ASIDE).all(axis=1)])
+        return np.concatenate(found)
+
+    def _place(self, name: str, relation: str, tall: float) -> Vector:
+        """Where the bottom of a thing is let go that is so tall (m)."""
         problem = self._problem
         if name in problem.object_sites_dict:
             at = np.array(self._data.site_xpos[self._model.site(name).id])
         else:
             at = np.array(self._data.xpos[problem.obj_body_id[name]])
-        return at + _up(0.05 if relation == "in" else 0.02)
+        return at + _up(max(0.02, 0.07 - tall / 2) if relation == "in" else 0.02)
 
     def _towards(self, to: Vector, yaw: float, *, shut: bool) -> Float[np.ndarray, "7"]:
         """The action that leads to a position and a yaw, fingers down, as fast as may be."""
         shift = (to - self._position) / REACH
         shift = shift / max(1.0, np.abs(shift).max())
         points = self._data.site_xmat[self._hand].reshape(3, 3)[:, 2]
-        turn = np.cross(points, [0.0, 0.0, -1.0])
-        turn[2] += (yaw - self._yaw + np.pi / 2) % np.pi - np.pi / 2
-        turned = (turn / TURN).clip(-1, 1)
+        tilt = np.cross(points, [0.0, 0.0, -1.0])
+        turned = ((tilt + _up(turn(self._yaw, yaw))) / TURN).clip(-1, 1)
         return np.concatenate([shift, turned, [1.0 if shut else -1.0]])
 
 
@@ -210,20 +184,40 @@ def _with_parts(model: Any, body: int) -> list[int]:
 
 
 def _points(model: Any, body: int) -> Cloud:
-    """Points of what is seen of a body and its parts, in its own frame; the same each time."""
-    found = []
+    """Points all over what is seen of a body, in its own frame; the same each time."""
+    random = np.random.default_rng(0)
+    found = [np.zeros((0, 3))]
     for g in range(model.ngeom):
         if model.geom_bodyid[g] != body or model.geom_group[g] != 1:
             continue
-        if model.geom_type[g] != mujoco.mjtGeom.mjGEOM_MESH:
+        if model.geom_type[g] == mujoco.mjtGeom.mjGEOM_MESH:
+            points = _on_mesh(model, int(model.geom_dataid[g]), random)
+        elif model.geom_type[g] == mujoco.mjtGeom.mjGEOM_BOX:
+            points = _on_box(model.geom_size[g], random)
+        else:
             continue
-        mesh = model.geom_dataid[g]
-        start = model.mesh_vertadr[mesh]
-        vertices = model.mesh_vert[start : start + model.mesh_vertnum[mesh]]
         rotation = np.zeros(9)
         mujoco.mju_quat2Mat(rotation, model.geom_quat[g])
-        found.append(vertices @ rotation.reshape(3, 3).T + model.geom_pos[g])
-    every = np.concatenate(found)
-    chosen = np.random.default_rng(0).permutation(len(every))[:POINTS]
-    extremes = np.concatenate([every.argmin(axis=0), every.argmax(axis=0)])
-    return every[np.concatenate([chosen, extremes])].astype(np.float64)
+        found.append(points @ rotation.reshape(3, 3).T + model.geom_pos[g])
+    return np.concatenate(found)
+
+
+def _on_mesh(model: Any, mesh: int, random: np.random.Generator) -> Cloud:
+    start = model.mesh_vertadr[mesh]
+    vertices = model.mesh_vert[start : start + model.mesh_vertnum[mesh]].astype(np.float64)
+    start = model.mesh_faceadr[mesh]
+    corners = vertices[model.mesh_face[start : start + model.mesh_facenum[mesh]]]
+    sides = np.cross(corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0])
+    area = np.linalg.norm(sides, axis=1)
+    chosen = random.choice(len(area), POINTS, p=area / area.sum())
+    weights = random.dirichlet([1.0, 1.0, 1.0], POINTS)
+    inside = np.einsum("nc,ncd->nd", weights, corners[chosen])
+    ends = np.concatenate([vertices.argmin(axis=0), vertices.argmax(axis=0)])
+    return np.concatenate([inside, vertices[ends]])
+
+
+def _on_box(size: Vector, random: np.random.Generator) -> Cloud:
+    points = random.uniform(-1.0, 1.0, (POINTS, 3))
+    axis = random.integers(3, size=POINTS)
+    points[np.arange(POINTS), axis] = np.sign(points[np.arange(POINTS), axis])
+    return points * size
