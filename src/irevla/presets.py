@@ -83,6 +83,27 @@ PRESETS: dict[str, tuple[str, Config]] = {
             eval=EvalConfig(episodes=4, interim=2),
         ),
     ),
+    "libero": (
+        "LIBERO on two cores: 8 expert tasks of libero_object and libero_spatial, RL on 5 others, "
+        "10 unseen",
+        Config(
+            suite="libero",
+            rl="sac",
+            expert_tasks=tuple(f"object-{number}" for number in (0, 2, 4, 6))
+            + tuple(f"spatial-{number}" for number in (0, 2, 3, 5)),
+            rl_tasks=("object-5", "object-8", "object-9", "spatial-7", "spatial-8"),
+            unseen_tasks=("object-1", "object-3", "object-7", "spatial-6", "spatial-9")
+            + ("object-swap-0", "object-lan-0", "spatial-swap-2", "spatial-lan-2")
+            + ("spatial-with-mug-2",),
+            env=EnvConfig(horizon=140, rl_horizon=110),  # 10 decisions a second
+            expert=ExpertConfig(episodes=60, noise=0.5, burst=6),
+            sft=SFTConfig(steps=12_000, batch=64, validate_every=1_000),
+            sl=SFTConfig(steps=1_500, batch=64, lr=5e-4, validate_every=500),
+            sac=SACConfig(steps=6_000, std=0.1),
+            harvest=HarvestConfig(episodes=15, attempts=60, from_training=True),
+            eval=EvalConfig(episodes=20, interim=4),
+        ),
+    ),
     "panda-sim": (
         "a Panda on a table, two cores: 8 expert tasks with blocks and furniture, RL on eggplant "
         "and carrot, 5 unseen",

@@ -54,7 +54,8 @@ class LiberoEnv(PixelEnv):
         self.data = self._sim.data._data
         self._furniture = (self.model.body_pos.copy(), self.model.body_quat.copy())
         self._arm: ArmController | None = None
-        self._expert: Expert | None = None
+        shared = self._stock
+        self._expert = Expert(shared.problem, self.model, self.data, shared.clouds)
         self._number: int | None = None
 
     def reset(
@@ -74,7 +75,6 @@ class LiberoEnv(PixelEnv):
         self._arm = ArmController(controller, self._sim, robot)
         for _ in range(SETTLE):
             self._arm.step(STILL)
-        self._expert = None
 
     def _advance(self, action: Float32[np.ndarray, "7"]) -> bool:
         """Hold the action for `action_repeat` control steps or until success."""
@@ -92,8 +92,6 @@ class LiberoEnv(PixelEnv):
     def expert_action(self) -> Float32[np.ndarray, "7"]:
         """The scripted expert's clean action for the present state."""
         self._use()
-        if self._expert is None:
-            self._expert = Expert(self._stock.problem, self.model, self.data)
         return self._expert.action().clip(-1.0, 1.0).astype(np.float32)
 
     def picture(self, size: int) -> UInt8[np.ndarray, "size size 3"]:

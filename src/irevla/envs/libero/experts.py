@@ -20,8 +20,9 @@ TURN = 0.5  # rad
 HOVER = 0.06  # m above a thing, before the fingers go down to it
 ABOVE = 0.10  # m that a thing is carried above what may be in the way
 NEAR = 0.012  # m
+CLOSING = 2.5  # times as near is near enough for fingers that close already
 POINTS = 800  # of the surface of each part of a thing
-ASIDE = 0.25  # m: what is further away is in nobody's way
+ASIDE = 0.18  # m: what is further away is in nobody's way
 ROBOT = ("robot0_", "gripper0_", "mount0_")  # how the names of its bodies begin
 WIDE = 0.074  # m between open fingers: things may still lean on one
 FINGER_JOINTS = ("gripper0_finger_joint1", "gripper0_finger_joint2")
@@ -33,9 +34,10 @@ def _up(height: float) -> Vector:
 
 
 class Expert:
-    """Acts in one simulation of one of LIBERO's problems."""
+    """Acts in one simulation of one of LIBERO's problems. `clouds`: points of the surfaces of
+    bodies, in their own frames; all experts of a model share what they have found."""
 
-    def __init__(self, problem: Any, model: Any, data: Any) -> None:
+    def __init__(self, problem: Any, model: Any, data: Any, clouds: dict[int, Cloud]) -> None:
         self._problem = problem
         self._model = model
         self._data = data
@@ -43,11 +45,11 @@ class Expert:
         self._fingers = [model.body(name).id for name in FINGERS]
         self._touching = [_with_parts(model, finger) for finger in self._fingers]
         self._base = model.body("robot0_base").pos.copy()
-        self._clouds: dict[int, Cloud] = {}
+        self._clouds = clouds
         self._bodies = [
             body
             for body in range(1, model.nbody)
-            if not model.body(body).name.startswith(ROBOT) and len(_points(model, body))
+            if not model.body(body).name.startswith(ROBOT)
         ]
 
     def action(self) -> Float[np.ndarray, "7"]:
@@ -82,7 +84,8 @@ class Expert:
         off = self._position - grasp.at
         beside = float(np.hypot(*off[:2]))
         askew = abs(turn(self._yaw, grasp.yaw))
-        if beside < NEAR and off[2] < NEAR:
+        near = NEAR if self._opening > WIDE else CLOSING * NEAR
+        if beside < near and off[2] < near:
             return self._towards(grasp.at, grasp.yaw, shut=True)
         if beside < NEAR + 0.15 * max(off[2], 0.0) and askew < 0.2:
             return self._towards(grasp.at, grasp.yaw, shut=False)

@@ -8,7 +8,7 @@ import numpy as np
 from jaxtyping import Float
 
 Vector = Float[np.ndarray, "3"]
-Cloud = Float[np.ndarray, "n 3"]
+Cloud = Float[np.ndarray, "_ 3"]  # several meet in one function: their lengths have no name
 
 OPENING = 0.070  # m: what is wider is held by its rim
 FINGER = 0.042  # m of a thing that may be between the fingers, above the middle of their tips
@@ -53,16 +53,23 @@ def best(cloud: Cloud, others: Cloud, hand: Vector, yaw: float, base: Vector) ->
     that is turned by `yaw`, of an arm that stands at `base`."""
     floor = cloud[:, 2].min() + 0.006
     others = others[others[:, 2] > floor]
-    grasps = list(_across(cloud)) or list(_rims(cloud))
-    costs = [
-        IN_THE_WAY * (_met(grasp, cloud, INSIDE) + _met(grasp, others, 0.0))
-        + TURNING * abs(turn(yaw, grasp.yaw))
-        + GOING * float(np.hypot(*(grasp.at - hand)[:2]))
-        + SHIFTING * shift
-        + STRETCHING * max(0.0, float(np.hypot(*(grasp.at - base)[:2])) - STRETCHED)
-        for grasp, shift in grasps
-    ]
-    return grasps[int(np.argmin(costs))][0]
+    ranked = []
+    for grasp, shift in list(_across(cloud)) or list(_rims(cloud)):
+        stretched = max(0.0, float(np.hypot(*(grasp.at - base)[:2])) - STRETCHED)
+        going = float(np.hypot(*(grasp.at - hand)[:2]))
+        cost = STRETCHING * stretched + GOING * going + SHIFTING * shift
+        ranked.append((cost + TURNING * abs(turn(yaw, grasp.yaw)), grasp))
+    ranked.sort(key=lambda each: each[0])
+    chosen = ranked[0][1]
+    least = np.inf
+    for cost, grasp in ranked:
+        if cost >= least:
+            break  # nothing in its way would not make it cheaper
+        cost += IN_THE_WAY * (_met(grasp, cloud, INSIDE) + _met(grasp, others, 0.0))
+        if cost < least:
+            least = cost
+            chosen = grasp
+    return chosen
 
 
 def _across(cloud: Cloud) -> Iterator[tuple[Grasp, float]]:

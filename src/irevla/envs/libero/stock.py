@@ -27,13 +27,14 @@ TRIES = 100  # to find free places for all things
 
 
 def _quietly() -> None:
-    """Keep robosuite from asking for a file of settings, and from logging into /tmp; and compiled
-    functions out of the folder of the package."""
+    """Keep robosuite from asking for a file of settings, and from logging into /tmp; and what numba
+    and matplotlib (which LIBERO imports) keep in our cache."""
     macros: Any = types.ModuleType("robosuite.macros_private")
     macros.CONSOLE_LOGGING_LEVEL = "ERROR"
     macros.FILE_LOGGING_LEVEL = None
     sys.modules.setdefault("robosuite.macros_private", macros)
     os.environ.setdefault("NUMBA_CACHE_DIR", str(disk.cache_dir("numba")))
+    os.environ.setdefault("MPLCONFIGDIR", str(disk.cache_dir("matplotlib")))
 
 
 @functools.cache
@@ -101,6 +102,7 @@ class Stock:
             hard_reset=False,
         )
         self.model = self.problem.sim.model._model
+        self.clouds: dict[int, Any] = {}  # what the experts have found out about its things
         with np.load(spec.starts, allow_pickle=False) as file:
             self.starts: Float[np.ndarray, "50 S"] = file["states"]
 
