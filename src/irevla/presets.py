@@ -20,6 +20,29 @@ from irevla.errors import unknown
 # With a deviation of 0.2 too few episodes succeed to learn from.
 PANDA_SAC = SACConfig(steps=6_250, std=0.1)
 
+LIBERO_EXPERT = (
+    "object-0",
+    "object-2",
+    "object-4",
+    "object-6",
+    "spatial-0",
+    "spatial-2",
+    "spatial-3",
+    "spatial-5",
+)
+LIBERO_UNSEEN = (
+    "object-1",
+    "object-3",
+    "object-7",
+    "spatial-6",
+    "spatial-9",
+    "object-lan-0",
+    "object-swap-0",
+    "spatial-lan-2",
+    "spatial-swap-2",
+    "spatial-with-mug-2",
+)
+
 PRESETS: dict[str, tuple[str, Config]] = {
     "quickstart": (
         "Meta-World in minutes on two cores: 4 expert tasks, 2 RL tasks, 2 unseen",
@@ -89,12 +112,9 @@ PRESETS: dict[str, tuple[str, Config]] = {
         Config(
             suite="libero",
             rl="sac",
-            expert_tasks=tuple(f"object-{number}" for number in (0, 2, 4, 6))
-            + tuple(f"spatial-{number}" for number in (0, 2, 3, 5)),
+            expert_tasks=LIBERO_EXPERT,
             rl_tasks=("object-5", "object-8", "object-9", "spatial-7", "spatial-8"),
-            unseen_tasks=("object-1", "object-3", "object-7", "spatial-6", "spatial-9")
-            + ("object-swap-0", "object-lan-0", "spatial-swap-2", "spatial-lan-2")
-            + ("spatial-with-mug-2",),
+            unseen_tasks=LIBERO_UNSEEN,
             env=EnvConfig(horizon=140, rl_horizon=110),  # 10 decisions a second
             expert=ExpertConfig(episodes=60, noise=0.5, burst=6),
             sft=SFTConfig(steps=12_000, batch=64, validate_every=1_000),

@@ -210,7 +210,9 @@ def _parts(
             continue
         mesh: meshes.Mesh | None
         if model.geom_type[g] == mujoco.mjtGeom.mjGEOM_MESH:
-            mesh = meshes.cached(_mesh_of(model, int(model.geom_dataid[g])), detail.faces, detail.cells)
+            mesh = meshes.cached(
+                _mesh_of(model, int(model.geom_dataid[g])), detail.faces, detail.cells
+            )
         else:
             mesh = _shape(int(model.geom_type[g]), model.geom_size[g])
         if mesh is not None:

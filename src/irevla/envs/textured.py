@@ -117,7 +117,8 @@ def _cross(vertices: np.ndarray, faces: np.ndarray) -> np.ndarray:
 
 def _face_normals(vertices: np.ndarray, faces: np.ndarray) -> np.ndarray:
     cross = _cross(vertices, faces)
-    return cross / np.maximum(np.linalg.norm(cross, axis=1, keepdims=True), 1e-12)
+    normals: np.ndarray = cross / np.maximum(np.linalg.norm(cross, axis=1, keepdims=True), 1e-12)
+    return normals
 
 
 def _samples(surface: Surface, number: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -146,8 +147,9 @@ def _along_a_curve(vertices: np.ndarray, faces: np.ndarray) -> np.ndarray:
     span = np.maximum(np.ptp(centre, axis=0), 1e-9)
     grid = ((centre - centre.min(axis=0)) / span * 15.99).astype(int)
     normal = _face_normals(vertices, faces)
-    side = np.abs(normal).argmax(axis=1) * 2 + (np.take_along_axis(
-        normal, np.abs(normal).argmax(axis=1)[:, None], axis=1)[:, 0] > 0)
+    side = np.abs(normal).argmax(axis=1) * 2 + (
+        np.take_along_axis(normal, np.abs(normal).argmax(axis=1)[:, None], axis=1)[:, 0] > 0
+    )
     code = np.zeros(len(faces), int)
     for bit in range(4):
         for axis in range(3):
@@ -186,7 +188,9 @@ def _sheet(cells: UInt8[np.ndarray, "F c c 3"]) -> tuple[np.ndarray, np.ndarray]
 
 
 def _digest(surface: Surface) -> str:
-    digest = hashlib.sha256(f"{VERSION} {FACES} {CELLS} {RICH} {CELL} {FURNITURE_CELL} {SAMPLES} {TEXELS}".encode())
+    digest = hashlib.sha256(
+        f"{VERSION} {FACES} {CELLS} {RICH} {CELL} {FURNITURE_CELL} {SAMPLES} {TEXELS}".encode()
+    )
     for each in fields(surface):
         digest.update(np.ascontiguousarray(getattr(surface, each.name)).tobytes())
     return digest.hexdigest()

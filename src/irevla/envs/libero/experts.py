@@ -14,6 +14,8 @@ from jaxtyping import Float
 
 from irevla.envs.libero.grasps import Cloud, Vector, best, turn
 
+Action = Float[np.ndarray, "7"]
+
 MOVES = ("on", "in")  # goals that are reached by putting things somewhere
 REACH = 0.05  # m of a full action
 TURN = 0.5  # rad
@@ -47,21 +49,19 @@ class Expert:
         self._base = model.body("robot0_base").pos.copy()
         self._clouds = clouds
         self._bodies = [
-            body
-            for body in range(1, model.nbody)
-            if not model.body(body).name.startswith(ROBOT)
+            body for body in range(1, model.nbody) if not model.body(body).name.startswith(ROBOT)
         ]
 
-    def action(self) -> Float[np.ndarray, "7"]:
+    def action(self) -> Action:
         """Return the action for the present state."""
         goal = self._next_goal()
         if goal is None:
             return self._towards(self._position, self._yaw, shut=False)
         thing = self._problem.obj_body_id[goal[1]]
         cloud = self._cloud(thing)
-        target = self._place(goal[2], goal[0], float(np.ptp(cloud[:, 2])))
+        target: np.ndarray = self._place(goal[2], goal[0], float(np.ptp(cloud[:, 2])))
         middle = (cloud.min(axis=0) + cloud.max(axis=0)) / 2
-        beside = target[:2] - middle[:2]
+        beside: np.ndarray = target[:2] - middle[:2]
         if all(self._touched(thing)):
             return self._carry(cloud, beside, float(target[2]))
         if np.linalg.norm(beside) < 0.04 and cloud[:, 2].min() < target[2] + 0.1:
@@ -78,7 +78,7 @@ class Expert:
 
     # --- Moves
 
-    def _pick(self, thing: int, cloud: Cloud) -> Float[np.ndarray, "7"]:
+    def _pick(self, thing: int, cloud: Cloud) -> Action:
         """Above it, down to it, and shut."""
         grasp = best(cloud, self._others(thing), self._position, self._yaw, self._base)
         off = self._position - grasp.at
@@ -94,7 +94,7 @@ class Expert:
             return self._towards(self._position + _up(HOVER), grasp.yaw, shut=False)
         return self._towards(np.array([*grasp.at[:2], clear]), grasp.yaw, shut=False)
 
-    def _carry(self, cloud: Cloud, beside: Float[np.ndarray, "2"], height: float) -> Any:
+    def _carry(self, cloud: Cloud, beside: Float[np.ndarray, "2"], height: float) -> Action:
         """Up, across, down, and let go."""
         bottom = float(cloud[:, 2].min())
         far = float(np.linalg.norm(beside))
@@ -107,7 +107,9 @@ class Expert:
         rise = self._clear(height) - bottom
         if rise > 0.03 and far > 0.06:
             return self._towards(hand + _up(rise), self._yaw, shut=True)
-        return self._towards(over + _up(rise if far < 0.2 else max(rise, 0.0)), self._yaw, shut=True)
+        return self._towards(
+            over + _up(rise if far < 0.2 else max(rise, 0.0)), self._yaw, shut=True
+        )
 
     def _clear(self, height: float) -> float:
         return max(height, self._table()) + ABOVE
@@ -165,9 +167,11 @@ class Expert:
             at = np.array(self._data.site_xpos[self._model.site(name).id])
         else:
             at = np.array(self._data.xpos[problem.obj_body_id[name]])
-        return at + _up(max(0.02, 0.07 - tall / 2) if relation == "in" else 0.02)
+        drop = max(0.02, 0.07 - tall / 2) if relation == "in" else 0.02
+        place: np.ndarray = at + _up(drop)
+        return place
 
-    def _towards(self, to: Vector, yaw: float, *, shut: bool) -> Float[np.ndarray, "7"]:
+    def _towards(self, to: Vector, yaw: float, *, shut: bool) -> Action:
         """The action that leads to a position and a yaw, fingers down, as fast as may be."""
         shift = (to - self._position) / REACH
         shift = shift / max(1.0, np.abs(shift).max())
@@ -223,4 +227,5 @@ def _on_box(size: Vector, random: np.random.Generator) -> Cloud:
     points = random.uniform(-1.0, 1.0, (POINTS, 3))
     axis = random.integers(3, size=POINTS)
     points[np.arange(POINTS), axis] = np.sign(points[np.arange(POINTS), axis])
-    return points * size
+    scaled: np.ndarray = points * size
+    return scaled

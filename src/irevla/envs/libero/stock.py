@@ -143,10 +143,15 @@ def stock(spec: Spec) -> Stock:
     return Stock(spec)
 
 
+def with_images(spec: Spec) -> Any:
+    """Return the model of a task as LIBERO has it, with its textures: 200 MB and more."""
+    return mujoco.MjModel.from_xml_string(stock(spec).problem.model.get_xml())
+
+
 @functools.cache
 def renderer(spec: Spec, camera: str) -> Any:
     """Return the light model of a task, shared by all its environments in this process."""
-    whole = mujoco.MjModel.from_xml_string(stock(spec).problem.model.get_xml())
+    whole = with_images(spec)
     return render.Renderer(
         whole,
         camera=render.camera_of(whole, camera),
