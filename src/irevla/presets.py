@@ -115,7 +115,8 @@ PRESETS: dict[str, tuple[str, Config]] = {
             expert_tasks=LIBERO_EXPERT,
             rl_tasks=("object-5", "object-8", "object-9", "spatial-7", "spatial-8"),
             unseen_tasks=LIBERO_UNSEEN,
-            env=EnvConfig(horizon=140, rl_horizon=110),  # 10 decisions a second
+            # 10 decisions a second; a scene that was never drawn takes its time (docs/libero.md)
+            env=EnvConfig(horizon=140, rl_horizon=110, timeout=300.0),
             expert=ExpertConfig(episodes=60, noise=0.5, burst=6),
             sft=SFTConfig(steps=12_000, batch=64, validate_every=1_000),
             sl=SFTConfig(steps=1_500, batch=64, lr=5e-4, validate_every=500),
