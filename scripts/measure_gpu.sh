@@ -18,8 +18,11 @@ measure() {
 }
 
 measure encode --vlm blip2
-measure encode --vlm blip2 --compile
+measure encode --vlm blip2 --lora --batch 16
+measure encode --vlm blip2 --lora --batch 16 --compile
+measure sft --vlm blip2 --batch 32
 measure sft --vlm blip2
+measure sft --vlm blip2 --compile
 measure sft --vlm blip2 --gradient-checkpointing
 measure ppo-update --vlm blip2
 measure memory

@@ -215,7 +215,8 @@ def pretrained(config: Config, folder: Path) -> Any:
         return str(error)
     vlm = made.vlm.model
     trained = [name for name, value in made.named_parameters() if "lora" in name]
-    compiled = vlm._compiled_call_impl is not None
+    layers = vlm.get_decoder().layers
+    compiled = all(layer._compiled_call_impl is not None for layer in layers)
     return trained, str(vlm.dtype), vlm.is_activation_checkpointing, compiled
 
 

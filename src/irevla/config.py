@@ -184,7 +184,7 @@ class ModelConfig:
     dtype: str = "auto"  # float32, bfloat16 (with LoRA); auto: the latter where it is faster
     quantize: str = ""  # 4bit: its own weights in NF4; needs CUDA, bitsandbytes and LoRA
     gradient_checkpointing: bool = False  # compute activations twice: less memory, more time
-    compile: bool = False  # torch.compile: minutes at the first images, faster afterwards
+    compile: bool = False  # torch.compile of each layer: a minute at the first images, then faster
 
     def __post_init__(self) -> None:
         _positive(self, "model.", "width", "layers", "head_groups", "head_hidden")

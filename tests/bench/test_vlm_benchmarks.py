@@ -178,6 +178,7 @@ def test_memory_of_blip2_is_mostly_its_weights() -> None:
             "--gradient-checkpointing is for a VLM of transformers",
         ),
         (["encode", "--compile"], "--compile is for a VLM of transformers"),
+        (["encode", "--lora"], "--lora is for a VLM that LoRA adapts"),
         (["encode", "--batch", "-1"], "--batch must be"),
         (["encode", "--vlm", "blip2"], "this VLM is measured on a CUDA device"),
     ],

@@ -1,5 +1,6 @@
 import copy
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,18 +12,17 @@ from vlm_families import Folders, policy_of
 
 from irevla.config import LoRAConfig, ModelConfig
 from irevla.errors import UserError
-from irevla.models.lora import add_lora
+from irevla.models.lora import add_lora, lora_layers
 from irevla.models.policy import VLAPolicy, build_policy
 from irevla.models.vlm.registry import check_model
 from irevla.types import Observation
 
+PLAIN = ModelConfig(vlm="tiny-random", width=32, layers=1, head_groups=4, head_hidden=16)
+
 
 def adapted(**lora: object) -> VLAPolicy:
     lora_config = LoRAConfig(**{"rank": 2, **lora})
-    config = ModelConfig(
-        vlm="tiny-random", width=32, layers=1, head_groups=4, head_hidden=16, lora=lora_config
-    )
-    return build_policy(config, action_dim=3, image_size=32)
+    return build_policy(replace(PLAIN, lora=lora_config), action_dim=3, image_size=32)
 
 
 def example_images() -> np.ndarray:
@@ -153,3 +153,25 @@ def test_peft_hears_that_the_weights_are_in_4_bits(
         for name, _ in vlm.named_parameters()
         if "lora_" in name
     )
+
+
+def test_under_autocast_inputs_of_lora_are_not_made_float32_first() -> None:
+    """Which costs two copies of them a layer, and changes nothing."""
+    policy = adapted()
+    for name, parameter in policy.vlm.named_parameters():
+        if "lora_B" in name:
+            parameter.data.normal_(std=0.1)
+    layers = lora_layers(policy.vlm)
+    observation = Observation.of(example_images(), ["push"] * 4)
+    latents, asked = [], []
+    for cast in (True, False):
+        for layer in layers:
+            layer.cast_input_dtype_enabled = cast
+        with torch.autocast("cpu", torch.bfloat16), torch.no_grad():
+            latents.append(policy.vlm.encode(observation).tokens)
+    torch.testing.assert_close(latents[0], latents[1], atol=0, rtol=0)
+    for autocast in (True, False):
+        vlm = build_policy(PLAIN, action_dim=3, image_size=32).vlm
+        add_lora(vlm, LoRAConfig(rank=2), autocast=autocast)
+        asked.append({layer.cast_input_dtype_enabled for layer in lora_layers(vlm)})
+    assert asked == [{False}, {True}]

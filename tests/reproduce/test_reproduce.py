@@ -1,7 +1,9 @@
 """Tables and figures of the paper, on the toy suite: every run once, and nothing made up."""
 
+import json
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -17,11 +19,14 @@ from irevla.config import (
     SFTConfig,
 )
 from irevla.errors import UserError
+from irevla.evaluation import evaluate
 from irevla.evaluation.stats import Results
 from irevla.presets import PRESETS
 from irevla.reproduce.figures import _colour, draw
 from irevla.reproduce.grid import EVIDENCE, ROWS, SFT, cells, chosen
+from irevla.reproduce.runs import take_over
 from irevla.reproduce.tables import MISSING, _hours, rates, read, table
+from irevla.runs.run import open_run
 from irevla.tasks import Category
 
 pytestmark = pytest.mark.usefixtures("coarse_plots")
@@ -184,3 +189,42 @@ def test_a_table_from_the_command_line(tmp_path: Path, capsys: pytest.CaptureFix
 def test_bad_input(words: list[str], said: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["reproduce", *words]) == 2
     assert said in capsys.readouterr().err
+
+
+@pytest.mark.usefixtures("tiny")
+def test_what_rows_share_is_measured_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """And comes out as if each had measured it alone."""
+    played = []
+
+    def counted(actor: Any, *args: Any, **kwargs: Any) -> Any:
+        played.append((kwargs["method"], kwargs["stage"]))
+        return plain(actor, *args, **kwargs)
+
+    plain = evaluate._evaluate
+    monkeypatch.setattr(evaluate, "_evaluate", counted)
+    command = ["reproduce", "figure4", "tiny-grid", "--seeds", "0", "--rows", "irevla", "scratch"]
+    assert main([*command, "--out", str(tmp_path)]) == 0
+    capsys.readouterr()
+    assert played.count(("blind-replay", "baseline")) == 1
+    assert [method for method, stage in played if stage == "sft"] == [SFT, "scratch"]
+    first, irevla = (_measured(tmp_path / row / "seed-0") for row in (SFT, "irevla"))
+    scratch = _measured(tmp_path / "scratch" / "seed-0")
+    assert first["baseline"] == irevla["baseline"] == scratch["baseline"]
+    assert [row | {"method": "irevla"} for row in first["sft"]] == irevla["sft"]
+
+    # With other episodes, or another policy at the start, everything is measured anew.
+    taken = replace(TINY, from_checkpoint=str(tmp_path / "sft" / "seed-0"))
+    for number, config in enumerate(
+        [replace(taken, eval=replace(TINY.eval, seed=1)), replace(TINY, method="irevla")]
+    ):
+        with open_run(tmp_path / f"other-{number}", config) as run:
+            take_over(run, tmp_path / "sft" / "seed-0")
+            assert run.journal.done("evaluated sft") is None
+
+
+def _measured(directory: Path) -> dict[str, list[dict[str, object]]]:
+    """Stage -> its rows."""
+    rows = json.loads((directory / "results.json").read_text())["rows"]
+    return {row["stage"]: [each for each in rows if each["stage"] == row["stage"]] for row in rows}

@@ -1,6 +1,7 @@
 """Stage 1 by SAC, on the toy suite: all of it, interrupted and resumed, and what the policy then
 executes."""
 
+import copy
 import json
 import mmap
 import signal
@@ -42,7 +43,7 @@ from irevla.rollout.serve import Server, View
 from irevla.runs.run import open_run
 from irevla.stages import async_learner
 from irevla.stages.async_learner import AsyncLearner, SharedWeights
-from irevla.stages.sac import run_sac
+from irevla.stages.sac import recall_successes, run_sac
 from irevla.stages.start import new_policy, starting_policy
 from irevla.storage.metrics import Metrics
 from irevla.tasks import SFT, Stage
@@ -199,11 +200,51 @@ def test_a_second_round_has_buffers_of_its_own(
         eval=replace(config.eval, interim=0),
     )
     play(tmp_path, config)
-    done = events(tmp_path)
-    assert done[f"rl:{TASK}@2"]["decisions"] >= 40 and done[f"zero-shot:{TASK}@2"]["kept"] == 1
+    assert events(tmp_path)[f"rl:{TASK}@2"]["decisions"] >= 40
     first, second = (latents(tmp_path, "online", turn) for turn in (TASK, f"{TASK}@2"))
     assert first.spec.weights != second.spec.weights, "stage 2 changed the VLM"
     assert not {e["seed"] for e in first.episodes} & {e["seed"] for e in second.episodes}
+
+
+@pytest.mark.parametrize("wanted", [2, 4])
+def test_a_second_round_begins_with_the_successes_of_the_first(
+    wanted: int, config: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In the latents of its own VLM; only what is missing is played."""
+    config = replace(
+        config,
+        rounds=2,
+        sac=replace(config.sac, steps=40, demonstrations=wanted, attempts=300, lr=1e-6),
+        sl=replace(config.sl, lr=1e-6),
+        eval=replace(config.eval, interim=0),
+    )
+    policies = {}
+
+    def watched(policy: Any, stage: Stage, **stores: Any) -> None:
+        policies[stage.round] = copy.deepcopy(policy)
+        recall_successes(policy, stage, **stores)
+        recall_successes(policy, stage, **stores)  # as after a kill: each comes once
+
+    monkeypatch.setattr("irevla.stages.sac.recall_successes", watched)
+    play(tmp_path, config)
+    zero_shot = events(tmp_path)[f"zero-shot:{TASK}@2"]
+    assert zero_shot["recalled"] == 2 and zero_shot["kept"] == wanted - 2
+    assert bool(zero_shot["tried"]) == (wanted > 2)
+    assert "recalled" not in events(tmp_path)[f"zero-shot:{TASK}"]
+
+    harvested = list(EpisodeStore(tmp_path / "online"))[:2]
+    store = latents(tmp_path, "demonstrations", f"{TASK}@2")
+    seeds = [episode["seed"] for episode in store.episodes]
+    assert seeds[:2] == [episode.provenance.seed for episode in harvested]
+    assert len(set(seeds)) == len(seeds) == wanted
+    first = harvested[0]
+    seen = Observation.of(first.images, [first.instruction] * len(first.images))
+    with torch.no_grad():
+        expected = policies[2].encode(seen).rounded().tokens
+    kept = store._features(np.arange(len(first.images))).tokens
+    torch.testing.assert_close(kept, expected.float(), atol=2e-2, rtol=2e-2)
+    assert store._map["action"][: len(first.actions)].tolist() == first.actions.tolist()
+    assert store._map["reward"][: len(first.actions)].tolist() == first.rewards.tolist()
 
 
 def files(directory: Path, *patterns: str) -> dict[str, bytes]:

@@ -18,29 +18,39 @@ from irevla.bench.mfu import (
     utilisation,
 )
 from irevla.bench.vlms import INSTRUCTION, BenchVLM, find_vlm, transformer
+from irevla.errors import UserError
 from irevla.models.policy import VLAPolicy
+from irevla.models.vlm.huggingface import compile_layers
 from irevla.types import Features, Observation
 
 WARM_UP = 3  # passes before the clock starts
 
 
 def run(
-    *, vlm: str = "tiny", batch: int = 0, repeats: int = 20, compile: bool = False
+    *,
+    vlm: str = "tiny",
+    batch: int = 0,
+    repeats: int = 20,
+    lora: bool = False,
+    compile: bool = False,
 ) -> dict[str, Any]:
     """Encode `batch` images (0: as many as suit the VLM) `repeats` times, from uint8 in the CPU's
     memory.
 
-    `compile`: with torch.compile, whose parts are not told apart. "ratio" is the model FLOP
-    utilisation; of a small VLM, "against_float32" is how many times as long it takes in that.
+    `lora`: with LoRA of rank 16, as a rollout has it. `compile`: with torch.compile, whose parts
+    are not told apart. "ratio" is the model FLOP utilisation; of a small VLM, "against_float32" is
+    how many times as long it takes in that.
     """
     spec = find_vlm(vlm)
+    if lora and not spec.adapts:
+        raise UserError("--lora is for a VLM that LoRA adapts: leave it out, or choose --vlm blip2")
     device = default_device()
-    policy = spec.make(device, lora=False).eval()
+    policy = spec.make(device, lora=lora).eval()
     policy.trainable("none")
     observation = random_observation(spec, batch or spec.batch)
     per_image = flop(lambda: encode(policy, observation[:1]))
     if compile:
-        transformer(policy, "--compile").compile()
+        compile_layers(transformer(policy, "--compile"))
 
     def measure() -> list[float]:
         return seconds(lambda: encode(policy, observation), device, repeats=repeats, warmup=WARM_UP)
@@ -52,6 +62,7 @@ def run(
         "where": {} if compile else where(policy, spec, observation, device),
         "weights": weights(policy),
         "vlm": vlm,
+        "lora_rank": policy.config.lora.rank,
         "compile": compile,
         "batch": len(observation),
         "image_size": spec.image_size,

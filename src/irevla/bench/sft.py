@@ -21,6 +21,7 @@ from irevla.data.mixture import Mixture
 from irevla.learners.sft import SFT
 from irevla.models.policy import VLAPolicy
 from irevla.models.vlm.base import VLM
+from irevla.models.vlm.huggingface import compile_layers
 from irevla.types import Features, Observation
 
 WARM_UP = 3  # steps before the clock starts
@@ -53,7 +54,7 @@ def run(
             {"use_reentrant": False}
         )
     if compile:
-        transformer(policy, "--compile").compile()
+        compile_layers(transformer(policy, "--compile"))
     mixture = Mixture(frames(spec, 2 * batch), None, MixtureConfig(validation=0.0), seed=0)
 
     def measure() -> list[float]:

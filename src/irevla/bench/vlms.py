@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from irevla.bench import blip2
-from irevla.config import LoRAConfig, ModelConfig
+from irevla.config import LoRAConfig, ModelConfig, SFTConfig
 from irevla.errors import UserError, unknown
 from irevla.models.heads import ActionHead
 from irevla.models.lora import add_lora
@@ -74,7 +74,7 @@ def _blip2(sizes: blip2.Sizes, image_size: int) -> Callable[[torch.device, LoRAC
         config = ModelConfig(vlm=blip2.NAME, lora=lora)
         vlm = blip2.vlm(sizes, image_size=image_size, device=device)
         if lora.rank:
-            add_lora(vlm, lora)
+            add_lora(vlm, lora, autocast=device.type == "cuda")
         head = ActionHead(
             width=vlm.width,
             groups=config.head_groups,
@@ -107,7 +107,7 @@ VLMS = {
         adapts=True,
         image_size=224,
         batch=64,
-        samples=32,
+        samples=SFTConfig().batch,
         tokens=48,
         parts=_TOWERS,
         on_cpu=False,

@@ -280,8 +280,9 @@ def bench(argv: Sequence[str]) -> None:
         gradient_checkpointing: bool = (
             False  # sft of blip2: compute activations again, for less memory
         )
+        lora: bool = False  # encode of blip2: with LoRA, as all stages but the first start with
         compile: bool = (
-            False  # encode and sft of blip2: torch.compile, which takes minutes at first
+            False  # encode and sft of blip2: torch.compile, which takes a minute at first
         )
 
     arguments = parse(BenchArguments, argv, prog="irevla bench")

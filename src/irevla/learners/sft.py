@@ -56,7 +56,10 @@ class SFT:
             group["lr"] = lr
         generator = torch.Generator().manual_seed(draw_seed(self.seed, "augment", self.updates))
         changed = augment(
-            batch.observation, self.config.augment, words=self.words, generator=generator
+            batch.observation.to(self.device),  # large images take long on a CPU
+            self.config.augment,
+            words=self.words,
+            generator=generator,
         )
         with seeded(draw_seed(self.seed, "dropout", self.updates)):
             self.policy.train()

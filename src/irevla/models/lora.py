@@ -15,12 +15,13 @@ from irevla.models.vlm.registry import check_peft
 _MARK = ".lora_"
 
 
-def add_lora(vlm: VLM, config: LoRAConfig) -> None:
+def add_lora(vlm: VLM, config: LoRAConfig, *, autocast: bool = False) -> None:
     """Put a new LoRA beside every linear layer whose whole name matches the targets, in place.
 
     At first it changes nothing. No dropout: the latents that RL caches must not depend on chance.
     The new weights are float32 beside a VLM of any type: steps of the optimiser are lost in
-    bfloat16. Raises `UserError` where nothing matches or peft is missing.
+    bfloat16. `autocast`: products are in bfloat16 anyway, and peft need not make its inputs float32
+    before. Raises `UserError` where nothing matches or peft is missing.
     """
     assert config.rank > 0
     check_peft()
@@ -46,6 +47,13 @@ def add_lora(vlm: VLM, config: LoRAConfig) -> None:
     for name, parameter in vlm.named_parameters():
         if is_lora(name):
             parameter.data = parameter.data.float()
+    for layer in lora_layers(vlm):
+        layer.cast_input_dtype_enabled = not autocast
+
+
+def lora_layers(vlm: nn.Module) -> list[Any]:
+    """Return peft's layers, each a linear layer and what is beside it."""
+    return [module for module in vlm.modules() if hasattr(module, "lora_A")]
 
 
 def is_lora(name: str) -> bool:
@@ -62,8 +70,7 @@ def check_lora(vlm: nn.Module, *, apart: bool) -> None:
         raise UserError(
             "its LoRA was merged and taken out (merge_and_unload): take the policy as it was before"
         )
-    layers = [module for module in vlm.modules() if hasattr(module, "lora_A")]
-    if apart and any(layer.merged for layer in layers):
+    if apart and any(layer.merged for layer in lora_layers(vlm)):
         raise UserError(
             "its LoRA is merged into the VLM's weights: call unmerge() of each layer, then try "
             "again"

@@ -366,7 +366,7 @@ def build_policy(
     """
     vlm, config = build_vlm(config, image_size=image_size, device=torch.device(device))
     if config.lora.rank > 0:
-        add_lora(vlm, config.lora)
+        add_lora(vlm, config.lora, autocast=torch.device(device).type == "cuda")
     head = ActionHead(
         width=vlm.width,
         groups=config.head_groups,

@@ -1,11 +1,20 @@
-"""The runs of a grid, one after the other."""
+"""The runs of a grid, one after the other; what several rows share is measured once."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
 
 import irevla
+from irevla.config import METHODS
 from irevla.progress import console
-from irevla.reproduce.grid import Cell
-from irevla.runs.run import is_finished, open_run
+from irevla.reproduce.grid import SFT, Cell
+from irevla.runs.run import JOURNAL, Run, is_finished, open_run, read_config
+from irevla.storage.journal import CHECKSUM, Journal
+from irevla.tasks import BASELINE
+from irevla.tasks import SFT as STAGE_0
+
+MEASURES = ("suite", "seed", "expert_tasks", "rl_tasks", "unseen_tasks", "env", "eval", "model")
+"""The settings that an evaluation of stage 0 hangs on, beside the policy itself."""
 
 
 def make(grid: Sequence[Cell]) -> Iterator[Cell]:
@@ -21,5 +30,42 @@ def make(grid: Sequence[Cell]) -> Iterator[Cell]:
     todo = [cell for cell in grid if not is_finished(cell.directory)]
     for number, cell in enumerate(todo, start=1):
         console.rule(f"{number} of {len(todo)}: {cell.row}, seed {cell.seed}")
+        with open_run(cell.directory, cell.config) as run:
+            take_over(run, first_of(cell))
         irevla.run(cell.config, out=cell.directory)
         yield cell
+
+
+def first_of(cell: Cell) -> Path:
+    """Return the run of the row "sft" that belongs to a cell."""
+    return cell.directory.parent.parent / SFT / cell.directory.name
+
+
+def take_over(run: Run, first: Path) -> None:
+    """Note in a run that has just begun what `first` has measured of the policy that both start
+    from, and of blind replay: the same episodes would come out the same.
+
+    With them comes what `first` itself was started from, which must then be the same here.
+    """
+    if run.journal.whole or first == run.directory or not is_finished(first):
+        return
+    known, config = read_config(first), run.config
+    if any(getattr(known, name) != getattr(config, name) for name in MEASURES):
+        return
+    wanted = {f"evaluated {BASELINE.name}", "blind replay"}
+    starts = {str(first), known.from_checkpoint} - {""}
+    if METHODS[config.method].sft and config.from_checkpoint in starts:
+        wanted |= {f"evaluated {STAGE_0.name}"}
+        wanted |= {"pinned policy"} if known.from_checkpoint else set()
+    for record in Journal(first / JOURNAL):
+        if record["event"] in wanted:
+            fields = {name: record[name] for name in record.keys() - {"event", "time", CHECKSUM}}
+            rows = [_as_of(row, config.method) for row in fields.pop("rows", ())]
+            measured = {"rows": rows, "measured_in": str(first)} if "rows" in record else {}
+            run.journal.append(record["event"], **fields, **measured)
+    run.write_results()
+
+
+def _as_of(row: Mapping[str, Any], method: str) -> dict[str, Any]:
+    """Return a row as a run of `method` would have measured it."""
+    return {**row, "method": row["method"] if row["stage"] == BASELINE.name else method}

@@ -1,7 +1,8 @@
 """Stage 1 by soft actor-critic with demonstrations, as on a real arm (section V-D).
 
-The policy as it is first collects successes, the demonstration buffer; then it acts with
-exploration noise, and every episode goes to the online buffer. Both are of latents, on disk.
+What earlier rounds have left in D_RL, and then successes of the policy as it is, are the
+demonstration buffer; then it acts with exploration noise, and every episode goes to the online
+buffer. Both are of latents, on disk.
 """
 
 from collections.abc import Iterator
@@ -13,7 +14,7 @@ import torch
 from irevla.compute.device import threads
 from irevla.config import SACConfig
 from irevla.data.episodes import EpisodeStore
-from irevla.data.replay import LatentReplay, LatentSpec
+from irevla.data.replay import LatentEpisode, LatentReplay, LatentSpec
 from irevla.envs.suite import Authorization, Suite
 from irevla.envs.vector import Job, VectorEnv
 from irevla.errors import UserError
@@ -30,8 +31,9 @@ from irevla.stages.async_learner import AsyncLearner
 from irevla.stages.contract import check_learnt, complete, load_if_done, resume, save, still_to_play
 from irevla.stages.learner import SACLearner
 from irevla.tasks import Purpose, Stage, draw_seed, first_seed
-from irevla.types import Observation
+from irevla.types import Episode, Features, Observation
 
+BATCH = 64  # images of an encoding pass
 LATENCIES = 1000  # decisions, the last ones, over which the latency is logged
 
 
@@ -51,6 +53,7 @@ def run_sac(
     acting = policy.hash()  # as the stage begins: what its episodes are marked with
     demonstrations = open_replay(run, policy, stage, "demonstrations", suite=suite)
     practice = open_replay(run, policy, stage, "online", suite=suite)
+    recall_successes(policy, stage, online=online, store=demonstrations)
     collect_seed_successes(
         run, policy, stage.then("zero-shot"), suite=suite, store=demonstrations, online=online
     )
@@ -144,6 +147,31 @@ def open_replay(
     return LatentReplay(run.directory / "latents" / stage.target / name, spec)
 
 
+def recall_successes(
+    policy: VLAPolicy, stage: Stage, *, online: EpisodeStore, store: LatentReplay
+) -> None:
+    """Bring what earlier rounds left of this task in D_RL to `store`, in the latents of today."""
+    known = {episode["seed"] for episode in store.episodes}
+    for index, info in enumerate(online.episodes):
+        made = info.provenance
+        if made.task == stage.task and _is_earlier(made.seed, stage) and made.seed not in known:
+            store.append(_encoded(policy, online[index]), seed=made.seed, success=True)
+
+
+def _is_earlier(seed: int, stage: Stage) -> bool:
+    """Whether an episode of this seed was played in a round before that of `stage`."""
+    return seed < first_seed(Purpose.EXPERT, 0, round=stage.round)
+
+
+@torch.no_grad()
+def _encoded(policy: VLAPolicy, episode: Episode) -> LatentEpisode:
+    seen = Observation.of(episode.images, [episode.instruction] * len(episode.images))
+    parts = [policy.encode(seen[at : at + BATCH]).to("cpu") for at in range(0, len(seen), BATCH)]
+    return LatentEpisode(
+        Features.cat(parts), torch.from_numpy(episode.actions), torch.from_numpy(episode.rewards)
+    )
+
+
 def collect_seed_successes(
     run: Run,
     policy: VLAPolicy,
@@ -153,10 +181,10 @@ def collect_seed_successes(
     store: LatentReplay,
     online: EpisodeStore,
 ) -> None:
-    """Bring `store` to `sac.demonstrations` successes of the policy as it is, without noise.
+    """Bring `store` to `sac.demonstrations` successes, by the policy as it is, without noise.
 
-    With `harvest.from_training` they go to `online`, D_RL, too. Fewer are told; where there is none
-    at all, `UserError`.
+    Those of earlier rounds count. With `harvest.from_training` the new ones go to `online`, D_RL,
+    too. Fewer are told; where there is none at all, `UserError`.
     """
     if run.journal.done(stage.name) is not None:
         return
@@ -164,12 +192,18 @@ def collect_seed_successes(
     acting = policy.hash()
     first = first_seed(Purpose.ZERO_SHOT, run.config.seed, round=stage.round)
     jobs = [Job(stage.task, first + index) for index in range(config.attempts)]
-    done = {episode["seed"]: episode["decisions"] for episode in store.episodes}
-    jobs, tried, decisions = still_to_play(suite, jobs, done, wanted=config.demonstrations)
+    lengths = {episode["seed"]: episode["decisions"] for episode in store.episodes}
+    done = {seed: length for seed, length in lengths.items() if not _is_earlier(seed, stage)}
+    recalled = len(lengths) - len(done)
+    wanted = config.demonstrations - recalled
+    if wanted <= 0:
+        run.journal.append(stage.name, tried=0, decisions=0, kept=0, recalled=recalled)
+        return
+    jobs, tried, decisions = still_to_play(suite, jobs, done, wanted=wanted)
     kept = tried  # of those that are not played again
     with (
         threads(1),
-        bar(f"Zero-shot successes of {stage.target}", config.demonstrations) as advance,
+        bar(f"Zero-shot successes of {stage.target}", wanted) as advance,
         _open(run, suite, Authorization(acting)) as vec,
     ):
         server = Server(vec, MeanActor(policy, stored=True), _recorder(run, acting, vec))
@@ -181,9 +215,9 @@ def collect_seed_successes(
                 _keep(outcome, practice=store, online=online)
                 done[outcome.job.seed] = outcome.length
             advance(kept, f"{kept} successes in {tried} episodes")
-            if kept >= config.demonstrations:
+            if kept >= wanted:
                 break
-    if not kept:
+    if not kept + recalled:
         raise UserError(
             f"the policy solved {stage.task} in none of {tried} episodes, so that SAC has nothing "
             "to "
@@ -192,7 +226,9 @@ def collect_seed_successes(
         )
     facts: dict[str, Any] = {"tried": tried, "decisions": decisions, "kept": kept}
     facts |= vec.lost_note
-    if kept < config.demonstrations:
+    if recalled:
+        facts["recalled"] = recalled
+    if kept < wanted:
         facts["note"] = f"only {kept} successes in {tried} episodes"
     run.journal.append(stage.name, **facts)
 

@@ -250,8 +250,25 @@ def load(config: ModelConfig, *, image_size: int, device: torch.device) -> Huggi
     if config.gradient_checkpointing:
         model.activation_checkpointing_enable({"use_reentrant": False})
     if config.compile:
-        model.compile()
+        compile_layers(model)
     return vlm
+
+
+def compile_layers(model: nn.Module) -> None:
+    """Let torch compile the repeated layers of the towers, in place, at their first images.
+
+    One layer of a kind is compiled, and the others share its code: the whole model at once takes
+    minutes. Each kind is compiled with and without gradients, for one size of batches and for all.
+    """
+    from torch._dynamo import config as dynamo
+
+    dynamo.recompile_limit = max(64, dynamo.recompile_limit)
+    for module in model.children():
+        if isinstance(module, nn.ModuleList):
+            for layer in module:
+                layer.compile()
+        else:
+            compile_layers(module)
 
 
 def check_before(config: ModelConfig, device: torch.device) -> None:
