@@ -23,7 +23,7 @@ FACES = 500  # of a light mesh, about
 CELLS = 40  # meshes of more than `RICH` faces are put on a grid of so many cells first
 RICH = 4000
 CELL = 8  # texels along the side of a face's cell ...
-FURNITURE_CELL = 24  # ... and of what is larger than `FURNITURE`
+FURNITURE_CELL = 16  # ... and of what is larger than `FURNITURE`
 FURNITURE = 0.5  # m
 SAMPLES = 200_000  # points of a thing as it was, for each texel along the side of its cells / 8
 TEXELS = 256  # side of an image that is kept as it is; larger ones are averaged down
@@ -77,7 +77,7 @@ def paint(surface: Surface) -> Surface:
 
     vertices, faces = _decimated((surface.vertices, surface.faces))
     size = float(np.ptp(vertices, axis=0).max())
-    cell = FURNITURE_CELL if size > FURNITURE else CELL
+    cell = _cell(surface)
     points, colours, normals = _samples(surface, SAMPLES * cell // 8)
     tree = cKDTree(np.concatenate([points, FACING * size * normals], axis=1))
     faces = faces[_along_a_curve(vertices, faces)]
@@ -94,6 +94,11 @@ def paint(surface: Surface) -> Surface:
     image, coords = _sheet(cells)
     smooth = normals[nearest(corners)]
     return Surface(vertices, faces, smooth.astype(np.float32), coords, image)
+
+
+def _cell(surface: Surface) -> int:
+    large = np.ptp(surface.vertices, axis=0).max() > FURNITURE
+    return FURNITURE_CELL if large else CELL
 
 
 def _decimated(mesh: meshes.Mesh) -> meshes.Mesh:
@@ -188,9 +193,8 @@ def _sheet(cells: UInt8[np.ndarray, "F c c 3"]) -> tuple[np.ndarray, np.ndarray]
 
 
 def _digest(surface: Surface) -> str:
-    digest = hashlib.sha256(
-        f"{VERSION} {FACES} {CELLS} {RICH} {CELL} {FURNITURE_CELL} {SAMPLES} {TEXELS}".encode()
-    )
+    settings = (VERSION, FACES, CELLS, RICH, _cell(surface), SAMPLES, TEXELS)
+    digest = hashlib.sha256(repr(settings).encode())
     for each in fields(surface):
         digest.update(np.ascontiguousarray(getattr(surface, each.name)).tobytes())
     return digest.hexdigest()

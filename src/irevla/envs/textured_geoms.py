@@ -14,6 +14,22 @@ GLOW = 0.5  # emission of what mirrors everything
 RGB = mujoco.mjtTextureRole.mjTEXROLE_RGB
 
 
+def find(model: Any, groups: Sequence[int], opaque: float) -> list[int]:
+    """Return the geoms that have an image on them and know how it lies; of materials of at least
+    that alpha."""
+    found = []
+    for g in range(model.ngeom):
+        material = int(model.geom_matid[g])
+        if material < 0 or model.geom_group[g] not in groups:
+            continue
+        image = int(model.mat_texid[material, RGB])
+        mesh = model.geom_type[g] == mujoco.mjtGeom.mjGEOM_MESH
+        lies = not mesh or model.mesh_texcoordadr[model.geom_dataid[g]] >= 0
+        if image >= 0 and lies and model.mat_rgba[material][3] >= opaque:
+            found.append(g)
+    return found
+
+
 def add(spec: Any, model: Any, geoms: Sequence[int]) -> None:
     """Add the geoms of `model` to `spec`, in its bodies "frame1", "frame2", ... and the world.
 

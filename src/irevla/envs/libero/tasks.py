@@ -37,7 +37,7 @@ REWORDED = ("lan", "task")  # variants whose instruction is not that of their fi
 # Every other task of the five suites is an RL task, and all variants are unseen ones.
 EXPERT: dict[str, tuple[int, ...]] = {
     "object": tuple(range(10)),
-    "spatial": (0, 1, 2, 3, 5, 6, 7, 8, 9),
+    "spatial": (0, 1, 2, 3, 5, 7, 8, 9),
 }
 
 
