@@ -7,7 +7,7 @@ nothing.
 
 import dataclasses
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -19,8 +19,10 @@ import numpy as np
 import pytest
 import torch
 from recorded import IMAGES, VIDEOS
+from two_cameras import TWO
 
 from irevla import algorithm
+from irevla.compute import engine
 from irevla.config import (
     METHODS,
     AugmentConfig,
@@ -128,7 +130,7 @@ def environments(config: Config, folder: Path) -> Any:
     """How an environment looks and moves, and how long nothing may happen in it."""
     lengths = []
     for settings in (config.env, config.env.for_training()):
-        env = POINTMASS.make("left-disc", settings)
+        env = TWO.make("left-disc", settings)
         image, _ = env.reset(seed=0)
         ended = False
         length = 0
@@ -138,7 +140,7 @@ def environments(config: Config, folder: Path) -> Any:
         lengths.append(length)
     env.reset(seed=0)
     moved = env.step(env.unwrapped.expert_action())[0]
-    return image.shape, lengths, moved.tolist()
+    return image.shape, lengths, moved.tolist(), TWO.state_dim(config.env)
 
 
 def workers(config: Config, folder: Path) -> Any:
@@ -254,6 +256,22 @@ def supervised(config: Config, folder: Path, *, stage: Stage) -> Any:
         both = online if stage.kind == "sl" else None
         run_supervised(run, made, stage, "all", suite=POINTMASS, expert=expert, online=both)
         return made.hash(), curves(run), used
+
+
+def engines(config: Config, folder: Path, *, stage: Stage) -> Any:
+    """Who is asked to compute a supervised stage, and where its job lies."""
+    asked: list[Any] = []
+
+    def started(settings: Any, module: str, job: Sequence[str], *, log: Path) -> Any:
+        asked.append((settings, Path(job[0]).name, job[2:]))
+        raise Told
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("IREVLA_CACHE", str(folder / "cache"))
+        patch.setattr(engine, "started", started)
+        with suppress(Told):
+            supervised(config, folder, stage=stage)
+    return asked
 
 
 class Play(Server[Outcome]):
@@ -553,6 +571,8 @@ SAC_FIELDS = {
     "warmup": 6,
     "checkpoint_every": 5,
 }
+TORCHRUN = {"compute.stage0": "torchrun"}
+RAY = {"compute.stage0": "ray"}
 LLAVA = {"model.vlm": "./llava", "model.lora.rank": 2}
 SETTINGS: dict[str, Seen] = {
     "suite": Seen(
@@ -570,6 +590,8 @@ SETTINGS: dict[str, Seen] = {
     "threads": Seen(stage_0, 2),
     "env.image_size": Seen(environments, 32),
     "env.action_repeat": Seen(environments, 1),
+    "env.cameras": Seen(environments, ("plain", "mirror")),
+    "env.state": Seen(environments, True),
     "env.horizon": Seen(environments, 10),
     "env.rl_horizon": Seen(environments, 5),
     "env.workers": Seen(workers, 3),
@@ -622,6 +644,13 @@ SETTINGS: dict[str, Seen] = {
     "eval.interim": Seen(evaluated, 0),
     "eval.seed": Seen(evaluated, 1),
     "eval.videos": Seen(evaluated, False),
+    "compute.stage0": Seen(partial(engines, stage=SFT), "torchrun"),
+    "compute.stage2": Seen(partial(engines, stage=TURN.then("sl")), "torchrun"),
+    "compute.processes": Seen(partial(engines, stage=SFT), 2, TORCHRUN),
+    "compute.shard": Seen(partial(engines, stage=SFT), True, TORCHRUN),
+    "compute.share": Seen(partial(engines, stage=SFT), "elsewhere", TORCHRUN),
+    "compute.ray_address": Seen(partial(engines, stage=SFT), "10.0.0.1:6379", RAY),
+    "compute.ray_resource": Seen(partial(engines, stage=SFT), "remote", RAY),
 }
 SMALL_VLM = PretrainConfig(
     width=16, layers=1, image_size=16, steps=4, batch=3, warmup=1, validate_every=2, threads=1

@@ -78,7 +78,8 @@ class Kind:
 
 
 def kinds(folder: Path) -> list[Kind]:
-    """Return PPO, SAC, SAC with a learner apart, and a collection of demonstrations.
+    """Return PPO, SAC, SAC with a learner apart, a collection of demonstrations, and PPO whose
+    supervised stages other processes compute.
 
     SAC needs a policy that sometimes succeeds: it is trained once, in `folder`.
     """
@@ -89,11 +90,14 @@ def kinds(folder: Path) -> list[Kind]:
     sac = changed(start, expert={"dataset": str(first / "expert")})
     apart = changed(sac, sac={"async_learner": True})
     many = changed(PPO, expert={"episodes": 600})
+    share = str(folder / "share")
+    others = changed(PPO, compute={"stage0": "torchrun", "stage2": "torchrun", "share": share})
     return [
         Kind("ppo", PPO),
         Kind("sac", sac),
         Kind("async", apart, repeats=False, pace=0.4),
         Kind("collect", many, pace=3.0),
+        Kind("torchrun", others, pace=0.15),
     ]
 
 

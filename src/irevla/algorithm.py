@@ -35,7 +35,7 @@ def run_algorithm(run: Run) -> VLAPolicy:
     if config.from_checkpoint:
         policy = starting_policy(run, suite)
     else:
-        policy = new_policy(run, suite, SFT)
+        policy = new_policy(run, suite, SFT, expert)
         if method.sft:
             policy = run_supervised(run, policy, SFT, "all", suite=suite, expert=expert)
     evaluate_stage(run, policy, suite, tasks, SFT)
@@ -49,7 +49,7 @@ def run_algorithm(run: Run) -> VLAPolicy:
     for stage in turns:  # line 2: for T_i
         last = stage == turns[-1]
         if not method.sft:
-            policy = new_policy(run, suite, stage)
+            policy = new_policy(run, suite, stage, expert)
 
         # Stage 1, lines 4 and 5: online RL until convergence (equation 3)
         if method.rl != "none":

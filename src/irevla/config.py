@@ -74,10 +74,12 @@ EVALUATED_TOGETHER = 16  # environments of a worker; with 24 hardly more decisio
 
 @dataclass(frozen=True)
 class EnvConfig:
-    """How environments are made and shared out. Datasets record the first two settings."""
+    """How environments are made and shared out. Datasets record the first four settings."""
 
     image_size: int = 64  # side of the square image, pixels
     action_repeat: int = 2  # simulator control steps per decision of the policy
+    cameras: tuple[str, ...] = ()  # that the policy sees, of those a suite has; empty: its own one
+    state: bool = False  # whether the policy is told the robot's state beside the image
     horizon: int = 100  # decisions after which an episode is truncated
     rl_horizon: int = 0  # the same in stage 1 and the harvest (robot time is dear); 0: horizon
     workers: int = 2  # worker processes, one thread and one GL context each
@@ -91,6 +93,11 @@ class EnvConfig:
         _at_most(self, "env.", image_size=4096, workers=1024, envs_per_worker=1024)
         _positive(self, "env.", "action_repeat", "horizon", "workers", "envs_per_worker", "timeout")
         _not_negative(self, "env.", "rl_horizon")
+
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        """The shape of what the policy sees: squares of all cameras, one below the other."""
+        return (max(1, len(self.cameras)) * self.image_size, self.image_size, 3)
 
     def for_training(self) -> "EnvConfig":
         """Return the same with the horizon of stage 1 and the harvest."""
@@ -383,6 +390,55 @@ class EvalConfig:
         _not_negative(self, "eval.", "interim", "seed")
 
 
+ENGINES = ("inline", "torchrun", "ray")
+"""Who starts the processes of a supervised stage: nobody, this machine, or a cluster."""
+
+
+@dataclass(frozen=True)
+class ComputeConfig:
+    """Where the supervised stages are computed: in this process, in several, or on a cluster.
+
+    A run may go on with other ones.
+    """
+
+    stage0: str = "inline"  # inline (this process), torchrun (several of this machine), or ray
+    stage2: str = "inline"  # the same: inline, torchrun or ray (a cluster, see docs/scale-out.md)
+    processes: int = 1  # of a stage that is not inline; each batch is shared out among them
+    shard: bool = False  # keep a part of a large VLM's frozen weights on each process (FSDP2)
+    share: str = ""  # folder or fsspec URI that all machines see; empty: in ~/.cache/irevla
+    ray_address: str = "auto"  # of the cluster; auto: the one that this machine is a node of
+    ray_resource: str = ""  # custom resource of the nodes that train, one a process; empty: any
+
+    @property
+    def engines(self) -> set[str]:
+        """Those in use."""
+        return {self.stage0, self.stage2}
+
+    def __post_init__(self) -> None:
+        for engine in (self.stage0, self.stage2):
+            if engine not in ENGINES:
+                raise unknown("engine", engine, ENGINES)
+        _positive(self, "compute.", "processes")
+        _at_most(self, "compute.", processes=4096)
+        _check(
+            "@" not in self.share.partition("://")[2].partition("/")[0],
+            "compute.share must have no user or password: let them be in the environment",
+        )
+        idle = self.engines == {"inline"}
+        own = ComputeConfig.processes, ComputeConfig.shard, ComputeConfig.share
+        _check(
+            not idle or (self.processes, self.shard, self.share) == own,
+            "compute.processes, compute.shard and compute.share are for torchrun and ray: choose "
+            "one as compute.stage2 or compute.stage0, or leave them out",
+        )
+        own_ray = ComputeConfig.ray_address, ComputeConfig.ray_resource
+        _check(
+            "ray" in self.engines or (self.ray_address, self.ray_resource) == own_ray,
+            "compute.ray_address and compute.ray_resource are for ray: choose it as "
+            "compute.stage2 or compute.stage0, or leave them out",
+        )
+
+
 @dataclass(frozen=True)
 class Method:
     """A row of the paper's table I or figure 5, or a control, as data: what each stage trains."""
@@ -437,6 +493,7 @@ class Config:
     sl: SFTConfig = field(default_factory=lambda: SFTConfig(steps=800, lr=5e-4))  # stage 2
     mixture: MixtureConfig = field(default_factory=MixtureConfig)  # of both
     eval: EvalConfig = field(default_factory=EvalConfig)
+    compute: ComputeConfig = field(default_factory=ComputeConfig)  # of stages 0 and 2
 
     @property
     def discrete_gripper(self) -> bool:
@@ -462,6 +519,12 @@ class Config:
             f"method {self.method} makes a new policy for each task: leave from_checkpoint out",
         )
         _positive(self, "", "threads")
+        for engine, group in ((self.compute.stage0, self.sft), (self.compute.stage2, self.sl)):
+            _check(
+                engine == "inline" or self.compute.processes <= group.batch,
+                f"{self.compute.processes} processes cannot share batches of {group.batch}: lower "
+                "compute.processes",
+            )
         _check(0 <= self.seed < 1000, f"seed must be in 0..999, not {self.seed}")
         _check(
             1 <= self.rounds <= MOST_ROUNDS,

@@ -1,12 +1,12 @@
 """What crosses the walls of the house: frozen, shaped, and importing nothing of ours but names.
 
-Notation, here and everywhere: `B` batch, `T` time, `m` tokens, `d` width, `A` action dimensions, `H
-W` pixels.
+Notation, here and everywhere: `B` batch, `T` time, `m` tokens, `d` width, `A` action dimensions,
+`S` numbers of a robot's state, `H W` pixels.
 """
 
 import hashlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
@@ -16,37 +16,52 @@ from torch import Tensor, nn
 
 from irevla.tasks import Parts
 
+STATELESS = torch.zeros(0, 0)
+"""The state of robots that say nothing of themselves: S is 0."""
+
 
 @dataclass(frozen=True)
 class Observation:
-    """A batch of what the policy sees: o (pixels, 0..255) and the instruction l of each."""
+    """A batch of what the policy sees: o and the instruction l of each. o is pixels, 0..255, and
+    what the robot says of itself, in units of its own."""
 
     images: UInt8[Tensor, "B H W 3"]
     instructions: tuple[str, ...]
+    state: Float[Tensor, "_ S"] = STATELESS
 
     def __post_init__(self) -> None:
         assert len(self.images) == len(self.instructions), "one instruction for each image"
+        if self.state is STATELESS:
+            nothing = torch.zeros(len(self), 0, device=self.images.device)
+            object.__setattr__(self, "state", nothing)
+        assert len(self.state) == len(self), "one state for each image"
 
     def __len__(self) -> int:
         return len(self.instructions)
 
     def __getitem__(self, index: slice | list[int]) -> "Observation":
         if isinstance(index, slice):
-            return Observation(self.images[index], self.instructions[index])
+            return Observation(self.images[index], self.instructions[index], self.state[index])
         chosen = torch.tensor(index, dtype=torch.int64)
-        return Observation(self.images[chosen], tuple(self.instructions[i] for i in index))
+        texts = tuple(self.instructions[i] for i in index)
+        return Observation(self.images[chosen], texts, self.state[chosen])
 
     def to(self, device: torch.device | str) -> "Observation":
         """Return the same on another device."""
-        return Observation(self.images.to(device), self.instructions)
+        return Observation(self.images.to(device), self.instructions, self.state.to(device))
 
     @staticmethod
-    def of(images: UInt8[np.ndarray, "B H W 3"], instructions: Sequence[str]) -> "Observation":
+    def of(
+        images: UInt8[np.ndarray, "B H W 3"],
+        instructions: Sequence[str],
+        state: Float32[np.ndarray, "B S"] | None = None,
+    ) -> "Observation":
         """Return a batch of numpy's images; they are not copied where they can be written to."""
         plain = np.ascontiguousarray(images)
         if not plain.flags.writeable:
             plain = plain.copy()
-        return Observation(torch.from_numpy(plain), tuple(instructions))
+        known = STATELESS if state is None else torch.tensor(state)
+        return Observation(torch.from_numpy(plain), tuple(instructions), known)
 
     @staticmethod
     def cat(parts: Sequence["Observation"]) -> "Observation":
@@ -54,36 +69,44 @@ class Observation:
         if len(parts) == 1:
             return parts[0]
         images = torch.cat([part.images for part in parts])
-        return Observation(images, tuple(text for part in parts for text in part.instructions))
+        texts = tuple(text for part in parts for text in part.instructions)
+        return Observation(images, texts, torch.cat([part.state for part in parts]))
 
 
 @dataclass(frozen=True)
 class Features:
-    """The VLM's last hidden states h: all that RL needs of an observation.
+    """All that RL needs of an observation: the VLM's last hidden states h, and the robot's state.
 
-    `mask` is True at real tokens, False at padding. Tokens that are kept are bfloat16.
+    `mask` is True at real tokens, False at padding. Tokens that are kept are bfloat16. `state` is
+    as heads read it: in deviations from its mean.
     """
 
     tokens: Float[Tensor, "B m d"]
     mask: Bool[Tensor, "B m"]
+    state: Float[Tensor, "_ S"] = STATELESS
+
+    def __post_init__(self) -> None:
+        if self.state is STATELESS:
+            nothing = torch.zeros(len(self), 0, device=self.tokens.device)
+            object.__setattr__(self, "state", nothing)
 
     def __len__(self) -> int:
         return len(self.tokens)
 
     def __getitem__(self, index: Tensor | slice | list[int]) -> "Features":
-        return Features(self.tokens[index], self.mask[index])
+        return Features(self.tokens[index], self.mask[index], self.state[index])
 
     def to(self, device: torch.device | str) -> "Features":
         """Return the same latents on another device."""
-        return Features(self.tokens.to(device), self.mask.to(device))
+        return Features(self.tokens.to(device), self.mask.to(device), self.state.to(device))
 
     def rounded(self) -> "Features":
         """Return them as they are kept: in bfloat16, half as large."""
-        return Features(self.tokens.bfloat16(), self.mask)
+        return Features(self.tokens.bfloat16(), self.mask, self.state)
 
     def float(self) -> "Features":
         """Return them as heads read them: in float32."""
-        return Features(self.tokens.float(), self.mask)
+        return Features(self.tokens.float(), self.mask, self.state)
 
     @staticmethod
     def cat(parts: Sequence["Features"]) -> "Features":
@@ -93,6 +116,7 @@ class Features:
         return Features(
             torch.cat([pad(p.tokens, (0, 0, 0, m - p.tokens.shape[1])) for p in parts]),
             torch.cat([pad(p.mask, (0, m - p.mask.shape[1])) for p in parts]),
+            torch.cat([p.state for p in parts]),
         )
 
 
@@ -152,6 +176,10 @@ class Policy(Protocol):
         ...
 
 
+NO_STATE = np.zeros((0, 0), np.float32)
+"""The same as an array, for episodes."""
+
+
 @dataclass(frozen=True)
 class Provenance:
     """Where an episode came from. Kept with it for ever: who acted, from which seed, how
@@ -169,7 +197,8 @@ class Provenance:
 class Episode:
     """One trajectory. `images[t]` is what was seen before `actions[t]`; the last one is not kept.
 
-    `actions` are the labels to imitate (the actor's clean choice), each in [-1, 1].
+    `actions` are the labels to imitate (the actor's clean choice), each in [-1, 1]; `state[t]` is
+    what the robot said of itself with `images[t]`, nothing (S is 0) where it is not asked.
     """
 
     images: UInt8[np.ndarray, "T H W 3"]
@@ -178,9 +207,12 @@ class Episode:
     instruction: str
     success: bool
     provenance: Provenance
+    state: Float32[np.ndarray, "_ S"] = field(default_factory=lambda: NO_STATE)
 
     def __post_init__(self) -> None:
-        assert len(self.images) == len(self.actions) == len(self.rewards) > 0
+        if self.state is NO_STATE:
+            object.__setattr__(self, "state", np.zeros((len(self), 0), np.float32))
+        assert len(self.images) == len(self.actions) == len(self.rewards) == len(self.state) > 0
 
     def __len__(self) -> int:
         return len(self.actions)

@@ -2,7 +2,10 @@ import numpy as np
 import pytest
 import torch
 
-from irevla.data.augment import colour_mix, name_colours, random_shift, swap_words
+from irevla.compute.ranks import Ranks
+from irevla.config import AugmentConfig
+from irevla.data.augment import augment, colour_mix, name_colours, random_shift, swap_words
+from irevla.types import Observation
 
 
 def pictures(batch: int = 6, height: int = 8, width: int = 9) -> torch.Tensor:
@@ -122,3 +125,22 @@ def test_the_generator_alone_decides() -> None:
         torch.rand(5)
         assert torch.equal(transform(generator(1)), first)
         assert not torch.equal(transform(generator(2)), first)
+
+
+def test_what_happens_to_a_sample_depends_on_its_place_in_the_batch_alone() -> None:
+    texts = tuple(
+        f"go to {name} disc" for name in ["the", "a", "any", "one", "this", "that", "every"]
+    )
+    seen = Observation(pictures(7), texts)
+    config = AugmentConfig(shift=2, colour=0.5, words=0.5)
+
+    def changed(rank: int, ranks: int) -> Observation:
+        part = Ranks(rank, ranks).part(7)
+        mine = seen[part.rows]
+        return augment(mine, config, words=("wug", "dax"), generator=generator(), part=part)
+
+    whole = augment(seen, config, words=("wug", "dax"), generator=generator())
+    parts = Observation.cat([changed(rank, 3) for rank in range(3)])
+    assert torch.equal(parts.images, whole.images)
+    assert parts.instructions == whole.instructions != texts
+    assert not torch.equal(whole.images, seen.images)

@@ -4,11 +4,13 @@ import numpy as np
 import pytest
 import torch
 
+from irevla.compute.ranks import Ranks
 from irevla.config import MixtureConfig
 from irevla.data.episodes import Frames
 from irevla.data.mixture import Mixture, held_out
 from irevla.presets import find_preset
 from irevla.tasks import Stage, draw_seed
+from irevla.types import Observation
 
 
 def frames(lengths: list[int], tasks: list[int], *, offset: int = 0) -> Frames:
@@ -217,3 +219,20 @@ def test_a_tiny_store_is_not_held_out_whole() -> None:
     for store in (frames([4], [0]), frames([4, 4], [0, 0])):
         mix = mixture(store, None, validation=0.9)
         assert len(mix.batch(0, 4).actions) == 4
+
+
+# --- Several processes
+
+
+@pytest.mark.parametrize("discount", [1.0, 0.9])
+def test_the_parts_of_a_batch_are_all_of_it(discount: float) -> None:
+    stores = (frames([5, 9, 4], [0, 1, 0]), frames([6, 3], [0, 1], offset=100))
+    mix = Mixture(*stores, MixtureConfig(validation=0.0, discount=discount), seed=0)
+    for step in range(3):
+        whole = mix.batch(step, 13)
+        parts = [mix.batch(step, 13, Ranks(rank, 3).part(13)) for rank in range(3)]
+        assert [len(part.actions) for part in parts] == [4, 4, 5]
+        joined = Observation.cat([part.observation for part in parts])
+        assert torch.equal(joined.images, whole.observation.images)
+        assert joined.instructions == whole.observation.instructions
+        assert torch.equal(torch.cat([part.actions for part in parts]), whole.actions)

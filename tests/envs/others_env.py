@@ -21,11 +21,13 @@ class Slider(gym.Env[Any, Any]):
         says: str = "is_success",
         bounded: bool = True,
         most: float = 10.0,
+        careless: bool = False,
         render_mode: str | None = None,
     ) -> None:
         self.render_mode = render_mode
         self._colour = colour
         self._says = says
+        self._careless = careless  # draws where no seed of ours reaches
         image = gym.spaces.Box(0, 255, (20, 40, 3), np.uint8)
         state = gym.spaces.Box(0, 1, (1,), np.float64)
         pixels = gym.spaces.Dict({"top": image, "depth": gym.spaces.Box(0, 9, (20, 40))})
@@ -37,7 +39,8 @@ class Slider(gym.Env[Any, Any]):
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
     ) -> tuple[Any, dict[str, Any]]:
         super().reset(seed=seed)
-        self.place = self.np_random.uniform(0.1, 0.9)
+        draws: Any = np.random if self._careless else self.np_random
+        self.place = draws.uniform(0.1, 0.9)
         self.mark = self.np_random.uniform(0.2, 0.8)
         return self._observe(), {}
 

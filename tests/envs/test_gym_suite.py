@@ -123,8 +123,10 @@ def test_no_word_of_success_is_told(tmp_path: Path) -> None:
         env.step(np.zeros(1, np.float32))
 
 
-def test_the_seed_alone_decides_an_episode(tmp_path: Path) -> None:
-    env = made(tmp_path)
+@pytest.mark.parametrize("careless", [False, True])
+def test_the_seed_alone_decides_an_episode(careless: bool, tmp_path: Path) -> None:
+    """Even where the environment draws from numpy's own generator, whatever it is told."""
+    env = made(tmp_path, make={"careless": careless})
     first, _ = env.reset(seed=5)
     env.step(np.ones(1, np.float32))
     again, _ = env.reset(seed=5)
@@ -132,7 +134,7 @@ def test_the_seed_alone_decides_an_episode(tmp_path: Path) -> None:
     np.testing.assert_array_equal(first, again)
     assert not np.array_equal(first, other)
     place = env._inner.unwrapped.place
-    dark = made(tmp_path, "slide-dark")
+    dark = made(tmp_path, "slide-dark", make={"careless": careless})
     dark.reset(seed=6)
     assert dark._inner.unwrapped.place != place, "each task has its own scenes"
 

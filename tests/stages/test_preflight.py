@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from recorded import IMAGES, copied, set_action
 
-from irevla.config import Config, EnvConfig, ExpertConfig, ModelConfig
+from irevla.config import ComputeConfig, Config, EnvConfig, ExpertConfig, ModelConfig
 from irevla.envs.suite import load_suite
 from irevla.errors import UserError
 from irevla.evaluation import in_run
@@ -90,6 +90,18 @@ def test_a_policy_that_does_not_fit(tmp_path: Path) -> None:
     config = Config(suite="pointmass", from_checkpoint=str(tmp_path), env=EnvConfig(image_size=48))
     with pytest.raises(UserError, match="32 pixels"):
         preflight(config)
+
+
+def test_a_cluster_needs_the_package_that_reaches_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("irevla.stages.preflight.find_spec", lambda name: name != "ray" or None)
+    with pytest.raises(UserError, match=r"pip install 'irevla\[ray\]', or choose torchrun"):
+        preflight(Config(suite="pointmass", compute=ComputeConfig(stage2="ray")))
+
+
+def test_a_small_vlm_is_not_shared_out() -> None:
+    compute = ComputeConfig(stage2="torchrun", processes=2, shard=True)
+    with pytest.raises(UserError, match=r"compute.shard is for a VLM of transformers with LoRA"):
+        preflight(Config(suite="pointmass", compute=compute))
 
 
 def test_a_method_that_begins_anew_takes_no_policy(tmp_path: Path) -> None:

@@ -444,9 +444,10 @@ def test_the_policy_executes_what_sacs_actor_does(tmp_path: Path) -> None:
 
     nothing = np.zeros(40, np.float32)
     flags = np.zeros(40, bool)
+    mute = np.zeros((40, 0), np.float32)
     result = StepResult(
-        0, images, (None,) * 40, flags.astype(int), (None,) * 40, np.zeros((40, 3), np.float32),
-        nothing, flags, flags, flags, images, flags,
+        0, images, mute, (None,) * 40, flags.astype(int), (None,) * 40,
+        np.zeros((40, 3), np.float32), nothing, flags, flags, flags, images, mute, flags,
     )  # fmt: skip
     jobs = tuple(Job(TASK, seed) for seed in range(40))
     closed = np.zeros(40)

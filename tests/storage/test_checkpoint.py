@@ -185,6 +185,17 @@ def test_of_a_series_the_newest_stay_and_other_names_always(tmp_path: Path) -> N
     assert {path.name for path in tmp_path.iterdir()} == {"sft", "rl:knob-1", "rl:knob-000001"}
 
 
+def test_with_its_series_goes_what_a_kill_left_of_one(tmp_path: Path) -> None:
+    checkpoints = Checkpoints(tmp_path)
+    checkpoints.save("sl-left@2-000010", FILES)
+    (tmp_path / "sl-left@2-000010").rename(tmp_path / ".sl-left@2-000020.new")
+    checkpoints.save("sl-left-000010", FILES)
+    checkpoints.drop("sl-left")
+    assert (tmp_path / ".sl-left@2-000020.new").exists()
+    checkpoints.drop("sl-left@2")
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_names_and_numbers() -> None:
     assert split_name(series_name("rl:door-open-new", 51_200)) == ("rl:door-open-new", 51_200)
     assert split_name("rl:knob-1") is None

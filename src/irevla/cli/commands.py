@@ -201,15 +201,16 @@ def data(argv: Sequence[str]) -> None:
         """Tasks, episodes, cameras, rate and ranges of actions in a LeRobotDataset v3, of irevla or
         of others: what --expert.dataset would find."""
 
-        path: tyro.conf.Positional[Path]  # the dataset's directory
+        path: tyro.conf.Positional[str]  # the dataset's directory, or OWNER/NAME on the Hub
         json: bool = False  # print as JSON
 
     arguments = parse(DataArguments, argv, prog="irevla data")
 
+    from irevla.data.fetched import dataset_folder
     from irevla.data.summary import summarize, tables
     from irevla.progress import screen
 
-    summary = summarize(arguments.path)
+    summary = summarize(dataset_folder(arguments.path, None))
     if arguments.json:
         print(json.dumps(summary.to_json(), indent=1))
         return

@@ -7,6 +7,7 @@ import torch
 from jaxtyping import Bool, Float, Num
 from torch import Tensor
 
+from irevla.compute.ranks import Part
 from irevla.config import AugmentConfig
 from irevla.types import Observation
 
@@ -17,22 +18,26 @@ def augment(
     *,
     words: Sequence[str],
     generator: torch.Generator,
+    part: Part | None = None,
 ) -> Observation:
     """Return the observation with images shifted and recoloured, and words of instructions swapped.
 
-    `words` are what `config.words` puts in the place of others. `generator` is on the CPU.
+    `words` are what `config.words` puts in the place of others. `generator` is on the CPU. What
+    happens to a sample depends on its place in the batch: `part` says which the observation has,
+    where that is not all.
     """
     images: Tensor = observation.images
     instructions = observation.instructions
+    part = part or Part.whole(len(observation))
     if config.shift:
-        images = random_shift(images, config.shift, generator)
+        images = _shifted(images, config.shift, generator, part)
     if config.colour and config.colour_share:
         named = min(config.colour_named, config.colour)
         strength = torch.where(name_colours(instructions), named, config.colour)
-        images = colour_mix(images, strength, config.colour_share, generator)
+        images = colour_mix(images, strength, config.colour_share, generator, part)
     if config.words:
-        instructions = tuple(swap_words(instructions, words, config.words, generator))
-    return Observation(images, instructions)
+        instructions = tuple(swap_words(instructions, words, config.words, generator, part))
+    return Observation(images, instructions, observation.state)
 
 
 _COLOURS = """
@@ -43,12 +48,27 @@ COLOURS = frozenset(_COLOURS.split())
 BRIGHTNESS = 0.57  # deviation of the brightness, as a share of the strength: 0.2 at 0.35
 
 
+def _shifted(
+    images: Num[Tensor, "B H W 3"], pad: int, generator: torch.Generator, part: Part
+) -> Num[Tensor, "B H W 3"]:
+    """Move the square of each camera by itself: what leaves one must not come into the next."""
+    _, height, width, _ = images.shape
+    count = max(1, height // width)
+    squares = images.reshape(-1, height // count, width, 3)
+    mine = Part(count * part.first, count * part.last, count * part.size)
+    return random_shift(squares, pad, generator, mine).view(images.shape)
+
+
 def random_shift(
-    images: Num[Tensor, "B H W 3"], pad: int, generator: torch.Generator
+    images: Num[Tensor, "B H W 3"],
+    pad: int,
+    generator: torch.Generator,
+    part: Part | None = None,
 ) -> Num[Tensor, "B H W 3"]:
     """Move each image by up to `pad` pixels each way; the edge is repeated into the gap."""
     batch, height, width, _ = images.shape
-    offsets = torch.randint(-pad, pad + 1, (2, batch, 1), generator=generator)
+    part = part or Part.whole(batch)
+    offsets = torch.randint(-pad, pad + 1, (2, part.size, 1), generator=generator)[:, part.rows]
     rows = (offsets[0] + torch.arange(height)).clamp_(0, height - 1)
     columns = (offsets[1] + torch.arange(width)).clamp_(0, width - 1)
     # One gather of whole pixels from a flat list of them: 4 times faster than indexing three axes.
@@ -64,6 +84,7 @@ def colour_mix(
     strength: Float[Tensor, " B"],
     share: float,
     generator: torch.Generator,
+    part: Part | None = None,
 ) -> Num[Tensor, "B H W 3"]:
     """Mix the colours of about `share` of the images, each by a random matrix, around middle grey.
 
@@ -72,10 +93,12 @@ def colour_mix(
     The type stays: uint8 is rounded.
     """
     batch, height, width, _ = images.shape
+    part = part or Part.whole(batch)
     strength = strength[:, None, None]
-    noise = torch.randn(batch, 3, 3, generator=generator)
-    brightness = 1 + BRIGHTNESS * strength * torch.randn(batch, 1, 1, generator=generator)
-    chosen = torch.rand(batch, 1, 1, generator=generator) < share
+    noise = torch.randn(part.size, 3, 3, generator=generator)[part.rows]
+    bright = torch.randn(part.size, 1, 1, generator=generator)[part.rows]
+    brightness = 1 + BRIGHTNESS * strength * bright
+    chosen = torch.rand(part.size, 1, 1, generator=generator)[part.rows] < share
     mix = torch.where(chosen, brightness * (torch.eye(3) + strength * noise), torch.eye(3))
     rounding = 0.5 if images.dtype == torch.uint8 else 0.0
     # Exactly `rounding` for the identity.
@@ -100,15 +123,20 @@ def name_colours(instructions: Sequence[str]) -> Bool[Tensor, " B"]:
 
 
 def swap_words(
-    instructions: Sequence[str], words: Sequence[str], share: float, generator: torch.Generator
+    instructions: Sequence[str],
+    words: Sequence[str],
+    share: float,
+    generator: torch.Generator,
+    part: Part | None = None,
 ) -> list[str]:
     """Return instructions, in about `share` of which one word, no colour, became any of `words`.
 
     Lets a policy do what the rest of an instruction says where it was never taught a word.
     """
-    chosen = torch.rand(len(instructions), generator=generator) < share
-    numbers = torch.randint(2**31, (2, len(instructions)), generator=generator)
-    places, others = numbers.tolist()
+    part = part or Part.whole(len(instructions))
+    chosen = torch.rand(part.size, generator=generator)[part.rows] < share
+    numbers = torch.randint(2**31, (2, part.size), generator=generator)
+    places, others = numbers[:, part.rows].tolist()
     return [
         _swapped(text, place, words[other % len(words)]) if swap else text
         for text, swap, place, other in zip(

@@ -45,8 +45,8 @@ def find_camera(dataset: Dataset, name: str) -> Camera:
         raise unknown(f"camera of {dataset.root}", name, names)
     if len(cameras) > 1:
         raise UserError(
-            f"dataset {dataset.root} has {len(cameras)} cameras, and a policy sees one: choose "
-            f"--expert.camera {' or '.join(names)}"
+            f"dataset {dataset.root} has {len(cameras)} cameras, and the policy sees one: choose "
+            f"--expert.camera {' or '.join(names)}, or let it see several with --env.cameras"
         )
     return cameras[0]
 
@@ -84,7 +84,7 @@ def decode(
     for path, places in _by_file(dataset, camera, episodes, stride).items():
         frames = _images(path, camera.key) if camera.kind == "image" else _video(dataset, path)
         for chosen, unpack in _wanted(path, frames, places):
-            out[chosen] = square(unpack(), out.shape[1])
+            out[chosen] = square(unpack(), out.shape[2])
             done += len(chosen)
             advance(done)
 

@@ -11,7 +11,7 @@ from jaxtyping import Float32
 
 from irevla.data import dataset_files as files
 from irevla.data.dataset_files import REMEDY, Camera, Row, VideoPlace
-from irevla.data.lerobot import INFO_PATH, TASKS_PATH
+from irevla.data.lerobot import INFO_PATH, STATE, TASKS_PATH
 from irevla.errors import UserError
 
 
@@ -50,6 +50,7 @@ class Dataset:
         self._check_order(rows, columns)
         instructions = files.read_instructions(root)
         self.actions: Float32[np.ndarray, "N A"] = columns["action"]  # as recorded
+        self.state: Float32[np.ndarray, "N S"] | None = columns.get(STATE)  # the robot's
         self.episodes = tuple(self._episode(row, columns, instructions) for row in rows)
 
     def __len__(self) -> int:

@@ -20,6 +20,7 @@ from irevla.data.lerobot import (
     CHUNK,
     DATA_PATH,
     INFO_PATH,
+    STATE,
     TASKS_PATH,
     VERSION,
     file_path,
@@ -70,6 +71,7 @@ class Info:
     action_names: tuple[str, ...]  # one for each dimension
     has_success: bool
     robot: str  # empty: not said
+    state_dim: int  # numbers of "observation.state"; 0: there is none
 
 
 def read_info(root: Path) -> Info:
@@ -101,6 +103,7 @@ def read_info(root: Path) -> Info:
             action_names=_action_names(features["action"]),
             has_success=SUCCESS in features,
             robot=str(content.get("robot_type") or ""),
+            state_dim=_state_dim(features.get(STATE)),
         )
 
 
@@ -129,6 +132,13 @@ def _action_names(feature: Mapping[str, Any]) -> tuple[str, ...]:
     if isinstance(names, list) and len(names) == dimensions:
         return tuple(map(str, names))
     return tuple(map(str, range(dimensions)))
+
+
+def _state_dim(feature: Mapping[str, Any] | None) -> int:
+    (numbers,) = map(int, feature["shape"]) if feature is not None else (0,)
+    if not 0 <= numbers <= MOST_DIMENSIONS:
+        raise ValueError(f"a state of {numbers} numbers")
+    return numbers
 
 
 # --- Places
@@ -209,25 +219,27 @@ def read_numbers(path: Path, info: Info) -> dict[str, np.ndarray]:
     types = dict.fromkeys(("index", "episode_index", "task_index"), pa.int64())
     if info.has_success:
         types[SUCCESS] = pa.bool_()
-    table = read_table(path, [*types, "action"])
+    state = [STATE] if info.state_dim else []
+    table = read_table(path, [*types, "action", *state])
     with shaped(path, remedy=REMEDY):
         typed = read_as(table, types)
         numbers = {name: np.asarray(typed[name].combine_chunks()) for name in types}
-        return numbers | {"action": _actions(table["action"], len(info.action_names))}
+        sizes = {"action": len(info.action_names), **dict.fromkeys(state, info.state_dim)}
+        return numbers | {name: _vectors(table[name], name, size) for name, size in sizes.items()}
 
 
-def _actions(column: pa.ChunkedArray, dimensions: int) -> Float32[np.ndarray, "N A"]:
-    """Return actions as float32. Raises what `shaped` understands for what is none."""
+def _vectors(column: pa.ChunkedArray, name: str, dimensions: int) -> Float32[np.ndarray, "N A"]:
+    """Return a column of vectors as float32. Raises what `shaped` understands for what is none."""
     array = column.combine_chunks()
     if pa.types.is_nested(array.type):
         lengths = pc.unique(pc.list_value_length(array)).to_pylist()
         if lengths not in ([], [dimensions]):  # a gap has no length
-            raise ValueError(f"actions have {lengths} dimensions, not {dimensions}")
+            raise ValueError(f"{name} has {lengths} dimensions, not {dimensions}")
         array = array.flatten()
     if array.null_count or not (
         pa.types.is_floating(array.type) or pa.types.is_integer(array.type)
     ):
-        raise TypeError(f"actions are {array.type}, with {array.null_count} gaps")
+        raise TypeError(f"{name} is {array.type}, with {array.null_count} gaps")
     values = np.asarray(array.cast(pa.float32(), safe=False))
     return values.reshape(len(column), dimensions)
 

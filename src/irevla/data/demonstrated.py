@@ -13,8 +13,10 @@ from jaxtyping import Float32
 
 from irevla.data.camera import check_images, decode, find_camera
 from irevla.data.dataset import Dataset, RecordedEpisode
+from irevla.data.dataset_files import Camera
 from irevla.data.episodes import LARGEST_ACTION, Frames
 from irevla.data.frame_cache import cached
+from irevla.data.lerobot import STATE, views
 from irevla.errors import UserError
 from irevla.progress import bar
 
@@ -32,6 +34,8 @@ class Wanted:
     high: Float32[np.ndarray, " A"]  # and the one that it calls 1
     fps: float  # decisions per second
     image_size: int  # side of the square image, pixels
+    cameras: tuple[str, ...] = ()  # that the policy sees; empty: one, whatever it is called
+    state_dim: int = 0  # S: how many numbers of the robot's state the policy is told
 
 
 class Demonstrated:
@@ -50,9 +54,11 @@ class Demonstrated:
         self._stride = stride
         self._dataset = Dataset(root)
         self._check_dimensions()
-        self._camera = find_camera(self._dataset, camera)
+        self._check_state()
+        self._cameras = self._find_cameras(camera)
         self._check_rate()
-        check_images(self._dataset, self._camera)
+        for each in self._cameras:
+            check_images(self._dataset, each)
         self._tasks = self._chosen()
         self._actions = self._scaled()
         self._frames: Frames | None = None
@@ -87,10 +93,12 @@ class Demonstrated:
         """The hash of all that images and actions depend on."""
         facts = {
             "decoding": DECODING,
-            "dataset": self._dataset.hash(self._camera),
-            "camera": self._camera.key,
+            "dataset": self._dataset.hash(self._cameras[0]),
+            "camera": self._cameras[0].key,
+            **({"others": self._others()} if len(self._cameras) > 1 else {}),
             "stride": self._stride,
             "image_size": self._wanted.image_size,
+            **({"state": True} if self._wanted.state_dim else {}),
             "actions": [self._wanted.low.tolist(), self._wanted.high.tolist()],
             "tasks": {
                 task: [episode.index for episode in episodes]
@@ -99,16 +107,31 @@ class Demonstrated:
         }
         return hashlib.sha256(json.dumps(facts).encode()).hexdigest()
 
+    def _others(self) -> list[list[str]]:
+        """Return what identifies the images of the cameras after the first."""
+        return [[each.key, self._dataset.hash(each)] for each in self._cameras[1:]]
+
+    def _find_cameras(self, name: str) -> list[Camera]:
+        """Return the cameras that the policy sees. Raises `UserError` where one is not there."""
+        wanted = self._wanted.cameras
+        if not wanted:
+            return [find_camera(self._dataset, name)]
+        if name:
+            raise UserError("leave expert.camera out: env.cameras says what the policy sees")
+        return [find_camera(self._dataset, each) for each in wanted]
+
     def _read(self) -> Frames:
         lengths = [len(range(0, episode.length, self._stride)) for episode in self._episodes]
         size = self._wanted.image_size
-        images = cached(self._key, (sum(lengths), size, size, 3), self._decode)
+        high = len(self._cameras) * size
+        images = cached(self._key, (sum(lengths), high, size, 3), self._decode)
         tasks = tuple(self._tasks)
         numbers = [tasks.index(task) for task in tasks for _ in self._tasks[task]]
         task = np.repeat(np.array(numbers, np.int64), lengths)
         return Frames(
             images=images,
             actions=np.concatenate(self._actions),
+            state=np.concatenate([self._state(episode) for episode in self._episodes]),
             instruction=task,
             task=task,
             episode=np.repeat(np.arange(len(lengths)), lengths),
@@ -117,15 +140,18 @@ class Demonstrated:
         )
 
     def _decode(self, out: np.ndarray) -> None:
-        with bar(f"Images of {self.root}", len(out)) as advance:
-            decode(
-                self._dataset,
-                self._camera,
-                self._episodes,
-                self._stride,
-                out,
-                lambda done: advance(done, f"{done} images"),
-            )
+        total = len(out) * len(self._cameras)
+        with bar(f"Images of {self.root}", total) as advance:
+            for number, camera in enumerate(self._cameras):
+                before = number * len(out)
+                decode(
+                    self._dataset,
+                    camera,
+                    self._episodes,
+                    self._stride,
+                    views(out, len(self._cameras))[number],
+                    lambda done, before=before: advance(before + done, f"{before + done} images"),  # type: ignore[misc]
+                )
 
     # ------------------------------------------------------------------ what fits
 
@@ -137,6 +163,31 @@ class Demonstrated:
                 f"dataset {self.root} has actions of {found} dimensions, and {self._wanted.suite} "
                 f"takes {wanted}: name a dataset that was recorded with it"
             )
+
+    def _check_state(self) -> None:
+        """Raise `UserError` unless what the policy is told of the robot is recorded."""
+        wanted = self._wanted.state_dim
+        state = self._dataset.state
+        found = 0 if state is None else state.shape[1]
+        if wanted and found != wanted:
+            raise UserError(
+                f"dataset {self.root} has {found} numbers in {STATE}, and {self._wanted.suite} "
+                f"says {wanted} of its robot: --env.no-state, or name a dataset that was recorded "
+                "with it"
+            )
+        if wanted and state is not None and not np.isfinite(state).all():
+            frame = int(np.argwhere(~np.isfinite(state))[0, 0])
+            raise UserError(
+                f"dataset {self.root}: {STATE} is not finite in frame {frame}; --env.no-state, or "
+                "take that episode out with LeRobot's lerobot-edit-dataset"
+            )
+
+    def _state(self, episode: RecordedEpisode) -> Float32[np.ndarray, "_ S"]:
+        """Return what the robot said of itself with each image of an episode."""
+        state = self._dataset.state
+        if not self._wanted.state_dim or state is None:
+            return np.zeros((len(range(0, episode.length, self._stride)), 0), np.float32)
+        return state[episode.frames][:: self._stride]
 
     def _check_rate(self) -> None:
         """Raise `UserError` unless the suite decides as often as the dataset does at the stride."""

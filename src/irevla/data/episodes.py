@@ -13,7 +13,7 @@ import re
 import shutil
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol, runtime_checkable
 
@@ -28,7 +28,7 @@ from irevla.errors import UserError
 from irevla.storage import disk
 from irevla.storage.mapped import mapped
 from irevla.storage.read import read_json, shaped
-from irevla.types import Episode
+from irevla.types import NO_STATE, Episode
 
 LARGEST_ACTION = 1.001  # rounding apart
 
@@ -44,6 +44,12 @@ class Frames:
     episode: Int64[np.ndarray, " N"]  # of the store; never changes as it grows
     instructions: tuple[str, ...]
     tasks: tuple[str, ...]
+    # The robot's; S is 0 where it is not asked.
+    state: Float32[np.ndarray, "_ S"] = field(default_factory=lambda: NO_STATE)
+
+    def __post_init__(self) -> None:
+        if self.state is NO_STATE:
+            object.__setattr__(self, "state", np.zeros((len(self), 0), np.float32))
 
     def __len__(self) -> int:
         return len(self.actions)
@@ -162,10 +168,13 @@ class EpisodeStore:
         total = sum(self._check_length(infos) for infos in self._by_file())
         images = mapped((total, *self.spec.image_shape), beside=self.root)
         actions = np.empty((total, self.spec.action_dim), np.float32)
+        state = np.empty((total, self.spec.state_dim), np.float32)
         for infos in self._by_file():
             first = infos[0].start
             stop = infos[-1].start + infos[-1].length
-            actions[first:stop] = self._decode(infos, images[first:stop])["action"]
+            columns = self._decode(infos, images[first:stop])
+            actions[first:stop] = columns["action"]
+            state[first:stop] = columns[lerobot.STATE]
         tasks = tuple(dict.fromkeys(info.provenance.task for info in self._episodes))
         lengths = [info.length for info in self._episodes]
 
@@ -176,6 +185,7 @@ class EpisodeStore:
         return Frames(
             images=images,
             actions=actions,
+            state=state,
             instruction=per_frame(instructions),
             task=per_frame([tasks.index(info.provenance.task) for info in self._episodes]),
             episode=per_frame([info.index for info in self._episodes]),
@@ -203,6 +213,7 @@ class EpisodeStore:
                 info.instruction,
                 info.success,
                 provenance=info.provenance,
+                state=columns[lerobot.STATE][part].copy(),
             )
 
     def _in_file(self, number: int) -> list[EpisodeInfo]:
@@ -229,39 +240,39 @@ class EpisodeStore:
         self, infos: Sequence[EpisodeInfo], images: UInt8[np.ndarray, "N H W 3"]
     ) -> dict[str, np.ndarray]:
         """Decode the pictures of `infos`, neighbours in one data file, into `images`; return
-        actions and rewards."""
+        actions, rewards and the robot's states."""
         path = self.root / lerobot.file_path(lerobot.DATA_PATH, infos[0].file)
         in_file = self._in_file(infos[0].file)
         table = lerobot.read_table(
             path,
-            columns=[lerobot.IMAGE, "action", "next.reward"],
+            columns=[*lerobot.image_keys(self.spec.cameras), *self._numbers_read()],
             sha256=infos[0].sha256,
             where=f"{_numbers(in_file)} of {self.root} ({path.relative_to(self.root)})",
         ).combine_chunks()
         with shaped(path, remedy=lerobot.RESTORE):
-            pngs, columns = self._columns(table)
+            pictures, columns = self._columns(table)
         first = infos[0].start - in_file[0].start
-        pngs = pngs[first : first + len(images)]
-        offset = 0
-        for info in infos:
-            part = slice(offset, offset + info.length)
-            where = f"{_numbers([info])} of {self.root} ({path.relative_to(self.root)})"
-            lerobot.decode_pngs(pngs[part], images[part], where=where)
-            offset += info.length
+        for pngs, out in zip(pictures, lerobot.views(images, len(pictures)), strict=True):
+            offset = 0
+            for info in infos:
+                part = slice(offset, offset + info.length)
+                where = f"{_numbers([info])} of {self.root} ({path.relative_to(self.root)})"
+                own = pngs[first + offset : first + offset + info.length]
+                lerobot.decode_pngs(own, out[part], where=where)
+                offset += info.length
         return {name: values[first : first + len(images)] for name, values in columns.items()}
 
-    def _columns(self, table: pa.Table) -> tuple[list[bytes], dict[str, np.ndarray]]:
-        """Return the PNGs, the actions and the rewards of a data file.
+    def _columns(self, table: pa.Table) -> tuple[list[list[bytes]], dict[str, np.ndarray]]:
+        """Return the PNGs of each camera, the actions, the rewards and the robot's states of a data
+        file.
 
         Raises what `shaped` understands where they are not what all stores have.
         """
-        dims = self.spec.action_dim
-        action = pa.float32() if dims == 1 else pa.list_(pa.float32(), dims)
-        numbers = lerobot.read_as(table, {"action": action, "next.reward": pa.float32()})
-        columns = {
-            "action": _numeric(numbers["action"]).reshape(len(table), -1),
-            "next.reward": _numeric(numbers["next.reward"]),
-        }
+        numbers = lerobot.read_as(table, self._numbers_read())
+        columns = {name: _numeric(numbers[name]) for name in numbers.column_names}
+        columns["action"] = columns["action"].reshape(len(table), -1)
+        state = columns.get(lerobot.STATE, np.zeros(0, np.float32))
+        columns[lerobot.STATE] = state.reshape(len(table), self.spec.state_dim)
         for name, values in columns.items():
             if not np.isfinite(values).all():
                 frame = int(np.argwhere(~np.isfinite(values.reshape(len(table), -1)))[0, 0])
@@ -269,10 +280,23 @@ class EpisodeStore:
         largest = float(np.abs(columns["action"]).max(initial=0.0))
         if largest > LARGEST_ACTION:
             raise ValueError(f"an action of {largest:.3g}, and all suites take -1..1: scale them")
-        pngs = table[lerobot.IMAGE].combine_chunks().field("bytes")
-        if pngs.null_count or len(pngs) != len(table):
-            raise ValueError("pictures are missing")
-        return pngs.to_pylist(), columns
+        pictures = []
+        for key in lerobot.image_keys(self.spec.cameras):
+            pngs = table[key].combine_chunks().field("bytes")
+            if pngs.null_count or len(pngs) != len(table):
+                raise ValueError("pictures are missing")
+            pictures.append(pngs.to_pylist())
+        return pictures, columns
+
+    def _numbers_read(self) -> dict[str, pa.DataType]:
+        """Return the columns of numbers that are read, with their types."""
+        sizes = {lerobot.STATE: self.spec.state_dim, "action": self.spec.action_dim}
+        vectors = {
+            name: pa.float32() if size == 1 else pa.list_(pa.float32(), size)
+            for name, size in sizes.items()
+            if size
+        }
+        return {**vectors, "next.reward": pa.float32()}
 
     # ------------------------------------------------------------------ writing
 
@@ -303,7 +327,10 @@ class EpisodeStore:
     def _check(self, episode: Episode) -> None:
         assert episode.images.shape[1:] == tuple(self.spec.image_shape), episode.images.shape
         assert episode.actions.shape[1] == self.spec.action_dim, episode.actions.shape
-        assert np.isfinite(episode.actions).all() and np.isfinite(episode.rewards).all()
+        assert episode.state.shape[1] == self.spec.state_dim, episode.state.shape
+        assert all(
+            np.isfinite(each).all() for each in (episode.actions, episode.rewards, episode.state)
+        )
         assert episode.provenance.suite == self.spec.suite, episode.provenance
         assert episode.success or self.spec.kind != "online", "failures never go to an online store"
 
@@ -311,7 +338,8 @@ class EpisodeStore:
         self, episodes: Sequence[Episode]
     ) -> tuple[list[EpisodeInfo], dict[str, Stats], list[tuple[str, bytes]]]:
         """Return what `episodes` add, and the files that say so, in the order to write them in."""
-        schema = lerobot.features(self.spec.image_shape, self.spec.action_dim)
+        spec = self.spec
+        schema = lerobot.features(spec.image_shape, spec.action_dim, spec.state_dim, spec.cameras)
         instructions = _instructions(self._instructions, episodes)
         index = len(self._episodes)
         start = sum(info.length for info in self._episodes)
@@ -329,7 +357,7 @@ class EpisodeStore:
             )
             start += len(episode)
         parts = [
-            lerobot.episode_stats(episode, part)
+            lerobot.episode_stats(episode, part, spec.cameras)
             for episode, part in zip(episodes, columns, strict=True)
         ]
         stats = lerobot.merge_stats([self._merged_stats(), *parts] if self._episodes else parts)

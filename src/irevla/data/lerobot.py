@@ -10,7 +10,8 @@ are written.
     data/chunk-000/file-000.parquet             a row per frame
 
 Pictures are PNGs inside the data files: the pixels come back exactly, and no video decoder is
-needed. Left out: videos, several cameras.
+needed. Images of several cameras lie one below the other in memory, each in a column of its own
+here. Left out: videos.
 """
 
 import hashlib
@@ -39,7 +40,9 @@ FILE = "chunk-{chunk_index:03d}/file-{file_index:03d}.parquet"
 DATA_PATH = f"data/{FILE}"
 EPISODES_PATH = f"meta/episodes/{FILE}"
 INFO_PATH, STATS_PATH, TASKS_PATH = "meta/info.json", "meta/stats.json", "meta/tasks.parquet"
-IMAGE = "observation.images.front"
+IMAGES = "observation.images."
+IMAGE = f"{IMAGES}front"
+STATE = "observation.state"
 
 Shape = tuple[int, int, int]
 Stats = dict[
@@ -47,14 +50,26 @@ Stats = dict[
 ]  # min, max, mean, std (float64, in the feature's own shape) and count (int64[1])
 
 
-def features(image_shape: Shape, action_dim: int) -> dict[str, dict[str, Any]]:
+def image_keys(cameras: Sequence[str]) -> list[str]:
+    """Return the name of the column of each camera; without names there is one."""
+    return [f"{IMAGES}{camera}" for camera in cameras] or [IMAGE]
+
+
+def features(
+    image_shape: Shape, action_dim: int, state_dim: int, cameras: Sequence[str]
+) -> dict[str, dict[str, Any]]:
     """Return the features of our datasets, as info.json has them, in the order of the columns."""
+    keys = image_keys(cameras)
+    height, width, channels = image_shape
+    image = {
+        "dtype": "image",
+        "shape": [height // len(keys), width, channels],
+        "names": ["height", "width", "channels"],
+    }
+    state = {STATE: {"dtype": "float32", "shape": [state_dim], "names": None}}
     return {
-        IMAGE: {
-            "dtype": "image",
-            "shape": list(image_shape),
-            "names": ["height", "width", "channels"],
-        },
+        **dict.fromkeys(keys, image),
+        **(state if state_dim else {}),
         "action": {"dtype": "float32", "shape": [action_dim], "names": None},
         "next.reward": _scalar("float32"),
         "next.success": _scalar("bool"),
@@ -152,11 +167,20 @@ RESTORE = "restore the file from a copy, or move the dataset away and collect it
 # statistics
 
 
-def episode_stats(episode: Episode, columns: Mapping[str, np.ndarray]) -> dict[str, Stats]:
+def episode_stats(
+    episode: Episode, columns: Mapping[str, np.ndarray], cameras: Sequence[str]
+) -> dict[str, Stats]:
     """Return the statistics of one episode's features: of images per channel, pixels in 0..1."""
-    return {IMAGE: _image_stats(episode.images)} | {
+    keys = image_keys(cameras)
+    images = zip(keys, views(episode.images, len(keys)), strict=True)
+    return {key: _image_stats(each) for key, each in images} | {
         key: _column_stats(values) for key, values in columns.items()
     }
+
+
+def views(images: UInt8[np.ndarray, "T H W 3"], cameras: int) -> list[np.ndarray]:
+    """Return the images of each camera, which lie one below the other in `images`."""
+    return np.split(images, cameras, axis=1)
 
 
 def _column_stats(values: np.ndarray) -> Stats:
@@ -224,6 +248,7 @@ def episode_columns(
     steps = np.arange(len(episode))
     last = steps == len(episode) - 1
     return {
+        **({STATE: episode.state} if episode.state.shape[1] else {}),
         "action": episode.actions,
         "next.reward": episode.rewards,
         "next.success": last & episode.success,
@@ -242,14 +267,21 @@ def data_table(
     schema: Mapping[str, dict[str, Any]],
 ) -> pa.Table:
     """Return the frames of `episodes` as the content of one data file."""
-    pngs = [png for episode in episodes for png in encode_pngs(episode.images)]
+    keys = [key for key, feature in schema.items() if feature["dtype"] == "image"]
     paths = [f"frame-{frame:06d}.png" for episode in episodes for frame in range(len(episode))]
-    arrays = [
-        pa.StructArray.from_arrays(
-            [pa.array(pngs, pa.binary()), pa.array(paths)], names=["bytes", "path"]
+    arrays = []
+    for camera in range(len(keys)):
+        pngs = [
+            png
+            for episode in episodes
+            for png in encode_pngs(views(episode.images, len(keys))[camera])
+        ]
+        arrays.append(
+            pa.StructArray.from_arrays(
+                [pa.array(pngs, pa.binary()), pa.array(paths)], names=["bytes", "path"]
+            )
         )
-    ]
-    for key in list(schema)[1:]:
+    for key in list(schema)[len(keys) :]:
         values = np.concatenate([part[key] for part in columns])
         flat = pa.array(values.ravel(), _VALUES[schema[key]["dtype"]])
         size = schema[key]["shape"][0]

@@ -10,6 +10,7 @@ import torch
 from jaxtyping import Bool, Float32, Int64
 from torch import Tensor
 
+from irevla.compute.ranks import Part
 from irevla.config import MixtureConfig
 from irevla.data.episodes import Frames
 from irevla.tasks import draw_seed
@@ -43,12 +44,20 @@ class Mixture:
             self._online = _Source("online", online, config.validation, config.discount)
             self.online_share = config.online_share
 
-    def batch(self, step: int, size: int) -> Batch:
-        """Return batch number `step`: `online_count(step, size)` samples of D_RL after D_e's."""
+    def batch(self, step: int, size: int, part: Part | None = None) -> Batch:
+        """Return batch number `step`: `online_count(step, size)` samples of D_RL after D_e's.
+
+        With a `part`, only these: whoever has the others draws them as this one would.
+        """
+        first, last = (part.first, part.last) if part else (0, size)
         online = self.online_count(step, size)
-        parts = [self._expert.train.draw(size - online, self._generator(step, stream=0))]
+        border = size - online
+        generator = self._generator(step, stream=0)
+        parts = [self._expert.train.draw(border, generator, slice(first, last))]
         if self._online is not None:
-            parts.append(self._online.train.draw(online, self._generator(step, stream=1)))
+            rows = slice(max(0, first - border), max(0, last - border))
+            generator = self._generator(step, stream=1)
+            parts.append(self._online.train.draw(online, generator, rows))
         return _join(parts)
 
     def online_count(self, step: int, size: int) -> int:
@@ -130,6 +139,7 @@ class _Pool:
         self._frames = frames
         self._images = torch.from_numpy(frames.images)
         self._actions = torch.from_numpy(frames.actions)
+        self._state = torch.from_numpy(frames.state)
         tasks = frames.task[chosen]
         self._order = chosen[np.argsort(tasks, kind="stable")]
         _, self._counts = np.unique(tasks, return_counts=True)
@@ -139,21 +149,24 @@ class _Pool:
             returns = discount ** _to_go(frames.episode)[self._order].astype(np.float64)
             self._sums = np.append(0.0, np.cumsum(returns))
 
-    def draw(self, size: int, generator: np.random.Generator) -> Batch:
-        """Draw with replacement: a task, then a frame of it."""
+    def draw(self, size: int, generator: np.random.Generator, rows: slice = slice(None)) -> Batch:
+        """Draw `size` with replacement, a task, then a frame of it; return the `rows` of them."""
         task = generator.integers(len(self._counts), size=size)
         start = self._starts[task]
         stop = start + self._counts[task]
         if self._sums is None:
-            return self._take(self._order[start + generator.integers(self._counts[task])])
+            place = start + generator.integers(self._counts[task])
+            return self._take(self._order[place[rows]])
         sums = generator.uniform(self._sums[start], self._sums[stop])
         place = np.searchsorted(self._sums, sums, side="right") - 1
-        return self._take(self._order[np.minimum(place, stop - 1)])  # rounding may reach the end
+        place = np.minimum(place, stop - 1)  # rounding may reach the end
+        return self._take(self._order[place[rows]])
 
     def _take(self, index: Int64[np.ndarray, " B"]) -> Batch:
         chosen = torch.from_numpy(index)
         texts = tuple(self._frames.instructions[i] for i in self._frames.instruction[index])
-        observation = Observation(self._images.index_select(0, chosen), texts)
+        state = self._state.index_select(0, chosen)
+        observation = Observation(self._images.index_select(0, chosen), texts, state)
         return Batch(observation, self._actions.index_select(0, chosen))
 
 

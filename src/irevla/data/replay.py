@@ -29,7 +29,7 @@ from irevla.types import Features
 ANEW = "restore it, or delete its folder to begin anew"
 HEADER, RECORDS, EPISODES = "header.json", "records.bin", "episodes.jsonl"
 FACTS = {"decisions", "crc32"}  # of each episode
-FORMAT = 3  # of the files; another number is refused
+FORMAT = 4  # of the files; another number is refused
 
 
 @dataclass(frozen=True)
@@ -45,6 +45,7 @@ class LatentSpec:
     tokens: int  # m: shorter latents are padded, longer ones refused
     width: int  # d
     action_dim: int
+    state_dim: int = 0  # S
 
     def record(self) -> np.dtype[Any]:
         """Return the type of a decision and what was seen before it.
@@ -54,6 +55,7 @@ class LatentSpec:
         fields = [
             ("tokens", np.uint16, (self.tokens, self.width)),  # the bits of bfloat16
             ("mask", np.bool_, (self.tokens,)),
+            ("state", np.float32, (self.state_dim,)),
             ("action", np.float32, (self.action_dim,)),
             ("reward", np.float32),
         ]
@@ -162,7 +164,8 @@ class LatentReplay:
     def _features(self, index: Int64[np.ndarray, " n"]) -> Features:
         bits = torch.from_numpy(self._map["tokens"][index])
         mask = torch.from_numpy(self._map["mask"][index])
-        return Features(bits.view(torch.bfloat16).float(), mask)
+        state = torch.from_numpy(self._map["state"][index])
+        return Features(bits.view(torch.bfloat16).float(), mask, state)
 
     def _records(self, episode: LatentEpisode) -> np.ndarray:
         features = episode.features.to("cpu")
@@ -174,10 +177,12 @@ class LatentReplay:
                 "many"
             )
         assert (width, episode.actions.shape[1]) == (spec.width, spec.action_dim)
+        assert features.state.shape[1] == spec.state_dim
         records = np.zeros(decisions, self._record)
         tokens = features.tokens.detach().to(torch.bfloat16).contiguous()
         records["tokens"][:, :m] = tokens.view(torch.uint16).numpy()
         records["mask"][:, :m] = features.mask.numpy()
+        records["state"] = features.state.detach().numpy()
         records["action"] = episode.actions.cpu().numpy()
         records["reward"] = episode.rewards.cpu().numpy()
         return records

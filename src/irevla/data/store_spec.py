@@ -25,13 +25,15 @@ class StoreSpec:
     """
 
     suite: str
-    image_shape: Shape  # H, W, 3
+    image_shape: Shape  # H, W, 3, of all cameras together
     action_dim: int
     fps: int  # decisions per second of simulated time, rounded
     render: Mapping[str, Any] = field(default_factory=dict)
     """What changes the image or the dynamics (JSON)."""
     kind: Literal["expert", "online"] = "expert"
     """D_e or D_RL; an online store takes successes only."""
+    state_dim: int = 0  # S: numbers of the robot's state
+    cameras: tuple[str, ...] = ()  # whose squares lie one below the other; empty: one, unnamed
 
 
 def is_vacant(root: Path) -> bool:
@@ -97,9 +99,10 @@ def summary(
         "suite": spec.suite,
         "render": dict(spec.render),
         "instructions": {info.provenance.task: info.instruction for info in infos},
+        **({"cameras": list(spec.cameras)} if spec.cameras else {}),
     }
     info = lerobot.info_json(
-        lerobot.features(spec.image_shape, spec.action_dim),
+        lerobot.features(spec.image_shape, spec.action_dim, spec.state_dim, spec.cameras),
         fps=spec.fps,
         episodes=len(infos),
         frames=sum(info.length for info in infos),
@@ -122,17 +125,27 @@ def read_spec(root: Path) -> StoreSpec:
             "directory"
         )
     with shaped(root / lerobot.INFO_PATH, remedy=lerobot.RESTORE):
-        height, width, channels = map(int, info["features"][lerobot.IMAGE]["shape"])
+        cameras = tuple(map(str, ours.get("cameras", ())))
+        keys = lerobot.image_keys(cameras)
+        (shape,) = {tuple(map(int, info["features"][key]["shape"])) for key in keys}
+        height, width, channels = shape
         (action_dim,) = map(int, info["features"]["action"]["shape"])
         if not (0 < height <= 4096 and 0 < width <= 4096 and channels == 3):
             raise ValueError(f"pictures of {height} x {width} x {channels}")
+        state_dim = 0
+        if lerobot.STATE in info["features"]:
+            (state_dim,) = map(int, info["features"][lerobot.STATE]["shape"])
+        if not 0 <= state_dim <= 4096:
+            raise ValueError(f"a state of {state_dim} numbers")
         if not 0 < action_dim <= 4096 or ours["kind"] not in ("expert", "online"):
             raise ValueError(f"actions of {action_dim} dimensions, kind {ours['kind']}")
         return StoreSpec(
             suite=str(ours["suite"]),
-            image_shape=(height, width, channels),
+            image_shape=(len(keys) * height, width, channels),
             action_dim=action_dim,
             fps=int(info["fps"]),
+            state_dim=state_dim,
+            cameras=cameras,
             render=mapping(ours["render"], "render"),
             kind=ours["kind"],
         )

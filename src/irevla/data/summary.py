@@ -1,6 +1,6 @@
 """What is in a LeRobotDataset, for people: `irevla data PATH`."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -23,7 +23,7 @@ class TaskSummary:
 
 
 @dataclass(frozen=True)
-class ActionSummary:
+class NumberSummary:
     """One dimension of the actions, over all frames where it is finite; None: there is none."""
 
     name: str
@@ -54,7 +54,8 @@ class Summary:
     fps: int
     tasks: tuple[TaskSummary, ...]
     cameras: tuple[CameraSummary, ...]
-    actions: tuple[ActionSummary, ...]
+    actions: tuple[NumberSummary, ...]
+    state: tuple[NumberSummary, ...]  # what the robot says of itself; empty: it is not recorded
 
     def to_json(self) -> dict[str, Any]:
         """Return it as plain data."""
@@ -83,8 +84,12 @@ def summarize(root: Path) -> Summary:
             for each in info.cameras
         ),
         actions=tuple(
-            _action(name, values)
+            _number(name, values)
             for name, values in zip(info.action_names, dataset.actions.T, strict=True)
+        ),
+        state=tuple(
+            _number(str(number), values)
+            for number, values in enumerate([] if dataset.state is None else dataset.state.T)
         ),
     )
 
@@ -101,11 +106,11 @@ def _task(instruction: str, episodes: list[RecordedEpisode], fps: int) -> TaskSu
     )
 
 
-def _action(name: str, values: np.ndarray) -> ActionSummary:
+def _number(name: str, values: np.ndarray) -> NumberSummary:
     finite = values[np.isfinite(values)].astype(np.float64)
     measures = (np.min, np.mean, np.max, np.std)
     least, mean, most, std = (float(each(finite)) if len(finite) else None for each in measures)
-    return ActionSummary(name, least, mean, most, std, not_finite=len(values) - len(finite))
+    return NumberSummary(name, least, mean, most, std, not_finite=len(values) - len(finite))
 
 
 def tables(summary: Summary) -> Iterator[str | Table]:
@@ -117,9 +122,11 @@ def tables(summary: Summary) -> Iterator[str | Table]:
         f"{summary.path}: {summary.episodes} episodes, {summary.frames:,} frames at "
         f"{summary.fps} a second ({long}){robot}"
     )
-    for table in (_task_table(summary), _camera_table(summary), _action_table(summary)):
-        yield ""
-        yield table
+    numbers = _number_table("action", summary.actions), _number_table("state", summary.state)
+    for table in (_task_table(summary), _camera_table(summary), *numbers):
+        if table.row_count:
+            yield ""
+            yield table
 
 
 def _task_table(summary: Summary) -> Table:
@@ -138,11 +145,11 @@ def _camera_table(summary: Summary) -> Table:
     return table
 
 
-def _action_table(summary: Summary) -> Table:
-    table = _table("action", "min", "mean", "max", "std", "not finite")
-    for action in summary.actions:
-        numbers = (action.min, action.mean, action.max, action.std)
-        table.add_row(action.name, *map(_short, numbers), str(action.not_finite))
+def _number_table(what: str, dimensions: Sequence[NumberSummary]) -> Table:
+    table = _table(what, "min", "mean", "max", "std", "not finite")
+    for each in dimensions:
+        numbers = (each.min, each.mean, each.max, each.std)
+        table.add_row(each.name, *map(_short, numbers), str(each.not_finite))
     return table
 
 

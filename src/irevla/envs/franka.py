@@ -8,7 +8,7 @@ from typing import Any
 
 import mujoco
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, Float32
 
 JOINTS = 7
 OPEN = 0.04  # of each finger, m
@@ -61,6 +61,13 @@ class Arm:
     def rotation(self) -> Float[np.ndarray, "3 3"]:
         """Of the end effector; its third column is where the fingers point."""
         return np.array(self._data.site_xmat[self._site]).reshape(3, 3)
+
+    @property
+    def state(self) -> Float32[np.ndarray, "10"]:
+        """What `arm_state.STATE` names."""
+        opening = self._data.qpos[JOINTS : JOINTS + 2].sum(keepdims=True)
+        sides = self.rotation[:, :2].T.ravel()
+        return np.concatenate([self.position, sides, opening]).astype(np.float32)
 
     def velocities(self, action: Float[np.ndarray, "7"]) -> Float[np.ndarray, "9"]:
         """Joint velocities in [-1, 1] (of `SPEED`) for an end-effector action: displacement,

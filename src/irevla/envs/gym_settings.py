@@ -1,5 +1,6 @@
 """What a person says of their gymnasium environment, in a YAML file (docs/your-data.md)."""
 
+import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -32,6 +33,8 @@ class GymSettings:
     id: str = ""  # "PushT-v0", or "package:PushT-v0" where importing the package registers it
     make: dict[str, Any] = field(default_factory=dict)  # keywords of gymnasium.make
     image: str = ""  # "pixels.top": obs["pixels"]["top"]; "": all of it; or `RENDER`
+    cameras: dict[str, Any] = field(default_factory=dict)  # name -> likewise, where --env.cameras
+    state: str = ""  # likewise, what the robot says of itself: a vector; "": nothing
     success: str = ""  # "info.is_success", or `REWARD`
     fps: float = 0.0  # steps per second; 0: the environment's own metadata["render_fps"]
     # The actions that a policy calls -1 and 1, numbers; empty: the environment's own bounds.
@@ -48,12 +51,18 @@ class GymSettings:
 
     def keywords(self, task: str) -> dict[str, Any]:
         """Return what gymnasium.make is given for a task."""
-        rendered = {"render_mode": "rgb_array"} if self.image == RENDER else {}
+        rendered = {"render_mode": "rgb_array"} if RENDER in self.images else {}
         return {**rendered, **self.make, **self.tasks[task].make}
 
+    @property
+    def images(self) -> tuple[str, ...]:
+        """Where all images are."""
+        return (self.image, *self.cameras.values())
+
     def plain(self) -> dict[str, Any]:
-        """Return all of it as JSON has it."""
-        return asdict(self)
+        """Return all of it as JSON has it, but for a state and cameras that nobody named."""
+        new = ("state", "cameras")
+        return {name: value for name, value in asdict(self).items() if name not in new or value}
 
 
 def read_settings(path: Path) -> GymSettings:
@@ -70,6 +79,12 @@ def read_settings(path: Path) -> GymSettings:
             f"{path}: 'success' is {settings.success!r}, and must be {REWARD!r} or what info calls "
             "it, as 'info.is_success'"
         )
+    for name, place in settings.cameras.items():
+        if not isinstance(place, str) or not re.fullmatch(r"\w+", str(name)):
+            raise UserError(
+                f"{path}: cameras must be names (letters, digits and _) and where their images "
+                f"are, as 'wrist: pixels.wrist', not {name!r}: {place!r}"
+            )
     for name in ("low", "high"):
         if not all(isinstance(value, int | float) for value in getattr(settings, name)):
             raise UserError(f"{path}: {name!r} must be a list of numbers, one for each dimension")

@@ -1,5 +1,6 @@
 """Any gymnasium environment as a suite: `--suite gym:FILE.yaml` (docs/your-data.md)."""
 
+import random
 from collections.abc import Mapping
 from functools import cache, partial
 from pathlib import Path
@@ -30,7 +31,7 @@ def gym_suite(name: str) -> Suite:
         )
     settings = read_settings(Path(name))
     tasks = settings.task_list()
-    actions, rate = _spaces(settings, tasks[0].name)
+    actions, state, rate = _spaces(settings, tasks[0].name)
     control_hz = settings.fps or rate
     if control_hz <= 0:
         raise UserError(
@@ -47,21 +48,26 @@ def gym_suite(name: str) -> Suite:
         check=cache(partial(_check_tasks, settings)),
         scripted_expert=False,
         action_range=actions,
+        state=state,
+        cameras=tuple(settings.cameras),
     )
 
 
-def _spaces(settings: GymSettings, task: str) -> tuple[ActionRange, float]:
-    """Return the actions of a task, and its steps per second (0: not said).
+def _spaces(settings: GymSettings, task: str) -> tuple[ActionRange, tuple[str, ...], float]:
+    """Return the actions of a task, what the robot says of itself, and its steps per second (0: not
+    said).
 
-    Raises `UserError` where it cannot be made, has no such image, or takes other actions than we
-    give.
+    Raises `UserError` where it cannot be made, has no such image or state, or takes other actions
+    than we give.
     """
     env = _make_env(settings, task)
     try:
-        if settings.image != RENDER:
-            _check_image_space(env.observation_space, settings)
+        for path in settings.images:
+            if path != RENDER:
+                _check_image_space(env.observation_space, path, settings)
         actions = _action_range(env.action_space, settings)
-        return actions, float(env.metadata.get("render_fps") or 0)
+        state = _state_names(env.observation_space, settings)
+        return actions, state, float(env.metadata.get("render_fps") or 0)
     finally:
         env.close()
 
@@ -69,9 +75,11 @@ def _spaces(settings: GymSettings, task: str) -> tuple[ActionRange, float]:
 def _check_tasks(settings: GymSettings) -> None:
     """Raise `UserError` unless every task can be made, and takes the same actions."""
     first, *others = settings.tasks
-    actions, _ = _spaces(settings, first)
+    actions, state, _ = _spaces(settings, first)
     for task in others:
-        found, _ = _spaces(settings, task)
+        found, told, _ = _spaces(settings, task)
+        if told != state:
+            raise UserError(f"{settings.id}: {task} has another state than {first}; leave it out")
         if not (
             np.array_equal(found.low, actions.low) and np.array_equal(found.high, actions.high)
         ):
@@ -135,6 +143,8 @@ class GymEnv(PixelEnv):
 
     def _set_scene(self) -> None:
         seed = int(self.np_random.integers(2**31))
+        random.seed(seed)  # some environments draw from these, whatever reset is told
+        np.random.seed(seed)
         self._seen, _ = self._inner.reset(seed=seed)
 
     def step(
@@ -174,17 +184,25 @@ class GymEnv(PixelEnv):
         return bool(info.get(key, False))
 
     def picture(self, size: int) -> UInt8[np.ndarray, "size size 3"]:
-        """Return what the policy sees, at another size."""
-        settings = self._settings
-        shown = settings.image == RENDER
-        image: Any = self._inner.render() if shown else _entry(self._seen, settings)
+        """Return what a policy with one camera sees, at another size."""
+        return self._image(self._settings.image, size)
+
+    def _view(self, camera: str, size: int) -> UInt8[np.ndarray, "size size 3"]:
+        return self._image(self._settings.cameras[camera], size)
+
+    def _image(self, path: str, size: int) -> UInt8[np.ndarray, "size size 3"]:
+        image: Any = self._inner.render() if path == RENDER else _entry(self._seen, path)
         if not _is_image(image):
             found = f"{image.dtype}{list(image.shape)}" if hasattr(image, "shape") else repr(image)
             raise UserError(
-                f"the image of {settings.id} ({settings.image or 'the observation'}) is "
+                f"the image of {self._settings.id} ({path or 'the observation'}) is "
                 f"{found:.60}, and must be uint8[height, width, 3]: name another in the YAML file"
             )
         return square(np.ascontiguousarray(image), size)
+
+    def _robot_state(self) -> Float32[np.ndarray, " S"]:
+        told = self._settings.state
+        return np.asarray(_entry(self._seen, told) if told else (), np.float32)
 
     def expert_action(self) -> Float32[np.ndarray, " A"]:
         """Nobody scripted one: raises `UserError`."""
@@ -206,27 +224,44 @@ def _is_image(image: Any) -> bool:
     )
 
 
-def _entry(observation: Any, settings: GymSettings) -> Any:
-    """Return the image in an observation."""
-    for key in settings.image.split(".") if settings.image else ():
+def _entry(observation: Any, path: str) -> Any:
+    """Return what an observation has under a dotted path; all of it under ""."""
+    for key in path.split(".") if path else ():
         observation = observation[key]
     return observation
 
 
-def _check_image_space(space: gym.Space[Any], settings: GymSettings) -> None:
-    """Raise `UserError` unless observations have the image that the settings name."""
-    for key in settings.image.split(".") if settings.image else ():
+def _state_names(space: gym.Space[Any], settings: GymSettings) -> tuple[str, ...]:
+    """Return a name for each number of the state that the settings name.
+
+    Raises `UserError` where there is none.
+    """
+    if not settings.state:
+        return ()
+    for key in settings.state.split("."):
         if not isinstance(space, gym.spaces.Dict) or key not in space.spaces:
-            raise _no_image(space, settings)
+            has = ", ".join(space.spaces) if isinstance(space, gym.spaces.Dict) else str(space)
+            raise UserError(f"{settings.id} has no state {settings.state!r}: there is {has}")
+        space = space[key]
+    if not isinstance(space, gym.spaces.Box) or len(space.shape) != 1:
+        raise UserError(f"{settings.id}: the state {settings.state!r} is {space}, and no vector")
+    return tuple(f"{settings.state} {number}" for number in range(space.shape[0]))
+
+
+def _check_image_space(space: gym.Space[Any], path: str, settings: GymSettings) -> None:
+    """Raise `UserError` unless observations have the image that the settings name."""
+    for key in path.split(".") if path else ():
+        if not isinstance(space, gym.spaces.Dict) or key not in space.spaces:
+            raise _no_image(space, path, settings)
         space = space[key]
     if not (
         isinstance(space, gym.spaces.Box) and space.dtype == np.uint8 and len(space.shape) == 3
     ):
-        raise _no_image(space, settings)
+        raise _no_image(space, path, settings)
 
 
-def _no_image(space: gym.Space[Any], settings: GymSettings) -> UserError:
-    name = settings.image or "the observation"
+def _no_image(space: gym.Space[Any], path: str, settings: GymSettings) -> UserError:
+    name = path or "the observation"
     has = ", ".join(space.spaces) if isinstance(space, gym.spaces.Dict) else str(space)
     return UserError(
         f"{settings.id} has no image {name!r}: there is {has}; name the key of an image as `image` "

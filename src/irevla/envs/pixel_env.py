@@ -13,11 +13,11 @@ from irevla.tasks import Task
 
 
 class PixelEnv(gym.Env[np.ndarray, np.ndarray]):
-    """Observation: `uint8[S, S, 3]`. Action: `float32[A]` in [-1, 1]; what lies outside is clipped.
+    """Observation: `uint8[H, W, 3]`. Action: `float32[A]` in [-1, 1]; what lies outside is clipped.
 
     The reward is 1 at success, where the episode terminates; else 0. After `horizon` decisions it
-    is truncated, unless it has just terminated. A subclass sets the scene (`_set_scene`), carries
-    out a decision (`_advance`) and renders (`picture`).
+    is truncated, unless it has just terminated. `info["state"]` is the robot's. A subclass sets the
+    scene (`_set_scene`), carries out a decision (`_advance`) and renders (`picture`).
     """
 
     metadata: dict[str, Any] = {"render_modes": ["rgb_array"], "render_fps": 10}  # noqa: RUF012
@@ -35,8 +35,7 @@ class PixelEnv(gym.Env[np.ndarray, np.ndarray]):
         self.draw = True
         self.config = config or EnvConfig()
         self.render_mode = render_mode
-        size = self.config.image_size
-        self.observation_space = gym.spaces.Box(0, 255, (size, size, 3), np.uint8)
+        self.observation_space = gym.spaces.Box(0, 255, self.config.image_shape, np.uint8)
         self.action_space = gym.spaces.Box(-1.0, 1.0, (action_dim,), np.float32)
         self.metadata = {
             **self.metadata,
@@ -58,7 +57,7 @@ class PixelEnv(gym.Env[np.ndarray, np.ndarray]):
             self.np_random = np.random.default_rng([seed, task])
         self._set_scene()
         self._decisions = 0
-        return self._observe(), {"success": False}
+        return self._observe(), {"success": False, "state": self._robot_state()}
 
     def step(
         self, action: Float32[np.ndarray, " A"]
@@ -76,7 +75,8 @@ class PixelEnv(gym.Env[np.ndarray, np.ndarray]):
         broken = self._unstable()
         success = success and not broken
         truncated = not success and (broken or self._decisions >= self.config.horizon)
-        return self._observe(), float(success), success, truncated, {"success": success}
+        info = {"success": success, "state": self._robot_state()}
+        return self._observe(), float(success), success, truncated, info
 
     def picture(self, size: int) -> UInt8[np.ndarray, "size size 3"]:
         """Return the present scene, whether or not observations are drawn."""
@@ -97,13 +97,25 @@ class PixelEnv(gym.Env[np.ndarray, np.ndarray]):
         """Carry out one decision; return whether the task is solved."""
         raise NotImplementedError
 
+    def _view(self, camera: str, size: int) -> UInt8[np.ndarray, "size size 3"]:
+        """Return what one of `Suite.cameras` sees."""
+        raise NotImplementedError
+
+    def _robot_state(self) -> Float32[np.ndarray, " S"]:
+        """What the robot says of itself, in SI units: `Suite.state` numbers."""
+        return np.zeros(0, np.float32)
+
     def _unstable(self) -> bool:
         """Whether the simulation broke down, so that nothing of its state can be believed."""
         return False
 
     def _observe(self) -> np.ndarray:
+        if not self.draw:
+            return np.zeros(self.config.image_shape, np.uint8)
         size = self.config.image_size
-        return self.picture(size) if self.draw else np.zeros((size, size, 3), np.uint8)
+        if not self.config.cameras:
+            return self.picture(size)
+        return np.concatenate([self._view(camera, size) for camera in self.config.cameras])
 
 
 def mujoco_broke(data: Any) -> bool:

@@ -83,6 +83,9 @@ class PointMassEnv(PixelEnv):
         self._dot = np.clip(self._dot + self._stride * action, -1, 1)
         return bool(np.linalg.norm(self._target - self._dot) < SUCCESS)
 
+    def _robot_state(self) -> Float32[np.ndarray, "2"]:
+        return np.asarray(self._dot, np.float32)
+
     def expert_action(self) -> Float32[np.ndarray, "2"]:
         """Straight to the target."""
         velocity = np.clip((self._target - self._dot) / self._stride, -1, 1)
@@ -143,6 +146,7 @@ POINTMASS = Suite(
     name="pointmass",
     tasks=tuple(SCENES),
     action_dim=2,
+    state=("dot x", "dot y"),
     fps=CONTROL_HZ // EnvConfig().action_repeat,
     make=_make,
     render_settings=_render_settings,

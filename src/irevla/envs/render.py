@@ -99,7 +99,7 @@ class Inset:
 
     body: str
     camera: Camera  # in the frame of the body
-    share: float  # of the image's side
+    share: float  # of the image's side; 1: it is all that is seen
 
 
 def camera_of(model: Any, name: str, pos: tuple[float, float, float] | None = None) -> Camera:
@@ -444,7 +444,8 @@ class Renderer:
         )
         rect = mujoco.MjrRect(0, 0, size, size)
         image = np.empty((size, size, 3), np.uint8)
-        mujoco.mjr_render(rect, self._scene, gl)
+        if self._inset is None or self._inset.share < 1:
+            mujoco.mjr_render(rect, self._scene, gl)
         if self._inset:
             side = round(self._inset.share * size)
             mujoco.mjv_updateCamera(self._model, self._data, self._inset_camera, self._scene)

@@ -25,8 +25,9 @@ class TaskEnv(Protocol):
 
     Observations are images `uint8[H, W, 3]`; actions `float32[A]` in [-1, 1] (clipped); the reward
     is 1 at success, where the episode terminates, else 0; `info["success"]` is a bool, and
-    `info["action"]`, where it is there, what was done in the place of the action; an episode that
-    lasts `horizon` decisions is truncated.
+    `info["action"]`, where it is there, what was done in the place of the action; `info["state"]`,
+    where the suite has one, is the robot's state with the image; an episode that lasts `horizon`
+    decisions is truncated.
     """
 
     task: Task
@@ -101,6 +102,11 @@ class Suite:
     """What changes the image or the dynamics (JSON). Datasets record it and refuse to be mixed."""
     check: Callable[[], None] = _nothing
     """Raises `UserError` with the remedy where the simulator or a library it needs is missing."""
+    state: tuple[str, ...] = ()
+    """What its environments say of the robot in `info["state"]`, one name a number ("hand x, m"):
+    the policy is told where `env.state` asks for it."""
+    cameras: tuple[str, ...] = ()
+    """Names of the views that its environments draw for themselves, where `env.cameras` asks."""
     control_hz: float = 0.0  # control steps per second, where `fps` is rounded; 0: as that says
     scripted_expert: bool = True  # whether its environments demonstrate the tasks
     demonstrations: Demonstrations | None = None  # where people have demonstrated the tasks
@@ -134,6 +140,22 @@ class Suite:
                 "lists"
             )
         return lists
+
+    def state_dim(self, config: EnvConfig) -> int:
+        """Return how many numbers of the robot's state the policy is told, S."""
+        return len(self.state) if config.state else 0
+
+    def check_senses(self, config: EnvConfig) -> None:
+        """Raise `UserError` where the policy is to see or to be told what there is not."""
+        if config.state and not self.state:
+            raise UserError(f"{self.name} says nothing of its robot's state: --env.no-state")
+        for camera in config.cameras:
+            if not self.cameras:
+                raise UserError(f"{self.name} has one camera without a name: no --env.cameras")
+            if camera not in self.cameras:
+                raise unknown(f"camera of {self.name}", camera, self.cameras)
+        if len(set(config.cameras)) < len(config.cameras):
+            raise UserError("env.cameras must name each camera once")
 
     def authorize(self, who: Authorization | None) -> None:
         """Let `who` act in the environments of this process from now on; None: nobody any more.

@@ -32,12 +32,14 @@ _log = logging.getLogger(__name__)
 class StepResult:
     """What one worker's `n` slots look like after the last step. The arrays are copies.
 
-    `images`, `jobs` and `step` are about the episode that each slot is in now: already the next one
-    where an episode just ended. All the rest is about the step just taken, and zero after a reset.
+    `images`, `states`, `jobs` and `step` are about the episode that each slot is in now: already
+    the next one where an episode just ended. All the rest is about the step just taken, and zero
+    after a reset.
     """
 
     worker: int
     images: UInt8[np.ndarray, "n H W 3"]
+    states: Float32[np.ndarray, "n S"]  # what each robot says of itself, with its image
     jobs: tuple[Job | None, ...]  # None: idle, no jobs are left
     step: Int[np.ndarray, " n"]  # decisions taken so far in this episode
     previous: tuple[Job | None, ...]  # the job that the step belonged to; None: there was no step
@@ -47,6 +49,7 @@ class StepResult:
     truncated: Bool[np.ndarray, " n"]  # the horizon ended it
     success: Bool[np.ndarray, " n"]  # by the policy, or the expert, alone: not with a person's help
     final_images: UInt8[np.ndarray, "n H W 3"]  # the true last ones, where an episode ended
+    final_states: Float32[np.ndarray, "n S"]
     lost: Bool[np.ndarray, " n"]  # the worker died or hung: the episode was dropped, starts again
 
     @property
@@ -66,21 +69,22 @@ class StepResult:
 
     def observation(self) -> Observation:
         """What the slots that are not idle see now, in their order."""
-        return _observation(self.images, self.jobs, self.playing)
+        return _observation(self.images, self.states, self.jobs, self.playing)
 
     def final_observation(self) -> Observation:
         """The true last observations of the episodes just cut off, in the order of their slots."""
-        return _observation(self.final_images, self.previous, self.cut_off)
+        return _observation(self.final_images, self.final_states, self.previous, self.cut_off)
 
 
 def _observation(
     images: UInt8[np.ndarray, "n H W 3"],
+    states: Float32[np.ndarray, "n S"],
     jobs: Sequence[Job | None],
     slots: Bool[np.ndarray, " n"],
 ) -> Observation:
     """Return what `slots` show, each with the instruction of its job."""
     chosen = [job for job, wanted in zip(jobs, slots, strict=True) if wanted and job is not None]
-    return Observation.of(images[slots], [job.instruction for job in chosen])
+    return Observation.of(images[slots], [job.instruction for job in chosen], states[slots])
 
 
 class _WorkerState:
@@ -153,6 +157,7 @@ class VectorEnv:
         max_retries: int = 3,
     ) -> None:
         suite.check()
+        suite.check_senses(config)
         self.suite = suite
         self.config = suite.env_config(config)
         self.workers = self.config.workers
@@ -162,7 +167,13 @@ class VectorEnv:
         self.given_up: list[Job] = []  # jobs that failed again and again
         self._begun = 0  # jobs so far
         self._max_retries = max_retries
-        size = {"n": self.n, "image_size": config.image_size, "action_dim": self.action_dim}
+        size = {
+            "n": self.n,
+            "image_size": config.image_size,
+            "action_dim": self.action_dim,
+            "state_dim": suite.state_dim(config),
+            "cameras": max(1, len(config.cameras)),
+        }
         self._greeting = {
             "suite": suite.source or suite.name,
             "config": asdict(self.config),

@@ -24,9 +24,8 @@ import os
 import signal
 import sys
 import threading
-import time
 import traceback
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, fields
 from multiprocessing.connection import Connection
@@ -37,6 +36,7 @@ import gymnasium as gym
 import numpy as np
 from jaxtyping import Bool, Float32, UInt8
 
+from irevla.compute.processes import outlive_nobody
 from irevla.config import EnvConfig
 from irevla.envs.suite import Authorization, Suite, load_suite
 from irevla.errors import UserError
@@ -62,6 +62,8 @@ class SharedBuffers:
 
     images: UInt8[np.ndarray, "n H W 3"]  # what each slot sees now
     final_images: UInt8[np.ndarray, "n H W 3"]  # the true last one, where the step ended an episode
+    states: Float32[np.ndarray, "n S"]  # what each robot says of itself, with its image
+    final_states: Float32[np.ndarray, "n S"]  # with the true last image
     actions: Float32[np.ndarray, "n A"]  # from the driver
     labels: Float32[np.ndarray, "n A"]  # what was meant: clean of noise; a person's who took over
     rewards: Float32[np.ndarray, " n"]
@@ -71,34 +73,39 @@ class SharedBuffers:
     active: Bool[np.ndarray, " n"]  # whose environment is at work now: the one that kills a worker
 
     @staticmethod
-    def on(memory: mmap.mmap, *, n: int, image_size: int, action_dim: int) -> "SharedBuffers":
+    def on(
+        memory: mmap.mmap, *, n: int, image_size: int, action_dim: int, state_dim: int, cameras: int
+    ) -> "SharedBuffers":
         """Return the buffers that lie in `memory` (of `nbytes`)."""
         offset = 0
         arrays = []
-        for shape, dtype in _layout(n, image_size, action_dim):
+        for shape, dtype in _layout(n, image_size, action_dim, state_dim, cameras):
             count = math.prod(shape)
             arrays.append(np.frombuffer(memory, dtype, count, offset).reshape(shape))
             offset += _aligned(count * dtype.itemsize)
         return SharedBuffers(*arrays)
 
     @staticmethod
-    def nbytes(*, n: int, image_size: int, action_dim: int) -> int:
+    def nbytes(*, n: int, image_size: int, action_dim: int, state_dim: int, cameras: int) -> int:
         """Return the memory that such buffers take."""
-        layout = _layout(n, image_size, action_dim)
+        layout = _layout(n, image_size, action_dim, state_dim, cameras)
         return sum(_aligned(math.prod(shape) * dtype.itemsize) for shape, dtype in layout)
 
     def clear_flags(self) -> None:
         """Forget the last step; the present images stay."""
-        for each in fields(self)[3:-1]:
+        for each in fields(self)[5:-1]:
             getattr(self, each.name)[:] = 0
 
 
-def _layout(n: int, size: int, action_dim: int) -> list[tuple[tuple[int, ...], np.dtype[Any]]]:
-    image = ((n, size, size, 3), np.dtype(np.uint8))
+def _layout(
+    n: int, size: int, action_dim: int, state_dim: int, cameras: int
+) -> list[tuple[tuple[int, ...], np.dtype[Any]]]:
+    image = ((n, cameras * size, size, 3), np.dtype(np.uint8))
+    state = ((n, state_dim), np.dtype(np.float32))
     action = ((n, action_dim), np.dtype(np.float32))
     reward = ((n,), np.dtype(np.float32))
     flag = ((n,), np.dtype(np.bool_))
-    return [image, image, action, action, reward, flag, flag, flag, flag]
+    return [image, image, state, state, action, action, reward, flag, flag, flag, flag]
 
 
 def _aligned(nbytes: int) -> int:
@@ -159,7 +166,8 @@ class EnvPool:
         env.unwrapped.draw = job.draw  # type: ignore[attr-defined]
         self._noise[slot] = Disturbance(job)
         self._helped[slot] = False
-        self._buffers.images[slot], _ = env.reset(seed=job.seed)
+        self._buffers.images[slot], info = env.reset(seed=job.seed)
+        self._buffers.states[slot] = self._state(job, info)
 
     def _replay(self, slot: int, actions: Sequence[Sequence[float]]) -> None:
         """Take actions that were taken before; only the last image is drawn."""
@@ -222,7 +230,20 @@ class EnvPool:
         ended = terminated or truncated
         seen = buffers.final_images if ended else buffers.images
         seen[slot] = image
+        states = buffers.final_states if ended else buffers.states
+        states[slot] = self._state(job, info)
         return ended
+
+    def _state(self, job: Job, info: Mapping[str, Any]) -> np.ndarray:
+        """Return what the policy is told of the robot. Raises `UserError` where it cannot be."""
+        wanted = self._buffers.states.shape[1]
+        state = np.asarray(info.get("state", ()) if wanted else (), np.float32)
+        if state.shape != (wanted,) or not np.isfinite(state).all():
+            raise UserError(
+                f"the environment of {job.task}, seed {job.seed}, gives info['state'] = {state}, "
+                f"and must give {wanted} finite numbers: mend it, or say --env.no-state"
+            )
+        return state
 
 
 def _jobs(messages: Sequence[dict[str, Any] | None]) -> list[Job | None]:
@@ -284,13 +305,6 @@ def _make_pool(greeting: dict[str, Any], memory: int) -> EnvPool:
 
 def _report(connection: Connection, text: str, *, user: bool) -> None:
     connection.send_bytes(json.dumps({"error": text, "user": user}).encode())
-
-
-def outlive_nobody(parent: int) -> None:
-    """Exit with the driver, even when it was killed while an environment hangs and nobody reads."""
-    while os.getppid() == parent:
-        time.sleep(1)
-    os._exit(1)
 
 
 def _leave(number: int, frame: FrameType | None) -> None:

@@ -39,14 +39,18 @@ def evaluate_saved(
     found.check()
     chosen = tuple(found.task(task).name for task in tasks) or found.task_lists(config).all
     policy = VLAPolicy.from_pretrained(place, device=find_device(config.device))
+    env = replace(config.env, state=policy.state_dim > 0, cameras=policy.cameras)
+    found.check_senses(env)
     check_fits(
         policy,
         suite=found.name,
         action_dim=found.action_dim,
-        image_size=config.env.image_size,
+        image_size=env.image_size,
+        state_dim=found.state_dim(env),
+        cameras=env.cameras,
         path=str(path),
     )
-    protocol = Protocol(found, chosen, config.env, episodes, seed, words)
+    protocol = Protocol(found, chosen, env, episodes, seed, words)
     with threads(1):
         evaluation = evaluate_policy(
             policy,
@@ -77,12 +81,20 @@ def evaluate_on(
     config = _usual(suite)
     if not isinstance(policy, VLAPolicy):
         policy = VLAPolicy.from_pretrained(policy, device=find_device(config.device))
-    env = replace(config.env, image_size=policy.image_size)
+    env = replace(
+        config.env,
+        image_size=policy.image_size,
+        state=policy.state_dim > 0,
+        cameras=policy.cameras,
+    )
+    found.check_senses(env)
     check_fits(
         policy,
         suite=found.name,
         action_dim=found.action_dim,
         image_size=env.image_size,
+        state_dim=found.state_dim(env),
+        cameras=env.cameras,
         path="the policy",
     )
     protocol = Protocol(found, chosen, env, episodes, seed)

@@ -138,6 +138,7 @@ class PPO:
             return lambda index: Features(
                 batch.features.tokens.index_select(0, index),
                 batch.features.mask.index_select(0, index),
+                batch.features.state.index_select(0, index),
             ).float()
         seen = batch.observations
         assert seen is not None, "a live encoder needs the rollout's observations"

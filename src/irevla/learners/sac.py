@@ -53,7 +53,7 @@ class SAC:
         with seeded(draw_seed(seed, "critics")):
             self.critic = CriticEnsemble(
                 critics=config.critics,
-                width=head.width,
+                width=head.width + head.state_dim,
                 motion=self.actor.motion,
                 hidden=head.hidden,
                 choices=self.actor.choices,
@@ -128,8 +128,8 @@ class SAC:
 
     @torch.no_grad()
     def _read(self, features: Features) -> Float[Tensor, "B d"]:
-        """Return h' of the SFT policy, which all critics share."""
-        h: Tensor = self.reference.token_learner(features)
+        """Return h' of the SFT policy, and the robot's state, which all critics share."""
+        h: Tensor = self.reference.read(features)
         return h
 
     def _descend(self, *names: str) -> Metrics:

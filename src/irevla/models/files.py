@@ -32,6 +32,8 @@ ADAPTER_CONFIG = "adapter_config.json"
 NAMES = (WEIGHTS, CONFIG, ADAPTER, ADAPTER_CONFIG)
 CARD = "README.md"
 FORMAT = "irevla-policy-1"
+CAMERAS = "cameras"  # in config.json, where the policy sees several
+STATE_DIM = "state_dim"  # in config.json, where the policy is told the robot's state
 GRIPPER = "gripper"  # in config.json, where the last action dimension is executed as open or closed
 PEFT_ROOT = "base_model.model."  # what PEFT puts before the names of a model's parameters
 # Weights, settings, prompts and vocabularies.
@@ -250,6 +252,8 @@ class Description:
     base: Base | None
     discrete_gripper: bool = False  # the last action dimension is executed as open or closed
     fingerprint: Fingerprint | None = None
+    state_dim: int = 0
+    cameras: tuple[str, ...] = ()
 
 
 @runtime_checkable
@@ -266,11 +270,39 @@ class Interface(Protocol):
         """The side of the square image, pixels."""
         ...
 
+    @property
+    def state_dim(self) -> int:
+        """S: how many numbers of the robot's state it is told."""
+        ...
+
+    @property
+    def cameras(self) -> tuple[str, ...]:
+        """The cameras that it sees; empty: one, unnamed."""
+        ...
+
 
 def check_fits(
-    policy: Interface, *, suite: str, action_dim: int, image_size: int, path: str
+    policy: Interface,
+    *,
+    suite: str,
+    action_dim: int,
+    image_size: int,
+    state_dim: int,
+    cameras: tuple[str, ...],
+    path: str,
 ) -> None:
-    """Raise `UserError` where a policy does not act as the suite does, or sees other images."""
+    """Raise `UserError` where a policy does not act as the suite does, or sees something else."""
+    if policy.cameras != cameras:
+        sees, has = (", ".join(each) or "its one camera" for each in (policy.cameras, cameras))
+        raise UserError(
+            f"{path} sees {sees}, and is to see {has} of {suite}: choose another policy or "
+            "--env.cameras"
+        )
+    if policy.state_dim != state_dim:
+        raise UserError(
+            f"{path} is told {policy.state_dim} numbers of the robot's state, and {suite} tells "
+            f"{state_dim}: choose another policy, or --env.state or --env.no-state"
+        )
     if policy.action_dim != action_dim or policy.image_size != image_size:
         raise UserError(
             f"{path} acts in {policy.action_dim} dimensions on images of {policy.image_size} "
@@ -302,9 +334,24 @@ def parse(files: Mapping[str, Any]) -> Description:
         raise UserError(f"{CONFIG} is damaged: action_dim {action_dim}, image_size {image_size}")
     if type(action_dim) is bool or type(image_size) is bool:
         raise UserError(f"{CONFIG} is damaged: action_dim {action_dim}, image_size {image_size}")
+    state_dim = data.get(STATE_DIM, 0)
+    if type(state_dim) is not int or not 0 <= state_dim <= 4096:
+        raise UserError(f"{CONFIG} is damaged: {STATE_DIM} {state_dim}")
+    cameras = data.get(CAMERAS, [])
+    if not isinstance(cameras, list) or not all(isinstance(name, str) for name in cameras):
+        raise UserError(f"{CONFIG} is damaged: {CAMERAS} {cameras}")
     config = from_dict(model, kind=ModelConfig, where="model.")
     known = Fingerprint.read(data[FINGERPRINT]) if FINGERPRINT in data else None
-    return Description(config, action_dim, image_size, _base(data), GRIPPER in data, known)
+    return Description(
+        config,
+        action_dim,
+        image_size,
+        _base(data),
+        GRIPPER in data,
+        known,
+        state_dim,
+        tuple(cameras),
+    )
 
 
 def _base(data: Mapping[str, Any]) -> Base | None:

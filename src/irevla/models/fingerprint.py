@@ -70,12 +70,14 @@ class Fingerprint:
         raise UserError("its fingerprint is damaged: save or download the policy again")
 
 
-def fixed_observation(side: int) -> Observation:
-    """Return the one picture (noise, the same for ever) and sentence; `side` in pixels."""
+def fixed_observation(side: int, state_dim: int = 0, cameras: int = 1) -> Observation:
+    """Return the one picture (noise, the same for ever) and sentence, and some state of the robot;
+    `side` in pixels. Further cameras see further noise."""
     # Not by a generator of numpy or torch: those may change with the versions that are compared.
-    noise = hashlib.shake_256(SEED).digest(3 * side * side)
-    picture = np.frombuffer(noise, np.uint8).reshape(1, side, side, 3)
-    return Observation.of(picture, [SENTENCE])
+    noise = hashlib.shake_256(SEED).digest(3 * cameras * side * side)
+    picture = np.frombuffer(noise, np.uint8).reshape(1, cameras * side, side, 3)
+    state = np.linspace(-1, 1, state_dim, dtype=np.float32)[None]
+    return Observation.of(picture, [SENTENCE], state)
 
 
 def without_action(described: Mapping[str, Any]) -> dict[str, Any]:

@@ -1,12 +1,8 @@
-"""Policies on the Hugging Face Hub: found and fetched, described and uploaded. huggingface_hub is
-imported where it is needed alone."""
+"""Policies on the Hugging Face Hub: found and fetched, described and uploaded."""
 
-import re
 import tempfile
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import yaml
@@ -15,9 +11,8 @@ from irevla.config import is_folder
 from irevla.errors import UserError
 from irevla.models.files import CARD, CONFIG, Description, parse, policy_folder, write_policy
 from irevla.storage.checkpoint import MANIFEST
+from irevla.storage.hub import REPOSITORY, in_one_line, library
 
-LOGIN = "log in with `hf auth login` or set HF_TOKEN"
-REPOSITORY = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
 TEXTS = ("*.json", "*.md")
 TENSORS = "*.safetensors"
 TAGS = (
@@ -37,7 +32,7 @@ A vision-language-action policy: it sees an image, reads an instruction, and act
 `irevla`, which improves such a policy by trial and error and keeps what it knew (iRe-VLA).
 
 - **Vision-language model**: {vlm}
-- **In**: an image, uint8[{side}, {side}, 3], and an instruction in English
+- **In**: {seen}, uint8[{side}, {side}, 3],{state} and an instruction in English
 - **Out**: an action, float32[{action_dim}], each dimension in [-1, 1]
 
 ## How to load it
@@ -46,7 +41,7 @@ A vision-language-action policy: it sees an image, reads an instruction, and act
 from irevla import VLAPolicy  # pip install 'irevla[hub]'
 
 policy = VLAPolicy.from_pretrained("{name}")
-action = policy.act(image, "open the drawer")
+action = policy.act({image}, "open the drawer"{told})
 ```
 
 {results}
@@ -81,8 +76,8 @@ def download(repo: str, *, revision: str = "") -> Path:
     First the settings, so that nothing large is fetched of what is no policy. Raises `UserError`
     where it cannot be had: not there, private or gated, no network.
     """
-    hub = _library(f"there is no folder {repo}; to look for it on the Hugging Face Hub")
-    with _in_one_line(f"there is no folder {repo}, and it cannot be had from the Hub"):
+    hub = library(f"there is no folder {repo}; to look for it on the Hugging Face Hub")
+    with in_one_line(f"there is no folder {repo}, and it cannot be had from the Hub"):
         texts = Path(
             hub.snapshot_download(repo, revision=revision or None, allow_patterns=[*TEXTS])
         )
@@ -108,8 +103,8 @@ def upload(files: Mapping[str, Any], repo: str, *, private: bool, card: str) -> 
             f"the base model is the folder {base.name}, which no one else has; train from one on "
             "the Hub"
         )
-    hub = _library(f"to push to {repo}")
-    with tempfile.TemporaryDirectory() as scratch, _in_one_line(f"cannot push to {repo}"):
+    hub = library(f"to push to {repo}")
+    with tempfile.TemporaryDirectory() as scratch, in_one_line(f"cannot push to {repo}"):
         folder = Path(scratch) / "policy"
         write_policy(folder, files, card=card)
         api = hub.HfApi(library_name="irevla")
@@ -166,6 +161,12 @@ def model_card(config: Mapping[str, Any], *, name: str, results: str = "") -> st
         vlm=_vlm(what),
         side=what.image_size,
         action_dim=what.action_dim,
+        seen=f"images of {', '.join(what.cameras)}, each" if what.cameras else "an image",
+        state=f" the robot's state, float32[{what.state_dim}]," if what.state_dim else "",
+        image="{" + ", ".join(f'"{name}": {name}' for name in what.cameras) + "}"
+        if what.cameras
+        else "image",
+        told=", state" if what.state_dim else "",
         results=results.strip(),
     )
     return card.rstrip() + "\n"
@@ -183,46 +184,3 @@ def _vlm(what: Description) -> str:
             "processor"
         )
     return f"`{what.base.name}` at revision `{what.base.revision}`{lora}: {where}"
-
-
-def _library(why: str) -> ModuleType:
-    try:
-        import huggingface_hub
-    except ModuleNotFoundError as error:
-        raise UserError(f"{why}: pip install 'irevla[hub]'") from error
-    return huggingface_hub
-
-
-@contextmanager
-def _in_one_line(what: str) -> Iterator[None]:
-    """Turn whatever goes wrong with the Hub into a `UserError`: "`what`: why, and what to do"."""
-    from huggingface_hub.errors import HFValidationError, HTTPError  # type: ignore[attr-defined]
-
-    try:
-        yield
-    # HTTPError: of the library that carries the requests. OSError: the Hub's own answers, no
-    # network, no token.
-    except (HTTPError, HFValidationError, OSError) as error:
-        raise UserError(f"{what}: {_reason(error)}") from error
-
-
-def _reason(error: Exception) -> str:
-    """Return why the Hub could not do it, and the remedy."""
-    from huggingface_hub import errors
-
-    status = error.response.status_code if isinstance(error, errors.HfHubHTTPError) else None
-    if isinstance(error, errors.GatedRepoError):
-        return f"it is gated: ask for access on its page, then {LOGIN}"
-    if isinstance(error, errors.RepositoryNotFoundError):
-        return f"there is no such repository, or it is private: check the name, or {LOGIN}"
-    if isinstance(error, errors.RevisionNotFoundError):
-        return "it has no such revision: name a branch, a tag or a commit"
-    if isinstance(error, errors.LocalTokenNotFoundError) or status == 401:
-        return f"the Hub does not know you: {LOGIN}"
-    if status == 403:
-        return f"you may not: {LOGIN}, with a token that may write there"
-    unreached = isinstance(error, errors.LocalEntryNotFoundError | ConnectionError)
-    unanswered = not isinstance(error, OSError | ValueError)  # a request that got no answer
-    if unreached or unanswered:
-        return "the Hub cannot be reached: check the network (and HF_HUB_OFFLINE)"
-    return " ".join(str(error).split())

@@ -19,9 +19,11 @@ from irevla.errors import UserError
 from irevla.models.files import (
     ADAPTER,
     ADAPTER_CONFIG,
+    CAMERAS,
     CONFIG,
     FORMAT,
     GRIPPER,
+    STATE_DIM,
     WEIGHTS,
     Base,
     adapter_config,
@@ -46,14 +48,16 @@ from irevla.models.heads import ActionHead
 from irevla.models.hub import locate, model_card, upload
 from irevla.models.lora import add_lora, check_lora, is_lora
 from irevla.models.products import mixed_precision
+from irevla.models.state_scale import StateScale
+from irevla.models.views import Views
 from irevla.models.vlm.base import VLM
 from irevla.models.vlm.registry import build_vlm
 from irevla.tasks import Parts
-from irevla.types import Features, Observation, tensors_hash
+from irevla.types import STATELESS, Features, Observation, tensors_hash
 
 
 class VLAPolicy(nn.Module):
-    """A VLM and an action head.
+    """A VLM and an action head, which may be told the robot's state beside the VLM's latents.
 
     The mean action is the head's output; exploration is a Gaussian around it with `log_std`. With
     `discrete_gripper` the last dimension is executed as open (-1) or closed (+1), as SAC trains it;
@@ -61,14 +65,24 @@ class VLAPolicy(nn.Module):
     """
 
     def __init__(
-        self, vlm: VLM, action_head: ActionHead, *, config: ModelConfig, image_size: int
+        self,
+        vlm: VLM,
+        action_head: ActionHead,
+        *,
+        config: ModelConfig,
+        image_size: int,
+        cameras: tuple[str, ...] = (),
     ) -> None:
         super().__init__()
         self.vlm = vlm
         self._modules["action_head"] = action_head
         self.config = config
         self.image_size = image_size
+        self.cameras = cameras  # that it sees, one below the other; empty: one, unnamed
+        self._modules["views"] = Views(cameras, width=vlm.width)
         self.action_dim = action_head.action_dim
+        self.state_dim = action_head.state_dim  # S: how much it is told of the robot
+        self._modules["state_scale"] = StateScale(self.state_dim)
         self.discrete_gripper = False
         self.noise = nn.ParameterDict({"log_std": torch.zeros(self.action_dim)})
 
@@ -79,6 +93,20 @@ class VLAPolicy(nn.Module):
         head = self._modules["action_head"]
         assert isinstance(head, ActionHead)
         return head
+
+    @property
+    def views(self) -> Views:
+        """What makes one sequence of tokens of several pictures."""
+        views = self._modules["views"]
+        assert isinstance(views, Views)
+        return views
+
+    @property
+    def state_scale(self) -> StateScale:
+        """What makes the robot's state readable."""
+        scale = self._modules["state_scale"]
+        assert isinstance(scale, StateScale)
+        return scale
 
     @property
     def log_std(self) -> nn.Parameter:
@@ -106,13 +134,15 @@ class VLAPolicy(nn.Module):
         model's.
         """
         self._check_size(observation.images)
+        self._check_state(observation.state)
         return self._encode(observation, mixed=self.config.dtype == "auto")
 
     def _encode(self, observation: Observation, *, mixed: bool) -> Features:
         cuda = self.device.type == "cuda"
         with torch.autocast("cuda", torch.bfloat16, enabled=cuda), mixed_precision(mixed):
-            h = self.vlm.encode(observation.to(self.device))
-        return Features(h.tokens.float(), h.mask)
+            h = self.views.joined(self.vlm.encode(self.views.apart(observation.to(self.device))))
+        state = self.state_scale(observation.state.to(self.device))
+        return Features(h.tokens.float(), h.mask, state)
 
     def mean(self, features: Features) -> Float[Tensor, "B A"]:
         """Return the mean action of latents, in [-1, 1]."""
@@ -137,27 +167,57 @@ class VLAPolicy(nn.Module):
         return actions
 
     @torch.no_grad()
-    def act(self, image: np.ndarray | Tensor, instruction: str | Sequence[str]) -> np.ndarray:
+    def act(
+        self,
+        image: np.ndarray | Tensor | Mapping[str, np.ndarray | Tensor],
+        instruction: str | Sequence[str],
+        state: np.ndarray | Tensor | None = None,
+    ) -> np.ndarray:
         """Return the action for what is seen and asked: float32[A] in [-1, 1], without exploration.
 
-        `image` is uint8, `H W 3`, 0..255. Given a batch (`B H W 3`) and one instruction for all or
-        one for each, it returns float32[B, A]. A discrete gripper is sampled by torch's own
-        generator. Raises `UserError` for images of another type or size than the model's.
+        `image` is uint8, `H W 3`, 0..255; of several cameras, one for each by its name. `state`,
+        where the policy is told it, is the robot's: `S` numbers. Given a batch (`B H W 3`, `B S`)
+        and one instruction for all or one for each, it returns float32[B, A]. A discrete gripper is
+        sampled by torch's own generator. Raises `UserError` for images and states of another type
+        or size than the model's.
         """
+        image = self._stacked(image)
         batch = image if image.ndim == 4 else image[None]
         texts = [instruction] * len(batch) if isinstance(instruction, str) else instruction
         self._check_size(batch)
-        observation = _as_observation(batch, texts)
+        observation = _as_observation(batch, texts, state)
         chance = torch.rand(len(batch)).to(self.device)
         actions: np.ndarray = self.decide(self.encode(observation), chance).cpu().numpy()
         return actions if image.ndim == 4 else actions[0]
 
     def _check_size(self, images: np.ndarray | Tensor) -> None:
         size = self.image_size
+        high = max(1, len(self.cameras)) * size
         shape = tuple(images.shape[1:])
-        if shape != (size, size, 3):
+        if shape != (high, size, 3):
             found = " x ".join(map(str, shape))
-            raise UserError(f"images must be {size} x {size} x 3, not {found}: resize them")
+            which = f" ({', '.join(self.cameras)}, one below the other)" if self.cameras else ""
+            raise UserError(f"images must be {high} x {size} x 3{which}, not {found}: resize them")
+
+    def _stacked(
+        self, image: np.ndarray | Tensor | Mapping[str, np.ndarray | Tensor]
+    ) -> np.ndarray | Tensor:
+        """Return the images of all cameras, one below the other."""
+        if not isinstance(image, Mapping):
+            return image
+        if set(image) != set(self.cameras):
+            raise UserError(
+                f"the policy sees {', '.join(self.cameras) or 'one picture without a name'}, not "
+                f"{', '.join(image)}"
+            )
+        return np.concatenate([np.asarray(image[name]) for name in self.cameras], axis=-3)
+
+    def _check_state(self, state: Tensor) -> None:
+        if state.shape[1] != self.state_dim:
+            raise UserError(
+                f"the policy is told {self.state_dim} numbers of the robot's state, not "
+                f"{state.shape[1]}: give it those that it was trained with"
+            )
 
     # --- who is trainable
 
@@ -176,6 +236,8 @@ class VLAPolicy(nn.Module):
         return chosen
 
     def _trains(self, name: str, parts: Parts) -> bool:
+        if name.startswith("views."):
+            return parts == "all"
         if not name.startswith("vlm."):
             return parts != "none"
         return parts == "all" and (self.config.lora.rank == 0 or is_lora(name))
@@ -186,7 +248,8 @@ class VLAPolicy(nn.Module):
     def fingerprint(self) -> Fingerprint:
         """Return what it makes of one fixed picture and sentence: see `models.fingerprint`."""
         with _acting(self), _eager(self.config):
-            h = self._encode(fixed_observation(self.image_size), mixed=False)
+            seen = fixed_observation(self.image_size, self.state_dim, max(1, len(self.cameras)))
+            h = self._encode(seen, mixed=False)
             mean = self.mean(h)
         coarse = self.device.type == "cuda" or any(
             parameter.dtype == torch.bfloat16 for parameter in self.vlm.parameters()
@@ -205,7 +268,8 @@ class VLAPolicy(nn.Module):
         """Return the sha256 of the weights that make the latents: what cached latents are marked
         with."""
         kept = self._kept()
-        return self._hash({name: kept[name] for name in kept if name.startswith("vlm.")})
+        makers = ("vlm.", "views.")
+        return self._hash({name: kept[name] for name in kept if name.startswith(makers)})
 
     def _hash(self, kept: Mapping[str, Tensor]) -> str:
         base = self._adapted
@@ -270,6 +334,10 @@ class VLAPolicy(nn.Module):
         }
         if base is not None:
             described["base"] = asdict(base)
+        if self.cameras:
+            described[CAMERAS] = list(self.cameras)
+        if self.state_dim:
+            described[STATE_DIM] = self.state_dim
         if self.discrete_gripper:
             described[GRIPPER] = True
         return described
@@ -343,23 +411,45 @@ class VLAPolicy(nn.Module):
         folder = locate(path, revision=revision)
         files = read_policy(folder)
         try:
-            what = parse(files)
-            policy = build_policy(
-                what.model, action_dim=what.action_dim, image_size=what.image_size, device=device
-            )
-            policy.load_files(files)
-            policy.discrete_gripper = what.discrete_gripper
-            if what.fingerprint is not None and not accept_difference:
-                check_same(what.fingerprint, policy.fingerprint())
+            return VLAPolicy.from_files(files, device=device, accept_difference=accept_difference)
         except UserError as error:
             raise UserError(f"cannot load the policy {folder}: {error}") from error
+
+    @staticmethod
+    def from_files(
+        files: Mapping[str, Any],
+        *,
+        device: torch.device | str = "cpu",
+        accept_difference: bool = False,
+    ) -> "VLAPolicy":
+        """Return the policy that is saved as `files`, ready to act: see `from_pretrained`."""
+        what = parse(files)
+        policy = build_policy(
+            what.model,
+            action_dim=what.action_dim,
+            image_size=what.image_size,
+            state_dim=what.state_dim,
+            cameras=what.cameras,
+            device=device,
+        )
+        policy.load_files(files)
+        policy.discrete_gripper = what.discrete_gripper
+        if what.fingerprint is not None and not accept_difference:
+            check_same(what.fingerprint, policy.fingerprint())
         return policy.eval()
 
 
 def build_policy(
-    config: ModelConfig, *, action_dim: int, image_size: int, device: torch.device | str = "cpu"
+    config: ModelConfig,
+    *,
+    action_dim: int,
+    image_size: int,
+    state_dim: int = 0,
+    cameras: tuple[str, ...] = (),
+    device: torch.device | str = "cpu",
 ) -> VLAPolicy:
-    """Return a new VLA: `config.vlm` with a new action head in the place of its output layer.
+    """Return a new VLA: `config.vlm` with a new action head in the place of its output layer, which
+    is told `state_dim` numbers of the robot's state and sees the pictures of `cameras`.
 
     See section IV-A. New weights are sampled by torch's own generator. Raises `UserError` for an
     unknown VLM and for LoRA that cannot be.
@@ -372,8 +462,10 @@ def build_policy(
         groups=config.head_groups,
         hidden=config.head_hidden,
         action_dim=action_dim,
+        state_dim=state_dim,
     )
-    return VLAPolicy(vlm, head, config=config, image_size=image_size).to(device)
+    policy = VLAPolicy(vlm, head, config=config, image_size=image_size, cameras=cameras)
+    return policy.to(device)
 
 
 @contextmanager
@@ -394,12 +486,17 @@ def _eager(config: ModelConfig) -> AbstractContextManager[Any]:
     return torch.compiler.set_stance("force_eager") if config.compile else nullcontext()
 
 
-def _as_observation(images: np.ndarray | Tensor, instructions: Sequence[str]) -> Observation:
+def _as_observation(
+    images: np.ndarray | Tensor, instructions: Sequence[str], state: np.ndarray | Tensor | None
+) -> Observation:
+    known = STATELESS if state is None else torch.as_tensor(state, dtype=torch.float32)
+    known = known.view(len(images), -1) if state is not None else known
     if isinstance(images, np.ndarray) and images.dtype == np.uint8:
-        return Observation.of(images, instructions)
+        seen = Observation.of(images, instructions)
+        return Observation(seen.images, seen.instructions, known)
     if not isinstance(images, Tensor) or images.dtype != torch.uint8:
         raise UserError(
             f"images must be uint8 (0..255), not {images.dtype}: convert them before the policy "
             "sees them"
         )
-    return Observation(images, tuple(instructions))
+    return Observation(images, tuple(instructions), known)

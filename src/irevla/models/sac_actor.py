@@ -39,7 +39,7 @@ class SoftActor(nn.Module):
 
     def forward(self, features: Features) -> Float[Tensor, "B A"]:
         """Return u, of which tanh is the mean action."""
-        u: Tensor = self.head.mlp(self.head.token_learner(features))
+        u: Tensor = self.head.mlp(self.head.read(features))
         return u
 
     def move(self, u: Float[Tensor, "B A"], noise: Float[Tensor, "B C"]) -> Float[Tensor, "B C"]:
@@ -80,8 +80,8 @@ class SoftActor(nn.Module):
 
 
 class CriticEnsemble(nn.Module):
-    """`E` critics of h' and a motion, each with a value for every choice of the gripper, computed
-    at once.
+    """`E` critics of h' (and the robot's state) and a motion, each with a value for every choice of
+    the gripper, computed at once.
 
     Two hidden layers with layer norm, which bounds what a critic says of actions never tried (RLPD,
     Ball et al. 2023); the norm has no weights of its own. Like the critic head, they start as Q =

@@ -11,6 +11,7 @@ from jaxtyping import Float32
 from irevla.config import EnvConfig, ExpertConfig
 from irevla.data.demonstrated import Demonstrated, Wanted
 from irevla.data.episodes import EpisodeStore, ExpertDataset
+from irevla.data.fetched import dataset_folder
 from irevla.data.lerobot import EpisodeInfo
 from irevla.data.store_spec import StoreSpec, is_ours
 from irevla.envs.suite import PERSON, ActionRange, Authorization, Suite
@@ -39,9 +40,11 @@ def open_store(
     """
     spec = StoreSpec(
         suite=suite.name,
-        image_shape=(config.image_size, config.image_size, 3),
+        image_shape=config.image_shape,
         action_dim=suite.action_dim,
         fps=suite.fps,
+        state_dim=suite.state_dim(config),
+        cameras=config.cameras,
         render=dict(suite.render_settings(config)),
         kind="online" if online else "expert",
     )
@@ -55,7 +58,7 @@ def open_demonstrations(
 
     Raises `UserError` with the remedy where it does not fit them. Nothing is decoded or written.
     """
-    root = Path(config.dataset)
+    root = dataset_folder(config.dataset, env.cameras or [config.camera] * bool(config.camera))
     if is_ours(root):
         if config.camera or config.stride != 1:
             raise UserError(
@@ -74,6 +77,8 @@ def open_demonstrations(
         high=actions.high,
         fps=suite.rate(env),
         image_size=env.image_size,
+        state_dim=suite.state_dim(env),
+        cameras=env.cameras,
     )
     return Demonstrated(root, wanted, camera=config.camera, stride=config.stride)
 

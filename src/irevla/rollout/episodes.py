@@ -35,6 +35,7 @@ class _PartialEpisode:
     """The episode under way in one slot."""
 
     images: list[np.ndarray] = field(default_factory=list)
+    states: list[np.ndarray] = field(default_factory=list)
     latents: list[Features] = field(default_factory=list)
     actions: list[np.ndarray] = field(default_factory=list)
     rewards: list[float] = field(default_factory=list)
@@ -64,6 +65,7 @@ class EpisodeRecorder:
         for place, slot in enumerate(np.flatnonzero(view.result.playing).tolist()):
             if self._images:
                 partial[slot].images.append(view.result.images[slot])
+                partial[slot].states.append(view.result.states[slot])
             if self._latents:
                 partial[slot].latents.append(_one(view.features, place))
 
@@ -98,7 +100,8 @@ class EpisodeRecorder:
         images = np.stack(partial.images)
         actions = np.stack(partial.actions)
         rewards = np.array(partial.rewards, np.float32)
-        return Episode(images, actions, rewards, job.instruction, success, made)
+        states = np.stack(partial.states)
+        return Episode(images, actions, rewards, job.instruction, success, made, states)
 
 
 def _one(features: Features | None, place: int) -> Features:

@@ -176,6 +176,7 @@ class Server(Generic[Recorded]):
             if view.features is not None:
                 latents[f"{worker}.tokens"] = view.features.tokens
                 latents[f"{worker}.mask"] = view.features.mask
+                latents[f"{worker}.state"] = view.features.state
         return {"episodes.json": self.vec.state(), "views.safetensors": latents}
 
     def resume(self, files: dict[str, Any]) -> None:
@@ -190,7 +191,8 @@ class Server(Generic[Recorded]):
             if result.playing.any():
                 tokens = latents.get(f"{worker}.tokens")
                 mask = latents.get(f"{worker}.mask")
-                features = None if tokens is None else Features(tokens, mask)
+                state = latents.get(f"{worker}.state")
+                features = None if tokens is None else Features(tokens, mask, state)
                 self._views[worker] = View(result, features, None, time.perf_counter())
             else:
                 self._busy.remove(worker)

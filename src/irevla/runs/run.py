@@ -5,14 +5,14 @@ import json
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, is_dataclass, replace
+from dataclasses import dataclass, fields, is_dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import yaml
 
 from irevla import config_io
-from irevla.config import Config
+from irevla.config import ComputeConfig, Config
 from irevla.errors import UserError
 from irevla.progress import console
 from irevla.storage.checkpoint import Checkpoints
@@ -25,7 +25,14 @@ from irevla.tasks import Stage, draw_seed
 
 CONFIG, RESULTS, JOURNAL = "config.yaml", "results.json", "journal.jsonl"
 FINISHED, CHANGED = "finished", "settings changed"  # events
-MAY_CHANGE = ("threads", "workers", "env.workers", "env.envs_per_worker", "env.timeout")
+MAY_CHANGE = (
+    "threads",
+    "workers",
+    "env.workers",
+    "env.envs_per_worker",
+    "env.timeout",
+    *(f"compute.{each.name}" for each in fields(ComputeConfig)),
+)
 """Settings that a run may go on with another value of: the results are then of another order of
 sums, or of episodes, and no worse."""
 

@@ -31,9 +31,9 @@ from torch import Tensor
 from torch.nn.utils import parameters_to_vector
 
 from irevla.compute.device import find_device
+from irevla.compute.processes import outlive_nobody
 from irevla.data.replay import reopen
 from irevla.envs.processes import memory_folder, spawn
-from irevla.envs.worker import outlive_nobody
 from irevla.errors import UserError
 from irevla.learners.optim import Means
 from irevla.learners.sac import SAC
@@ -281,6 +281,7 @@ class LearnerProcess:
             groups=saved.model.head_groups,
             hidden=saved.model.head_hidden,
             action_dim=saved.action_dim,
+            state_dim=saved.state_dim,
         ).to(find_device(config.device))
         self._policy = _PolicyFiles(files, head)
         sac = SAC(head, config.sac, seed=draw_seed(config.seed, stage.name))

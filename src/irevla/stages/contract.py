@@ -75,7 +75,12 @@ def load_if_done(run: Run, policy: Policy, stage: Stage) -> bool:
 
 
 def resume(
-    checkpoints: Checkpoints, policy: Policy, stage: Stage, learner: Learner
+    checkpoints: Checkpoints,
+    policy: Policy,
+    stage: Stage,
+    learner: Learner,
+    *,
+    silent: bool = False,
 ) -> dict[str, Any]:
     """Take up the newest sound checkpoint of `stage`; return its files, none where there is
     none."""
@@ -85,7 +90,8 @@ def resume(
     if found is None:
         return {}
     path, files = found
-    console.print(f"going on from {path}", soft_wrap=True)
+    if not silent:
+        console.print(f"going on from {path}", soft_wrap=True)
     policy.load_files(files)
     learner.load_state(files)
     return files

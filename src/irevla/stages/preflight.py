@@ -3,7 +3,8 @@
 from importlib.util import find_spec
 
 from irevla.compute.device import find_device
-from irevla.config import METHODS, Config, ModelConfig, is_folder
+from irevla.config import METHODS, Config, ModelConfig
+from irevla.data.fetched import named
 from irevla.envs.suite import Suite, load_suite
 from irevla.errors import UserError
 from irevla.models.files import check_fits, parse, read_policy
@@ -20,9 +21,18 @@ def preflight(config: Config) -> tuple[Suite, TaskLists]:
     """
     suite = load_suite(config.suite)
     suite.check()
+    suite.check_senses(config.env)
     if suite.real_arm is not None:
         _check_real_arm(suite, config)
-    check_model(_starting_model(config, suite), find_device(config.device))
+    model = _starting_model(config, suite)
+    check_model(model, find_device(config.device))
+    if config.compute.shard and (not model.pretrained or not model.lora.rank or model.quantize):
+        raise UserError(
+            "compute.shard is for a VLM of transformers with LoRA (--model.lora.rank) that is not "
+            "quantized: leave it out"
+        )
+    if "ray" in config.compute.engines and find_spec("ray") is None:
+        raise UserError("there is no Ray here: pip install 'irevla[ray]', or choose torchrun")
     if config.eval.videos and find_spec("av") is None:
         raise UserError("videos need PyAV: pip install 'irevla[report]', or --eval.no-videos")
     tasks = suite.task_lists(config)
@@ -39,11 +49,7 @@ def _check_demonstrations(suite: Suite, tasks: TaskLists, config: Config) -> Non
                 "as --expert.dataset (`irevla data PATH` shows what is in one)"
             )
         return
-    if not is_folder(config.expert.dataset):
-        raise UserError(
-            f"no dataset {config.expert.dataset}; name another folder as expert.dataset (download "
-            "one of the Hub first), or none to collect one"
-        )
+    named(config.expert.dataset)
     open_demonstrations(suite, tasks.expert, config.expert, env=config.env)
 
 
@@ -86,6 +92,8 @@ def _starting_model(config: Config, suite: Suite) -> ModelConfig:
             suite=suite.name,
             action_dim=suite.action_dim,
             image_size=config.env.image_size,
+            state_dim=suite.state_dim(config.env),
+            cameras=config.env.cameras,
             path=config.from_checkpoint,
         )
         return saved.model

@@ -131,10 +131,10 @@ def open_replay(
     run: Run, policy: VLAPolicy, stage: Stage, name: str, *, suite: Suite
 ) -> LatentReplay:
     """Return DIR/latents/TASK/NAME, whose latents are of the policy's VLM as it is now."""
-    size = policy.image_size
-    blank = torch.zeros(1, size, size, 3, dtype=torch.uint8)
+    blank = torch.zeros(1, *run.config.env.image_shape, dtype=torch.uint8)
     with torch.no_grad():
-        latents = policy.encode(Observation(blank, (suite.task(stage.task).instruction,)))
+        text = suite.task(stage.task).instruction
+        latents = policy.encode(Observation(blank, (text,), torch.zeros(1, policy.state_dim)))
     _, tokens, width = latents.tokens.shape
     spec = LatentSpec(
         weights=policy.vlm_hash(),
@@ -143,6 +143,7 @@ def open_replay(
         tokens=tokens,
         width=width,
         action_dim=suite.action_dim,
+        state_dim=policy.state_dim,
     )
     return LatentReplay(run.directory / "latents" / stage.target / name, spec)
 
@@ -165,7 +166,8 @@ def _is_earlier(seed: int, stage: Stage) -> bool:
 
 @torch.no_grad()
 def _encoded(policy: VLAPolicy, episode: Episode) -> LatentEpisode:
-    seen = Observation.of(episode.images, [episode.instruction] * len(episode.images))
+    texts = [episode.instruction] * len(episode)
+    seen = Observation.of(episode.images, texts, episode.state)
     parts = [policy.encode(seen[at : at + BATCH]).to("cpu") for at in range(0, len(seen), BATCH)]
     return LatentEpisode(
         Features.cat(parts), torch.from_numpy(episode.actions), torch.from_numpy(episode.rewards)

@@ -2,6 +2,8 @@
 
 from dataclasses import replace
 
+import torch
+
 from irevla.compute.device import find_device, seeded
 from irevla.data.demonstrated import Demonstrated
 from irevla.data.episodes import EpisodeStore, ExpertDataset
@@ -14,8 +16,12 @@ from irevla.runs.run import Run, is_finished
 from irevla.tasks import Stage, TaskLists, draw_seed
 
 
-def new_policy(run: Run, suite: Suite, stage: Stage) -> VLAPolicy:
+def new_policy(
+    run: Run, suite: Suite, stage: Stage, expert: ExpertDataset | None = None
+) -> VLAPolicy:
     """Return the VLM that the configuration names, with a new head, drawn for `stage`.
+
+    Where it is told the robot's state, the scale of that is as in `expert`, D_e.
 
     Of a pretrained VLM, the run keeps the commit and the type that it began with: a branch may have
     moved, or a run gone to another machine, before it is resumed.
@@ -30,8 +36,13 @@ def new_policy(run: Run, suite: Suite, stage: Stage) -> VLAPolicy:
             model,
             action_dim=suite.action_dim,
             image_size=config.env.image_size,
+            state_dim=suite.state_dim(config.env),
+            cameras=config.env.cameras,
             device=find_device(config.device),
         )
+    if policy.state_dim:
+        assert expert is not None, "what scale the state has is to be seen in D_e"
+        policy.state_scale.fit(torch.from_numpy(expert.read().state))
     policy.discrete_gripper = config.discrete_gripper
     if config.model.pretrained and not begun:
         run.journal.append("vlm", revision=policy.config.revision, dtype=policy.config.dtype)
@@ -63,6 +74,8 @@ def starting_policy(run: Run, suite: Suite) -> VLAPolicy:
         suite=suite.name,
         action_dim=suite.action_dim,
         image_size=config.env.image_size,
+        state_dim=suite.state_dim(config.env),
+        cameras=config.env.cameras,
         path=name,
     )
     run.pin("policy", name, sha256=policy.hash())

@@ -7,16 +7,15 @@ from irevla.data.episodes import EpisodeStore, ExpertDataset
 from irevla.data.mixture import Mixture
 from irevla.envs.suite import Suite
 from irevla.errors import UserError
-from irevla.learners.optim import Means
 from irevla.learners.sft import SFT
 from irevla.models.policy import VLAPolicy
 from irevla.models.vlm.tokenizer import words
 from irevla.progress import bar
 from irevla.runs.run import Run
 from irevla.stages.contract import check_learnt, complete, load_if_done, resume, save
+from irevla.stages.elsewhere import engine_of, learn_elsewhere
+from irevla.stages.fit import fit
 from irevla.tasks import Parts, Stage
-
-LOG_EVERY = 50  # steps between two points of the learning curve
 
 
 def run_supervised(
@@ -38,25 +37,31 @@ def run_supervised(
     config = run.config.sft if stage.kind == "sft" else run.config.sl
     draws = run.draws(stage)
     frames = online.read() if online is not None and len(online) else None
+    words = out_of_suite_words(suite)
     mixture = Mixture(expert.read(), frames, run.config.mixture, seed=draws)
-    held_out = mixture.validation()
-    learner = SFT(policy, config, parts=parts, seed=draws, words=out_of_suite_words(suite))
-    resume(run.checkpoints, policy, stage, learner)
+    learner = SFT(policy, config, parts=parts, seed=draws, words=words)
+    others = engine_of(run.config, stage) != "inline"
+    if others:
+        learn_elsewhere(
+            run,
+            policy,
+            learner,
+            stage,
+            parts,
+            title=_title(stage),
+            expert=expert.read(),
+            online=frames,
+        )
+    resume(run.checkpoints, policy, stage, learner, silent=others)
 
-    means = Means()
-    metrics: dict[str, float] = {}
-    with threads(run.config.threads), bar(_title(stage), config.steps) as advance:
-        while learner.updates < config.steps:
-            means.add(learner.update(mixture.batch(learner.updates, config.batch)))
-            step = learner.updates
-            validates = step % config.validate_every == 0 or step == config.steps
-            if validates or step % LOG_EVERY == 0:
-                metrics = means.take()
-                if validates:
-                    metrics |= learner.validate(held_out, mixture.weights())
-                    save(run.checkpoints, policy, stage, learner)
-                run.metrics.log(stage.name, step, **metrics)
-            advance(step, _note(metrics))
+    def point(metrics: Mapping[str, float], validated: bool) -> None:
+        if validated:
+            save(run.checkpoints, policy, stage, learner)
+        run.metrics.log(stage.name, learner.updates, **metrics)
+
+    if learner.updates < config.steps:
+        with threads(run.config.threads), bar(_title(stage), config.steps) as advance:
+            fit(learner, mixture, point=point, advance=advance)
 
     if learner.skipped == learner.updates:
         raise UserError(
@@ -81,8 +86,3 @@ def _title(stage: Stage) -> str:
     if stage.kind == "sft":
         return "Stage 0: supervised fine-tuning"
     return f"Stage 2: supervised learning, {stage.target}"
-
-
-def _note(metrics: Mapping[str, float]) -> str:
-    shown = {"loss": "loss", "validation": "validation"}
-    return ", ".join(f"{name} {metrics[key]:.4f}" for key, name in shown.items() if key in metrics)

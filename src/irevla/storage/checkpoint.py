@@ -5,6 +5,7 @@ and sha256 of each. It is written aside as `.NAME.new`, every file fsynced, and 
 so a directory without a dot in front is always a whole one.
 """
 
+import glob
 import hashlib
 import json
 import re
@@ -84,7 +85,7 @@ def load(directory: Path, *, as_saved: bool = False) -> dict[str, Any]:
         saved = _manifest(directory).get("name", directory.name)  # version 0.1 noted no name
         if saved != directory.name:
             raise CorruptCheckpoint(f"corrupt checkpoint: {directory} was saved as {saved}")
-    return {name: _decode(directory / name, data) for name, data in _verified(directory)}
+    return {name: decode(directory / name, data) for name, data in _verified(directory)}
 
 
 class Checkpoints:
@@ -128,9 +129,10 @@ class Checkpoints:
         return None
 
     def drop(self, prefix: str) -> None:
-        """Delete the whole series, once its stage is done."""
+        """Delete the whole series, once its stage is done, and what a kill left of one."""
         for path in self._series(prefix):
             _remove(path)
+        _discard(*self.root.glob(f".{glob.escape(prefix)}-*.new"))
 
     def _series(self, prefix: str) -> list[Path]:
         """Return the checkpoints of one series, newest first."""
@@ -256,12 +258,13 @@ def _write_all(directory: Path, name: str, files: Files) -> None:
 
 def _write(path: Path, content: Any) -> dict[str, int | str]:
     """Write one file and fsync it; returns its line of the manifest."""
-    data = _encode(path.name, content)
+    data = encode(path.name, content)
     write_synced(path, data)
     return {"bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
 
 
-def _encode(name: str, content: Any) -> bytes:
+def encode(name: str, content: Any) -> bytes:
+    """Return the bytes of the file `name` of a checkpoint."""
     assert name.endswith((".safetensors", ".json")) and Path(name).name == name, (
         f"{name}: checkpoints hold .safetensors and .json only"
     )
@@ -292,7 +295,7 @@ def _verified(directory: Path) -> list[tuple[str, bytes]]:
 
 
 def _manifest(directory: Path) -> dict[str, Any]:
-    manifest = _decode(directory / MANIFEST, _read(directory / MANIFEST))
+    manifest = decode(directory / MANIFEST, _read(directory / MANIFEST))
     if not isinstance(manifest, dict) or not isinstance(manifest.get("files"), dict):
         raise CorruptCheckpoint(f"corrupt checkpoint: {directory / MANIFEST} is no manifest")
     return manifest
@@ -315,7 +318,11 @@ def _read(path: Path, *, most: int = LARGEST_TEXT) -> bytes:
         raise CorruptCheckpoint(f"corrupt checkpoint: {error}") from error
 
 
-def _decode(path: Path, data: bytes) -> Any:
+def decode(path: Path, data: bytes) -> Any:
+    """Return what `encode` was given, tensors on the CPU.
+
+    Raises `CorruptCheckpoint`, which names `path`, for anything else.
+    """
     try:
         return _tensors(data) if path.suffix == ".safetensors" else json.loads(data)
     # ValueError: JSON or UTF-8 gone wrong. The others: a tensor of a kind or size that cannot be.

@@ -89,6 +89,9 @@ class KitchenEnv(PixelEnv):
         mujoco.mj_forward(self.model, self.data)  # positions of sites, of the present state
         return success
 
+    def _robot_state(self) -> Float32[np.ndarray, " S"]:
+        return self.arm.state
+
     def _unstable(self) -> bool:
         return mujoco_broke(self.data)
 

@@ -20,7 +20,7 @@ from irevla.envs.franka import OPEN, Motion, rotation_vector
 from irevla.envs.kitchen.env import KitchenEnv, model_of
 from irevla.envs.kitchen.tasks import SKILLS, Skill
 from irevla.errors import UserError
-from irevla.types import Episode, Provenance
+from irevla.types import NO_STATE, Episode, Provenance
 
 ROBOT = slice(0, 9)  # of qpos
 # Of an observation: qpos and qvel of the robot (9 + 9), then of the kitchen (21 + 20).
@@ -109,10 +109,12 @@ def _episode(task: str, states: States, config: EnvConfig, number: int) -> Episo
     env = KitchenEnv(task, config)
     images = []
     hands = []
+    own = []
     for state in states:
         env.show(state)
         images.append(env.picture(config.image_size))
         hands.append((env.arm.position, env.arm.rotation))
+        own.append(env.arm.state)
     actions = [
         _action(here, there, fingers, env.arm.motion)
         for here, there, fingers in zip(hands, hands[1:], states[1:, 7:9], strict=False)
@@ -120,8 +122,9 @@ def _episode(task: str, states: States, config: EnvConfig, number: int) -> Episo
     rewards = np.zeros(len(actions), np.float32)
     rewards[-1] = 1.0
     who = Provenance("kitchen", task, number, "human")
+    told = np.stack(own[:-1]) if config.state else NO_STATE
     return Episode(
-        np.stack(images[:-1]), np.stack(actions), rewards, SKILLS[task].instruction, True, who
+        np.stack(images[:-1]), np.stack(actions), rewards, SKILLS[task].instruction, True, who, told
     )
 
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import gymnasium as gym
 
 from irevla.config import EnvConfig
+from irevla.envs.arm_state import STATE
 from irevla.envs.kitchen.install import check
 from irevla.envs.kitchen.tasks import ACTION_DIM, CAMERA_POS, CONTROL_HZ, LOOK_AT, SPECS
 from irevla.envs.suite import Suite, register
@@ -51,6 +52,7 @@ KITCHEN = Suite(
     name="kitchen",
     tasks=tuple(spec.task for spec in SPECS.values()),
     action_dim=ACTION_DIM,
+    state=STATE,
     fps=CONTROL_HZ // EnvConfig().action_repeat,
     make=_make,
     render_settings=_render_settings,

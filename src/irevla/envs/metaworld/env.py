@@ -79,6 +79,9 @@ class MetaWorldEnv(PixelEnv):
                 return True
         return False
 
+    def _robot_state(self) -> Float32[np.ndarray, "4"]:
+        return self._state[:4].astype(np.float32)
+
     def _unstable(self) -> bool:
         return mujoco_broke(self._inner.data)
 

@@ -36,6 +36,7 @@ METAWORLD = Suite(
     name="metaworld",
     tasks=tuple(spec.task for spec in SPECS.values()),
     action_dim=ACTION_DIM,
+    state=("hand x, m", "hand y, m", "hand z, m", "opening, 0 to 1"),
     fps=CONTROL_HZ // EnvConfig().action_repeat,
     make=_make,
     render_settings=_render_settings,

@@ -102,6 +102,13 @@ class PandaEnv(PixelEnv):
                 break
         return success
 
+    def _view(self, camera: str, size: int) -> UInt8[np.ndarray, "size size 3"]:
+        image: np.ndarray = _plain(self.task.name, camera).draw(self.model, self.data, size=size)
+        return image
+
+    def _robot_state(self) -> Float32[np.ndarray, " S"]:
+        return self.arm.state
+
     def _unstable(self) -> bool:
         return mujoco_broke(self.data)
 
@@ -190,3 +197,13 @@ def _renderer(task: str) -> Any:
     model = model_of(task)
     inset = render.Inset(HAND, render.camera_of(model, "wrist"), WRIST_SHARE)
     return render.Renderer(model, camera=render.camera_of(model, "front"), inset=inset)
+
+
+@functools.cache
+def _plain(task: str, camera: str) -> Any:
+    """The same for one camera alone, without the other's view in its corner."""
+    model = model_of(task)
+    if camera == "front":
+        return render.Renderer(model, camera=render.camera_of(model, camera))
+    whole = render.Inset(HAND, render.camera_of(model, camera), 1.0)
+    return render.Renderer(model, camera=render.camera_of(model, "front"), inset=whole)

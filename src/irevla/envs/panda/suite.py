@@ -6,6 +6,7 @@ from typing import Any
 import gymnasium as gym
 
 from irevla.config import EnvConfig
+from irevla.envs.arm_state import STATE
 from irevla.envs.panda.install import check
 from irevla.envs.panda.tasks import (
     ACTION_DIM,
@@ -46,6 +47,8 @@ PANDA_SIM = Suite(
     name="panda-sim",
     tasks=tuple(spec.task for spec in SPECS.values()),
     action_dim=ACTION_DIM,
+    state=STATE,
+    cameras=("front", "wrist"),
     fps=CONTROL_HZ // EnvConfig().action_repeat,
     make=_make,
     render_settings=_render_settings,

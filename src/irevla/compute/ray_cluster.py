@@ -1,0 +1,120 @@
+"""The engine Ray: processes on the nodes of a cluster, started and, where one is lost, started anew
+by Ray Train. The only file that imports Ray.
+
+What Ray sends to them is the name of a module and two texts. Their results do not come back through
+Ray: see `stages.job`.
+"""
+
+import importlib
+import socket
+import sys
+import threading
+import traceback
+from tempfile import TemporaryDirectory
+from typing import Any
+
+from irevla.compute.engine import REFUSED
+from irevla.compute.processes import outlive_nobody
+from irevla.errors import UserError
+
+RESTARTS = 3  # of all processes, after one was lost
+WAIT = 20.0  # seconds for a cluster to answer
+
+
+class _Refused(Exception):
+    """What the cluster cannot do; the text says what to do instead."""
+
+
+def main() -> None:
+    """`python -m irevla.compute.ray_cluster PARENT_PID PROCESSES ADDRESS RESOURCE DEVICE MODULE
+    ARGUMENT ...`."""
+    parent, processes, address, resource, device, module, *arguments = sys.argv[1:]
+    threading.Thread(target=outlive_nobody, args=(int(parent),), daemon=True).start()
+    from ray.train import TrainingFailedError
+
+    try:
+        _connect(address)
+        each = _resources(int(processes), resource, device)
+    except _Refused as error:
+        print(f"{REFUSED}{error}", file=sys.stderr)
+        sys.exit(2)
+    settings = {"module": module, "arguments": arguments}
+    try:
+        with TemporaryDirectory() as notes:  # Ray Train's own; ours are in the share
+            _train(settings, int(processes), each, notes)
+    except TrainingFailedError as error:
+        traceback.print_exception(error)
+        for reason in _reasons(error):
+            print(f"{REFUSED}{reason}", file=sys.stderr)
+        sys.exit(2)
+
+
+def _connect(address: str) -> None:
+    """Join the cluster at `address`. Raises `_Refused` where none answers."""
+    import ray
+
+    try:
+        if address != "auto":  # Ray itself would try for minutes
+            host, _, port = address.rpartition("://")[2].rpartition(":")
+            socket.create_connection((host, int(port)), WAIT).close()
+        ray.init(address=address)
+    except (ConnectionError, OSError, ValueError) as error:
+        raise _Refused(
+            f"no Ray cluster answers at compute.ray_address {address!r} "
+            f"({str(error).splitlines()[0]}): start one with `ray start --head`, or name another"
+        ) from error
+
+
+def _resources(processes: int, resource: str, device: str) -> dict[str, float]:
+    """Return what each process takes of its node. Raises `_Refused` where the cluster has less."""
+    import ray
+
+    there = ray.cluster_resources()
+    each: dict[str, float] = {resource: 1} if resource else {}
+    if device != "cpu" and (device != "auto" or there.get("GPU")):
+        each["GPU"] = 1
+    each["CPU"] = 1
+    for name, amount in each.items():
+        if there.get(name, 0) < amount * processes:
+            raise _Refused(
+                f"the Ray cluster has {there.get(name, 0):g} of {name!r}, and {processes} "
+                "processes need one each: add nodes, or lower compute.processes"
+            )
+    return each
+
+
+def _train(settings: dict[str, Any], processes: int, each: dict[str, float], notes: str) -> None:
+    from ray.train import FailureConfig, RunConfig, ScalingConfig
+    from ray.train.torch import TorchTrainer
+
+    TorchTrainer(
+        _work,
+        train_loop_config=settings,
+        scaling_config=ScalingConfig(
+            num_workers=processes, use_gpu="GPU" in each, resources_per_worker=each
+        ),
+        run_config=RunConfig(
+            storage_path=notes, failure_config=FailureConfig(max_failures=RESTARTS)
+        ),
+    ).fit()
+
+
+def _reasons(error: Any) -> list[str]:
+    """Return what processes have said that a user can mend."""
+    failures = getattr(error, "worker_failures", {}).values()
+    causes = [getattr(each, "cause", each) for each in failures]
+    return [str(cause) for cause in causes if isinstance(cause, UserError)]
+
+
+def _work(settings: dict[str, Any]) -> None:
+    """Be one of the processes: Ray has made the process group by now."""
+    import torch
+    from ray.train.torch import get_device
+
+    if get_device().type == "cuda":
+        torch.cuda.set_device(get_device())
+    importlib.import_module(settings["module"]).run(settings["arguments"])
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,198 @@
+"""A supervised stage whose steps are taken by other processes, on this machine or on a cluster.
+
+What they learn comes back as checkpoints of the run, the very ones that this process would have
+written. So the stage goes on from them here or elsewhere, with as many processes as there are then.
+"""
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from irevla.compute import engine
+from irevla.config import Config
+from irevla.data.episodes import Frames
+from irevla.data.shared_frames import put_frames
+from irevla.errors import UserError
+from irevla.learners.sft import SFT
+from irevla.models.policy import VLAPolicy
+from irevla.progress import Advance, bar, console
+from irevla.runs.run import Run
+from irevla.stages.fit import note
+from irevla.stages.job import SHARD, Job, JobFolder
+from irevla.storage.checkpoint import series_name
+from irevla.storage.disk import cache_dir
+from irevla.storage.read import shaped
+from irevla.storage.share import Damaged, Share
+from irevla.tasks import Parts, Stage
+
+TRAINER = "irevla.stages.trainer"
+POLL = 0.5  # seconds between two looks at how far a job is
+LEARNER = "learner.json"  # the file of a checkpoint that says how many steps were taken
+LOG = "trainer.log"  # in the run's directory: what the other processes print
+
+
+def learn_elsewhere(
+    run: Run,
+    policy: VLAPolicy,
+    learner: SFT,
+    stage: Stage,
+    parts: Parts,
+    *,
+    title: str,
+    expert: Frames,
+    online: Frames | None,
+) -> None:
+    """Let other processes take the steps of `learner`; then its last checkpoint is in the run.
+
+    Raises `UserError` where they could not; the same call goes on from where they came to.
+    """
+    share = Share(run.config.compute.share or str(cache_dir("share")))
+    job = Job(
+        parts=parts,
+        seed=learner.seed,
+        sft=learner.config,
+        mixture=run.config.mixture,
+        words=tuple(learner.words),
+        device=run.config.device,
+        threads=run.config.threads,
+        expert=put_frames(share, expert),
+        online=put_frames(share, online) if online else None,
+    )
+    folder = JobFolder.submit(share, job, policy.files())
+    results = Results(run, policy, learner, stage, folder)
+    results.exchange()
+    steps = learner.config.steps
+    if results.updates < steps:
+        if results.updates:
+            console.print(f"going on from step {results.updates}")
+        with _set_aside(policy), bar(title, steps) as advance:
+            _compute(run, stage, folder, results, advance)
+    if results.updates < steps:
+        raise _fault(run, stage, folder, results.updates)
+    folder.drop()
+
+
+def _compute(
+    run: Run, stage: Stage, folder: JobFolder, results: "Results", advance: Advance
+) -> None:
+    """Let the engine of `stage` compute the job, and take what comes back until it has ended."""
+    job = [folder.share.place, folder.name]
+    if run.config.compute.shard:
+        job.append(SHARD)
+    settings = engine_settings(run.config, stage)
+    with engine.started(settings, TRAINER, job, log=log_of(run)) as process:
+        while process.poll() is None:
+            with suppress(UserError):  # newer by now, or out of reach: at the next look
+                results.take()
+            advance(results.step, note(results.metrics))
+            time.sleep(POLL)
+    results.take()
+    advance(results.step, note(results.metrics))
+
+
+class Results:
+    """What comes back of a job: checkpoints and points of the curves, to where a run has them."""
+
+    def __init__(
+        self, run: Run, policy: VLAPolicy, learner: SFT, stage: Stage, folder: JobFolder
+    ) -> None:
+        self._run = run
+        self._policy = policy
+        self._learner = learner
+        self._stage = stage
+        self._folder = folder
+        found = run.checkpoints.newest(stage.folder)
+        self._own: dict[str, Any] = found[1] if found else {}
+        self.updates: int = self._own[LEARNER]["updates"] if found else 0
+        self.step = self.updates  # of the last point
+        self.metrics: dict[str, float] = {}  # there
+
+    def exchange(self) -> None:
+        """Take what the job is ahead with, and give it what the run is ahead with."""
+        try:
+            self.take()
+            there = self._folder.progress().updates
+        except Damaged as error:
+            console.print(f"passed over: {error}", style="yellow", soft_wrap=True)
+            there = -1  # it begins anew
+        if there < self.updates:
+            self._folder.publish(self.updates, [], self._own)
+
+    def take(self) -> None:
+        """Take what is new.
+
+        Raises `Damaged`, and changes nothing but the curves, where a checkpoint is not whole or not
+        of this policy.
+        """
+        progress = self._folder.progress()
+        for row in progress.rows:
+            if row["step"] > self.step:
+                self.metrics = {name: row[name] for name in row if name != "step"}
+                self.step = int(row["step"])
+                self._run.metrics.log(self._stage.name, self.step, **self.metrics)
+        if progress.updates <= self.updates:
+            return
+        files = self._folder.load(progress.files)
+        try:
+            self._policy.load_files(files)
+            with shaped("its optimizer"):
+                self._learner.load_state(files)
+                if self._learner.updates != progress.updates:
+                    raise ValueError(f"it is not of step {progress.updates}")
+        except UserError as error:
+            raise Damaged(f"what came back of {self._stage.name} is damaged: {error}") from error
+        self._run.checkpoints.save(series_name(self._stage.folder, progress.updates), files)
+        self.updates = progress.updates
+
+
+def engine_of(config: Config, stage: Stage) -> str:
+    """Return who starts the processes of `stage`: see `ENGINES`."""
+    return config.compute.stage0 if stage.kind == "sft" else config.compute.stage2
+
+
+def engine_settings(config: Config, stage: Stage) -> list[str]:
+    """Return the engine of `stage` as `engine.started` takes it."""
+    compute = config.compute
+    if engine_of(config, stage) == "torchrun":
+        return engine.torchrun(compute.processes)
+    return engine.ray(
+        compute.processes,
+        address=compute.ray_address,
+        resource=compute.ray_resource,
+        device=config.device,
+    )
+
+
+def log_of(run: Run) -> Path:
+    """Return where the other processes print to."""
+    return run.directory / LOG
+
+
+def _fault(run: Run, stage: Stage, folder: JobFolder, updates: int) -> UserError:
+    """Return what to say where an engine ended before the job was done."""
+    reason = folder.failure() or engine.last_word(log_of(run))
+    if reason:
+        return UserError(reason)
+    return UserError(
+        f"{stage.name}: the processes that {engine_of(run.config, stage)} started ended after "
+        f"{updates} steps ({log_of(run)} has what they said); the same command goes on from there"
+    )
+
+
+@contextmanager
+def _set_aside(policy: VLAPolicy) -> Iterator[None]:
+    """Leave the GPU to the others meanwhile, where the policy is on one."""
+    device = policy.device
+    if device.type != "cuda" or policy.config.quantize:
+        yield
+        return
+    policy.to("cpu")
+    torch.cuda.empty_cache()
+    try:
+        yield
+    finally:
+        policy.to(device)
