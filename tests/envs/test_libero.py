@@ -322,7 +322,7 @@ def test_success_is_the_goals_and_ends_the_episode() -> None:
     env.data.joint("akita_black_bowl_1_joint0").qvel[:] = 0.0
     outcomes = [env.step(STILL) for _ in range(8)]
     done = next(outcome for outcome in outcomes if outcome[2])
-    assert done[1] == 1.0 and not done[3] and done[4] == {"success": True}
+    assert done[1] == 1.0 and not done[3] and done[4]["success"] is True
 
 
 @needs_libero

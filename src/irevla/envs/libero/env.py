@@ -12,7 +12,7 @@ from irevla.envs.libero.controller import ArmController
 from irevla.envs.libero.experts import Expert
 from irevla.envs.libero.install import check
 from irevla.envs.libero.stock import renderer, stock
-from irevla.envs.libero.tasks import ACTION_DIM, CAMERA, CONTROL_HZ, specs
+from irevla.envs.libero.tasks import ACTION_DIM, CAMERA, CAMERAS, CONTROL_HZ, specs
 from irevla.envs.pixel_env import PixelEnv, mujoco_broke
 from irevla.errors import unknown
 from irevla.tasks import evaluation_number
@@ -99,6 +99,21 @@ class LiberoEnv(PixelEnv):
         self._use()
         image: np.ndarray = renderer(self._spec, CAMERA).draw(self.model, self.data, size=size)
         return image
+
+    def _view(self, camera: str, size: int) -> UInt8[np.ndarray, "size size 3"]:
+        self._use()
+        image: np.ndarray = renderer(self._spec, CAMERAS[camera]).draw(
+            self.model, self.data, size=size
+        )
+        return image
+
+    def _robot_state(self) -> Float32[np.ndarray, " S"]:
+        """What `arm_state.STATE` names."""
+        site = self.model.site("gripper0_grip_site").id
+        sides = self.data.site_xmat[site].reshape(3, 3)[:, :2].T.ravel()
+        fingers = self.data.qpos[7:9]
+        opening = [abs(fingers[0] - fingers[1])]
+        return np.concatenate([self.data.site_xpos[site], sides, opening]).astype(np.float32)
 
     def _use(self) -> None:
         """Put the furniture of this episode into the model, which other environments share."""

