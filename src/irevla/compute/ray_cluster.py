@@ -6,6 +6,7 @@ Ray: see `stages.job`.
 """
 
 import importlib
+import os
 import socket
 import sys
 import threading
@@ -19,6 +20,7 @@ from irevla.errors import UserError
 
 RESTARTS = 3  # of all processes, after one was lost
 WAIT = 20.0  # seconds for a cluster to answer
+START = 600  # seconds for its processes to start: a busy node needs minutes to import torch
 
 
 class _Refused(Exception):
@@ -84,6 +86,7 @@ def _resources(processes: int, resource: str, device: str) -> dict[str, float]:
 
 
 def _train(settings: dict[str, Any], processes: int, each: dict[str, float], notes: str) -> None:
+    os.environ.setdefault("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", str(START))
     from ray.train import FailureConfig, RunConfig, ScalingConfig
     from ray.train.torch import TorchTrainer
 

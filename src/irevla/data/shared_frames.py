@@ -20,7 +20,7 @@ from irevla.storage.read import shaped
 from irevla.storage.share import Share
 
 FOLDER = "episodes"
-LARGEST = 1 << 34  # bytes of images or actions: no store of ours has as many in one file
+LARGEST = 1 << 44  # bytes of images: no store has as many
 
 
 def put_frames(share: Share, frames: Frames) -> dict[str, Any]:
