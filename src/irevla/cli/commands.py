@@ -281,7 +281,7 @@ def bench(argv: Sequence[str]) -> None:
         name: tyro.conf.Positional[str] = ""
         list: bool = False  # the names
         json: bool = False  # print one JSON object; its "ratio" is the headline
-        suite: str = "metaworld"  # render: or "kitchen" or "panda-sim"
+        suite: str = "metaworld"  # render: or "kitchen", "libero" or "panda-sim"
         vlm: str = (
             "tiny"  # encode, sft, ppo-update: or "blip2", which is BLIP-2 2.7B with random weights
         )

@@ -130,7 +130,7 @@ def join(meshes: list[Mesh]) -> Mesh:
 # --- Decimation
 
 
-def decimate(mesh: Mesh, target: int) -> Mesh:
+def decimate(mesh: Mesh, target: int, cells: int = CELLS) -> Mesh:
     """About `target` faces that look like `mesh`, by quadric error, creases kept sharp. Slow: use
     `cached`.
 
@@ -139,7 +139,7 @@ def decimate(mesh: Mesh, target: int) -> Mesh:
     """
     vertices, faces = weld(mesh, 1e-6)
     if len(faces) > RICH:
-        vertices, faces = weld((vertices, faces), float(np.ptp(vertices, axis=0).max()) / CELLS)
+        vertices, faces = weld((vertices, faces), float(np.ptp(vertices, axis=0).max()) / cells)
     if len(faces) > target:
         vertices, faces = fast_simplification.simplify(vertices, faces, target_count=target, agg=5)
     return crease(_mesh(vertices, faces))
@@ -195,16 +195,18 @@ def crease(mesh: Mesh, degrees: float = CREASE) -> Mesh:
 # --- The cache
 
 
-def cached(mesh: Mesh, target: int) -> Mesh:
+def cached(mesh: Mesh, target: int, cells: int = CELLS) -> Mesh:
     """`decimate`, remembered on disk by content. Safe against other processes, and against files
     cut short."""
     digest = hashlib.sha256(f"{VERSION} {target} {CREASE}".encode())
+    if cells != CELLS:
+        digest.update(str(cells).encode())
     digest.update(np.ascontiguousarray(mesh[0], np.float32).tobytes())
     digest.update(np.ascontiguousarray(mesh[1], np.int32).tobytes())
     path = cache_dir() / f"{digest.hexdigest()}.npz"
     found = _read(path)
     if found is None:
-        found = decimate(mesh, target)
+        found = decimate(mesh, target, cells)
         _write(path, found)
     return found
 

@@ -9,7 +9,8 @@ the vertices, and the GL library sees a single mesh. What is drawn is a model of
 physics is only read.
 
 Left out, on purpose: shadows, reflections, textures (each material shows its mean colour), and what
-is nearly transparent.
+is nearly transparent. With `textures=True` what has an image on it is drawn on its own, made light
+(`textured`): one more draw call each.
 """
 
 import atexit
@@ -52,9 +53,8 @@ except ModuleNotFoundError:
 except (ImportError, AttributeError, OSError, RuntimeError) as _error:
     raise _no_gl(_error) from _error
 
-FACES = 150  # of a decimated mesh, about
 OPAQUE = 0.3  # geoms and sites of a lower alpha are left out
-GROUPS = 3  # geom and site groups below this are drawn, as in MuJoCo's own default
+GROUPS = (0, 1, 2)  # of geoms and sites that are drawn, as in MuJoCo's own default
 MAX_SIZE = 1024  # side of the largest image, pixels
 SKY_SHADE = 1.0  # the backdrop is lit like everything else: here, by just as much as it absorbs
 LIGHT = (  # what is taken over of each light
@@ -70,6 +70,17 @@ LIGHT = (  # what is taken over of each light
 )
 # side of one colour in the palette, texels: wide enough for linear filtering not to mix neighbours
 CELL = 8
+
+
+@dataclass(frozen=True)
+class Detail:
+    """How much of each mesh is kept."""
+
+    faces: int  # about
+    cells: int  # along its longest side, where a rich mesh is put on a grid first
+
+
+PLAIN = Detail(faces=150, cells=meshes.CELLS)
 
 
 @dataclass(frozen=True)
@@ -188,28 +199,42 @@ def _placed(mesh: meshes.Mesh, pos: np.ndarray, quat: np.ndarray) -> meshes.Mesh
     return (mesh[0] @ rotation.reshape(3, 3).T + pos).astype(np.float32), mesh[1]
 
 
-def _parts(model: Any, faces: int) -> list[_Part]:
-    """All that is drawn of `model`: geoms in the frames of their bodies, then sites, each a frame
-    of its own."""
+def _parts(
+    model: Any, detail: Detail, groups: Sequence[int], textured: Sequence[int]
+) -> list[_Part]:
+    """The geoms of `model` that are drawn in one colour, in the frames of their bodies."""
     found = []
     for g in range(model.ngeom):
         rgba = _colour(model, int(model.geom_matid[g]), model.geom_rgba[g])
-        if model.geom_group[g] >= GROUPS or rgba[3] < OPAQUE:
+        if model.geom_group[g] not in groups or rgba[3] < OPAQUE or g in textured:
             continue
         mesh: meshes.Mesh | None
         if model.geom_type[g] == mujoco.mjtGeom.mjGEOM_MESH:
-            mesh = meshes.cached(_mesh_of(model, int(model.geom_dataid[g])), faces)
+            mesh = meshes.cached(
+                _mesh_of(model, int(model.geom_dataid[g])), detail.faces, detail.cells
+            )
         else:
             mesh = _shape(int(model.geom_type[g]), model.geom_size[g])
         if mesh is not None:
             placed = _placed(mesh, model.geom_pos[g], model.geom_quat[g])
             found.append(_Part(int(model.geom_bodyid[g]), placed, tuple(rgba[:3])))
+    return found
+
+
+def _sites(model: Any, groups: Sequence[int]) -> list[_Part]:
+    """The sites, each in a frame of its own."""
+    found = []
     for s in range(model.nsite):
         rgba = _colour(model, int(model.site_matid[s]), model.site_rgba[s])
         mesh = _shape(int(model.site_type[s]), model.site_size[s])
-        if model.site_group[s] < GROUPS and rgba[3] >= OPAQUE and mesh is not None:
+        if model.site_group[s] in groups and rgba[3] >= OPAQUE and mesh is not None:
             found.append(_Part(model.nbody + s, mesh, tuple(rgba[:3])))
     return found
+
+
+def _geoms() -> Any:
+    """What makes light geoms with textures, which few suites need."""
+    return importlib.import_module("irevla.envs.textured_geoms")
 
 
 def _backdrop(model: Any, camera: Camera) -> list[_Part]:
@@ -266,9 +291,11 @@ def _palette(parts: Sequence[_Part]) -> tuple[list[tuple[float, float, float]], 
     return colours, (row.clip(0, 1) * 255).round().astype(np.uint8)
 
 
-def _drawing_model(model: Any, cameras: Sequence[Camera], parts: Sequence[_Part]) -> Any:
-    """A model with one body for each frame, one skin over all of them, the lights of `model` and
-    the cameras."""
+def _drawing_model(
+    model: Any, cameras: Sequence[Camera], parts: Sequence[_Part], textured: Sequence[int]
+) -> Any:
+    """A model with one body for each frame, one skin over all of them, geoms for what is textured,
+    the lights of `model` and the cameras."""
     spec = mujoco.MjSpec()
     spec.visual.quality.shadowsize = 0
     spec.visual.quality.offsamples = 0
@@ -289,6 +316,8 @@ def _drawing_model(model: Any, cameras: Sequence[Camera], parts: Sequence[_Part]
     for i in range(1, model.nbody + model.nsite):
         spec.worldbody.add_body(name=f"frame{i}")
     _add_skin(spec, parts)
+    if textured:
+        _geoms().add(spec, model, textured)
     return spec.compile()
 
 
@@ -333,7 +362,8 @@ class Renderer:
     there is an `inset`. Frames are as those of a fresh process, whatever else is drawn.
 
     `fixed`: names of bodies that never move, besides the world; what a fixed camera alone cannot
-    see is dropped.
+    see is dropped. `groups`: of geoms and sites that are drawn. `sites`: whether these are drawn
+    at all. `textures`: whether images on geoms are shown.
     """
 
     def __init__(
@@ -343,14 +373,19 @@ class Renderer:
         camera: Camera,
         inset: Inset | None = None,
         fixed: Sequence[str] = (),
-        faces: int = FACES,
+        detail: Detail = PLAIN,
+        groups: Sequence[int] = GROUPS,
+        sites: bool = True,
+        textures: bool = False,
     ) -> None:
         check_gl()
         still = {0, *(model.body(name).id for name in fixed)}
         parts = _backdrop(model, camera)
         pose = mujoco.MjData(model)
         mujoco.mj_kinematics(model, pose)
-        for part in _parts(model, faces):
+        textured = _geoms().find(model, groups, OPAQUE) if textures else []
+        single = _parts(model, detail, groups, textured) + (_sites(model, groups) if sites else [])
+        for part in single:
             if part.frame in still and inset is None:
                 world = _placed(part.mesh, pose.xpos[part.frame], pose.xquat[part.frame])
                 seen = _visible(_Part(0, world, part.rgb), camera)
@@ -360,12 +395,12 @@ class Renderer:
         cameras = [camera]
         if inset is not None:
             cameras.append(inset.camera)
-        self._model = _drawing_model(model, cameras, parts)
+        self._model = _drawing_model(model, cameras, parts, textured)
         self._inset = inset
         self._carrier = 0 if inset is None else model.body(inset.body).id
         self._data = mujoco.MjData(self._model)
         mujoco.mj_forward(self._model, self._data)
-        self._scene = mujoco.MjvScene(self._model, maxgeom=16)
+        self._scene = mujoco.MjvScene(self._model, maxgeom=16 + len(textured))
         self._scene.flags[:] = 0  # no shadows, reflections, haze or sky box ...
         # ... and nothing of what faces away: half the time.
         self._scene.flags[mujoco.mjtRndFlag.mjRND_CULL_FACE] = 1
@@ -373,6 +408,8 @@ class Renderer:
         self._camera = _fixed_camera(0)
         self._inset_camera = _fixed_camera(1)
         self._pose = pose
+        self._turned = np.zeros(3)
+        self._quat = np.zeros(4)
         self._size = 0
         self._gl: Any = None
 
@@ -433,8 +470,21 @@ class Renderer:
             mujoco.mju_mat2Quat(view.xquat[n + site], pose.site_xmat[site])
         for site, position in sites:
             view.xpos[n + site] = position
+        self._follow_geoms()
         if self._inset:
             self._carry(pose.xpos[self._carrier], pose.xquat[self._carrier], self._inset.camera)
+
+    def _follow_geoms(self) -> None:
+        """Put what is textured where its frame is."""
+        model = self._model
+        view = self._data
+        for geom in range(model.ngeom):
+            body = model.geom_bodyid[geom]
+            if body:
+                mujoco.mju_rotVecQuat(self._turned, model.geom_pos[geom], view.xquat[body])
+                view.geom_xpos[geom] = view.xpos[body] + self._turned
+                mujoco.mju_mulQuat(self._quat, view.xquat[body], model.geom_quat[geom])
+                mujoco.mju_quat2Mat(view.geom_xmat[geom], self._quat)
 
     def _carry(
         self, pos: Float[np.ndarray, "3"], quat: Float[np.ndarray, "4"], seat: Camera

@@ -178,6 +178,7 @@ class Suite:
 
 SUITES = {
     "kitchen": "irevla.envs.kitchen.suite:KITCHEN",
+    "libero": "irevla.envs.libero.suite:LIBERO",
     "metaworld": "irevla.envs.metaworld.suite:METAWORLD",
     "panda": "irevla.robot.suite:PANDA",
     "panda-sim": "irevla.envs.panda.suite:PANDA_SIM",
