@@ -497,7 +497,7 @@ class Broken(gym.Env[Any, Any]):
 
 @pytest.mark.parametrize("fault", ["success", "reward"])
 def test_an_environment_that_says_too_little_is_named(fault: str) -> None:
-    size = {"n": 1, "image_size": 16, "action_dim": 2}
+    size = {"n": 1, "image_size": 16, "action_dim": 2, "state_dim": 0, "cameras": 1}
     buffers = SharedBuffers.on(mmap.mmap(-1, SharedBuffers.nbytes(**size)), **size)
     suite = replace(POINTMASS, make=lambda task, config: Broken(fault))
     pool = EnvPool(suite, ENV, buffers)

@@ -228,7 +228,7 @@ def test_datasets_of_others(tmp_path: Path) -> None:
 
     def opened(state_dim: int) -> Demonstrated:
         text = {"left": "reach the left disc", "right": "reach the right disc"}
-        wanted = Wanted("toy", text, -bounds, bounds, 10.0, 16, state_dim)
+        wanted = Wanted("toy", text, -bounds, bounds, 10.0, 16, state_dim=state_dim)
         return Demonstrated(root, wanted, camera="", stride=1)
 
     frames = opened(3).read()

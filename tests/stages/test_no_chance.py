@@ -58,10 +58,10 @@ class Watch:
         self._in_step = False
         loss, encode, mean = SFT._loss, VLAPolicy.encode, VLAPolicy.mean
 
-        def watched_loss(learner: SFT, batch: Batch) -> Any:
+        def watched_loss(learner: SFT, batch: Batch, predict: Any) -> Any:
             self._in_step = learner.policy.training  # validation is no step
             try:
-                return loss(learner, batch)
+                return loss(learner, batch, predict)
             finally:
                 self._in_step = False
 

@@ -118,7 +118,7 @@ from pathlib import Path
 sys.path[:0] = sys.argv[2:]
 from irevla.cli import main
 from stage_two import StageTwo
-from test_processes import LONG
+from test_several_processes import LONG
 stage = StageTwo(Path(sys.argv[1]), LONG)
 main.COMMANDS = {"learn": lambda _: stage.learn("torchrun", processes=2)}
 sys.exit(main.main(["learn"]))
