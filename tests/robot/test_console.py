@@ -190,6 +190,7 @@ def test_the_screen_shows_what_is_asked_and_whose_turn_it_is(
     reason[0] = "a person pressed stop"
     assert soon(lambda: shown[-1].startswith("STOPPED: a person pressed stop"))
     reason[0] = ""
+    assert soon(lambda: shown[-1] == "pick-carrot: the policy acts")
     teleop.close()
     assert soon(lambda: shown[-1] == NOBODY)
     later = KeyTeleop(tmp_path / "keys", lambda why: None)
