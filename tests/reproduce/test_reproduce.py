@@ -228,3 +228,14 @@ def _measured(directory: Path) -> dict[str, list[dict[str, object]]]:
     """Stage -> its rows."""
     rows = json.loads((directory / "results.json").read_text())["rows"]
     return {row["stage"]: [each for each in rows if each["stage"] == row["stage"]] for row in rows}
+
+
+def test_settings_that_cannot_be_leave_nothing_behind(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    blind = replace(TINY, env=replace(TINY.env, cameras=("front",)))
+    monkeypatch.setitem(PRESETS, "tiny-grid", ("for this test", blind))
+    out = tmp_path / "grid"
+    assert main(["reproduce", "figure5", "tiny-grid", "--seeds", "0", "--out", str(out)]) == 2
+    assert "pointmass has one camera without a name" in capsys.readouterr().err
+    assert not any(out.rglob("config.yaml"))

@@ -30,8 +30,10 @@ def make(grid: Sequence[Cell]) -> Iterator[Cell]:
     todo = [cell for cell in grid if not is_finished(cell.directory)]
     for number, cell in enumerate(todo, start=1):
         console.rule(f"{number} of {len(todo)}: {cell.row}, seed {cell.seed}")
-        with open_run(cell.directory, cell.config) as run:
-            take_over(run, first_of(cell))
+        first = first_of(cell)
+        if first != cell.directory and is_finished(first):  # else nothing is known, nor checked yet
+            with open_run(cell.directory, cell.config) as run:
+                take_over(run, first)
         irevla.run(cell.config, out=cell.directory)
         yield cell
 
@@ -47,7 +49,7 @@ def take_over(run: Run, first: Path) -> None:
 
     With them comes what `first` itself was started from, which must then be the same here.
     """
-    if run.journal.whole or first == run.directory or not is_finished(first):
+    if run.journal.whole:
         return
     known, config = read_config(first), run.config
     if any(getattr(known, name) != getattr(config, name) for name in MEASURES):
