@@ -160,7 +160,10 @@ def open_replay(
 def recall_successes(
     policy: VLAPolicy, stage: Stage, *, online: EpisodeStore, store: LatentReplay
 ) -> None:
-    """Bring what earlier rounds left of this task in D_RL to `store`, in the latents of today."""
+    """Bring what earlier rounds left of this task in D_RL to `store`, in the latents of today.
+
+    Where a harvest was disturbed, its actions are those that were meant, not those executed.
+    """
     known = {episode["seed"] for episode in store.episodes}
     for index, info in enumerate(online.episodes):
         made = info.provenance
