@@ -180,7 +180,7 @@ class LatentReplay:
         return Features(bits.view(torch.bfloat16).float(), mask, state)
 
     def _records(self, episode: LatentEpisode) -> np.ndarray:
-        features = episode.features.to("cpu")
+        features = _unpadded(episode.features.to("cpu"))
         spec = self.spec
         decisions, m, width = features.tokens.shape
         if m > spec.tokens:
@@ -226,6 +226,14 @@ class LatentReplay:
                         f"episode {number} in {self.root / RECORDS} is corrupt: restore the file, "
                         f"or delete {self.root} to begin anew"
                     )
+
+
+def _unpadded(features: Features) -> Features:
+    """Return the tokens that are there: in a batch with longer instructions others are padded."""
+    there = features.mask.any(0)
+    if there.all():
+        return features
+    return Features(features.tokens[:, there], features.mask[:, there], features.state)
 
 
 def sample_both(
