@@ -180,8 +180,10 @@ class LatentReplay:
         return Features(bits.view(torch.bfloat16).float(), mask, state)
 
     def _records(self, episode: LatentEpisode) -> np.ndarray:
-        features = _unpadded(episode.features.to("cpu"))
+        features = episode.features.to("cpu")
         spec = self.spec
+        if features.tokens.shape[1] > spec.tokens:
+            features = _unpadded(features)
         decisions, m, width = features.tokens.shape
         if m > spec.tokens:
             raise UserError(
@@ -231,8 +233,6 @@ class LatentReplay:
 def _unpadded(features: Features) -> Features:
     """Return the tokens that are there: in a batch with longer instructions others are padded."""
     there = features.mask.any(0)
-    if there.all():
-        return features
     return Features(features.tokens[:, there], features.mask[:, there], features.state)
 
 
