@@ -9,8 +9,9 @@ import yaml
 
 from irevla.config import METHODS
 from irevla.errors import UserError
+from irevla.evaluation.practice import per_hour, robot_hours
 from irevla.evaluation.stats import Change, Line, Results, change, hundredths, read_results
-from irevla.evaluation.tables import POOLED, TITLES, dropped
+from irevla.evaluation.tables import POOLED, TITLES, dropped, practised, transfer
 from irevla.storage.disk import writing
 from irevla.storage.journal import read_lines
 from irevla.storage.metrics import read_metrics
@@ -96,6 +97,10 @@ def write_report(run_dir: Path) -> Path:
         lines=results.lines(),
         titles=TITLES,
         pooled=POOLED,
+        hours=robot_hours(results),
+        per_hour=per_hour,
+        practised=practised(results),
+        transfer=transfer(results),
         dropped=dropped,
         captions=CAPTIONS,
         plots={name: _image(themes, dpi=DPI) for name, themes in plots.items()},
