@@ -33,7 +33,8 @@ def results(
     rows = [
         Row.of(
             method="irevla", task=task, category=CATEGORIES[task], stage=stage, seed=0,
-            successes=round(100 * each[STAGES.index(stage)]), episodes=100, env_steps=1, seconds=1.0,
+            successes=round(100 * each[STAGES.index(stage)]), episodes=100,
+            env_steps=1, seconds=1.0,
         )
         for stage in stages
         for task, each in rates.items()

@@ -43,13 +43,17 @@ def forgotten(results: Results, category: Category) -> float | None:
     return sum(lost) / len(lost)
 
 
-def _curves(results: Results, category: Category) -> list[list[Count]]:
-    """Return the counts of each earlier task, from the end of its training to the last stage."""
+def earlier_tasks(results: Results, category: Category) -> tuple[str, ...]:
+    """Return the tasks of a category that were learnt before the last stage."""
     last = results.last
     if last is None or category not in LEARNT:
-        return []
-    tasks = [task for task in results.tasks(category) if not last.trains(task)]
-    curves = [_curve(results, task, category) for task in tasks]
+        return ()
+    return tuple(task for task in results.tasks(category) if not last.trains(task))
+
+
+def _curves(results: Results, category: Category) -> list[list[Count]]:
+    """Return the counts of each earlier task, from the end of its training to the last stage."""
+    curves = [_curve(results, task, category) for task in earlier_tasks(results, category)]
     return curves if all(len(curve) > 1 for curve in curves) else []
 
 
