@@ -206,8 +206,8 @@ def data(argv: Sequence[str]) -> None:
 
     @dataclasses.dataclass(frozen=True)
     class DataArguments:
-        """Tasks, episodes, cameras, rate and ranges of actions in a LeRobotDataset v3, of irevla or
-        of others: what --expert.dataset would find."""
+        """Tasks, episodes, cameras, rate and ranges of actions in a LeRobotDataset, of irevla or of
+        others: what --expert.dataset would find."""
 
         path: tyro.conf.Positional[str]  # the dataset's directory, or OWNER/NAME on the Hub
         json: bool = False  # print as JSON

@@ -65,7 +65,7 @@ class Summary:
 def summarize(root: Path) -> Summary:
     """Return what is in the dataset at `root`, of irevla or of others. No image is decoded.
 
-    Raises `UserError` where it is no whole LeRobotDataset v3.
+    Raises `UserError` where it is no whole LeRobotDataset.
     """
     dataset = Dataset(root)
     info = dataset.info
