@@ -217,7 +217,7 @@ def test_the_forgetting_matrix_of_a_grid_that_measures_after_each_stage(
     assert main([*command, *two, "--out", str(tmp_path)]) == 0
     said = capsys.readouterr().out
     stages = "SFT | RL left-disc-new | SL left-disc-new | RL right-square-new | SL right-square-new"
-    assert f"|  | {stages} |" in said
+    assert f"|  | blind | {stages} |" in said
     matrix = said[said.index("Success after each stage of irevla") :].partition("Differences")[0]
     lines = [line for line in matrix.splitlines() if line.startswith("| right-square-new |")]
     assert lines[0].count("**") == 4 and MISSING not in matrix

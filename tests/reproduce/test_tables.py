@@ -12,13 +12,13 @@ from irevla.config import Config
 from irevla.config_io import to_dict
 from irevla.envs.suite import load_suite
 from irevla.evaluation.stats import Row, read_results
-from irevla.reproduce.curves import curve
+from irevla.reproduce.curves import curve, curves
 from irevla.reproduce.figures import draw
 from irevla.reproduce.found import MISSING, groups, rates, read
 from irevla.reproduce.kept import columns_of
 from irevla.reproduce.paper import PAPER, published
 from irevla.reproduce.tables import table
-from irevla.tasks import Category, Stage
+from irevla.tasks import Category
 
 EXPERT = ("knob-on", "light-on")
 RL = ("slide-door-open-red", "left-door-open")
@@ -184,7 +184,14 @@ def test_the_forgetting_matrix_and_its_numbers(tmp_path: Path) -> None:
     text = table(found, ("irevla",))
     matrix = text[text.index("Success after each stage of irevla") :]
     cells = _cells(matrix, "slide-door-open-red")
-    assert [cell.split(" [")[0] for cell in cells] == ["0.50", "**0.90", "**0.90", "0.20", "0.70"]
+    assert [cell.split(" [")[0] for cell in cells] == [
+        "0.10",
+        "0.50",
+        "**0.90",
+        "**0.90",
+        "0.20",
+        "0.70",
+    ]
     hours, gained, back_expert, back_rl, lost_expert, lost_rl = _cells(text, "irevla")
     # 20,000 decisions, 12 a second; both RL tasks from 0.5, to 0.7 and 0.9.
     assert hours == "0.46" and gained.startswith("+0.65 [")
@@ -199,15 +206,11 @@ def test_stages_that_were_not_measured_are_missing(tmp_path: Path) -> None:
     assert _cells(text, "irevla")[3] == MISSING
     some = {name: rates for name, rates in WHOLE.items() if name != "rl:left-door-open"}
     write_run(tmp_path / "irevla" / "seed-1", some, seed=1)
-    runs = list(read(tmp_path, ("irevla",), (1,))["irevla"].values())
-    assert columns_of(runs)[-2:] == [
-        (Stage("rl", "left-door-open"),),
-        (Stage("sl", "left-door-open"),),
-    ]
-    assert (
-        _cells(table({"irevla": {1: runs[0]}}, ("irevla",)).partition("bold")[2], "knob-on")[3]
-        == MISSING
-    )
+    found = read(tmp_path, ("irevla",), (1,))
+    columns = columns_of(list(found["irevla"].values()))
+    assert [stages[0].name for stages in columns][-2:] == ["rl:left-door-open", "sl:left-door-open"]
+    matrix = table(found, ("irevla",)).partition("bold")[2]
+    assert [MISSING in cell for cell in _cells(matrix, "knob-on")] == [False] * 4 + [True, False]
 
 
 def test_hours_that_one_run_does_not_tell_are_missing(tmp_path: Path) -> None:
@@ -222,9 +225,9 @@ def test_hours_that_one_run_does_not_tell_are_missing(tmp_path: Path) -> None:
 # --- Figure 4
 
 
-def _metrics(directory: Path, times: Sequence[float], *, rate: float = 0.5) -> None:
+def _metrics(directory: Path, times: Sequence[float], *, stage: str = STAGES[0]) -> None:
     points = [
-        {"stage": STAGES[0], "step": 1000 * number, "time": time, "success": rate, "episodes": 10.0}
+        {"stage": stage, "step": 1000 * number, "time": time, "success": 0.5, "episodes": 10.0}
         for number, time in enumerate(times, start=1)
     ]
     text = "".join(json.dumps(point) + "\n" for point in points)
@@ -264,6 +267,26 @@ def test_what_another_row_measured_is_no_curve_of_stage_0(tmp_path: Path) -> Non
     found = read(tmp_path, ("sft", "irevla"), (0,))
     assert curve(found["sft"][0], "slide-door-open-red") is None
     assert curve(found["irevla"][0], "left-door-open") is None
+
+
+def test_a_later_task_that_takes_longer_is_seen_whole(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    directory = tmp_path / "irevla" / "seed-0"
+    write_run(directory, ENDS, seed=0)
+    _metrics(directory, [130.0, 160.0])
+    longer = [3130.0 + 100 * number for number in range(5)]
+    first = (directory / "metrics.jsonl").read_text()
+    _metrics(directory, longer, stage=STAGES[3])
+    later = (directory / "metrics.jsonl").read_text()
+    (directory / "metrics.jsonl").write_text(first + later)
+    figures: list[Any] = []
+    monkeypatch.setattr("irevla.reproduce.curves.save", lambda figure, path: figures.append(figure))
+    curves(read(tmp_path, ("sft", "irevla"), (0,)), ("irevla",), tmp_path / "curves.png")
+    for axes in figures[0].axes:
+        low, high = axes.get_xlim()
+        ends = [line.get_xdata()[-1] for line in axes.lines if len(line.get_xdata()) > 2]
+        assert low == 0 and ends and max(ends) <= high
 
 
 # --- All of it

@@ -63,6 +63,7 @@ def curves(found: Found, rows: Sequence[str], path: Path) -> None:
         learnt |= _line(list(line), found, rows, task)
     for axes, label in zip(panels[-1], AXES.values(), strict=True):
         axes.set_xlabel(label)
+        axes.set_xlim(left=0)  # once all is drawn: from now on the limits stay
     panels[-1][0].xaxis.set_major_formatter(lambda x, _: f"{x / 1000:g}k" if x else "0")
     shown = [row for row in rows if row in learnt]
     legend(figure, [*row_patches(shown), SFT_LINE, BLIND_LINE])
@@ -80,7 +81,6 @@ def _line(line: Sequence[Axes], found: Found, rows: Sequence[str], task: str) ->
     for axes in line:
         _levels(axes, found, task)
         rate_axis(axes)
-        axes.set_xlim(left=0)
         axes.set_ylabel("")
     line[0].set_ylabel(f"{task}\nsuccess")
     return {row for row, every in learnt.items() if every}

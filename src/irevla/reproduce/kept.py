@@ -12,7 +12,7 @@ from irevla.evaluation.transfer import (
     earlier_tasks,
     forgotten,
 )
-from irevla.reproduce.found import MISSING, NONE, Found, Ran, pairs, rates_after
+from irevla.reproduce.found import MISSING, NONE, Found, Ran, blind, pairs, rates_after
 from irevla.reproduce.grid import ROWS
 from irevla.reproduce.grid import SFT as FIRST
 from irevla.reproduce.markdown import head, line, signed
@@ -126,7 +126,7 @@ def matrices(found: Found, rows: Sequence[str]) -> list[str]:
             runs = list(found[row].values())
             if any(len(run.results.stages) > 2 for run in runs):
                 lines += [f"Success after each stage of {row}, bold where it trained the task:", ""]
-                lines += [*_matrix(runs), ""]
+                lines += [*_matrix(found, runs), ""]
             else:
                 ends_alone.append(row)
     if ends_alone:
@@ -138,17 +138,19 @@ def matrices(found: Found, rows: Sequence[str]) -> list[str]:
     return lines
 
 
-def _matrix(runs: Sequence[Ran]) -> list[str]:
+def _matrix(found: Found, runs: Sequence[Ran]) -> list[str]:
     columns = columns_of(runs)
     titles = [", ".join(stage.title for stage in stages) for stages in columns]
     lines = [
-        line([task, *(_matrix_cell(runs, stages, task) for stages in columns)])
+        line(
+            [task, blind(found, (task,)).text(), *(_cell(runs, stages, task) for stages in columns)]
+        )
         for task in runs[0].results.tasks()
     ]
-    return [*head(["", *titles]), *lines]
+    return [*head(["", "blind", *titles]), *lines]
 
 
-def _matrix_cell(runs: Sequence[Ran], stages: Sequence[Stage], task: str) -> str:
+def _cell(runs: Sequence[Ran], stages: Sequence[Stage], task: str) -> str:
     measured = rates_after(runs, stages[0], task)
     trained = measured.counts and stages[0].trains(task)
     return f"**{measured.text()}**" if trained else measured.text()

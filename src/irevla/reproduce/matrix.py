@@ -11,7 +11,7 @@ from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
-from irevla.reproduce.found import MISSING, Found, Ran, rates_after
+from irevla.reproduce.found import MISSING, Found, Ran, blind, rates_after
 from irevla.reproduce.kept import columns_of, has_matrix
 from irevla.reproduce.style import INK, WIDTH, save
 from irevla.tasks import Stage
@@ -42,13 +42,16 @@ def matrix(found: Found, rows: Sequence[str], path: Path) -> None:
     for number, axes in enumerate(panels.flat):
         axes.set_visible(number < len(shown))
     for row, axes in zip(shown, panels.flat, strict=False):
-        _panel(axes, list(found[row].values()), tasks)
+        _panel(axes, found, list(found[row].values()), tasks)
         axes.set_title(row, loc="left", fontsize=10, fontweight="bold")
     save(figure, path)
 
 
-def _panel(axes: Axes, runs: Sequence[Ran], tasks: Sequence[str]) -> None:
+def _panel(axes: Axes, found: Found, runs: Sequence[Ran], tasks: Sequence[str]) -> None:
     columns = columns_of(runs)
+    for y, task in enumerate(tasks):
+        _cell(axes, (-1, y), blind(found, (task,)).each)
+    axes.axvline(-0.5, color=INK, lw=1.2)
     for x, stages in enumerate(columns):
         for y, task in enumerate(tasks):
             _cell(axes, (x, y), rates_after(runs, stages[0], task).each)
@@ -56,9 +59,10 @@ def _panel(axes: Axes, runs: Sequence[Ran], tasks: Sequence[str]) -> None:
                 axes.add_patch(
                     Rectangle((x - 0.46, y - 0.42), 0.92, 0.84, fill=False, edgecolor=OWN, lw=1.8)
                 )
-    axes.set(xlim=(-0.5, len(columns) - 0.5), ylim=(len(tasks) - 0.5, -0.5))
+    axes.set(xlim=(-1.5, len(columns) - 0.5), ylim=(len(tasks) - 0.5, -0.5))
     axes.xaxis.tick_top()
-    axes.set_xticks(range(len(columns)), [_title(each) for each in columns], fontsize=7)
+    titles = ["blind\nreplay", *(_title(each) for each in columns)]
+    axes.set_xticks(range(-1, len(columns)), titles, fontsize=7)
     axes.set_yticks(range(len(tasks)), tasks, fontsize=8)
     axes.tick_params(length=0)
     axes.spines[:].set_visible(False)
