@@ -120,7 +120,7 @@ class ExpertConfig:
     noise: float = 0.3  # standard deviation of that noise; actions are in [-1, 1]
     horizon: int = 0  # decisions that a demonstration may take; 0: env.horizon
     burst: int = 0  # decisions that noise comes in at once, with pauses; 0: in every decision
-    dataset: str = ""  # a LeRobotDataset v3, anybody's, to use instead of collecting
+    dataset: str = ""  # a LeRobotDataset (v3, v2.1, v2.0), anybody's, to use instead of collecting
     camera: str = ""  # of a dataset of others: the one that the policy sees; empty: the only one
     stride: int = 1  # of a dataset of others: a decision is one frame in so many
 

@@ -13,6 +13,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from PIL import Image
 
+from irevla.data.camera import decode
+from irevla.data.dataset import Dataset
+from irevla.evaluation.video import write_video
+
 RECORDED = Path(__file__).parent / "lerobot"
 VIDEOS = RECORDED / "videos"  # 4 episodes at 30 Hz, two cameras; the last one failed
 IMAGES = RECORDED / "images"  # the same at 10 Hz, one camera; success is not recorded
@@ -81,6 +85,40 @@ def colours(images: np.ndarray) -> np.ndarray:
     """Red and green in the middle of each image."""
     middle = images.shape[1] // 2
     return np.asarray(images[:, middle, middle, :2].astype(int))
+
+
+def as_v21(source: Path, to: Path, *, chunk: int = 1000) -> Path:
+    """Write a dataset anew as LeRobot 0.3 did, v2.1: `chunk` episodes a folder, a file each."""
+    dataset = Dataset(source)
+    table = pq.read_table(source / DATA, partitioning=None)
+    for number, episode in enumerate(dataset.episodes):
+        name = f"chunk-{number // chunk:03d}/{{}}episode_{number:06d}"
+        path = to / "data" / f"{name.format('')}.parquet"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        pq.write_table(table.slice(episode.start, episode.length), path)
+        for camera in dataset.info.cameras:
+            if camera.kind == "video":
+                frames = np.zeros((episode.length, 48, 48, 3), np.uint8)
+                decode(dataset, camera, [episode], 1, frames, lambda done: None)
+                film = to / "videos" / f"{name.format(camera.key + '/')}.mp4"
+                write_video(film, frames[:, 8:40], fps=dataset.info.fps)  # 32 x 48 of the square
+    instructions = list(dataset.by_instruction)
+    episodes = [
+        {"episode_index": each.index, "tasks": [each.instruction], "length": each.length}
+        for each in dataset.episodes
+    ]
+    numbers = {
+        each.instruction: int(table["task_index"][each.start].as_py()) for each in dataset.episodes
+    }
+    tasks = [{"task_index": numbers[text], "task": text} for text in instructions]
+    (to / "meta").mkdir()
+    for file, lines in {"episodes": episodes, "tasks": tasks}.items():
+        text = "".join(json.dumps(line) + "\n" for line in lines)
+        (to / "meta" / f"{file}.jsonl").write_text(text)
+    info = json.loads((source / "meta/info.json").read_text())
+    info |= {"codebase_version": "v2.1", "chunks_size": chunk, "total_chunks": 1}
+    (to / "meta/info.json").write_text(json.dumps(info))
+    return to
 
 
 def record(

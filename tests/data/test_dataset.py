@@ -20,6 +20,7 @@ from recorded import (
     INSTRUCTIONS,
     VIDEOS,
     all_frames,
+    as_v21,
     colours,
     copied,
     edit_info,
@@ -85,6 +86,58 @@ def test_each_decision_has_the_image_and_the_action_of_one_frame(
     assert [frames.tasks[number] for number in frames.task] == [
         "left" if episode % 2 else "right" for episode, _ in expected
     ]
+
+
+@pytest.mark.parametrize(("source", "chunk"), [(IMAGES, 1000), (IMAGES, 3), (VIDEOS, 1000)])
+def test_a_dataset_of_version_2_is_read_as_it_is(tmp_path: Path, source: Path, chunk: int) -> None:
+    root = as_v21(source, tmp_path / "old", chunk=chunk)
+    assert not list(root.rglob("file-*")) and not (root / "meta/tasks.parquet").exists()
+    read = opened if source is IMAGES else videos
+    found, want = read(root), read(source)
+    assert found.counts() == want.counts() and found.notes == want.notes
+    frames, same = found.read(), want.read()
+    np.testing.assert_array_equal(frames.actions, same.actions)
+    np.testing.assert_array_equal(frames.task, same.task)
+    off = np.abs(frames.images.astype(int) - same.images).max()
+    assert off == 0 if source is IMAGES else off < 40  # it was compressed twice, edges suffer
+    if source is VIDEOS:
+        assert np.abs(colours(frames.images) - colours(same.images)).max() <= 6
+    edit_info(root, codebase_version="v2.0")
+    assert opened(root, camera=found._cameras[0].key, stride=found._stride).counts()
+
+
+SPOILT_V2: dict[str, tuple[Callable[[Path], Any], str]] = {
+    "no episodes": (lambda root: (root / "meta/episodes.jsonl").write_text(""), "no episodes"),
+    "no JSON": (lambda root: (root / "meta/tasks.jsonl").write_text("{"), "tasks.jsonl, line 1"),
+    "no lines": (lambda root: (root / "meta/tasks.jsonl").write_text("[]"), "damaged"),
+    "a line twice": (
+        lambda root: (root / "meta/episodes.jsonl").write_text(
+            (root / "meta/episodes.jsonl").read_text() * 2
+        ),
+        "told twice",
+    ),
+    "a missing episode": (
+        lambda root: (root / "data/chunk-000/episode_000002.parquet").unlink(),
+        "episode_000002.parquet is missing",
+    ),
+    "other lengths": (
+        lambda root: (root / "meta/episodes.jsonl").write_text(
+            (root / "meta/episodes.jsonl").read_text().replace('"length": 9', '"length": 8')
+        ),
+        "35 frames, its episodes 34",
+    ),
+    "no folders": (lambda root: edit_info(root, chunks_size=0), "0 files in a folder"),
+}
+
+
+@pytest.mark.parametrize("kind", SPOILT_V2)
+def test_a_spoilt_dataset_of_version_2(tmp_path: Path, kind: str) -> None:
+    root = as_v21(IMAGES, tmp_path / "old")
+    spoil, message = SPOILT_V2[kind]
+    spoil(root)
+    with pytest.raises(UserError, match=message) as error:
+        opened(root)
+    assert "\n" not in str(error.value)
 
 
 def test_all_of_an_image_is_seen() -> None:
@@ -246,7 +299,12 @@ def another_type(root: Path) -> None:
 
 
 SPOILT: dict[str, tuple[Path, Spoil, str]] = {
-    "v2.1": (IMAGES, lambda root: edit_info(root, codebase_version="v2.1"), "v2.1.*convert"),
+    "v1.6": (IMAGES, lambda root: edit_info(root, codebase_version="v1.6"), "v1.6.*convert"),
+    "v2.1 by name alone": (
+        IMAGES,
+        lambda root: edit_info(root, codebase_version="v2.1"),
+        "episodes.jsonl is missing",
+    ),
     "no dataset": (IMAGES, remove("meta/info.json"), "no LeRobotDataset"),
     "no JSON": (IMAGES, cut_file("meta/info.json"), "damaged"),
     "no features": (IMAGES, lambda root: edit_info(root, features=3), "damaged"),

@@ -9,7 +9,7 @@ from pathlib import Path
 import huggingface_hub
 import pytest
 from huggingface_hub import errors
-from recorded import IMAGES, VIDEOS, edit_info
+from recorded import IMAGES, VIDEOS, as_v21, edit_info
 
 from irevla.cli.main import main
 from irevla.data import fetched
@@ -79,6 +79,16 @@ def test_what_is_needed_is_fetched_once_and_of_one_commit(hub: FakeHub) -> None:
     assert len(list((dataset_folder(REPO, ()) / "videos").iterdir())) == 2, "a choice is to be made"
 
 
+def test_the_videos_of_one_camera_of_version_2(hub: FakeHub, tmp_path: Path) -> None:
+    hub.put(as_v21(VIDEOS, tmp_path / "old"))
+    found = dataset_folder(REPO, ["wrist"])
+    folders = {path.name for path in (found / "videos/chunk-000").iterdir()}
+    assert folders == {"observation.images.wrist"}
+    assert {path.name for path in (found / "meta").iterdir()} == {
+        "info.json", "episodes.jsonl", "tasks.jsonl",
+    }  # fmt: skip
+
+
 def test_irevla_data_needs_no_videos(hub: FakeHub, capsys: pytest.CaptureFixture[str]) -> None:
     hub.put(VIDEOS)
     assert main(["data", REPO, "--json"]) == 0
@@ -87,8 +97,8 @@ def test_irevla_data_needs_no_videos(hub: FakeHub, capsys: pytest.CaptureFixture
 
 
 def test_nothing_large_is_fetched_of_what_is_none(hub: FakeHub) -> None:
-    edit_info(hub.put(IMAGES), codebase_version="v2.1")
-    with pytest.raises(UserError, match=r"LeRobotDataset v2\.1, and irevla reads v3\.0"):
+    edit_info(hub.put(IMAGES), codebase_version="v1.6")
+    with pytest.raises(UserError, match=r"LeRobotDataset v1\.6, and irevla reads v3\.0, v2\.0 and"):
         dataset_folder(REPO, ())
     assert there(hub.root / "cache") == {"someone"} and len(hub.asked) == 1
 

@@ -57,6 +57,6 @@ def test_what_is_no_dataset(tmp_path: Path, capsys: pytest.CaptureFixture[str]) 
         assert main(["data", str(path)]) == 2
         assert capsys.readouterr().err.count("\n") == 1
     root = copied(IMAGES, tmp_path / "old")
-    edit_info(root, codebase_version="v2.1")
+    edit_info(root, codebase_version="v1.6")
     assert main(["data", str(root)]) == 2
     assert "convert" in capsys.readouterr().err

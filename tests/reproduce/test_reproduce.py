@@ -20,14 +20,16 @@ from irevla.config import (
 )
 from irevla.errors import UserError
 from irevla.evaluation import evaluate
+from irevla.evaluation.practice import robot_hours
 from irevla.evaluation.stats import Results
 from irevla.presets import PRESETS
-from irevla.reproduce.figures import _colour, draw
+from irevla.reproduce.figures import draw
+from irevla.reproduce.found import MISSING, rates, read
 from irevla.reproduce.grid import EVIDENCE, ROWS, SFT, cells, chosen
 from irevla.reproduce.runs import take_over
-from irevla.reproduce.tables import MISSING, _hours, rates, read, table
+from irevla.reproduce.style import colour
+from irevla.reproduce.tables import table
 from irevla.runs.run import open_run
-from irevla.tasks import Category
 
 pytestmark = pytest.mark.usefixtures("coarse_plots")
 SUPERVISED = SFTConfig(steps=8, batch=8, validate_every=4, warmup=2)
@@ -71,7 +73,7 @@ def test_all_rows_of_a_seed_start_from_one_stage_0_but_scratch(tmp_path: Path) -
 
 
 def test_every_row_has_a_colour_of_its_own() -> None:
-    assert len({_colour(row) for row in ROWS}) == len(ROWS)
+    assert len({colour(row) for row in ROWS}) == len(ROWS)
 
 
 def test_some_rows_alone() -> None:
@@ -117,10 +119,10 @@ def test_the_same_augmentation_is_stage_0s(tmp_path: Path) -> None:
 
 def test_no_code_that_results_name_is_run_for_the_hours(tmp_path: Path) -> None:
     (tmp_path / "trap_suite.py").write_text("raise SystemExit('run')")
-    results = Results({"suite": "trap_suite:SUITE"}, "", {}, "", ())
+    results = Results({"suite": "trap_suite:SUITE"}, "", {}, "", (), practice=100)
     with pytest.MonkeyPatch.context() as patch:
         patch.syspath_prepend(tmp_path)
-        assert _hours(tmp_path, results) is None
+        assert robot_hours(results) is None
 
 
 @pytest.mark.usefixtures("tiny")
@@ -132,7 +134,7 @@ def test_a_table_from_the_command_line(tmp_path: Path, capsys: pytest.CaptureFix
     said = capsys.readouterr().out
     assert "| **rl (1)** |" in said and MISSING not in said
     assert {path.name for path in tmp_path.glob("figure4*")} == {
-        "figure4.md", "figure4.png", "figure4-curves.png",
+        "figure4.md", "figure4.png", "figure4-curves.png", "figure4-forgetting.png",
     }  # fmt: skip
     before = {path: path.read_bytes() for path in tmp_path.glob("*/seed-0/*.jsonl")}
     assert main(command) == 0
@@ -144,7 +146,7 @@ def test_a_table_from_the_command_line(tmp_path: Path, capsys: pytest.CaptureFix
     assert "more-sft" not in found and list(found["irevla"]) == [0]
     text = table(found, rows)
     assert MISSING in text and "- more-sft: seeds none" in text
-    (rate,) = rates(found, "irevla", category=Category.RL).each
+    (rate,) = rates(found, "irevla", ("left-disc-new",)).each
     assert f"{rate:.2f} [" in text
     assert draw("other", tmp_path, rows, (0, 1)) == text
     assert "irevla against more-sft" not in text and "irevla against ppo-full" in said
@@ -163,12 +165,27 @@ def test_a_table_from_the_command_line(tmp_path: Path, capsys: pytest.CaptureFix
     journal = tmp_path / "irevla" / "seed-0" / "journal.jsonl"
     lines = journal.read_bytes().splitlines(keepends=True)
     journal.write_bytes(b"".join(lines[:-1]))
+    assert "irevla" in read(tmp_path, ("irevla",), (0,)), "all is measured"
+    _forget_the_end(journal)
     assert "irevla" not in read(tmp_path, ("irevla",), (0,)), "it is not finished"
 
     (tmp_path / "stage1-only").mkdir()
     (tmp_path / "ppo-full" / "seed-0").rename(tmp_path / "stage1-only" / "seed-0")
     with pytest.raises(UserError, match="is a run of ppo-full, seed 0"):
         read(tmp_path, ("stage1-only",), (0,))
+
+
+def _forget_the_end(journal: Path) -> None:
+    """As if the run had been stopped before its last evaluation."""
+    lines = journal.read_text().splitlines(keepends=True)
+    last = json.loads(lines[-1])
+    stage = last["event"].removeprefix("evaluated ")
+    assert last["event"] != stage
+    journal.write_text("".join(lines[:-1]))
+    path = journal.with_name("results.json")
+    results = json.loads(path.read_text())
+    results["rows"] = [row for row in results["rows"] if row["stage"] != stage]
+    path.write_text(json.dumps(results))
 
 
 @pytest.mark.usefixtures("tiny")
@@ -189,6 +206,24 @@ def test_a_table_from_the_command_line(tmp_path: Path, capsys: pytest.CaptureFix
 def test_bad_input(words: list[str], said: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["reproduce", *words]) == 2
     assert said in capsys.readouterr().err
+
+
+@pytest.mark.usefixtures("tiny")
+def test_the_forgetting_matrix_of_a_grid_that_measures_after_each_stage(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = ["reproduce", "table1", "tiny-grid", "--seeds", "0", "--rows", "irevla"]
+    two = ["--rl-tasks", "left-disc-new", "right-square-new", "--eval.interim", "1"]
+    assert main([*command, *two, "--out", str(tmp_path)]) == 0
+    said = capsys.readouterr().out
+    stages = "SFT | RL left-disc-new | SL left-disc-new | RL right-square-new | SL right-square-new"
+    assert f"|  | blind | {stages} |" in said
+    matrix = said[said.index("Success after each stage of irevla") :].partition("Differences")[0]
+    lines = [line for line in matrix.splitlines() if line.startswith("| right-square-new |")]
+    assert lines[0].count("**") == 4 and MISSING not in matrix
+    (numbers,) = (line for line in said.splitlines() if line.startswith("| irevla |"))
+    assert MISSING not in numbers and "–" not in numbers
+    assert (tmp_path / "table1-forgetting.png").stat().st_size > 10_000
 
 
 @pytest.mark.usefixtures("tiny")

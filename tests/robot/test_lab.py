@@ -146,6 +146,13 @@ def test_serl_is_told_how_soft_to_be() -> None:
         ({"compliance": {"stiffness": 10}}, "compliance.stiffness must be from 100"),
         ({"compliance": 3}, "compliance must be settings with names"),
         ({"homes": {"pick-carot": {}}}, "did you mean 'pick-carrot'"),
+        ({"undoes": {"place-blok": "pick-red-block"}}, "did you mean 'place-block'"),
+        ({"undoes": {"place-block": "place-block"}}, "in one pair, with another task"),
+        (
+            {"undoes": {"place-block": "pick-red-block", "button-press": "place-block"}},
+            "place-block must be in one pair",
+        ),
+        ({"undoes": {"place-block": 3}}, "task of undoes"),
         ({"homes": {"pick-carrot": {"position": [2, 0, 0.3]}}}, "outside the workspace"),
         ({"home": {"position": [0.5, 0, 0.3], "spread": 1}}, "home.spread must be from 0"),
         ({"home": {"position": [0.5, 0, 0.3], "spred": 1}}, "did you mean 'spread'"),
@@ -164,6 +171,9 @@ def test_they_are_careful_where_nothing_is_said(tmp_path: Path) -> None:
     settings = read_settings(written(tmp_path))
     assert settings.collision == Collision(20.0, 30.0) and settings.compliance is None
     assert settings.homing and settings.home.spread == 0.0 and not settings.homes
+    both = {"place-block": "pick-red-block", "pick-red-block": "place-block"}
+    paired = read_settings(written(tmp_path, undoes={"place-block": "pick-red-block"}))
+    assert paired.partners == both and not settings.partners
     written(tmp_path, homes={"pick-carrot": {"position": [0.4, 0, 0.2], "spread": 0.03}})
     settings = read_settings(tmp_path / "arm.yaml")
     assert settings.homes["pick-carrot"].spread == 0.03

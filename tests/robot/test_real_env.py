@@ -96,6 +96,71 @@ def env_of(
     return PandaRealEnv(task, CONFIG, cell=cell), person, driver, clock
 
 
+# --- tasks that undo each other
+
+
+def pair_of(tmp_path: Path) -> tuple[PandaRealEnv, PandaRealEnv, FakePerson, FakeDriver]:
+    pick, person, driver, _ = env_of(tmp_path, task="pick-red-block")
+    pick.cell.partners = {"pick-red-block": "place-block", "place-block": "pick-red-block"}
+    place = PandaRealEnv("place-block", CONFIG, cell=pick.cell)
+    return pick, place, person, driver
+
+
+def solve(env: PandaRealEnv, person: FakePerson, action: np.ndarray) -> None:
+    person.says = True
+    *_, info = env.step(action)
+    assert info["success"]
+
+
+def test_where_one_has_succeeded_the_other_begins_unasked(tmp_path: Path) -> None:
+    pick, place, person, driver = pair_of(tmp_path)
+    pick.reset(seed=0)
+    assert len(person.asked) == 2 and driver.gripper == [False]
+    solve(pick, person, FORTH)  # the fingers are shut
+    place.reset(seed=0)
+    assert len(person.asked) == 2, "nobody was asked"
+    assert driver.gripper == [False, True], "what is held is held"
+    assert np.allclose(driver.pose.position, MIDDLE.position, atol=0.007)
+    assert place.expert_action()[6] == 1.0, "and stays so until a person asks"
+    place.step(place.expert_action())
+    solve(place, person, STILL)  # let go
+    pick.reset(seed=1)
+    assert len(person.asked) == 2 and driver.gripper[-1] is False
+    assert pick.expert_action()[6] == -1.0
+
+
+@pytest.mark.parametrize("why", ["failed", "taken back", "the same again", "another", "no pair"])
+def test_else_a_person_is_asked(tmp_path: Path, why: str) -> None:
+    pick, place, person, driver = pair_of(tmp_path)
+    pick.cell.veto = 3.0
+    following = place
+    pick.reset(seed=0)
+    person.says = why != "failed"
+    person.vetoes = why == "taken back"
+    pick.step(FORTH)
+    if why == "the same again":
+        following = pick
+    if why == "another":
+        following = PandaRealEnv("button-press", CONFIG, cell=pick.cell)
+    if why == "no pair":
+        pick.cell.partners = {}
+    before = len(person.asked)
+    following.reset(seed=0)
+    assert len(person.asked) == before + 2 and driver.gripper[-1] is False
+    # What was asked for once counts for the episode after that alone.
+    assert pick.cell.shows == ""
+
+
+def test_nothing_goes_on_after_a_dry_run(tmp_path: Path) -> None:
+    pick, place, person, _ = pair_of(tmp_path)
+    pick.cell.arm.dry_run = True
+    pick.reset(seed=0)
+    person.says = True
+    pick.step(FORTH)
+    place.reset(seed=0)
+    assert len(person.asked) == 4
+
+
 # --- an environment like others
 
 

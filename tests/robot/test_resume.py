@@ -1,5 +1,6 @@
 """Stage 1 on a real arm, interrupted: what was played is kept, for it cannot be played again."""
 
+import itertools
 import json
 from collections.abc import Iterator
 from dataclasses import replace
@@ -363,3 +364,37 @@ def test_interventions_go_to_the_demonstrations_too(
     found = read_metrics(run.directory / "metrics.jsonl")
     rows = [row for row in found if row.get("interventions")]
     assert [row["intervention_decisions"] for row in rows] == lengths
+
+
+# --- Tasks that undo each other
+
+
+def test_after_each_success_the_other_task_puts_things_back(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = suite_of(real=True)
+    assert real.real_arm is not None
+    pair = {TASK: "right-disc", "right-disc": TASK}
+    suite = replace(real, real_arm=replace(real.real_arm, partner=lambda task: pair.get(task, "")))
+    played: list[tuple[str, int, bool]] = []
+    play_leg = sac._play_leg
+
+    def noted(*args: Any) -> Iterator[Outcome]:
+        for outcome in play_leg(*args):
+            played.append((outcome.job.task, outcome.job.seed, outcome.success))
+            yield outcome
+
+    monkeypatch.setattr(sac, "_play_leg", noted)
+    online = open_store(suite, CONFIG.env, run.directory / "online", online=True)
+    sac.run_sac(run, going_one_way(), STAGE, suite=suite, online=online)
+    own = [each for each in played if each[0] == TASK]
+    assert len(own) < len(played), "something succeeded"
+    for before, after in itertools.pairwise(played):
+        went_back = after[0] == "right-disc"
+        assert went_back == (before[0] == TASK and before[2])
+        assert not went_back or after[1] == before[1]
+    practised = recorded(run, "online").episodes
+    assert [(each["seed"], each["success"]) for each in practised] == [
+        (seed, success) for _, seed, success in own
+    ]
+    assert run.journal.done(STAGE.name)["decisions"] == sum(e["decisions"] for e in practised)  # type: ignore[index]

@@ -17,6 +17,7 @@ from irevla.models.policy import VLAPolicy, build_policy
 from irevla.rollout.demonstrations import (
     REPLAYED,
     collect_expert,
+    in_turn,
     open_store,
     replayed_demonstrations,
 )
@@ -134,3 +135,12 @@ def test_actions_beyond_the_suites_range_are_refused(tmp_path: Path) -> None:
     large.extend([replace(each, actions=3 * each.actions) for each in right])
     with pytest.raises(UserError, match=r"an action of 3, and all suites take -1\.\.1"):
         large.read()
+
+
+def test_tasks_that_undo_each_other_are_taken_in_turn() -> None:
+    counts = {"a": 3, "x": 2, "b": 2}
+    jobs = [Job(task, seed) for task, count in counts.items() for seed in range(count)]
+    pair = {"a": "b", "b": "a"}
+    order = [(job.task, job.seed) for job in in_turn(jobs, lambda task: pair.get(task, ""))]
+    assert order == [("a", 0), ("b", 0), ("a", 1), ("b", 1), ("a", 2), ("x", 0), ("x", 1)]
+    assert in_turn(jobs, lambda task: "") == jobs

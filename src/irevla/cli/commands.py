@@ -202,28 +202,52 @@ def collect(argv: Sequence[str]) -> None:
 
 
 def data(argv: Sequence[str]) -> None:
-    """What is in a LeRobotDataset: tasks, cameras, actions."""
+    """What is in a LeRobotDataset: tasks, cameras, actions; with --page images too."""
 
     @dataclasses.dataclass(frozen=True)
     class DataArguments:
-        """Tasks, episodes, cameras, rate and ranges of actions in a LeRobotDataset v3, of irevla or
-        of others: what --expert.dataset would find."""
+        """Tasks, episodes, cameras, rate and ranges of actions in a LeRobotDataset, of irevla or of
+        others: what --expert.dataset would find."""
 
         path: tyro.conf.Positional[str]  # the dataset's directory, or OWNER/NAME on the Hub
+        page: Path | None = None  # write a self-contained HTML page too, with images
+        suite: str = ""  # replay demonstrations with closed eyes in its tasks, for the page
+        episodes: int = 20  # of each task, then
         json: bool = False  # print as JSON
 
     arguments = parse(DataArguments, argv, prog="irevla data")
+    page, suite = arguments.page, arguments.suite
+    if suite and page is None:
+        raise UserError("--suite is for the page: name a file as --page")
+    if arguments.episodes < 1:
+        raise UserError("--episodes must be at least 1")
+    if page is not None:
+        writable(page.absolute().parent)
 
+    from irevla.data.dataset import Dataset
     from irevla.data.fetched import dataset_folder
-    from irevla.data.summary import summarize, tables
+    from irevla.data.summary import summary_of, tables
     from irevla.progress import screen
 
-    summary = summarize(dataset_folder(arguments.path, None))
+    dataset = Dataset(dataset_folder(arguments.path, () if page else None))
+    if page is not None:
+        from irevla.envs.suite import load_suite
+        from irevla.evaluation.blind_data import blind_rates
+        from irevla.evaluation.data_page import write_data_page
+
+        env = (PRESETS[suite][1] if suite in PRESETS else Config()).env
+        found = suite and blind_rates(
+            dataset, load_suite(suite), env=env, episodes=arguments.episodes
+        )
+        write_data_page(dataset, page, found or ())
+    summary = summary_of(dataset)
     if arguments.json:
         print(json.dumps(summary.to_json(), indent=1))
         return
     for each in tables(summary):
         screen.print(each, soft_wrap=isinstance(each, str))
+    if page is not None:
+        screen.print(f"page: {page}", soft_wrap=True)
 
 
 def tasks(argv: Sequence[str]) -> None:

@@ -81,16 +81,37 @@ def decode(
     `advance` is told how many are done. Raises `UserError` for what is missing or damaged.
     """
     done = 0
-    for path, places in _by_file(dataset, camera, episodes, stride).items():
+    wanted = [(episode, range(0, episode.length, stride)) for episode in episodes]
+    for chosen, unpack in _unpackers(dataset, camera, wanted):
+        out[chosen] = square(unpack(), out.shape[2])
+        done += len(chosen)
+        advance(done)
+
+
+def pick(
+    dataset: Dataset, camera: Camera, wanted: Sequence[tuple[RecordedEpisode, Sequence[int]]]
+) -> list[UInt8[np.ndarray, "_ _ 3"]]:
+    """Return the images of some steps of some episodes, in that order, each in its own size.
+
+    Every file is read once. Raises `UserError` for what is missing or damaged.
+    """
+    found: dict[int, UInt8[np.ndarray, "_ _ 3"]] = {}
+    for chosen, unpack in _unpackers(dataset, camera, wanted):
+        found |= dict.fromkeys(chosen, unpack())
+    return [found[place] for place in sorted(found)]
+
+
+def _unpackers(
+    dataset: Dataset, camera: Camera, wanted: Sequence[tuple[RecordedEpisode, Sequence[int]]]
+) -> Iterator[tuple[list[int], Unpack]]:
+    """Yield, file by file, the places of each wanted image and what unpacks it."""
+    for path, places in _by_file(dataset, camera, wanted).items():
         frames = _images(path, camera.key) if camera.kind == "image" else _video(dataset, path)
-        for chosen, unpack in _wanted(path, frames, places):
-            out[chosen] = square(unpack(), out.shape[2])
-            done += len(chosen)
-            advance(done)
+        yield from _wanted(path, frames, places)
 
 
 def _by_file(
-    dataset: Dataset, camera: Camera, episodes: Sequence[RecordedEpisode], stride: int
+    dataset: Dataset, camera: Camera, wanted: Sequence[tuple[RecordedEpisode, Sequence[int]]]
 ) -> Mapping[Path, Places]:
     """Return which frames of which files are wanted, and where their images go."""
     firsts: dict[Path, int] = {}  # the first frame of each data file, in the whole dataset
@@ -98,13 +119,13 @@ def _by_file(
         firsts.setdefault(episode.data, episode.start)
     files: dict[Path, Places] = {}
     place = 0
-    for episode in episodes:
+    for episode, steps in wanted:
         path = episode.data
         first = episode.start - firsts[path]
         if camera.kind == "video":
             path = episode.videos[camera.key].path
             first = round(episode.videos[camera.key].start * dataset.info.fps)
-        for step in range(0, episode.length, stride):
+        for step in steps:
             files.setdefault(path, {}).setdefault(first + step, []).append(place)
             place += 1
     return files

@@ -1,4 +1,4 @@
-"""A LeRobotDataset v3 that anybody wrote: what is in it, without its images."""
+"""A LeRobotDataset (v3, v2.1, v2.0) that anybody wrote: what is in it, without its images."""
 
 import hashlib
 from collections.abc import Mapping, Sequence
@@ -10,8 +10,9 @@ import numpy as np
 from jaxtyping import Float32
 
 from irevla.data import dataset_files as files
-from irevla.data.dataset_files import REMEDY, Camera, Row, VideoPlace
-from irevla.data.lerobot import INFO_PATH, STATE, TASKS_PATH
+from irevla.data.dataset_files import REMEDY, V3, VERSIONS_2, Camera, Row, VideoPlace
+from irevla.data.dataset_files_v2 import V2
+from irevla.data.lerobot import STATE
 from irevla.errors import UserError
 
 
@@ -34,7 +35,7 @@ class RecordedEpisode:
 
 
 class Dataset:
-    """The LeRobotDataset v3 under `root`.
+    """The LeRobotDataset under `root`: v3, or v2.1 and v2.0, which are read as they are.
 
     Raises `UserError` where it is none, is of another version, or its files are missing, damaged or
     do not fit together.
@@ -43,12 +44,13 @@ class Dataset:
     def __init__(self, root: Path) -> None:
         self.root = root
         self.info = files.read_info(root)
-        rows = files.read_rows(root, self.info.cameras)
+        self._layout = V2 if self.info.version in VERSIONS_2 else V3
+        rows = files.in_order(root, self._layout.rows(root, self.info))
         self._check_length(rows)
         numbers = [files.read_numbers(path, self.info) for path in self._data_files(rows)]
         columns = {name: np.concatenate([part[name] for part in numbers]) for name in numbers[0]}
         self._check_order(rows, columns)
-        instructions = files.read_instructions(root)
+        instructions = self._layout.instructions(root)
         self.actions: Float32[np.ndarray, "N A"] = columns["action"]  # as recorded
         self.state: Float32[np.ndarray, "N S"] | None = columns.get(STATE)  # the robot's
         self.episodes = tuple(self._episode(row, columns, instructions) for row in rows)
@@ -80,19 +82,19 @@ class Dataset:
 
     def _files(self, camera: Camera) -> list[Path]:
         """Return all files that say what the dataset is, as `camera` saw it, each once."""
-        found = [self.root / INFO_PATH, self.root / TASKS_PATH, *files.episode_files(self.root)]
+        found = self._layout.settings(self.root)
         found += dict.fromkeys(episode.data for episode in self.episodes)
         if camera.kind == "video":
             found += dict.fromkeys(episode.videos[camera.key].path for episode in self.episodes)
         return found
 
     def _data_files(self, rows: Sequence[Row]) -> list[Path]:
-        return sorted({files.data_file(self.root, row) for row in rows})
+        return sorted({row.data for row in rows})
 
     def _check_length(self, rows: Sequence[Row]) -> None:
         """Raise `UserError` unless all agree on how many frames there are, before they are read."""
         found = sum(files.count_rows(path) for path in self._data_files(rows))
-        promised = sum(row["length"] for row in rows)
+        promised = sum(row.length for row in rows)
         if not found == promised == self.info.frames:
             raise UserError(
                 f"dataset {self.root}: its data files have {found} frames, its episodes {promised} "
@@ -101,11 +103,11 @@ class Dataset:
 
     def _check_order(self, rows: Sequence[Row], columns: Mapping[str, np.ndarray]) -> None:
         """Raise `UserError` unless frames lie in the order of `rows`, one episode after another."""
-        lengths = [row["length"] for row in rows]
-        owners = np.repeat([row["episode_index"] for row in rows], lengths)
+        lengths = [row.length for row in rows]
+        owners = np.repeat([row.index for row in rows], lengths)
         starts = np.cumsum([0, *lengths[:-1]]).tolist()
         in_order = np.array_equal(columns["index"], np.arange(len(owners)))
-        as_stated = [row["dataset_from_index"] for row in rows] == starts
+        as_stated = [row.start for row in rows] == starts
         if not (in_order and as_stated and np.array_equal(columns["episode_index"], owners)):
             raise UserError(
                 f"dataset {self.root}: the frames in data/ are not those that meta/episodes tells "
@@ -115,24 +117,21 @@ class Dataset:
     def _episode(
         self, row: Row, columns: Mapping[str, np.ndarray], instructions: Mapping[int, str]
     ) -> RecordedEpisode:
-        number = row["episode_index"]
-        start = row["dataset_from_index"]
-        frames = slice(start, start + row["length"])
+        frames = slice(row.start, row.start + row.length)
         tasks = np.unique(columns["task_index"][frames]).tolist()
         if len(tasks) != 1 or tasks[0] not in instructions:
             raise UserError(
-                f"dataset {self.root}: episode {number} has the tasks {tasks}, and irevla takes "
-                "one an episode, with an instruction in meta/tasks.parquet; split it, or name "
-                "another dataset"
+                f"dataset {self.root}: episode {row.index} has the tasks {tasks}, and irevla "
+                "takes one an episode, with an instruction in meta/; split it, or name another "
+                "dataset"
             )
         recorded = columns.get(files.SUCCESS)
-        videos = [camera for camera in self.info.cameras if camera.kind == "video"]
         return RecordedEpisode(
-            index=number,
-            start=start,
-            length=row["length"],
-            data=files.data_file(self.root, row),
+            index=row.index,
+            start=row.start,
+            length=row.length,
+            data=row.data,
             instruction=instructions[tasks[0]],
             success=None if recorded is None else bool(recorded[frames].any()),
-            videos={each.key: files.video_place(self.root, row, each) for each in videos},
+            videos=row.videos,
         )

@@ -1,10 +1,11 @@
-"""The files of a LeRobotDataset v3 that anybody wrote, read as a stranger's.
+"""The files of a LeRobotDataset v3 that anybody wrote, read as a stranger's; those that v2 has in
+another place: `dataset_files_v2`.
 
 Names of files come from the format and never from the dataset, columns are cast or refused, and no
 code of the dataset is run.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -35,8 +36,7 @@ REMEDY = "bring it from where it came again, or name another dataset"
 MOST_DIMENSIONS = 4096
 MOST_RATE = 1000  # frames per second
 
-Row = Mapping[str, Any]
-"""What meta/episodes says of one episode."""
+VERSIONS_2 = ("v2.0", "v2.1")
 
 
 @dataclass(frozen=True)
@@ -62,9 +62,22 @@ class VideoPlace:
 
 
 @dataclass(frozen=True)
+class Row:
+    """What meta/ says of one episode."""
+
+    index: int
+    start: int  # of its frames in the whole dataset
+    length: int  # frames
+    data: Path  # its data file
+    videos: Mapping[str, VideoPlace]  # by the camera's key
+
+
+@dataclass(frozen=True)
 class Info:
     """What meta/info.json says."""
 
+    version: str
+    chunk: int  # files of a folder, in v2
     fps: int  # frames per second
     frames: int
     cameras: tuple[Camera, ...]
@@ -75,17 +88,18 @@ class Info:
 
 
 def read_info(root: Path) -> Info:
-    """Return what meta/info.json says. Raises `UserError` where it is of no LeRobotDataset v3."""
+    """Return what meta/info.json says. Raises `UserError` where it is of no LeRobotDataset that is
+    read here."""
     path = root / INFO_PATH
     if not path.exists():
         raise UserError(f"{root} is no LeRobotDataset: it has no {INFO_PATH}; name another folder")
     content = read_json(path, remedy=REMEDY)
     with shaped(path, remedy=REMEDY):
         version = mapping(content, "info.json").get("codebase_version")
-        if version != VERSION:
+        if version not in (VERSION, *VERSIONS_2):
             raise UserError(
-                f"{root} is a LeRobotDataset {version}, and irevla reads {VERSION}: convert it "
-                "first, with LeRobot's convert_dataset_v21_to_v30"
+                f"{root} is a LeRobotDataset {version}, and irevla reads {VERSION}, "
+                f"{' and '.join(VERSIONS_2)}: convert it with LeRobot first"
             )
         features = {key: mapping(each, key) for key, each in content["features"].items()}
         if "action" not in features:
@@ -96,7 +110,12 @@ def read_info(root: Path) -> Info:
         fps = int(content["fps"])
         if not 0 < fps <= MOST_RATE:
             raise ValueError(f"{fps} frames a second")
+        chunk = int(content.get("chunks_size", CHUNK))
+        if chunk < 1:
+            raise ValueError(f"{chunk} files in a folder")
         return Info(
+            version=str(version),
+            chunk=chunk,
             fps=fps,
             frames=int(content["total_frames"]),
             cameras=tuple(_cameras(features)),
@@ -144,58 +163,80 @@ def _state_dim(feature: Mapping[str, Any] | None) -> int:
 # --- Places
 
 
-def data_file(root: Path, row: Row) -> Path:
+def _data_file(root: Path, row: Mapping[str, Any]) -> Path:
     """Return the data file of an episode."""
     return root / file_path(DATA_PATH, _number(row, "data"))
 
 
-def video_place(root: Path, row: Row, camera: Camera) -> VideoPlace:
+def _video_place(root: Path, row: Mapping[str, Any], camera: Camera) -> VideoPlace:
     """Return where `camera` recorded an episode."""
     chunk, file = divmod(_number(row, f"videos/{camera.key}"), CHUNK)
     path = root / VIDEO_FILE.format(key=camera.key, chunk=chunk, file=file)
     return VideoPlace(path, float(row[f"videos/{camera.key}/from_timestamp"]))
 
 
-def _number(row: Row, group: str) -> int:
+def _number(row: Mapping[str, Any], group: str) -> int:
     return int(row[f"{group}/chunk_index"] * CHUNK + row[f"{group}/file_index"])
 
 
-def episode_files(root: Path) -> list[Path]:
+def _episode_files(root: Path) -> list[Path]:
     """Return the files of meta/episodes, in order."""
     return sorted((root / "meta/episodes").glob("chunk-*/file-*.parquet"))
+
+
+def settings_files(root: Path) -> list[Path]:
+    """Return the files of meta/ that say what the dataset is."""
+    return [root / INFO_PATH, root / TASKS_PATH, *_episode_files(root)]
 
 
 # --- Parquet
 
 
-def read_rows(root: Path, cameras: Sequence[Camera]) -> list[Row]:
-    """Return what meta/episodes says of each episode, in order.
+def read_rows(root: Path, info: Info) -> list[Row]:
+    """Return what meta/episodes says of each episode. Raises `UserError`."""
+    videos = [camera for camera in info.cameras if camera.kind == "video"]
+    rows: list[Row] = []
+    for path in _episode_files(root):
+        found = _read_rows(path, videos)
+        with shaped(path, remedy=REMEDY):
+            rows += [
+                Row(
+                    index=row["episode_index"],
+                    start=row["dataset_from_index"],
+                    length=row["length"],
+                    data=_data_file(root, row),
+                    videos={each.key: _video_place(root, row, each) for each in videos},
+                )
+                for row in found
+            ]
+    return rows
 
-    Raises `UserError` where there are none, and for an empty one.
-    """
+
+def _read_rows(path: Path, videos: Sequence[Camera]) -> list[dict[str, Any]]:
     integers = ["episode_index", "length", "dataset_from_index"]
     integers += ["data/chunk_index", "data/file_index"]
     types = dict.fromkeys(integers, pa.int64())
-    for camera in cameras:
-        if camera.kind == "video":
-            types[f"videos/{camera.key}/chunk_index"] = pa.int64()
-            types[f"videos/{camera.key}/file_index"] = pa.int64()
-            types[f"videos/{camera.key}/from_timestamp"] = pa.float64()
-    rows: list[Row] = []
-    for path in episode_files(root):
-        table = read_table(path, list(types))
-        with shaped(path, remedy=REMEDY):
-            rows += read_as(table, types).to_pylist()
+    for camera in videos:
+        types[f"videos/{camera.key}/chunk_index"] = pa.int64()
+        types[f"videos/{camera.key}/file_index"] = pa.int64()
+        types[f"videos/{camera.key}/from_timestamp"] = pa.float64()
+    table = read_table(path, list(types))
+    with shaped(path, remedy=REMEDY):
+        rows: list[dict[str, Any]] = read_as(table, types).to_pylist()
+        return rows
+
+
+def in_order(root: Path, rows: Sequence[Row]) -> list[Row]:
+    """Return the episodes in order. Raises `UserError` where there are none, or an empty one."""
     if not rows:
         raise UserError(f"dataset {root} has no episodes; {REMEDY}")
-    rows.sort(key=lambda row: int(row["episode_index"]))
     for row in rows:
-        if row["length"] < 1:
+        if row.length < 1:
             raise UserError(
-                f"dataset {root}: episode {row['episode_index']} is empty; take it out with "
-                "LeRobot's lerobot-edit-dataset, or name another dataset"
+                f"dataset {root}: episode {row.index} is empty; take it out with LeRobot's "
+                "lerobot-edit-dataset, or name another dataset"
             )
-    return rows
+    return sorted(rows, key=lambda row: row.index)
 
 
 def read_instructions(root: Path) -> dict[int, str]:
@@ -267,3 +308,15 @@ def _readable(path: Path) -> Iterator[None]:
         yield
     except (pa.ArrowException, OSError) as error:
         raise UserError(f"{path} is broken or cannot be read; {REMEDY}") from error
+
+
+@dataclass(frozen=True)
+class Layout:
+    """How a version of the format says what is where."""
+
+    rows: Callable[[Path, Info], list[Row]]
+    instructions: Callable[[Path], dict[int, str]]  # of each task_index
+    settings: Callable[[Path], list[Path]]  # files of meta/
+
+
+V3 = Layout(read_rows, read_instructions, settings_files)

@@ -16,7 +16,7 @@ NUMBERS = ("data/**",)
 def dataset_folder(name: str, cameras: Sequence[str] | None) -> Path:
     """Return the folder of a dataset: `name`, or what was fetched of that name on the Hub.
 
-    First what is in it, so that nothing large is fetched of what is no LeRobotDataset v3; then its
+    First what is in it, so that nothing large is fetched of what is no LeRobotDataset; then its
     data, and the videos of `cameras`: of all, where none is named; None: no videos. Raises
     `UserError` where it cannot be had.
     """
@@ -44,7 +44,8 @@ def _fetched(repo: str, revision: str, cameras: tuple[str, ...] | None) -> Path:
             videos = []
         elif cameras:
             videos = [each for each in videos if {each.key, each.name} & {*cameras}]
-        of_videos = [f"videos/{each.key}/**" for each in videos]
+        # v3 has a folder for each camera, v2 one in each chunk
+        of_videos = [f"videos/{where}{each.key}/**" for each in videos for where in ("", "*/")]
         return fetch(found.name, [*SETTINGS, *NUMBERS, *of_videos])
 
 

@@ -9,6 +9,11 @@ import numpy as np
 from rich.table import Table
 
 from irevla.data.dataset import Dataset, RecordedEpisode
+from irevla.data.spread import spread
+
+BINS = 24  # of a histogram
+USUAL = 1.0  # actions of irevla's own suites are in [-1, 1]
+ROUNDING = 1e-3
 
 
 @dataclass(frozen=True)
@@ -20,6 +25,8 @@ class TaskSummary:
     succeeded: int | None  # None: not recorded
     shortest: float  # s
     longest: float  # s
+    lengths: tuple[int, ...]  # episodes in `BINS` equal parts from the shortest to the longest
+    spread: float | None  # how much they differ, step by step: `spread`
 
 
 @dataclass(frozen=True)
@@ -32,6 +39,8 @@ class NumberSummary:
     max: float | None
     std: float | None
     not_finite: int  # frames
+    outside: int  # frames beyond [-1, 1]
+    histogram: tuple[int, ...]  # frames in `BINS` equal parts from the least to the largest
 
 
 @dataclass(frozen=True)
@@ -48,6 +57,7 @@ class Summary:
     """What is in a dataset."""
 
     path: str
+    version: str  # of the format
     robot: str
     episodes: int
     frames: int
@@ -65,18 +75,23 @@ class Summary:
 def summarize(root: Path) -> Summary:
     """Return what is in the dataset at `root`, of irevla or of others. No image is decoded.
 
-    Raises `UserError` where it is no whole LeRobotDataset v3.
+    Raises `UserError` where it is no whole LeRobotDataset.
     """
-    dataset = Dataset(root)
+    return summary_of(Dataset(root))
+
+
+def summary_of(dataset: Dataset) -> Summary:
+    """Return what is in a dataset that is open."""
     info = dataset.info
     return Summary(
-        path=str(root),
+        path=str(dataset.root),
+        version=info.version,
         robot=info.robot,
         episodes=len(dataset),
         frames=info.frames,
         fps=info.fps,
         tasks=tuple(
-            _task(instruction, episodes, info.fps)
+            _task(dataset, instruction, episodes)
             for instruction, episodes in dataset.by_instruction.items()
         ),
         cameras=tuple(
@@ -94,8 +109,10 @@ def summarize(root: Path) -> Summary:
     )
 
 
-def _task(instruction: str, episodes: list[RecordedEpisode], fps: int) -> TaskSummary:
-    lengths = [episode.length / fps for episode in episodes]
+def _task(dataset: Dataset, instruction: str, episodes: list[RecordedEpisode]) -> TaskSummary:
+    lengths = [episode.length / dataset.info.fps for episode in episodes]
+    actions = [dataset.actions[episode.frames] for episode in episodes]
+    finite = [each for each in actions if np.isfinite(each).all()]
     known = [episode.success for episode in episodes if episode.success is not None]
     return TaskSummary(
         instruction,
@@ -103,6 +120,8 @@ def _task(instruction: str, episodes: list[RecordedEpisode], fps: int) -> TaskSu
         succeeded=sum(known) if known else None,
         shortest=min(lengths),
         longest=max(lengths),
+        lengths=_histogram(np.array(lengths)),
+        spread=spread(finite) if finite else None,
     )
 
 
@@ -110,7 +129,30 @@ def _number(name: str, values: np.ndarray) -> NumberSummary:
     finite = values[np.isfinite(values)].astype(np.float64)
     measures = (np.min, np.mean, np.max, np.std)
     least, mean, most, std = (float(each(finite)) if len(finite) else None for each in measures)
-    return NumberSummary(name, least, mean, most, std, not_finite=len(values) - len(finite))
+    return NumberSummary(
+        name,
+        least,
+        mean,
+        most,
+        std,
+        not_finite=len(values) - len(finite),
+        outside=int((np.abs(finite) > USUAL + ROUNDING).sum()),
+        histogram=_histogram(finite),
+    )
+
+
+def _histogram(values: np.ndarray) -> tuple[int, ...]:
+    """Return how many values are in each of `BINS` equal parts of their range; none of none."""
+    if not len(values):
+        return ()
+    counts, _ = np.histogram(values, BINS)
+    return tuple(counts.tolist())
+
+
+SPREAD = (
+    "Spread: which share of the actions' variance is left once the step is known. Near 0 every "
+    "episode does the same, and a replay of one would do for all, with closed eyes."
+)
 
 
 def tables(summary: Summary) -> Iterator[str | Table]:
@@ -120,21 +162,23 @@ def tables(summary: Summary) -> Iterator[str | Table]:
     robot = f", recorded with {summary.robot}" if summary.robot else ""
     yield (
         f"{summary.path}: {summary.episodes} episodes, {summary.frames:,} frames at "
-        f"{summary.fps} a second ({long}){robot}"
+        f"{summary.fps} a second ({long}){robot}; format {summary.version}"
     )
     numbers = _number_table("action", summary.actions), _number_table("state", summary.state)
     for table in (_task_table(summary), _camera_table(summary), *numbers):
         if table.row_count:
             yield ""
             yield table
+    yield ""
+    yield SPREAD
 
 
 def _task_table(summary: Summary) -> Table:
-    table = _table("task (its instruction)", "episodes", "succeeded", "seconds")
+    table = _table("task (its instruction)", "episodes", "succeeded", "seconds", "spread")
     for task in summary.tasks:
         succeeded = "not recorded" if task.succeeded is None else str(task.succeeded)
         seconds = f"{task.shortest:.1f} to {task.longest:.1f}"
-        table.add_row(task.instruction, str(task.episodes), succeeded, seconds)
+        table.add_row(task.instruction, str(task.episodes), succeeded, seconds, _short(task.spread))
     return table
 
 
@@ -146,10 +190,11 @@ def _camera_table(summary: Summary) -> Table:
 
 
 def _number_table(what: str, dimensions: Sequence[NumberSummary]) -> Table:
-    table = _table(what, "min", "mean", "max", "std", "not finite")
+    table = _table(what, "min", "mean", "max", "std", "not finite", "outside ±1")
     for each in dimensions:
         numbers = (each.min, each.mean, each.max, each.std)
-        table.add_row(each.name, *map(_short, numbers), str(each.not_finite))
+        counts = (each.not_finite, each.outside)
+        table.add_row(each.name, *map(_short, numbers), *map(str, counts))
     return table
 
 

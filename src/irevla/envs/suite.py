@@ -63,6 +63,8 @@ class RealArm:
     dry_run: Callable[[], bool]  # whether it computes and sends nothing
     only_policy: Callable[[], str]  # sha256, or its beginning, of the one that may act; "": any
     env_config: Callable[[EnvConfig], EnvConfig]  # one worker, one environment, time for a person
+    partner: Callable[[str], str] = lambda task: ""
+    """(task) -> the task that begins where it succeeds, and succeeds where it begins; "": none."""
 
 
 Demonstrations = Callable[[Path, Sequence[str], EnvConfig, int], "Iterator[Episode]"]

@@ -8,9 +8,10 @@ from pathlib import Path
 import yaml
 
 from irevla.config import METHODS
-from irevla.errors import UserError
+from irevla.evaluation.pages import environment
+from irevla.evaluation.practice import per_hour, robot_hours
 from irevla.evaluation.stats import Change, Line, Results, change, hundredths, read_results
-from irevla.evaluation.tables import POOLED, TITLES, dropped
+from irevla.evaluation.tables import POOLED, TITLES, dropped, practised, transfer
 from irevla.storage.disk import writing
 from irevla.storage.journal import read_lines
 from irevla.storage.metrics import read_metrics
@@ -70,24 +71,14 @@ def write_report(run_dir: Path) -> Path:
     packages of 'irevla[report]' are missing.
     """
     results = read_results(run_dir / "results.json")
-    try:
-        import jinja2
-    except ModuleNotFoundError as error:
-        raise UserError("a report needs jinja2: pip install 'irevla[report]'") from error
+    pages = environment()
     from irevla.evaluation.plots import DPI, draw_all
 
-    environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("irevla.evaluation"),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters |= {"percent": percent, "span": span, "signed": signed, "verdict": verdict}
+    pages.filters |= {"percent": percent, "span": span, "signed": signed, "verdict": verdict}
     videos = list(clips(run_dir, results))
     remarks = list(notes(run_dir, results))
     plots = draw_all(results, read_metrics(run_dir / "metrics.jsonl"), run_dir / "plots")
-    page = environment.get_template("report.html").render(
+    page = pages.get_template("report.html").render(
         name=run_dir.resolve().name,
         results=results,
         headline=headline(results),
@@ -96,6 +87,10 @@ def write_report(run_dir: Path) -> Path:
         lines=results.lines(),
         titles=TITLES,
         pooled=POOLED,
+        hours=robot_hours(results),
+        per_hour=per_hour,
+        practised=practised(results),
+        transfer=transfer(results),
         dropped=dropped,
         captions=CAPTIONS,
         plots={name: _image(themes, dpi=DPI) for name, themes in plots.items()},

@@ -15,6 +15,7 @@ from irevla.storage.journal import read_lines
 from irevla.storage.read import Missing, mapping, read_json, shaped
 from irevla.tasks import BASELINE, SFT, Category, Stage
 
+PRACTICE = ("zero-shot", "rl", "harvest")  # stages in which the arm, or its simulation, moves
 Z95 = 1.959963984540054  # the 97.5% point of the normal distribution
 T95 = (
     *(12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228),
@@ -246,6 +247,7 @@ class Results:
     machine: Mapping[str, Any]
     command: str
     rows: tuple[Row, ...]
+    practice: int | None = None  # decisions that the arm took in training; None: not recorded
 
     @cached_property
     def settings(self) -> Mapping[str, Any]:
@@ -356,22 +358,36 @@ def read_results(path: Path) -> Results:
             Stage.parse(stage)
         config = mapping(data["config"], "config")
         read_config(config)  # for what it raises
-        _check_measured(path, rows)
-        git, command = str(data["git"]), str(data["command"])
-        return Results(config, git, mapping(data["machine"], "machine"), command, _latest(rows))
+        journal = read_lines(path.parent / "journal.jsonl", facts={"event"})
+        _check_measured(journal, rows)
+        return Results(
+            config,
+            str(data["git"]),
+            mapping(data["machine"], "machine"),
+            str(data["command"]),
+            _latest(rows),
+            practice=_practice(journal),
+        )
 
 
-def _check_measured(path: Path, rows: Sequence[Row]) -> None:
+def _check_measured(journal: Sequence[Mapping[str, Any]], rows: Sequence[Row]) -> None:
     """Raise `ValueError` where the journal beside it, which has checksums, measured other rows."""
-    journal = path.parent / "journal.jsonl"
     measured = [
         Row.from_json(row)
-        for record in read_lines(journal, facts={"event"})
+        for record in journal
         if str(record["event"]).startswith("evaluated ")
         for row in record["rows"]
     ]
     if measured and measured != list(rows):
-        raise ValueError(f"{journal.name} has measured other rows")
+        raise ValueError("journal.jsonl has measured other rows")
+
+
+def _practice(journal: Sequence[Mapping[str, Any]]) -> int | None:
+    """Return the decisions of all stages in which the arm moves; None where one does not say."""
+    stages = [each for each in journal if str(each["event"]).partition(":")[0] in PRACTICE]
+    if not journal or not all("decisions" in each for each in stages):
+        return None
+    return sum(int(each["decisions"]) for each in stages)
 
 
 def _latest(rows: Iterable[Row]) -> tuple[Row, ...]:

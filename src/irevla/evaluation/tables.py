@@ -12,6 +12,7 @@ from rich.console import Console, ConsoleOptions
 from rich.table import Table
 from rich.text import Text
 
+from irevla.evaluation.practice import per_hour, robot_hours
 from irevla.evaluation.stats import (
     Change,
     Count,
@@ -22,6 +23,7 @@ from irevla.evaluation.stats import (
     hundredths,
     pool,
 )
+from irevla.evaluation.transfer import EXPLAINED, LEARNT, backward_transfer, forgotten
 from irevla.tasks import SFT, Category, Stage
 
 TITLES = {Category.EXPERT: "Expert tasks", Category.RL: "RL tasks", Category.UNSEEN: "Unseen tasks"}
@@ -81,15 +83,31 @@ def line_title(line: Line) -> str:
 
 
 def headers(results: Results) -> list[str]:
-    """Return the columns of the before-and-after table."""
+    """Return the columns of the before-and-after table: the last where the arm has practised."""
     after = f"After {results.last.title}" if results.last else "After"
-    return ["Task", "Category", "Blind replay", "SFT (before)", after, "Difference"]
+    columns = ["Task", "Category", "Blind replay", "SFT (before)", after, "Difference"]
+    return [*columns, "Per robot hour"] if robot_hours(results) else columns
 
 
-def cells(line: Line) -> list[str]:
-    """Return one line of the before-and-after table as text."""
+def cells(line: Line, hours: float | None) -> list[str]:
+    """Return one line of the before-and-after table as text; `hours` of practice of all tasks."""
     counts = [count_text(count) for count in (line.blind, line.before, line.after)]
-    return [line_title(line), str(line.category), *counts, change_text(line.change)]
+    columns = [line_title(line), str(line.category), *counts, change_text(line.change)]
+    if not hours:
+        return columns
+    gained = per_hour(line.change, hours)
+    return [*columns, number(gained.difference, signed=True) if gained else NONE]
+
+
+def practised(results: Results) -> str:
+    """Return what the last column is, with the time of practice; empty where there is none."""
+    hours = robot_hours(results)
+    if not hours:
+        return "" if hours == 0 else "It is not known how long the arm, or its simulation, moved."
+    return (
+        f"Per robot hour: the difference over the {hours:.2f} hours that the arm, or its "
+        "simulation, moved in training."
+    )
 
 
 @dataclass(frozen=True)
@@ -104,7 +122,8 @@ class Summary:
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> Iterator[Table]:
         wide = options.max_width >= WIDE
-        caption = f"{means(self.results)}\n{LEGEND}"
+        caption = f"{means(self.results)}\n{LEGEND} {practised(self.results)}".strip()
+        hours = robot_hours(self.results)
         table = Table(box=box.SIMPLE_HEAD, caption=caption, caption_justify="left")
         task, category, *counts = headers(self.results)
         table.add_column(task, overflow="fold")
@@ -114,20 +133,21 @@ class Summary:
             title = column if wide else column.replace(" ", "\n")
             table.add_column(title, justify="right", no_wrap=not wide)
         for line in self.results.lines():
-            texts = _wide(line) if wide else _narrow(line)
-            texts[-1].stylize(_style(line.change))
+            columns = cells(line, hours)
+            texts = _wide(line, columns) if wide else _narrow(columns)
+            texts[-2 if hours else -1].stylize(_style(line.change))
             table.add_row(*texts, style="" if line.task else "bold")
         yield table
 
 
-def _wide(line: Line) -> list[Text]:
-    title, *rest = cells(line)
+def _wide(line: Line, columns: Sequence[str]) -> list[Text]:
+    title, *rest = columns
     indent = "  " if line.task else ""
     return [Text(indent + title), *map(Text, rest)]
 
 
-def _narrow(line: Line) -> list[Text]:
-    title, _, *counts = cells(line)
+def _narrow(columns: Sequence[str]) -> list[Text]:
+    title, _, *counts = columns
     return [Text(title), *(Text(_on_two_lines(text)) for text in counts)]
 
 
@@ -162,9 +182,8 @@ def means(results: Results) -> str:
 
 def forgetting(results: Results) -> Table:
     """Return the forgetting matrix for the terminal: task x stage."""
-    table = Table(
-        box=box.SIMPLE_HEAD, caption=MATRIX_LEGEND, caption_justify="left", caption_style="dim"
-    )
+    caption = f"{MATRIX_LEGEND}\n{transfer(results)}"
+    table = Table(box=box.SIMPLE_HEAD, caption=caption, caption_justify="left", caption_style="dim")
     table.add_column("Task", overflow="fold")
     for stage in results.stages:
         table.add_column(stage.title, justify="right", overflow="fold")
@@ -194,6 +213,19 @@ def dropped(results: Results, task: str, stage: Stage) -> bool:
     before = results.count(results.reference(task, stage), task=task)
     lost = change(before, results.count(stage, task=task))
     return lost is not None and lost.difference < 0 and not lost.noise
+
+
+def transfer(results: Results) -> str:
+    """Return backward transfer and forgetting of expert and RL tasks, and what they mean."""
+    parts = []
+    for category in LEARNT:
+        back, lost = backward_transfer(results, category), forgotten(results, category)
+        if back is not None and lost is not None:
+            parts.append(
+                f"{TITLES[category]}: backward transfer {change_text(back)}, forgetting "
+                f"{number(lost, signed=True)}."
+            )
+    return " ".join([*parts, EXPLAINED]) if parts else "No task was measured again later on."
 
 
 # --- Rows of one evaluation
@@ -238,9 +270,11 @@ def _add_count(
 
 def markdown(results: Results) -> str:
     """Return both tables in Markdown, for model cards and docs."""
+    hours = robot_hours(results)
     body = [
-        cells(line) if line.task else [f"**{text}**" for text in cells(line)]
+        columns if line.task else [f"**{text}**" for text in columns]
         for line in results.lines()
+        for columns in [cells(line, hours)]
     ]
     columns = ["Task", *(stage.title for stage in results.stages)]
     matrix = [
@@ -250,9 +284,9 @@ def markdown(results: Results) -> str:
     return "\n\n".join(
         [
             _markdown_table(headers(results), body),
-            f"{means(results)} {LEGEND}",
+            f"{means(results)} {LEGEND} {practised(results)}".strip(),
             _markdown_table(columns, matrix),
-            MATRIX_LEGEND,
+            f"{MATRIX_LEGEND} {transfer(results)}",
         ]
     )
 

@@ -62,7 +62,10 @@ EVIDENCE: dict[str, tuple[str, tuple[str, ...]]] = {
         "Do learning curves collapse where everything is trained, and is SFT a good start?",
         ("irevla", "ppo-full", "scratch"),
     ),
-    "figure5": ("Is it worse to freeze the VLM in both stages?", (SFT, "irevla-freeze", "irevla")),
+    "figure5": (
+        "Is it worse to freeze the VLM in both stages?",
+        (SFT, "ppo-replay", "irevla-freeze", "irevla"),
+    ),
     "figure6": ("What do both stages bring on the arm?", (SFT, "irevla")),
     "controls": (
         "Is it RL, imitation of own successes, more supervised steps, or their augmentation?",

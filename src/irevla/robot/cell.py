@@ -36,10 +36,12 @@ class Cell:
     clock: Clock = field(default_factory=WallClock)
     demonstrations: Path | None = None  # where episodes go that a person took part in
     homes: Mapping[str, Home] = field(default_factory=dict)  # of tasks that start elsewhere
+    partners: Mapping[str, str] = field(default_factory=dict)  # tasks that undo each other
     homing: bool = False  # the fingers must find their ends before the first episode
     gripper_cost: float = 0.0  # of a decision that turns the fingers round
     veto: float = 0.0  # s that a person has to take back that a task is done
     player: Any = None  # the environment whose episode is under way
+    shows: str = ""  # the task whose success the table shows; empty: nobody knows what it shows
     envs: set[Any] = field(default_factory=set)  # those that are open
 
     def __post_init__(self) -> None:
@@ -156,6 +158,7 @@ def open_cell(settings: Settings, who: Authorization | None) -> Cell:
         success_detector,
         demonstrations=folder,
         homes=settings.homes,
+        partners=settings.partners,
         homing=settings.homing and settings.driver == "franka",
         gripper_cost=settings.gripper_cost,
         veto=settings.veto,

@@ -71,23 +71,30 @@ class PandaRealEnv(PixelEnv):
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
     ) -> tuple[np.ndarray, dict[str, Any]]:
         """Wait until a person says that they are out of the way, open the fingers, rise and go to
-        the start; then wait until they say that things are in place."""
+        the start; then wait until they say that things are in place.
+
+        Where the partner of this task has just succeeded, things are in place: nobody is asked, and
+        the fingers stay as they are.
+        """
         gym.Env.reset(self, seed=seed)  # a person sets the scene
         cell = self.cell
         arm = cell.arm
         if cell.player not in (None, self):
             raise UserError("there is one arm: --env.workers 1 --env.envs-per-worker 1")
         cell.player = self
+        goes_on = cell.shows != "" and cell.shows == cell.partners.get(self.task.name)
+        cell.shows = ""
         cell.await_person()
-        fingers = "close and open" if cell.homing else "open"
-        self._ask(f"hands off: the fingers {fingers}, and the arm goes to its start")
+        if goes_on:
+            cell.teleop.tell(f"{self.task.name}: goes on from there, hands off")
+        else:
+            fingers = "close and open" if cell.homing else "open"
+            self._ask(f"hands off: the fingers {fingers}, and the arm goes to its start")
         arm.begin_episode()
         arm.recover()
         try:
-            if cell.homing:
-                arm.home_gripper()
-                cell.homing = False
-            arm.set_gripper(shut=False)
+            if not goes_on:
+                self._open_fingers()
             self._go_home()
         except ArmFault as fault:
             arm.stop(f"{fault}, on the way to its start")
@@ -95,14 +102,15 @@ class PandaRealEnv(PixelEnv):
                 f"the arm is stopped ({arm.stopped}): look at it, then `irevla arm release`"
             ) from fault
         arm.hold()
-        self._ask(f"{self.task.name}: put things in place for {self.task.instruction!r}")
-        cell.await_person()
+        if not goes_on:
+            self._ask(f"{self.task.name}: put things in place for {self.task.instruction!r}")
+            cell.await_person()
         self._decisions = 0
         self._returned = cell.clock.now()
         self._late = 0
         self._slowest = 0.0
         self._holds_before = arm.late_holds
-        self._recorder.begin()
+        self._recorder.begin(shut=arm.shut)
         cell.success_detector.begin()
         arm.flight.note("episode", task=self.task.name)
         self._look()
@@ -299,6 +307,7 @@ class PandaRealEnv(PixelEnv):
     def _end(self, *, success: bool) -> None:
         arm = self.cell.arm
         arm.hold()
+        self.cell.shows = self.task.name if success else ""
         self.cell.teleop.tell(f"{self.task.name}: {'done' if success else 'over'}")
         self.cell.player = None
         if self._late:
@@ -314,6 +323,13 @@ class PandaRealEnv(PixelEnv):
             f"slowest {1000 * self._slowest:.0f}, and the arm held {held} times: use a smaller "
             "policy, or a faster machine"
         )
+
+    def _open_fingers(self) -> None:
+        cell = self.cell
+        if cell.homing:
+            cell.arm.home_gripper()
+            cell.homing = False
+        cell.arm.set_gripper(shut=False)
 
     def _go_home(self) -> None:
         arm = self.cell.arm

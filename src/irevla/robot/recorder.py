@@ -34,8 +34,9 @@ class Recorder:
         self._cameras = cameras
         self.begin()
 
-    def begin(self) -> None:
-        """Begin a new episode."""
+    def begin(self, *, shut: bool = False) -> None:
+        """Begin a new episode, with fingers that are `shut` or open."""
+        self._shut_before = shut
         self._images: list[np.ndarray] = []
         self._actions: list[np.ndarray] = []
         self._states: list[np.ndarray] = []
@@ -58,7 +59,9 @@ class Recorder:
     @property
     def gripper(self) -> float:
         """The gripper in the last action: positive where the fingers are shut."""
-        return float(self._actions[-1][6]) if self._actions else -1.0
+        if not self._actions:
+            return 1.0 if self._shut_before else -1.0
+        return float(self._actions[-1][6])
 
     def end(self, *, success: bool) -> None:
         """Write the episode, aside first, so that no half of one is ever found."""

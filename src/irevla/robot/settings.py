@@ -46,7 +46,7 @@ MOST_VETO = 30.0  # s
 MOST_COST = 0.2  # of a success, which is worth 1
 MOST_SPREAD = 0.2  # m
 MOST_TURN = 1.6  # rad
-GROUPS = ("limits", "fingertips", "detector", "homes", "collision", "compliance")
+GROUPS = ("limits", "fingertips", "detector", "homes", "undoes", "collision", "compliance")
 NEEDED = ("driver", "host", "workspace", "home", "cameras")
 RENAMED = {"judge": "success_detector"}  # settings of files that were written for version 0.1
 
@@ -127,6 +127,7 @@ class Settings:
     fingertips: Pose = field(default_factory=lambda: FRANKA_HAND)  # seen from the flange
     detector: DetectorSettings = field(default_factory=DetectorSettings)
     homes: dict[str, Home] = field(default_factory=dict)  # of tasks that start elsewhere
+    partners: dict[str, str] = field(default_factory=dict)  # tasks that undo each other, both ways
     collision: Collision = field(default_factory=Collision)  # franka
     compliance: Compliance | None = None  # None: as the arm, or its server, is
     # sha256 of the only policy that may move the arm, or its beginning; empty: any, which is shown
@@ -235,6 +236,7 @@ def _settings(found: dict[str, Any], path: Path) -> Settings:
         limits=limits,
         home=_home(found["home"], limits),
         homes=_homes(mapping(found.get("homes") or {}, "homes"), limits),
+        partners=_partners(mapping(found.get("undoes") or {}, "undoes")),
         front=_camera(cameras, "front"),
         wrist=_camera(cameras, "wrist"),
         fingertips=_fingertips(found),
@@ -296,6 +298,19 @@ def _homes(found: dict[str, Any], limits: Limits) -> dict[str, Home]:
         if task not in SPECS:
             raise unknown("task of homes", task, SPECS)
     return {task: _home(home, limits, f"homes.{task}") for task, home in found.items()}
+
+
+def _partners(found: dict[str, Any]) -> dict[str, str]:
+    """Return the other task of each that has one: where one succeeds, the other begins."""
+    partners: dict[str, str] = {}
+    for back, forward in found.items():
+        for task in (back, forward):
+            if task not in SPECS:
+                raise unknown("task of undoes", str(task), SPECS)
+            if task in partners or back == forward:
+                raise UserError(f"undoes: {task} must be in one pair, with another task")
+        partners |= {back: forward, forward: back}
+    return partners
 
 
 def _fingertips(found: dict[str, Any]) -> Pose:

@@ -92,6 +92,11 @@ def _only_policy() -> str:
     return read_settings(settings_path()).policy
 
 
+def _partner(task: str) -> str:
+    """Return the task that puts things back after `task`, and the other way round."""
+    return read_settings(settings_path()).partners.get(task, "")
+
+
 def _env_config(config: EnvConfig) -> EnvConfig:
     """Return `config` for one arm, with time for a person."""
     timeout = max(config.timeout, 5 * PATIENCE)
@@ -136,6 +141,10 @@ PANDA = Suite(
     check=_check,
     demonstrations=_demonstrations,
     real_arm=RealArm(
-        authorize=_authorize, dry_run=_dry_run, only_policy=_only_policy, env_config=_env_config
+        authorize=_authorize,
+        dry_run=_dry_run,
+        only_policy=_only_policy,
+        env_config=_env_config,
+        partner=_partner,
     ),
 )

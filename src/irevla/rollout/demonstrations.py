@@ -1,6 +1,7 @@
 """Episodes worth imitating that no policy of ours played: the expert dataset D_e."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -131,6 +132,8 @@ def collect_expert(
         store = open_store(suite, env, root)  # another collection may just have ended
         for attempt in range(ATTEMPTS):
             jobs = list(_missing(store, wanted, attempt, config=config, first=first))
+            if suite.real_arm is not None:
+                jobs = in_turn(jobs, suite.real_arm.partner)
             # What a person has shown is kept at once: nobody can show it again.
             most = FLUSH if suite.real_arm is None else 1
             for episodes in _batches(play_expert(suite, patient, jobs), most):
@@ -190,6 +193,22 @@ def _missing(
                 noisy = int((index + 1) * config.noisy_fraction) > before
                 noise = config.noise if noisy else 0.0
                 yield Job(task, seeds[attempt], noise=noise, burst=config.burst)
+
+
+def in_turn(jobs: Sequence[Job], partner: Callable[[str], str]) -> list[Job]:
+    """Return the jobs, those of two tasks that undo each other in turn: a person need not put
+    things back where one succeeds and the other follows."""
+    left: dict[str, deque[Job]] = {}
+    for job in jobs:
+        left.setdefault(job.task, deque()).append(job)
+    ordered = []
+    for task, own in left.items():
+        other = left.get(partner(task), deque())
+        while own:
+            ordered.append(own.popleft())
+            if other:
+                ordered.append(other.popleft())
+    return ordered
 
 
 def _batches(outcomes: Iterable[Outcome], most: int) -> Iterator[list[Episode]]:

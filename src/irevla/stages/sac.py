@@ -98,7 +98,9 @@ def run_sac(
         server = Server(vec, actor, _recorder(run, acting, vec))
         dropped = progress.dropped
         while not progress.over:
-            for outcome in _play_leg(run, stage, server, practice):
+            for outcome in _play_leg(run, stage, server, practice, suite):
+                if outcome.job.task != stage.task:
+                    continue  # it put things back
                 shown = outcome.shown()
                 if shown is not None:
                     demonstrations.append(shown, seed=outcome.job.seed, success=True, person=True)
@@ -136,16 +138,32 @@ def _play_leg(
     stage: Stage,
     server: Server[Outcome],
     practice: LatentReplay,
+    suite: Suite,
 ) -> Iterator[Outcome]:
     """Play so many whole episodes; when all of them have ended, there may be a checkpoint.
 
     Nothing is under way then, so that a run that goes on from it plays what one would that was
-    never stopped.
+    never stopped. On a real arm each success of a task that another one undoes is followed by an
+    episode of that, with the same policy: nothing is learnt from it.
     """
     first = first_seed(Purpose.RL, run.config.seed, round=stage.round)
     first = max([first, *(episode["seed"] + 1 for episode in _practised(practice))])
     seeds = range(first, first + run.config.sac.checkpoint_every)
-    return server.play(Job(stage.task, seed) for seed in seeds)
+    jobs = (Job(stage.task, seed) for seed in seeds)
+    partner = "" if suite.real_arm is None else suite.real_arm.partner(stage.task)
+    return server.play(_and_back(jobs, partner, practice) if partner else jobs)
+
+
+def _and_back(jobs: Iterator[Job], partner: str, practice: LatentReplay) -> Iterator[Job]:
+    """Yield the jobs, and after each that has succeeded one of the task that undoes it.
+
+    A real arm asks for a job once the last episode is in the buffer.
+    """
+    for job in jobs:
+        yield job
+        last = practice.episodes[-1] if practice.episodes else {"seed": None}
+        if last["seed"] == job.seed and last["success"]:
+            yield Job(partner, job.seed)
 
 
 def open_replay(
