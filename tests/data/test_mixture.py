@@ -111,7 +111,7 @@ def test_a_batch_is_a_function_of_seed_and_step() -> None:
 
 
 def test_images_instructions_and_actions_stay_together() -> None:
-    seen, actions = mixture().batch(0, 64)
+    seen, actions, _ = mixture().batch(0, 64)
     images = seen.images
     assert images.dtype == torch.uint8 and images.shape == (64, 2, 2, 3)
     shown = (images[:, 0, 0, 0].int() * 256 + images[:, 0, 0, 1]).tolist()

@@ -72,7 +72,7 @@ def learn(learner: SFT, mix: Mixture, *, until: int = CONFIG.steps) -> list[dict
 
 def mse(policy: Policy, mix: Mixture) -> float:
     with torch.no_grad():
-        seen, actions = mix.batch(1000, 500)
+        seen, actions, _ = mix.batch(1000, 500)
         policy.train(False)
         return float((policy.mean(policy.encode(seen)) - actions).square().mean())
 

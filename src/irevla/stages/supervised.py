@@ -38,7 +38,7 @@ def run_supervised(
     draws = run.draws(stage)
     frames = online.read() if online is not None and len(online) else None
     words = out_of_suite_words(suite)
-    mixture = Mixture(expert.read(), frames, run.config.mixture, seed=draws)
+    mixture = Mixture(expert.read(), frames, run.config.mixture, seed=draws, chunk=policy.chunk)
     learner = SFT(policy, config, parts=parts, seed=draws, words=words)
     others = engine_of(run.config, stage) != "inline"
     if others:

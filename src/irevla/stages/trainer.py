@@ -45,7 +45,7 @@ def train(folder: JobFolder, ranks: Ranks, device: torch.device, *, shard: bool 
     learner = SFT(policy, job.sft, parts=job.parts, seed=job.seed, words=job.words, ranks=ranks)
     expert = get_frames(folder.share, job.expert, keep=True)
     online = get_frames(folder.share, job.online, keep=False) if job.online else None
-    mixture = Mixture(expert, online, job.mixture, seed=job.seed)
+    mixture = Mixture(expert, online, job.mixture, seed=job.seed, chunk=policy.chunk)
     progress = folder.progress()
     if progress.updates:
         files = folder.load(progress.files)
