@@ -137,8 +137,8 @@ class AsyncLearner:
                 self._popen = spawn(__name__, *arguments)
 
     def act(
-        self, features: Features, *, noise: Float[Tensor, "B A"], chance: Float[Tensor, " B"]
-    ) -> Float[Tensor, "B A"]:
+        self, features: Features, *, noise: Float[Tensor, "B nA"], chance: Float[Tensor, "B n"]
+    ) -> Float[Tensor, "B nA"]:
         """Return actions of the newest actor, with exploration noise, as `SoftActor.act`."""
         self._weights.read()
         return self._actor.act(features, noise=noise, chance=chance)
@@ -281,10 +281,12 @@ class LearnerProcess:
             groups=saved.model.head_groups,
             hidden=saved.model.head_hidden,
             action_dim=saved.action_dim,
+            chunk=saved.model.chunk,
             state_dim=saved.state_dim,
         ).to(find_device(config.device))
         self._policy = _PolicyFiles(files, head)
-        sac = SAC(head, config.sac, seed=draw_seed(config.seed, stage.name))
+        draws = draw_seed(config.seed, stage.name)
+        sac = SAC(head, config.sac, seed=draws, execute=saved.model.execute)
         self._demonstrations = reopen(latents / "demonstrations")
         self.learner = SACLearner(sac, demonstrations=self._demonstrations, online=self._online)
         self.learner.load_state(files)

@@ -101,6 +101,12 @@ def _starting_model(config: Config, suite: Suite) -> ModelConfig:
             cameras=config.env.cameras,
             path=config.from_checkpoint,
         )
+        if saved.model.chunk != config.model.chunk:
+            raise UserError(
+                f"{config.from_checkpoint} gives {saved.model.chunk} actions at once, and "
+                f"model.chunk is {config.model.chunk}: --model.chunk {saved.model.chunk}, or "
+                "choose another policy"
+            )
         return saved.model
     if config.model.vlm in VLMS:  # a small one is made at once, or says why not
         VLMS[config.model.vlm](config.model, config.env.image_size)

@@ -53,7 +53,7 @@ def run_sac(
     acting = policy.hash()  # as the stage begins: what its episodes are marked with
     demonstrations = open_replay(run, policy, stage, "demonstrations", suite=suite)
     practice = open_replay(run, policy, stage, "online", suite=suite)
-    recall_successes(policy, stage, online=online, store=demonstrations)
+    recall_successes(policy, stage, online=online, store=demonstrations, gamma=config.gamma)
     collect_seed_successes(
         run,
         policy,
@@ -63,10 +63,12 @@ def run_sac(
         failures=practice if config.keep_failures else None,
         online=online,
     )
-    sac = SAC(policy.action_head, config, seed=run.draws(stage))
+    sac = SAC(policy.action_head, config, seed=run.draws(stage), execute=policy.execute)
     learner = SACLearner(sac, demonstrations=demonstrations, online=practice)
     noise = PinkNoise(
-        draw_seed(run.draws(stage), "explore"), decisions=run.config.env.for_training().horizon
+        draw_seed(run.draws(stage), "explore"),
+        decisions=run.config.env.for_training().horizon,
+        execute=policy.execute,
     )
     progress = RLProgress(config)
     files = resume(run.checkpoints, policy, stage, learner)
@@ -83,7 +85,7 @@ def run_sac(
         learning.train_pending()
         _count(progress, practice)
         actor = ExploringActor(policy, noise, learning.act)
-        server = Server(vec, actor, _recorder(run, acting, vec))
+        server = Server(vec, actor, _recorder(run, policy, acting, vec))
         dropped = progress.dropped
         while not progress.over:
             for outcome in _play_leg(run, stage, server, practice):
@@ -151,14 +153,19 @@ def open_replay(
         suite=suite.name,
         tokens=tokens,
         width=width,
-        action_dim=suite.action_dim,
+        action_dim=policy.execute * suite.action_dim,
         state_dim=policy.state_dim,
     )
     return LatentReplay(run.directory / "latents" / stage.target / name, spec)
 
 
 def recall_successes(
-    policy: VLAPolicy, stage: Stage, *, online: EpisodeStore, store: LatentReplay
+    policy: VLAPolicy,
+    stage: Stage,
+    *,
+    online: EpisodeStore,
+    store: LatentReplay,
+    gamma: float,
 ) -> None:
     """Bring what earlier rounds left of this task in D_RL to `store`, in the latents of today.
 
@@ -168,7 +175,8 @@ def recall_successes(
     for index, info in enumerate(online.episodes):
         made = info.provenance
         if made.task == stage.task and _is_earlier(made.seed, stage) and made.seed not in known:
-            store.append(_encoded(policy, online[index]), seed=made.seed, success=True)
+            latents = _encoded(policy, online[index], gamma=gamma)
+            store.append(latents, seed=made.seed, success=True)
 
 
 def _is_earlier(seed: int, stage: Stage) -> bool:
@@ -177,12 +185,17 @@ def _is_earlier(seed: int, stage: Stage) -> bool:
 
 
 @torch.no_grad()
-def _encoded(policy: VLAPolicy, episode: Episode) -> LatentEpisode:
+def _encoded(policy: VLAPolicy, episode: Episode, *, gamma: float) -> LatentEpisode:
+    looks = slice(None, None, policy.execute)
     texts = [episode.instruction] * len(episode)
-    seen = Observation.of(episode.images, texts, episode.state)
+    seen = Observation.of(episode.images[looks], texts[looks], episode.state[looks])
     parts = [policy.encode(seen[at : at + BATCH]).to("cpu") for at in range(0, len(seen), BATCH)]
-    return LatentEpisode(
-        Features.cat(parts), torch.from_numpy(episode.actions), torch.from_numpy(episode.rewards)
+    return LatentEpisode.of_steps(
+        Features.cat(parts),
+        torch.from_numpy(episode.actions),
+        torch.from_numpy(episode.rewards),
+        execute=policy.execute,
+        gamma=gamma,
     )
 
 
@@ -208,7 +221,7 @@ def collect_seed_successes(
     acting = policy.hash()
     first = first_seed(Purpose.ZERO_SHOT, run.config.seed, round=stage.round)
     jobs = [Job(stage.task, first + index) for index in range(config.attempts)]
-    lengths = {episode["seed"]: episode["decisions"] for episode in store.episodes}
+    lengths = {episode["seed"]: _length(episode) for episode in store.episodes}
     done = {seed: length for seed, length in lengths.items() if not _is_earlier(seed, stage)}
     recalled = len(lengths) - len(done)
     wanted = config.demonstrations - recalled
@@ -222,7 +235,7 @@ def collect_seed_successes(
         bar(f"Zero-shot successes of {stage.target}", wanted) as advance,
         _open(run, suite, Authorization(acting)) as vec,
     ):
-        server = Server(vec, MeanActor(policy, stored=True), _recorder(run, acting, vec))
+        server = Server(vec, MeanActor(policy, stored=True), _recorder(run, policy, acting, vec))
         for outcome in in_order(server.play(iter(jobs)), jobs, vec.given_up):
             tried += 1
             decisions += outcome.length
@@ -262,9 +275,15 @@ def _open(run: Run, suite: Suite, who: Authorization) -> VectorEnv:
     return VectorEnv(suite, run.config.env.for_training(), iter(()), authorization=who)
 
 
-def _recorder(run: Run, acting: str, vec: VectorEnv) -> EpisodeRecorder:
-    images = run.config.harvest.from_training
-    return EpisodeRecorder(vec, policy_hash=acting, images=images, latents=True)
+def _recorder(run: Run, policy: VLAPolicy, acting: str, vec: VectorEnv) -> EpisodeRecorder:
+    return EpisodeRecorder(
+        vec,
+        policy_hash=acting,
+        images=run.config.harvest.from_training,
+        latents=True,
+        execute=policy.execute,
+        gamma=run.config.sac.gamma,
+    )
 
 
 def _keep(outcome: Outcome, *, practice: LatentReplay, online: EpisodeStore) -> None:
@@ -276,14 +295,26 @@ def _keep(outcome: Outcome, *, practice: LatentReplay, online: EpisodeStore) -> 
     known = (outcome.job.task, outcome.job.seed) in online.seeds()
     if outcome.episode is not None and outcome.success and not known:
         online.append(outcome.episode)
-    practice.append(outcome.latents, seed=outcome.job.seed, success=outcome.success)
+    practice.append(outcome.latents, **_facts(outcome), success=outcome.success)
 
 
 def _keep_failure(outcome: Outcome, failures: LatentReplay) -> None:
     """Append a failed zero-shot episode, once."""
     assert outcome.latents is not None
     if outcome.job.seed not in {episode["seed"] for episode in failures.episodes}:
-        failures.append(outcome.latents, seed=outcome.job.seed, success=False, zero_shot=True)
+        failures.append(outcome.latents, **_facts(outcome), success=False, zero_shot=True)
+
+
+def _facts(outcome: Outcome) -> dict[str, int]:
+    """Return what is written down of an episode: where its decisions are chunks, its steps too."""
+    assert outcome.latents is not None
+    steps = {"steps": outcome.length} if outcome.length != len(outcome.latents) else {}
+    return {"seed": outcome.job.seed, **steps}
+
+
+def _length(episode: Mapping[str, Any]) -> int:
+    """Return the steps of an episode in a buffer."""
+    return int(episode.get("steps", episode["decisions"]))
 
 
 def _practised(practice: LatentReplay) -> list[Mapping[str, Any]]:
@@ -297,7 +328,7 @@ def _count(progress: RLProgress, practice: LatentReplay) -> None:
     successes = [bool(episode["success"]) for episode in practised]
     progress.episodes = len(successes)
     progress.successes = sum(successes)
-    progress.decisions = sum(episode["decisions"] for episode in practised)
+    progress.decisions = sum(_length(episode) for episode in practised)
     progress.recent = successes[-progress.config.window :]
 
 

@@ -80,6 +80,7 @@ def starting_policy(run: Run, suite: Suite) -> VLAPolicy:
     )
     run.pin("policy", name, sha256=policy.hash())
     policy.discrete_gripper = config.discrete_gripper
+    policy.set_execute(config.model.execute)
     return policy
 
 
