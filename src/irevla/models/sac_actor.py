@@ -99,8 +99,9 @@ class SoftActor(nn.Module):
 
     def _each_log_probs(self, u: Float[Tensor, "B kA"]) -> Float[Tensor, "B n 2"]:
         """Return the log-probabilities of open and closed in each step."""
-        logits = self._steps(u)[..., -1]
-        return F.logsigmoid(2 * torch.stack([-logits, logits], 2))
+        # Taken twice, so that gradients are summed up as they were before there were chunks.
+        opens = -self._steps(u)[..., -1]
+        return F.logsigmoid(2 * torch.stack([opens, self._steps(u)[..., -1]], 2))
 
 
 class CriticEnsemble(nn.Module):

@@ -121,12 +121,13 @@ class RolloutRecorder:
         next_values = self._next_values(values, table, critic)
         actions = [choice.actions for choice in self._choices if choice.actions is not None]
         log_probs = [choice.log_probs for choice in self._choices if choice.log_probs is not None]
-        listed = places[:-1].flatten()  # as the decisions of the table come in lists
-        in_order = slice(len(listed)) if table.dense else listed  # what is large is not copied
+        cells = torch.from_numpy(table.listed).to(device)
+        # What is large is not copied where that need not be.
+        in_order = slice(cells.numel()) if table.dense else cells.flatten()
         return RolloutBatch(
             features=features[in_order],
-            actions=torch.cat(actions)[places[:-1]],
-            log_probs=torch.cat(log_probs)[places[:-1]],
+            actions=torch.cat(actions)[cells],
+            log_probs=torch.cat(log_probs)[cells],
             values=values[:-1],
             next_values=next_values.masked_fill(terminated | ~valid, 0.0),
             rewards=torch.from_numpy(rewards).to(device),

@@ -27,9 +27,12 @@ class DecisionTable:
             (self.shape[0] + 1, len(columns)), np.int64
         )
         """Where each decision is in a list, step by step and column by column. What is seen after
-        the last step follows there, and here the last decision of each column."""
+        the last step follows there, and here the last decision of each column: row j + 1 has what
+        comes after row j."""
         self.places[row[asked], self._cell[1][asked]] = np.arange(decisions)
         self.places[row[-1] + 1, columns] = decisions + columns
+        self.listed = np.where(self.used, self.places[:-1], 0)
+        """The same of the table's cells alone; those without a decision have the first one's."""
 
     @property
     def dense(self) -> bool:
