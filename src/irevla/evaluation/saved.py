@@ -72,8 +72,8 @@ def evaluate_saved(
     except KeyboardInterrupt as error:
         if found.real_arm is None or not played:
             raise
-        given = {"chunk": policy.chunk, "execute": policy.execute}
-        raise Interrupted(rows_of(played, protocol, **named, **given)) from error
+        rows = rows_of(played, protocol, **named, chunk=policy.chunk, execute=policy.execute)
+        raise Interrupted(rows) from error
 
 
 def evaluate_on(
