@@ -149,6 +149,14 @@ class LatentReplay:
                 ) from error
             self._refresh()
 
+    def read(self, index: int) -> LatentEpisode:
+        """Return an episode, as it was appended."""
+        part = np.arange(self._ends[index], self._ends[index + 1])
+        actions, rewards = self._map["action"][part], self._map["reward"][part]
+        return LatentEpisode(
+            self._features(part), torch.from_numpy(actions), torch.from_numpy(rewards)
+        )
+
     def rewind(self, episodes: int) -> None:
         """Keep the first `episodes` of it: the rest will be played again, to the same bits."""
         if episodes < len(self._episodes):

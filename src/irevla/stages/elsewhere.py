@@ -22,7 +22,7 @@ from irevla.models.policy import VLAPolicy
 from irevla.progress import Advance, bar, console
 from irevla.runs.run import Run
 from irevla.stages.fit import note
-from irevla.stages.job import SHARD, Job, JobFolder
+from irevla.stages.job import SHARD, Job, JobFolder, submit
 from irevla.storage.checkpoint import series_name
 from irevla.storage.disk import cache_dir
 from irevla.storage.read import shaped
@@ -62,7 +62,7 @@ def learn_elsewhere(
         expert=put_frames(share, expert),
         online=put_frames(share, online) if online else None,
     )
-    folder = JobFolder.submit(share, job, policy.files())
+    folder = JobFolder(share, submit(share, job, policy.files()), Job.of_text)
     results = Results(run, policy, learner, stage, folder)
     results.exchange()
     steps = learner.config.steps
@@ -77,7 +77,7 @@ def learn_elsewhere(
 
 
 def _compute(
-    run: Run, stage: Stage, folder: JobFolder, results: "Results", advance: Advance
+    run: Run, stage: Stage, folder: JobFolder[Job], results: "Results", advance: Advance
 ) -> None:
     """Let the engine of `stage` compute the job, and take what comes back until it has ended."""
     job = [folder.share.place, folder.name]
@@ -98,7 +98,7 @@ class Results:
     """What comes back of a job: checkpoints and points of the curves, to where a run has them."""
 
     def __init__(
-        self, run: Run, policy: VLAPolicy, learner: SFT, stage: Stage, folder: JobFolder
+        self, run: Run, policy: VLAPolicy, learner: SFT, stage: Stage, folder: JobFolder[Job]
     ) -> None:
         self._run = run
         self._policy = policy
@@ -151,16 +151,18 @@ class Results:
 
 def engine_of(config: Config, stage: Stage) -> str:
     """Return who starts the processes of `stage`: see `ENGINES`."""
-    return config.compute.stage0 if stage.kind == "sft" else config.compute.stage2
+    compute = config.compute
+    return {"sft": compute.stage0, "rl": compute.stage1}.get(stage.kind, compute.stage2)
 
 
 def engine_settings(config: Config, stage: Stage) -> list[str]:
     """Return the engine of `stage` as `engine.started` takes it."""
     compute = config.compute
+    processes = 1 if stage.kind == "rl" else compute.processes
     if engine_of(config, stage) == "torchrun":
-        return engine.torchrun(compute.processes)
+        return engine.torchrun(processes)
     return engine.ray(
-        compute.processes,
+        processes,
         address=compute.ray_address,
         resource=compute.ray_resource,
         device=config.device,
@@ -172,7 +174,7 @@ def log_of(run: Run) -> Path:
     return run.directory / LOG
 
 
-def _fault(run: Run, stage: Stage, folder: JobFolder, updates: int) -> UserError:
+def _fault(run: Run, stage: Stage, folder: JobFolder[Job], updates: int) -> UserError:
     """Return what to say where an engine ended before the job was done."""
     reason = folder.failure() or engine.last_word(log_of(run))
     if reason:

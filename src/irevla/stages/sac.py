@@ -6,13 +6,14 @@ buffer. Both are of latents, on disk.
 """
 
 from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager
 from typing import Any
 
 import numpy as np
 import torch
 
 from irevla.compute.device import threads
-from irevla.config import SACConfig
+from irevla.config import Config
 from irevla.data.episodes import EpisodeStore
 from irevla.data.replay import LatentEpisode, LatentReplay, LatentSpec
 from irevla.envs.suite import Authorization, Suite
@@ -25,11 +26,13 @@ from irevla.rollout.actors import ExploringActor, MeanActor
 from irevla.rollout.episodes import EpisodeRecorder, Outcome, in_order
 from irevla.rollout.exploration import PinkNoise
 from irevla.rollout.serve import Server
-from irevla.runs.rl_progress import RLProgress
+from irevla.runs.rl_progress import FILE, RLProgress
 from irevla.runs.run import Run
 from irevla.stages.async_learner import AsyncLearner
 from irevla.stages.contract import check_learnt, complete, load_if_done, resume, save, still_to_play
-from irevla.stages.learner import SACLearner
+from irevla.stages.learner import OnlineLearner, SACLearner
+from irevla.stages.sac_elsewhere import RemoteLearner, submit_sac
+from irevla.stages.sac_job import SACFolder
 from irevla.tasks import Purpose, Stage, draw_seed, first_seed
 from irevla.types import Episode, Features, Observation
 
@@ -71,15 +74,20 @@ def run_sac(
         execute=policy.execute,
     )
     progress = RLProgress(config)
+    elsewhere = run.config.compute.stage1 != "inline"
+    job = (
+        submit_sac(run, policy, stage, practice.spec) if elsewhere else None
+    )  # as the stage begins
     files = resume(run.checkpoints, policy, stage, learner)
-    if _repeats(suite, config):  # what came after the checkpoint is played again, to the same bits
+    told = not files or FILE in files  # a learner elsewhere does not know how far acting is
+    if told and _repeats(suite, run.config):  # what came after it is played again, to the same bits
         progress.load_files(files)
         practice.rewind(len(practice.episodes) - len(_practised(practice)) + progress.episodes)
 
     with (
         threads(1),
         bar(f"Stage 1: SAC on {stage.target}", config.steps) as advance,
-        AsyncLearner(run, policy, stage, learner) if config.async_learner else learner as learning,
+        _learning(run, policy, stage, learner, job) as learning,
         _open(run, suite, Authorization(acting, learning=True)) as vec,
     ):
         learning.train_pending()
@@ -101,7 +109,7 @@ def run_sac(
                 advance(progress.decisions, progress.note())
                 if progress.over:
                     break
-            if not progress.over and not config.async_learner:
+            if not progress.over and learning is learner:
                 save(run.checkpoints, policy, stage, learner, **progress.files())
         advance(progress.decisions, f"success {progress.rate:.2f}; making the pending updates")
         learning.finish()
@@ -264,10 +272,20 @@ def collect_seed_successes(
     run.journal.append(stage.name, **facts)
 
 
-def _repeats(suite: Suite, config: SACConfig) -> bool:
+def _learning(
+    run: Run, policy: VLAPolicy, stage: Stage, learner: SACLearner, job: SACFolder | None
+) -> AbstractContextManager[OnlineLearner]:
+    """Return who learns: another machine, a process of its own, or `learner`, in turn."""
+    if job is not None:
+        return RemoteLearner(run, policy, stage, learner, job)
+    return AsyncLearner(run, policy, stage, learner) if run.config.sac.async_learner else learner
+
+
+def _repeats(suite: Suite, config: Config) -> bool:
     """Whether episodes can be played again to the same bits: not on a real arm, nor with two
     clocks."""
-    return suite.real_arm is None and not config.async_learner
+    alone = config.compute.stage1 == "inline" and not config.sac.async_learner
+    return suite.real_arm is None and alone
 
 
 def _open(run: Run, suite: Suite, who: Authorization) -> VectorEnv:
