@@ -132,7 +132,7 @@ class AsyncLearner:
                 self._popen = spawn(__name__, *arguments)
 
     def act(
-        self, features: Features, *, noise: Float[Tensor, "B nA"], chance: Float[Tensor, "B n"]
+        self, features: Features, *, noise: Float[Tensor, "B nA"], chance: Float[Tensor, "B ..."]
     ) -> Float[Tensor, "B nA"]:
         """Return actions of the newest actor, with exploration noise, as `SoftActor.act`."""
         self._weights.read()

@@ -32,7 +32,7 @@ class OnlineLearner(Protocol):
         ...
 
     def act(
-        self, features: Features, *, noise: Float[Tensor, "B nA"], chance: Float[Tensor, "B n"]
+        self, features: Features, *, noise: Float[Tensor, "B nA"], chance: Float[Tensor, "B ..."]
     ) -> Float[Tensor, "B nA"]:
         """Return actions with exploration noise, as `SoftActor.act`."""
         ...
@@ -95,7 +95,7 @@ class SACLearner:
         )
 
     def act(
-        self, features: Features, *, noise: Float[Tensor, "B nA"], chance: Float[Tensor, "B n"]
+        self, features: Features, *, noise: Float[Tensor, "B nA"], chance: Float[Tensor, "B ..."]
     ) -> Float[Tensor, "B nA"]:
         """Return actions with exploration noise, as `SoftActor.act`."""
         return self.sac.actor.act(features, noise=noise, chance=chance)

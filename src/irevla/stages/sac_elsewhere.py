@@ -79,7 +79,7 @@ class RemoteLearner:
         self._losses = 0
 
     def act(
-        self, features: Features, *, noise: Float[Tensor, "B nA"], chance: Float[Tensor, "B n"]
+        self, features: Features, *, noise: Float[Tensor, "B nA"], chance: Float[Tensor, "B ..."]
     ) -> Float[Tensor, "B nA"]:
         """Return actions of the newest actor, with exploration noise, as `SoftActor.act`."""
         with suppress(IndexError):
