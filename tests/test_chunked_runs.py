@@ -26,6 +26,7 @@ from irevla.config import (
     SFTConfig,
 )
 from irevla.data.episodes import EpisodeStore
+from irevla.data.replay import reopen
 from irevla.envs.suite import load_suite
 from irevla.errors import UserError
 from irevla.evaluation.report import write_report
@@ -296,3 +297,37 @@ def test_a_damaged_description_is_told(tmp_path: Path) -> None:
     checkpoint.save(tmp_path / "bad", files)
     with pytest.raises(UserError, match=r"model\.execute 7 is more"):
         VLAPolicy.from_pretrained(tmp_path / "bad")
+
+
+# --- Actions in the scale of D_e
+
+
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize("rl", ["ppo", "sac"])
+def test_actions_in_the_scale_of_the_demonstrations(rl: str, first: Path, tmp_path: Path) -> None:
+    """All of Algorithm 1: datasets are in the suite's scale, what is learnt in the head's, and what
+    lies outside is counted."""
+    expert = replace(CONFIG.expert, dataset=str(first / "expert"))
+    model = replace(MODEL, action_scale="quantiles")
+    config = replace(CONFIG, expert=expert, model=model, rl=rl)
+    play(tmp_path, config)
+    lines = [json.loads(line) for line in (tmp_path / "journal.jsonl").read_text().splitlines()]
+    notes = {line["event"]: line.get("note", "") for line in lines}
+    shown = np.concatenate([episode.actions for episode in EpisodeStore(first / "expert")])
+    policy = VLAPolicy.from_pretrained(tmp_path)
+    scale = policy.action_scale
+    outside = scale.outside(torch.from_numpy(shown)).tolist()
+    told = f"{outside[0]}, {outside[1]} of {len(shown)} in D_e"
+    assert 0 < sum(outside) < 0.05 * shown.size and told in notes["sft"]
+    assert f"{told}; 0, 0 of" in notes[f"sl:{TASK}"] and "in D_RL" in notes[f"sl:{TASK}"]
+    assert told in write_report(tmp_path).read_text()
+
+    kept = np.concatenate([episode.actions for episode in EpisodeStore(tmp_path / "online")])
+    assert (kept >= scale.low.numpy() - 1e-6).all() and (kept <= scale.high.numpy() + 1e-6).all()
+    if rl == "sac":
+        store = reopen(tmp_path / "latents" / TASK / "online")
+        steps = torch.from_numpy(np.array(store._map["action"])).view(-1, 2)
+        assert steps.abs().max() == 1, "in the head's scale, to its ends"
+        assert policy.discrete_gripper and set(steps[:, 1].abs().tolist()) == {1.0}
+    with pytest.raises(UserError, match=r"scaled by quantiles, .* is suite: --model\.action-scale"):
+        preflight(replace(config, model=MODEL, from_checkpoint=str(tmp_path)))

@@ -209,6 +209,14 @@ def acting(config: Config, folder: Path) -> Any:
         return made.act(np.zeros((16, 16, 3), np.uint8), "reach the disc").tolist()
 
 
+def scaled(config: Config, folder: Path) -> Any:
+    """What a new policy calls -1 and 1, where demonstrations use a little of what there is."""
+    store = open_store(POINTMASS, config.env, folder / "expert", online=False)
+    store.append(episode(Job("left-disc", 100), success=True))
+    with open_run(folder / "run", config) as run:
+        return new_policy(run, POINTMASS, SFT, store).native(torch.tensor([[-1.0, 1.0]])).tolist()
+
+
 def pretrained(config: Config, folder: Path) -> Any:
     """A policy on a VLM of transformers, or what is wrong with what is asked of it."""
     pytest.importorskip("transformers")
@@ -621,6 +629,7 @@ SETTINGS: dict[str, Seen] = {
     "model.head_groups": Seen(policy, 8),
     "model.head_hidden": Seen(policy, 16),
     "model.chunk": Seen(policy, 2),
+    "model.action_scale": Seen(scaled, "min-max"),
     "model.execute": Seen(acting, 2, {"model.chunk": 4}),
     "model.lora.rank": Seen(stage_0, 2),
     "model.lora.alpha": Seen(stage_0, 1.0, {"model.lora.rank": 2}),

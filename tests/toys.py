@@ -33,6 +33,9 @@ class ToyPolicy:
     def decide(self, features: Features, chance: Tensor) -> Tensor:
         return self.mean(features)
 
+    def native(self, actions: Tensor) -> Tensor:
+        return actions
+
     def trainable(self, parts: Parts) -> list[nn.Parameter]:
         return []
 

@@ -174,6 +174,7 @@ class LoRAConfig:
             ) from error
 
 
+ACTION_SCALES = ("suite", "min-max", "quantiles", "mean-std")
 DTYPES = ("auto", "bfloat16", "float32")
 QUANTIZED = ("", "4bit")
 
@@ -189,6 +190,8 @@ class ModelConfig:
     head_hidden: int = 256  # width of the MLP of the action and critic heads
     chunk: int = 1  # k: actions that the head gives at once, for this moment and those after it
     execute: int = 1  # n: of these executed, one a step, before the policy looks again
+    action_scale: str = "suite"  # what the head's -1 and 1 are: the suite's own; or, of the actions
+    # in D_e, min-max, quantiles (the 1st and 99th percentile) or mean-std (three deviations)
     lora: LoRAConfig = field(default_factory=LoRAConfig)
     revision: str = ""  # commit, tag or branch on the Hub; empty: main
     dtype: str = "auto"  # float32, bfloat16 (with LoRA); auto: the latter where it is faster
@@ -208,6 +211,8 @@ class ModelConfig:
         for name, known in {"dtype": DTYPES, "quantize": QUANTIZED}.items():
             value = getattr(self, name)
             _check(value in known, f"model.{name} must be one of {known}, not {value!r}")
+        if self.action_scale not in ACTION_SCALES:
+            raise unknown("model.action_scale", self.action_scale, ACTION_SCALES)
         if not self.pretrained:
             self._check_small()
         elif self.lora.rank == 0:

@@ -167,6 +167,10 @@ class Policy(Protocol):
         """
         ...
 
+    def native(self, actions: Float[Tensor, "B nA"]) -> Float[Tensor, "B nA"]:
+        """Return actions of the head in the suite's scale, in which they are executed."""
+        ...
+
     def trainable(self, parts: Parts) -> list[nn.Parameter]:
         """Make exactly `parts` trainable and return those parameters."""
         ...

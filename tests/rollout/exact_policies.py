@@ -50,6 +50,9 @@ class FakePolicy(Policy):
     def decide(self, features: Features, chance: Tensor) -> Tensor:
         return self.mean(features)
 
+    def native(self, actions: Tensor) -> Tensor:
+        return actions
+
 
 class Labels(FakePolicy):
     """Its actions say what it saw: (seed, step) / 8."""

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from irevla.config import ModelConfig
 from irevla.config_io import to_dict
 from irevla.errors import UserError
+from irevla.models.action_scale import ActionScale
 from irevla.models.files import (
     ADAPTER,
     ADAPTER_CONFIG,
@@ -25,6 +26,7 @@ from irevla.models.files import (
     GRIPPER,
     STATE_DIM,
     WEIGHTS,
+    YOUNGER,
     Base,
     adapter_config,
     adapter_name,
@@ -84,6 +86,7 @@ class VLAPolicy(nn.Module):
         self.action_dim = action_head.action_dim
         self.state_dim = action_head.state_dim  # S: how much it is told of the robot
         self._modules["state_scale"] = StateScale(self.state_dim)
+        self._modules["action_scale"] = ActionScale(self.action_dim, config.action_scale)
         self.discrete_gripper = False
         self.noise = nn.ParameterDict({"log_std": torch.zeros(self.action_dim)})
 
@@ -125,6 +128,13 @@ class VLAPolicy(nn.Module):
         return scale
 
     @property
+    def action_scale(self) -> ActionScale:
+        """What the head's -1 and 1 are in the suite."""
+        scale = self._modules["action_scale"]
+        assert isinstance(scale, ActionScale)
+        return scale
+
+    @property
     def log_std(self) -> nn.Parameter:
         """Logarithm of the standard deviation of the exploration noise: A."""
         log_std: nn.Parameter = self.noise["log_std"]
@@ -161,7 +171,8 @@ class VLAPolicy(nn.Module):
         return Features(h.tokens.float(), h.mask, state)
 
     def mean(self, features: Features) -> Float[Tensor, "B kA"]:
-        """Return the mean actions of latents, in [-1, 1]."""
+        """Return the mean actions of latents, in [-1, 1]: in the head's scale, see
+        `action_scale`."""
         mean: Tensor = self.action_head(features)
         return mean
 
@@ -182,6 +193,10 @@ class VLAPolicy(nn.Module):
             actions[..., -1] = closed * 2.0 - 1
         flat: Tensor = actions.flatten(1)
         return flat
+
+    def native(self, actions: Float[Tensor, "B nA"]) -> Float[Tensor, "B nA"]:
+        """Return actions of the head in the suite's scale, in which they are executed."""
+        return self.action_scale.native(actions)
 
     @torch.no_grad()
     def act(
@@ -205,7 +220,8 @@ class VLAPolicy(nn.Module):
         self._check_size(batch)
         observation = _as_observation(batch, texts, state)
         chance = torch.rand(len(batch), self.execute).to(self.device)
-        actions: np.ndarray = self.decide(self.encode(observation), chance).cpu().numpy()
+        decided = self.decide(self.encode(observation), chance)
+        actions: np.ndarray = self.native(decided).cpu().numpy()
         if self.execute > 1:
             actions = actions.reshape(len(batch), self.execute, -1)
         return actions if image.ndim == 4 else actions[0]
@@ -347,8 +363,9 @@ class VLAPolicy(nn.Module):
         """Return the content of `config.json` but for the fingerprint: what `parse` reads."""
         base = base_of(self.vlm)
         model = to_dict(from_anywhere(self.config, base))
-        if self.chunk == 1:  # as before there were chunks, so that older versions read it
-            del model["chunk"], model["execute"]
+        for name in YOUNGER:  # older versions read what has none of them
+            if model[name] == getattr(ModelConfig, name):
+                del model[name]
         described: dict[str, Any] = {
             "format": FORMAT,
             "model": model,

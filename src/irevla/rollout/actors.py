@@ -78,7 +78,7 @@ class MeanActor:
         """Return what the policy decides."""
         assert view.features is not None
         chance = chances(view.asked, self._policy.execute).to(self._policy.device)
-        return Choice(self._policy.decide(view.features, chance))
+        return Choice(self._policy.native(self._policy.decide(view.features, chance)))
 
 
 class GaussianActor:
@@ -108,7 +108,8 @@ class GaussianActor:
         # Unchecked: that takes longer than the rest. An action that is not finite is never sent.
         gaussian = torch.distributions.Normal(mean, std, validate_args=False)
         actions = mean + gaussian.stddev * noise
-        return Choice(actions, gaussian.log_prob(actions).sum(-1))  # type: ignore[no-untyped-call]
+        log_probs = gaussian.log_prob(actions).sum(-1)  # type: ignore[no-untyped-call]
+        return Choice(self._policy.native(actions), log_probs, drawn=actions)
 
 
 class ExploringActor:
@@ -131,7 +132,8 @@ class ExploringActor:
         assert view.features is not None
         noise = self._noise.at(view.asked, dimensions=view.result.labels.shape[1])
         chance = chances(view.asked, self._policy.execute)
-        return Choice(self._decide(view.features, noise=noise, chance=chance))
+        decided = self._decide(view.features, noise=noise, chance=chance)
+        return Choice(self._policy.native(decided))
 
 
 def chances(result: StepResult, execute: int) -> Float[Tensor, "k n"]:

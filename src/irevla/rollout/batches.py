@@ -119,7 +119,7 @@ class RolloutRecorder:
         truncated = torch.from_numpy(table.any(self._of_steps("truncated"))).to(device)
         rewards = table.discounted(self._of_steps("rewards"), self._gamma)
         next_values = self._next_values(values, table, critic)
-        actions = [choice.actions for choice in self._choices if choice.actions is not None]
+        actions = [choice.drawn for choice in self._choices if choice.drawn is not None]
         log_probs = [choice.log_probs for choice in self._choices if choice.log_probs is not None]
         cells = torch.from_numpy(table.listed).to(device)
         # What is large is not copied where that need not be.

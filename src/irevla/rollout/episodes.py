@@ -1,12 +1,13 @@
 """Whole episodes: what evaluation counts, and what datasets hold."""
 
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass, field
 from itertools import count
 
 import numpy as np
 import torch
 from jaxtyping import Bool, Float32
+from torch import Tensor
 
 from irevla.data.replay import LatentEpisode
 from irevla.envs.vector import Job, StepResult, VectorEnv
@@ -66,7 +67,8 @@ class EpisodeRecorder:
 
     The actions are what was meant, without the job's noise; on an arm what it has done.
     What a lost worker left is dropped. `policy_hash` says who acts; without one it is the scripted
-    expert. Latents are of every `execute`-th step; rewards between two are discounted by `gamma`.
+    expert. Latents are of every `execute`-th step; rewards between two are discounted by `gamma`,
+    and actions are in the scale of the head, by `scaled`.
     """
 
     def __init__(
@@ -78,6 +80,7 @@ class EpisodeRecorder:
         latents: bool = False,
         execute: int = 1,
         gamma: float = 1.0,
+        scaled: Callable[[Tensor], Tensor] | None = None,
     ) -> None:
         self.needs_final = False
         self._suite = vec.suite.name
@@ -86,6 +89,7 @@ class EpisodeRecorder:
         self._latents = latents
         self._execute = execute
         self._gamma = gamma
+        self._scaled = scaled or _as_it_is
         self._partial = [[_PartialEpisode() for _ in range(vec.n)] for _ in range(vec.workers)]
 
     def chose(self, view: View, choice: Choice) -> None:
@@ -131,7 +135,7 @@ class EpisodeRecorder:
     def _latent_episode(self, partial: _PartialEpisode) -> LatentEpisode:
         return LatentEpisode.of_steps(
             Features.cat(partial.latents),
-            torch.from_numpy(np.stack(partial.actions)),
+            self._scaled(torch.from_numpy(np.stack(partial.actions))),
             torch.tensor(partial.rewards),
             execute=self._execute,
             gamma=self._gamma,
@@ -145,6 +149,10 @@ class EpisodeRecorder:
         rewards = np.array(partial.rewards, np.float32)
         states = np.stack(partial.states)
         return Episode(images, actions, rewards, job.instruction, success, made, states)
+
+
+def _as_it_is(actions: Tensor) -> Tensor:
+    return actions
 
 
 def _one(features: Features | None, place: int) -> Features:

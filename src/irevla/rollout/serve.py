@@ -51,6 +51,7 @@ class Choice:
 
     actions: Float[Tensor, "k nA"] | None  # clipped to [-1, 1]; None: the scripted expert's
     log_probs: Float[Tensor, " k"] | None = None  # where they were drawn
+    drawn: Float[Tensor, "k nA"] | None = None  # likewise: in the head's scale, nothing clipped
 
 
 NOTHING = Choice(None)

@@ -105,6 +105,7 @@ def run_sac(
                 progress.dropped = dropped + vec.dropped
                 metrics = learning.train_pending()
                 metrics |= _of_episode(outcome, server, learning.updates, progress)
+                metrics |= _clipped(outcome, policy)
                 run.metrics.log(stage.name, progress.decisions, **metrics)
                 advance(progress.decisions, progress.note())
                 if progress.over:
@@ -200,7 +201,7 @@ def _encoded(policy: VLAPolicy, episode: Episode, *, gamma: float) -> LatentEpis
     parts = [policy.encode(seen[at : at + BATCH]).to("cpu") for at in range(0, len(seen), BATCH)]
     return LatentEpisode.of_steps(
         Features.cat(parts),
-        torch.from_numpy(episode.actions),
+        policy.action_scale.scaled(torch.from_numpy(episode.actions)),
         torch.from_numpy(episode.rewards),
         execute=policy.execute,
         gamma=gamma,
@@ -301,6 +302,7 @@ def _recorder(run: Run, policy: VLAPolicy, acting: str, vec: VectorEnv) -> Episo
         latents=True,
         execute=policy.execute,
         gamma=run.config.sac.gamma,
+        scaled=policy.action_scale.scaled,
     )
 
 
@@ -348,6 +350,14 @@ def _count(progress: RLProgress, practice: LatentReplay) -> None:
     progress.successes = sum(successes)
     progress.decisions = sum(_length(episode) for episode in practised)
     progress.recent = successes[-progress.config.window :]
+
+
+def _clipped(outcome: Outcome, policy: VLAPolicy) -> dict[str, float]:
+    """Return how many numbers of an episode's actions are outside the policy's scale: a person may
+    go there. Nothing where the suite's own is meant."""
+    if policy.action_scale.kind == "suite":
+        return {}
+    return {"clipped": float(policy.action_scale.outside(torch.from_numpy(outcome.actions)).sum())}
 
 
 def _of_episode(
