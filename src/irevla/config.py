@@ -337,6 +337,9 @@ class SACConfig:
     steps: int = 30_000  # budget: decisions of the policy in the environment
     demonstrations: int = 20  # successes of the policy as it is: half of what SAC learns from
     attempts: int = 200  # episodes tried for them at most; then RL begins with fewer
+    other_words: bool = (
+        False  # try instructions of other tasks for them too, which the policy knows
+    )
     keep_failures: bool = False  # those of them that failed begin the online buffer
     updates_per_decision: float = 0.125  # after each episode, for each of its decisions
     async_learner: bool = False  # learn in a process of its own: a real arm must not wait

@@ -5,8 +5,9 @@ demonstration buffer; then it acts with exploration noise, and every episode goe
 buffer. Both are of latents, on disk.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -33,10 +34,12 @@ from irevla.stages.contract import check_learnt, complete, load_if_done, resume,
 from irevla.stages.learner import OnlineLearner, SACLearner
 from irevla.stages.sac_elsewhere import RemoteLearner, submit_sac
 from irevla.stages.sac_job import SACFolder
+from irevla.stages.words import Words, taught
 from irevla.tasks import Purpose, Stage, draw_seed, first_seed
 from irevla.types import Episode, Features, Observation
 
 BATCH = 64  # images of an encoding pass
+LEG = 8  # zero-shot episodes between two choices of the words that the policy is told
 LATENCIES = 1000  # decisions, the last ones, over which the latency is logged
 
 
@@ -74,6 +77,7 @@ def run_sac(
         execute=policy.execute,
     )
     progress = RLProgress(config)
+    kept_images = online if run.config.harvest.from_training else None
     elsewhere = run.config.compute.stage1 != "inline"
     job = (
         submit_sac(run, policy, stage, practice.spec) if elsewhere else None
@@ -93,14 +97,15 @@ def run_sac(
         learning.train_pending()
         _count(progress, practice)
         actor = ExploringActor(policy, noise, learning.act)
-        server = Server(vec, actor, _recorder(run, policy, acting, vec))
+        recorder = _recorder(run, policy, acting, vec, images=kept_images is not None)
+        server = Server(vec, actor, recorder)
         dropped = progress.dropped
         while not progress.over:
             for outcome in _play_leg(run, stage, server, practice):
                 shown = outcome.shown()
                 if shown is not None:
                     demonstrations.append(shown, seed=outcome.job.seed, success=True, person=True)
-                _keep(outcome, practice=practice, online=online)
+                _keep(outcome, practice=practice, online=kept_images)
                 _count(progress, practice)
                 progress.dropped = dropped + vec.dropped
                 metrics = learning.train_pending()
@@ -239,18 +244,23 @@ def collect_seed_successes(
         return
     jobs, tried, decisions = still_to_play(suite, jobs, done, wanted=wanted)
     kept = tried  # of those that are not played again
+    words = _words(run, suite, stage)
+    kept_images = online if run.config.harvest.from_training else None
     with (
         threads(1),
         bar(f"Zero-shot successes of {stage.target}", wanted) as advance,
         _open(run, suite, Authorization(acting)) as vec,
     ):
-        server = Server(vec, MeanActor(policy, stored=True), _recorder(run, policy, acting, vec))
-        for outcome in in_order(server.play(iter(jobs)), jobs, vec.given_up):
+        seen = kept_images is not None or words is not None
+        recorder = _recorder(run, policy, acting, vec, images=seen)
+        server = Server(vec, MeanActor(policy, stored=True), recorder)
+        for outcome in _tell(server, jobs, words):
             tried += 1
             decisions += outcome.length
             kept += outcome.success
+            outcome = _as_of_the_task(policy, suite, outcome, gamma=config.gamma)
             if outcome.success and outcome.job.seed not in done:
-                _keep(outcome, practice=store, online=online)
+                _keep(outcome, practice=store, online=kept_images)
                 done[outcome.job.seed] = outcome.length
             elif failures is not None and not outcome.success:
                 _keep_failure(outcome, failures)
@@ -266,11 +276,47 @@ def collect_seed_successes(
         )
     facts: dict[str, Any] = {"tried": tried, "decisions": decisions, "kept": kept}
     facts |= vec.lost_note
+    if words is not None:
+        facts["words"] = words.facts()
     if recalled:
         facts["recalled"] = recalled
     if kept < wanted:
         facts["note"] = f"only {kept} successes in {tried} episodes"
     run.journal.append(stage.name, **facts)
+
+
+def _words(run: Run, suite: Suite, stage: Stage) -> Words | None:
+    """Return what may be told; None: the task's own instruction alone."""
+    if not run.config.sac.other_words:
+        return None
+    own = suite.task(stage.task).instruction
+    others = taught(suite, suite.task_lists(run.config), stage)
+    return Words(own, others, seed=run.draws(stage))
+
+
+def _tell(server: Server[Outcome], jobs: Sequence[Job], words: Words | None) -> Iterator[Outcome]:
+    """Play `jobs` in their order; what the policy is told depends on how those of earlier legs
+    ended."""
+    size = len(jobs) if words is None else LEG
+    for start in range(0, len(jobs), max(1, size)):
+        leg = list(jobs[start : start + size])
+        if words is not None:
+            leg = [replace(job, instruction=words.choose(job.seed)) for job in leg]
+        for outcome in in_order(server.play(iter(leg)), leg, server.vec.given_up):
+            if words is not None:
+                words.note(outcome.job.instruction, success=outcome.success)
+            yield outcome
+
+
+def _as_of_the_task(policy: VLAPolicy, suite: Suite, outcome: Outcome, *, gamma: float) -> Outcome:
+    """Return the outcome as if the policy had been told the task's own instruction: the latents are
+    of that."""
+    own = suite.task(outcome.job.task).instruction
+    if outcome.job.instruction in ("", own):
+        return outcome
+    assert outcome.episode is not None
+    episode = replace(outcome.episode, instruction=own)
+    return replace(outcome, episode=episode, latents=_encoded(policy, episode, gamma=gamma))
 
 
 def _learning(
@@ -294,11 +340,13 @@ def _open(run: Run, suite: Suite, who: Authorization) -> VectorEnv:
     return VectorEnv(suite, run.config.env.for_training(), iter(()), authorization=who)
 
 
-def _recorder(run: Run, policy: VLAPolicy, acting: str, vec: VectorEnv) -> EpisodeRecorder:
+def _recorder(
+    run: Run, policy: VLAPolicy, acting: str, vec: VectorEnv, *, images: bool
+) -> EpisodeRecorder:
     return EpisodeRecorder(
         vec,
         policy_hash=acting,
-        images=run.config.harvest.from_training,
+        images=images,
         latents=True,
         execute=policy.execute,
         gamma=run.config.sac.gamma,
@@ -306,15 +354,16 @@ def _recorder(run: Run, policy: VLAPolicy, acting: str, vec: VectorEnv) -> Episo
     )
 
 
-def _keep(outcome: Outcome, *, practice: LatentReplay, online: EpisodeStore) -> None:
-    """Append an episode to the buffer and, where images are kept, a success to D_RL.
+def _keep(outcome: Outcome, *, practice: LatentReplay, online: EpisodeStore | None) -> None:
+    """Append an episode to the buffer and, where there is one, a success to D_RL.
 
     D_RL comes first: a kill between the two must not lose the success.
     """
     assert outcome.latents is not None
-    known = (outcome.job.task, outcome.job.seed) in online.seeds()
-    if outcome.episode is not None and outcome.success and not known:
-        online.append(outcome.episode)
+    if online is not None and outcome.success:
+        assert outcome.episode is not None
+        if (outcome.job.task, outcome.job.seed) not in online.seeds():
+            online.append(outcome.episode)
     practice.append(outcome.latents, **_facts(outcome), success=outcome.success)
 
 
