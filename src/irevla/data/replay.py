@@ -202,6 +202,8 @@ class LatentReplay:
     def _records(self, episode: LatentEpisode) -> np.ndarray:
         features = episode.features.to("cpu")
         spec = self.spec
+        if features.tokens.shape[1] > spec.tokens:
+            features = _unpadded(features)
         decisions, m, width = features.tokens.shape
         if m > spec.tokens:
             raise UserError(
@@ -246,6 +248,12 @@ class LatentReplay:
                         f"episode {number} in {self.root / RECORDS} is corrupt: restore the file, "
                         f"or delete {self.root} to begin anew"
                     )
+
+
+def _unpadded(features: Features) -> Features:
+    """Return the tokens that are there: in a batch with longer instructions others are padded."""
+    there = features.mask.any(0)
+    return Features(features.tokens[:, there], features.mask[:, there], features.state)
 
 
 def sample_both(
