@@ -73,7 +73,7 @@ class StageTwo:
         with open_run(self.out, config) as run:
             if run.journal.done("begun") is None:
                 run.journal.append("begun")  # as a run has, by then
-            policy = new_policy(run, POINTMASS, SFT)
+            policy = new_policy(run, POINTMASS, SFT, self.expert)
             stores = {"expert": self.expert, "online": self.online}
             return run_supervised(run, policy, STAGE, "all", suite=POINTMASS, **stores)
 

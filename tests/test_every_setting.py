@@ -203,6 +203,20 @@ def policy(config: Config, folder: Path) -> Any:
         return made.device.type, made.hash() if on_cpu else "", made.discrete_gripper
 
 
+def acting(config: Config, folder: Path) -> Any:
+    """What a new policy executes before it looks again."""
+    with new_run(config, folder) as (_, made):
+        return made.act(np.zeros((16, 16, 3), np.uint8), "reach the disc").tolist()
+
+
+def scaled(config: Config, folder: Path) -> Any:
+    """What a new policy calls -1 and 1, where demonstrations use a little of what there is."""
+    store = open_store(POINTMASS, config.env, folder / "expert", online=False)
+    store.append(episode(Job("left-disc", 100), success=True))
+    with open_run(folder / "run", config) as run:
+        return new_policy(run, POINTMASS, SFT, store).native(torch.tensor([[-1.0, 1.0]])).tolist()
+
+
 def pretrained(config: Config, folder: Path) -> Any:
     """A policy on a VLM of transformers, or what is wrong with what is asked of it."""
     pytest.importorskip("transformers")
@@ -392,7 +406,7 @@ def optimised(config: Config, folder: Path, *, rollouts: type[Rollouts] = Rollou
     with pytest.MonkeyPatch.context() as patch, new_run(config, folder) as (run, made):
         patch.setattr(ppo_stage, "VectorEnv", no_environments)
         patch.setattr(ppo_stage, "Server", Play)
-        patch.setattr(ppo_stage, "RolloutRecorder", lambda vec: None)
+        patch.setattr(ppo_stage, "RolloutRecorder", lambda vec, gamma: None)
         patch.setattr(ppo_stage, "Collector", rollouts)
         patch.setattr(ppo_stage, "save", lambda *args, **files: saved.append(args[3].updates))
         run_ppo(run, made, TURN, "head", suite=POINTMASS)
@@ -614,6 +628,9 @@ SETTINGS: dict[str, Seen] = {
     "model.layers": Seen(policy, 2),
     "model.head_groups": Seen(policy, 8),
     "model.head_hidden": Seen(policy, 16),
+    "model.chunk": Seen(policy, 2),
+    "model.action_scale": Seen(scaled, "min-max"),
+    "model.execute": Seen(acting, 2, {"model.chunk": 4}),
     "model.lora.rank": Seen(stage_0, 2),
     "model.lora.alpha": Seen(stage_0, 1.0, {"model.lora.rank": 2}),
     "model.lora.targets": Seen(stage_0, r".*tower\..*\.up", {"model.lora.rank": 2}),

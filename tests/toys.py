@@ -14,6 +14,8 @@ class ToyPolicy:
     """All that a `Policy` has, and nothing in it: a test brings what it needs."""
 
     action_head: Any = None
+    chunk = 1
+    execute = 1
 
     def __init__(self, *, action_dim: int = 2, std: float = 0.5) -> None:
         self.log_std = nn.Parameter(torch.full((action_dim,), std).log(), requires_grad=False)
@@ -30,6 +32,9 @@ class ToyPolicy:
 
     def decide(self, features: Features, chance: Tensor) -> Tensor:
         return self.mean(features)
+
+    def native(self, actions: Tensor) -> Tensor:
+        return actions
 
     def trainable(self, parts: Parts) -> list[nn.Parameter]:
         return []

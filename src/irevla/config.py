@@ -13,6 +13,7 @@ from irevla.errors import UserError, unknown
 from irevla.tasks import Parts
 
 MOST_ROUNDS = 4  # seeds of later ones would not fit in 32 bits
+MOST_GRIPPER_STEPS = 8  # of a chunk: SAC has a value for each of 2^n ways to open and close
 SMALLEST_IMAGE = 16  # pixels
 TOWERS = ("language", "vision", "qformer")  # parts of a VLM that LoRA can adapt
 
@@ -173,6 +174,7 @@ class LoRAConfig:
             ) from error
 
 
+ACTION_SCALES = ("suite", "min-max", "quantiles", "mean-std")
 DTYPES = ("auto", "bfloat16", "float32")
 QUANTIZED = ("", "4bit")
 
@@ -186,6 +188,10 @@ class ModelConfig:
     layers: int = 2  # transformer layers of the small VLM's language tower; likewise
     head_groups: int = 8  # channel groups of the token learner, each with an attention of its own
     head_hidden: int = 256  # width of the MLP of the action and critic heads
+    chunk: int = 1  # k: actions that the head gives at once, for this moment and those after it
+    execute: int = 1  # n: of these executed, one a step, before the policy looks again
+    action_scale: str = "suite"  # what the head's -1 and 1 are: the suite's own; or, of the actions
+    # in D_e, min-max, quantiles (the 1st and 99th percentile) or mean-std (three deviations)
     lora: LoRAConfig = field(default_factory=LoRAConfig)
     revision: str = ""  # commit, tag or branch on the Hub; empty: main
     dtype: str = "auto"  # float32, bfloat16 (with LoRA); auto: the latter where it is faster
@@ -195,10 +201,18 @@ class ModelConfig:
 
     def __post_init__(self) -> None:
         _positive(self, "model.", "width", "layers", "head_groups", "head_hidden")
-        _at_most(self, "model.", width=65_536, layers=1024, head_hidden=65_536)
+        _positive(self, "model.", "chunk", "execute")
+        _at_most(self, "model.", width=65_536, layers=1024, head_hidden=65_536, chunk=1024)
+        _check(
+            self.execute <= self.chunk,
+            f"model.execute {self.execute} is more than the head gives at once: at most "
+            f"model.chunk, {self.chunk}",
+        )
         for name, known in {"dtype": DTYPES, "quantize": QUANTIZED}.items():
             value = getattr(self, name)
             _check(value in known, f"model.{name} must be one of {known}, not {value!r}")
+        if self.action_scale not in ACTION_SCALES:
+            raise unknown("model.action_scale", self.action_scale, ACTION_SCALES)
         if not self.pretrained:
             self._check_small()
         elif self.lora.rank == 0:
@@ -514,6 +528,12 @@ class Config:
             self.rl == "ppo" or METHODS[self.method].rl != "all",
             f"sac learns from latents that a frozen VLM made once, but method {self.method} trains "
             "the VLM in stage 1: choose --rl ppo, or method irevla",
+        )
+        steps = self.model.execute
+        _check(
+            not self.discrete_gripper or steps <= MOST_GRIPPER_STEPS,
+            f"sac.gripper has a value for each of 2^{steps} ways to open and close in {steps} "
+            f"steps: model.execute at most {MOST_GRIPPER_STEPS}, or --sac.no-gripper",
         )
         _check(
             self.rl == "sac" or not self.harvest.from_training,

@@ -1,7 +1,8 @@
 """What crosses the walls of the house: frozen, shaped, and importing nothing of ours but names.
 
 Notation, here and everywhere: `B` batch, `T` time, `m` tokens, `d` width, `A` action dimensions,
-`S` numbers of a robot's state, `H W` pixels.
+`S` numbers of a robot's state, `H W` pixels. A head gives a chunk of `k` actions at once, of which
+`n` are executed: `kA` and `nA` are theirs, one step's after the other's.
 """
 
 import hashlib
@@ -125,13 +126,24 @@ class Policy(Protocol):
     """A VLA policy in its two halves, pi(a | o, l): the VLM, then the action head."""
 
     @property
+    def chunk(self) -> int:
+        """k: actions that the head gives at once."""
+        ...
+
+    @property
+    def execute(self) -> int:
+        """n: of these executed before the policy looks again."""
+        ...
+
+    @property
     def log_std(self) -> nn.Parameter:
-        """Logarithm of the standard deviation of PPO's exploration noise: A."""
+        """Logarithm of the standard deviation of PPO's exploration noise, the same in all steps of
+        a chunk: A."""
         ...
 
     @property
     def action_head(self) -> Any:
-        """The action head, phi: a module of `Features` to the mean action."""
+        """The action head, phi: a module of `Features` to the mean actions of a chunk."""
         ...
 
     @property
@@ -144,15 +156,19 @@ class Policy(Protocol):
         enabled."""
         ...
 
-    def mean(self, features: Features) -> Float[Tensor, "B A"]:
-        """Return the mean action of latents, in [-1, 1], with gradients."""
+    def mean(self, features: Features) -> Float[Tensor, "B kA"]:
+        """Return the mean actions of latents, in [-1, 1], with gradients."""
         ...
 
-    def decide(self, features: Features, chance: Float[Tensor, " B"]) -> Float[Tensor, "B A"]:
+    def decide(self, features: Features, chance: Float[Tensor, "B n"]) -> Float[Tensor, "B nA"]:
         """Return what is executed without exploration noise.
 
-        `chance`, uniform in [0, 1), settles what has a probability.
+        `chance`, uniform in [0, 1), settles what has a probability, step by step.
         """
+        ...
+
+    def native(self, actions: Float[Tensor, "B nA"]) -> Float[Tensor, "B nA"]:
+        """Return actions of the head in the suite's scale, in which they are executed."""
         ...
 
     def trainable(self, parts: Parts) -> list[nn.Parameter]:

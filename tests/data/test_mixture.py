@@ -111,7 +111,7 @@ def test_a_batch_is_a_function_of_seed_and_step() -> None:
 
 
 def test_images_instructions_and_actions_stay_together() -> None:
-    seen, actions = mixture().batch(0, 64)
+    seen, actions, _ = mixture().batch(0, 64)
     images = seen.images
     assert images.dtype == torch.uint8 and images.shape == (64, 2, 2, 3)
     shown = (images[:, 0, 0, 0].int() * 256 + images[:, 0, 0, 1]).tolist()
@@ -236,3 +236,35 @@ def test_the_parts_of_a_batch_are_all_of_it(discount: float) -> None:
         assert torch.equal(joined.images, whole.observation.images)
         assert joined.instructions == whole.observation.instructions
         assert torch.equal(torch.cat([part.actions for part in parts]), whole.actions)
+
+
+# --- Chunks of actions
+
+
+def test_a_sample_has_the_actions_that_follow_as_far_as_its_episode_goes() -> None:
+    mix = Mixture(EXPERT, ONLINE, MixtureConfig(validation=0.0), seed=0, chunk=4)
+    seen, actions, shown = mix.batch(0, 512)
+    assert actions.shape == shown.shape == (512, 4 * 3)
+    ends = 0
+    for image, chunk, real in zip(
+        seen.images, actions.view(-1, 4, 3), shown.view(-1, 4, 3), strict=True
+    ):
+        number = int(image[0, 0, 0]) * 256 + int(image[0, 0, 1])
+        source = ONLINE if number >= 5000 else EXPERT
+        place = number - 5000 * (number >= 5000)
+        own = source.episode == source.episode[place]
+        left = min(4, int(own[place:].sum()))
+        assert real.all(1).tolist() == real.any(1).tolist() == [step < left for step in range(4)]
+        assert chunk[:left].tolist() == source.actions[place : place + left].tolist()
+        assert (chunk[left:] == chunk[left - 1]).all(), "never those of the next episode"
+        ends += left < 4
+    assert 50 < ends < 450
+
+
+def test_a_chunk_of_one_draws_the_same_samples() -> None:
+    one, four = (
+        Mixture(EXPERT, ONLINE, MixtureConfig(), seed=3, chunk=chunk).batch(5, 64)
+        for chunk in (1, 4)
+    )
+    assert torch.equal(one.observation.images, four.observation.images)
+    assert torch.equal(one.actions, four.actions[:, :3]) and one.shown.all()

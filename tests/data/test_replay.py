@@ -237,3 +237,23 @@ def test_an_episode_of_unequal_parts_is_our_fault() -> None:
     whole = episode(0, 3, success=False)
     with pytest.raises(AssertionError):
         LatentEpisode(whole.features[:2], whole.actions, whole.rewards)
+
+
+def test_an_episode_of_chunks_folds_rewards_and_holds_its_last_action() -> None:
+    seen = Features(torch.zeros(3, 3, 4), torch.ones(3, 3, dtype=torch.bool))
+    actions = torch.arange(10.0).view(5, 2) / 10
+    rewards = torch.tensor([1.0, 2.0, 4.0, 8.0, 16.0])
+    made = LatentEpisode.of_steps(seen, actions, rewards, execute=2, gamma=0.5)
+    assert made.rewards.tolist() == [1 + 0.5 * 2, 4 + 0.5 * 8, 16]
+    assert torch.equal(made.actions[:2], actions[:4].view(2, 4))
+    assert torch.equal(made.actions[2], torch.cat([actions[4], actions[4]]))
+
+
+def test_returns_over_chunks_are_those_over_steps(tmp_path: Path) -> None:
+    """gamma^n from one to the next: the first one's return is that of the whole episode."""
+    rewards = torch.tensor([0.0, 1.0, 0.0, 0.0, 2.0])
+    seen = Features(torch.zeros(3, 3, 4), torch.ones(3, 3, dtype=torch.bool))
+    store = LatentReplay(tmp_path / "latents", replace(SPEC, action_dim=4))
+    actions = torch.zeros(5, 2)
+    store.append(LatentEpisode.of_steps(seen, actions, rewards, execute=2, gamma=0.5), seed=0)
+    assert store._returns(0.5**2).tolist() == [0.5 + 2 * 0.5**4, 2 * 0.5**2, 2]

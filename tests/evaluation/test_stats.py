@@ -108,7 +108,7 @@ def test_a_row_survives_json() -> None:
     assert data["rate"] == 0.82 and data["ci95"] == pytest.approx([0.692, 0.902], abs=1e-3)
     assert list(data) == [
         *("method", "task", "category", "stage", "seed", "successes", "episodes"),
-        *("rate", "ci95", "env_steps", "seconds"),
+        *("rate", "ci95", "env_steps", "seconds", "chunk", "execute"),
     ]
     assert Row.from_json(data) == one
 

@@ -207,3 +207,17 @@ def test_ppo_losses_against_torchrl() -> None:
     torch.testing.assert_close(metrics["clip_fraction"], theirs["clip_fraction"])
     critic_loss = losses.value_loss(critic(observation).squeeze(-1), returns=returns)
     torch.testing.assert_close(2 * critic_loss * oracle.critic_coeff, theirs["loss_critic"])
+
+
+def test_the_discount_of_a_decision_is_that_of_its_steps() -> None:
+    """delta_0 = 0 + .5^3 * .25 - .5, delta_1 = 0 + .5^2 * .5 - .25, delta_2 = 1 + .5 * 2 - .5; what
+    comes after a decision counts gamma^steps lambda."""
+    advantages, returns = estimate(steps=torch.tensor([[3], [2], [1]]))
+    second = (0 + 0.25 * 0.5 - 0.25) + 0.25 * 0.5 * 1.5
+    first = (0 + 0.125 * 0.25 - 0.5) + 0.125 * 0.5 * second
+    assert advantages == pytest.approx([first, second, 1.5])
+    assert returns == pytest.approx([first + 0.5, second + 0.25, 2.0])
+
+
+def test_decisions_of_one_step_are_what_they_were() -> None:
+    assert estimate(steps=torch.ones(3, 1, dtype=torch.int64)) == estimate()

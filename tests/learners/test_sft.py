@@ -72,7 +72,7 @@ def learn(learner: SFT, mix: Mixture, *, until: int = CONFIG.steps) -> list[dict
 
 def mse(policy: Policy, mix: Mixture) -> float:
     with torch.no_grad():
-        seen, actions = mix.batch(1000, 500)
+        seen, actions, _ = mix.batch(1000, 500)
         policy.train(False)
         return float((policy.mean(policy.encode(seen)) - actions).square().mean())
 
@@ -273,3 +273,36 @@ def test_means_are_over_the_steps_that_have_a_metric() -> None:
     means.add({"skipped": 1.0, "loss": 2.0})
     assert means.take() == {"loss": 1.5, "kl": 4.0, "skipped": 2.0}
     assert means.take() == {}
+
+
+# --- Chunks
+
+
+def test_what_lies_beyond_an_episodes_end_is_not_learnt() -> None:
+    """Whatever stands there, the same is learnt; and the loss is what is shown, over all."""
+
+    class Chunked(PixelToy):
+        chunk = 3
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.action_head = nn.Linear(64, 6)
+
+    mix = Mixture(data(), None, MixtureConfig(validation=0.0), seed=0, chunk=3)
+    batch = mix.batch(0, CONFIG.batch)
+    assert 0 < (~batch.shown).sum() < batch.shown.sum()
+    weights = []
+    for beyond in (0.0, 100.0):
+        torch.manual_seed(1)
+        policy = Chunked()
+        learner = SFT(policy, replace(CONFIG, augment=PLAIN), parts="all", seed=0)
+        with torch.no_grad():
+            policy.train(False)
+            error = policy.mean(policy.encode(batch.observation)) - batch.actions
+        actions = torch.where(batch.shown, batch.actions, torch.tensor(beyond))
+        loss = learner._loss(batch._replace(actions=actions), learner._mean)
+        wanted = torch.where(batch.shown, error, torch.zeros(())).square().mean()
+        torch.testing.assert_close(loss, wanted)
+        learner.update(batch._replace(actions=actions))
+        weights.append(policy.hash())
+    assert weights[0] == weights[1]

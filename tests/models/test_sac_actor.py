@@ -95,3 +95,43 @@ def test_critics_start_at_zero_and_differ_from_the_first_step() -> None:
     (critics(h, motion) - 1).square().mean().backward()
     optimizer.step()
     assert critics(h, motion).std(0).min() > 0
+
+
+# --- Chunks: of four actions that the head gives, two are executed
+
+
+def chunked(*, discrete_gripper: bool = True) -> SoftActor:
+    head = ActionHead(width=8, groups=2, hidden=16, action_dim=3, chunk=4)
+    return SoftActor(head, discrete_gripper=discrete_gripper, std=0.0, execute=2)
+
+
+def test_of_a_chunk_the_first_actions_are_executed() -> None:
+    soft, seen = chunked(), features()
+    head = soft.head(seen).view(7, 4, 3)[:, :2]
+    actions = soft.act(seen, noise=torch.ones(7, 6), chance=torch.full((7, 2), 0.5)).view(7, 2, 3)
+    torch.testing.assert_close(actions[..., :2], head[..., :2])
+    assert torch.equal(actions[..., 2], head[..., 2].sign())
+
+
+def test_every_step_of_a_chunk_has_its_own_opening() -> None:
+    """open open, open closed, closed open, closed closed: with the product of their
+    probabilities."""
+    soft, seen = chunked(), features()
+    u = soft(seen)
+    first, second = torch.sigmoid(2 * u.view(7, 4, 3)[:, :2, 2]).T
+    expected = torch.stack(
+        [(1 - first) * (1 - second), (1 - first) * second, first * (1 - second), first * second], 1
+    )
+    torch.testing.assert_close(soft.gripper_log_probs(u).exp(), expected)
+    assert soft.choices == 4 and soft.motion == 4
+    chance = torch.tensor([[0.0, 1.0]]).expand(7, -1)  # the first closes, the second opens
+    motion, choice = soft.split(soft.act(seen, noise=torch.zeros(7, 6), chance=chance))
+    assert choice.tolist() == [2] * 7
+    torch.testing.assert_close(motion, soft.head(seen).view(7, 4, 3)[:, :2, :2].reshape(7, 4))
+
+
+def test_a_chunk_without_a_gripper_is_motion_alone() -> None:
+    soft = chunked(discrete_gripper=False)
+    actions = torch.rand(7, 6)
+    motion, choice = soft.split(actions)
+    assert torch.equal(motion, actions) and choice.tolist() == [0] * 7 and soft.choices == 1

@@ -6,7 +6,9 @@ import itertools
 import os
 import signal
 import threading
+import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -21,7 +23,7 @@ from irevla.envs.suite import PERSON, Authorization, load_suite
 from irevla.envs.vector import Job, VectorEnv
 from irevla.errors import UserError
 from irevla.robot.stop_latch import Session
-from irevla.robot.teleop import DONE, READY
+from irevla.robot.teleop import DONE, PRESSED_STOP, READY, STOP
 from irevla.rollout.demonstrations import collect_expert, open_store
 from irevla.rollout.episodes import EpisodeRecorder, Outcome
 from irevla.rollout.serve import Actor, Choice, Server, View
@@ -67,6 +69,48 @@ def test_a_policy_acts_on_the_arm_through_a_worker(cell: SimulatedCell) -> None:
     assert moved > 0.03, policy.hands  # 60 cm were asked for, of a simulator without time
     assert len(np.unique(policy.seen[0].reshape(-1, 3), axis=0)) > 50
     assert not cell.stop_latch.reason  # it closed in order
+
+
+class ThreeForth(Forth):
+    """Three steps at once."""
+
+    def act(self, view: View) -> Choice:
+        one = super().act(view).actions
+        assert one is not None
+        return Choice(one.repeat(1, 3))
+
+
+def test_a_chunk_moves_it_step_by_step(cell: SimulatedCell) -> None:
+    policy = ThreeForth(cell)
+    env = EnvConfig(image_size=64, horizon=10)
+    with cell.person():
+        (outcome,) = play(policy, env, "pick-red-block", who=Authorization(HASH))
+    assert outcome.length == 10 and len(policy.seen) == 4
+    assert max(policy.hands) - 0.42 > 0.01
+
+
+def test_a_stop_inside_a_chunk_is_obeyed_at_the_next_step(
+    cell: SimulatedCell, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    policy = ThreeForth(cell)
+    env = EnvConfig(image_size=64, horizon=10)
+    send = VectorEnv.send
+    sent: list[float] = []
+
+    def watched(self: VectorEnv, *args: Any) -> None:
+        sent.append(float(cell.sim.hand()[0]))
+        while len(sent) == 5 and not cell.stop_latch.record:  # the second of the second chunk
+            time.sleep(0.05)
+        send(self, *args)
+
+    def says() -> str:
+        return STOP if len(sent) == 5 else READY
+
+    monkeypatch.setattr(VectorEnv, "send", watched)
+    with cell.person(says), pytest.raises(UserError, match=PRESSED_STOP):
+        play(policy, env, "pick-red-block", who=Authorization(HASH))
+    assert len(sent) == 5 and len(policy.seen) == 2
+    cell.stop_latch.release()
 
 
 def test_what_a_worker_refuses_is_said_in_one_line(cell: SimulatedCell) -> None:

@@ -14,6 +14,9 @@ class FakePolicy(Policy):
     """Latents that say which image they are of: one token (seed, step), and padding that differs
     between batches."""
 
+    chunk = 1
+    execute = 1
+
     def __init__(self, *, mean: float = 0.25, std: float = 0.5, padding: bool = True) -> None:
         self._log_std = nn.Parameter(torch.tensor([std, std]).log())
         self.encoded: list[tuple[int, int]] = []
@@ -46,6 +49,9 @@ class FakePolicy(Policy):
 
     def decide(self, features: Features, chance: Tensor) -> Tensor:
         return self.mean(features)
+
+    def native(self, actions: Tensor) -> Tensor:
+        return actions
 
 
 class Labels(FakePolicy):

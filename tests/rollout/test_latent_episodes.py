@@ -87,7 +87,7 @@ def test_what_was_acted_upon_is_what_the_buffer_gives_back(tmp_path: Path) -> No
     decided: set[tuple[bytes, tuple[float, ...]]] = set()  # latents, and the action on them
 
     def decide(features: Features, *, noise: Tensor, chance: Tensor) -> Tensor:
-        actions = policy.mean(features) + 0.01 * noise + 0.01 * chance[:, None]
+        actions = policy.mean(features) + 0.01 * noise + 0.01 * chance
         for tokens, action in zip(features.tokens, actions, strict=True):
             decided.add((tokens.numpy().tobytes(), tuple(action.tolist())))
         return actions

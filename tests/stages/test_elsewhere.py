@@ -92,6 +92,15 @@ def test_it_ends_as_here(setup: StageTwo, want: Want) -> None:
     assert not (setup.place / "jobs").exists() or not list((setup.place / "jobs").iterdir())
 
 
+def test_chunks_of_scaled_actions_end_as_here(setup: StageTwo, tmp_path: Path) -> None:
+    model = replace(CONFIG.model, chunk=3, action_scale="min-max")
+    here = StageTwo(tmp_path / "here", replace(CONFIG, model=model)).learn("inline")
+    setup.config = replace(CONFIG, model=model)
+    there = setup.learn()
+    assert there.hash() == here.hash() and there.config == here.config
+    assert there.action_scale.low.max() < 0 < there.action_scale.high.min() < 1
+
+
 def test_a_checkpoint_holds_what_one_of_here_holds(setup: StageTwo, tmp_path: Path) -> None:
     files = []
     for backend in ("inline", "torchrun"):

@@ -141,7 +141,7 @@ def keep_time(
         marks = [time.perf_counter()]
         features = policy.encode(result.observation())
         marks.append(time.perf_counter())
-        actions = decide(features, noise=noise, chance=noise[:, 0])
+        actions = decide(features, noise=noise, chance=noise[:, :1])
         marks.append(time.perf_counter())
         vec.send(0, actions.float().cpu().numpy())
         marks.append(time.perf_counter())

@@ -119,11 +119,14 @@ def evaluate(argv: Sequence[str]) -> None:
         seed: int = 0  # which block of evaluation seeds
         words: Literal["right", "empty", "another", "punctuated"] = "right"  # what it is told: the
         # instruction; nothing; the next task's; its own in capitals with an exclamation mark
+        execute: int = 0  # actions of a chunk that it executes before it looks again; 0: its own
         json: bool = False  # print rows as JSON
 
     arguments = parse(EvalArguments, argv, prog="irevla eval")
     if arguments.episodes < 1 or not 0 <= arguments.seed < 1000:
         raise UserError("--episodes must be at least 1 and --seed in 0..999")
+    if arguments.execute < 0:
+        raise UserError("--execute must be at least 1, or 0 for the policy's own")
 
     from irevla.evaluation.saved import Interrupted, evaluate_saved
     from irevla.evaluation.stats import Row
@@ -144,6 +147,7 @@ def evaluate(argv: Sequence[str]) -> None:
             seed=arguments.seed,
             suite=arguments.suite,
             words=arguments.words,
+            execute=arguments.execute,
         )
     except Interrupted as error:
         show(error.rows)

@@ -18,14 +18,17 @@ from irevla.types import Observation
 
 
 class Batch(NamedTuple):
-    """Samples (o, l, a) of a supervised step."""
+    """Samples (o, l, a) of a supervised step; a is a chunk of `k` actions."""
 
     observation: Observation
-    actions: Float32[Tensor, "B A"]
+    actions: Float32[Tensor, "B kA"]
+    shown: Bool[Tensor, "B kA"]  # which were taken: an episode may end within its last chunks
 
 
 class Mixture:
     """Batches of which a fixed share comes from D_RL (`online`) and the rest from D_e (`expert`).
+
+    Each sample has the actions of its frame and of those that follow, a `chunk` in all.
 
     Batch number `step` is a function of `seed` and `step` alone: a resumed run draws what an
     uninterrupted one would, and no generator's state need be saved. Every task of a store is drawn
@@ -34,14 +37,22 @@ class Mixture:
     """
 
     def __init__(
-        self, expert: Frames, online: Frames | None, config: MixtureConfig, *, seed: int
+        self,
+        expert: Frames,
+        online: Frames | None,
+        config: MixtureConfig,
+        *,
+        seed: int,
+        chunk: int = 1,
     ) -> None:
         self._seed = seed
-        self._expert = _Source("expert", expert, config.validation)
+        self._expert = _Source("expert", expert, config.validation, chunk=chunk)
         self._online: _Source | None = None
         self.online_share = 0.0
         if online is not None and len(online):
-            self._online = _Source("online", online, config.validation, config.discount)
+            self._online = _Source(
+                "online", online, config.validation, config.discount, chunk=chunk
+            )
             self.online_share = config.online_share
 
     def batch(self, step: int, size: int, part: Part | None = None) -> Batch:
@@ -122,21 +133,33 @@ def _choice(cell: int, ratio: Fraction, store: str) -> int:
 class _Source:
     """One store: frames to train on, and frames held out (None where episodes are too few)."""
 
-    def __init__(self, name: str, frames: Frames, validation: float, discount: float = 1.0) -> None:
+    def __init__(
+        self,
+        name: str,
+        frames: Frames,
+        validation: float,
+        discount: float = 1.0,
+        *,
+        chunk: int,
+    ) -> None:
         assert len(frames) > 0, f"{name}: no frames"
         self.name = name
         out = held_out(frames.episode, validation, store=name)
         if out.all():  # so few episodes that nothing would be left to learn from
             out[:] = False
-        self.train = _Pool(frames, np.flatnonzero(~out), discount)
-        self.held_out = _Pool(frames, np.flatnonzero(out), discount) if out.any() else None
+        self.train = _Pool(frames, np.flatnonzero(~out), discount, chunk)
+        self.held_out = _Pool(frames, np.flatnonzero(out), discount, chunk) if out.any() else None
 
 
 class _Pool:
     """Some frames of a store, sorted by task for drawing."""
 
-    def __init__(self, frames: Frames, chosen: Int64[np.ndarray, " K"], discount: float) -> None:
+    def __init__(
+        self, frames: Frames, chosen: Int64[np.ndarray, " K"], discount: float, chunk: int
+    ) -> None:
         self._frames = frames
+        self._ahead = torch.arange(chunk)
+        self._to_go = torch.from_numpy(_to_go(frames.episode))
         self._images = torch.from_numpy(frames.images)
         self._actions = torch.from_numpy(frames.actions)
         self._state = torch.from_numpy(frames.state)
@@ -146,7 +169,7 @@ class _Pool:
         self._starts = np.cumsum(self._counts) - self._counts
         self._sums: np.ndarray | None = None  # of the returns before each place of `_order`
         if discount < 1:
-            returns = discount ** _to_go(frames.episode)[self._order].astype(np.float64)
+            returns = discount ** self._to_go.numpy()[self._order].astype(np.float64)
             self._sums = np.append(0.0, np.cumsum(returns))
 
     def draw(self, size: int, generator: np.random.Generator, rows: slice = slice(None)) -> Batch:
@@ -167,7 +190,17 @@ class _Pool:
         texts = tuple(self._frames.instructions[i] for i in self._frames.instruction[index])
         state = self._state.index_select(0, chosen)
         observation = Observation(self._images.index_select(0, chosen), texts, state)
-        return Batch(observation, self._actions.index_select(0, chosen))
+        return Batch(observation, *self._chunks(chosen))
+
+    def _chunks(
+        self, chosen: Int64[Tensor, " B"]
+    ) -> tuple[Float32[Tensor, "B kA"], Bool[Tensor, "B kA"]]:
+        """Return the actions from each frame on, and which of them its episode still has."""
+        to_go = self._to_go[chosen, None]
+        rows = chosen[:, None] + torch.minimum(self._ahead, to_go)
+        actions = self._actions[rows]
+        shown = (self._ahead <= to_go)[..., None].expand_as(actions)
+        return actions.flatten(1), shown.flatten(1)
 
 
 def _to_go(episode: Int64[np.ndarray, " N"]) -> Int64[np.ndarray, " N"]:
@@ -184,4 +217,5 @@ def _join(parts: list[Batch]) -> Batch:
     if len(parts) == 1:
         return parts[0]
     observation = Observation.cat([part.observation for part in parts])
-    return Batch(observation, torch.cat([part.actions for part in parts]))
+    actions = torch.cat([part.actions for part in parts])
+    return Batch(observation, actions, torch.cat([part.shown for part in parts]))

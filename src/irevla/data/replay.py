@@ -64,11 +64,11 @@ class LatentSpec:
 
 @dataclass(frozen=True)
 class LatentEpisode:
-    """`T` decisions, with what was seen before each."""
+    """`T` decisions, with what was seen before each; a decision is a chunk of `n` actions."""
 
     features: Features  # T x m x d
-    actions: Float[Tensor, "T A"]  # as executed, in [-1, 1]
-    rewards: Float[Tensor, " T"]
+    actions: Float[Tensor, "T nA"]  # as executed, in [-1, 1]
+    rewards: Float[Tensor, " T"]  # of a chunk: discounted to its beginning
 
     def __post_init__(self) -> None:
         assert len(self.actions) > 0
@@ -76,6 +76,26 @@ class LatentEpisode:
 
     def __len__(self) -> int:
         return len(self.actions)
+
+    @staticmethod
+    def of_steps(
+        features: Features,
+        actions: Float[Tensor, "steps A"],
+        rewards: Float[Tensor, " steps"],
+        *,
+        execute: int,
+        gamma: float,
+    ) -> "LatentEpisode":
+        """Return an episode that was seen at every `execute`-th step, and played at each.
+
+        In the last chunk, where the episode ended sooner, its last action is held.
+        """
+        missing = -len(actions) % execute
+        held = torch.cat([actions, actions[-1:].expand(missing, -1)])
+        # r_t + gamma r_{t+1} + gamma^2 r_{t+2} + ...
+        discounts = torch.tensor([gamma**step for step in range(execute)])
+        chunks = torch.nn.functional.pad(rewards, (0, missing)).view(-1, execute)
+        return LatentEpisode(features, held.view(len(chunks), -1), (chunks * discounts).sum(1))
 
     def since(self, start: int) -> "LatentEpisode":
         """Return the part from decision `start` on."""

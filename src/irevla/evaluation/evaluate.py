@@ -104,6 +104,8 @@ def evaluate_policy(
         MeanActor(policy),
         protocol,
         who=who,
+        chunk=policy.chunk,
+        execute=policy.execute,
         method=method,
         stage=stage,
         run_seed=run_seed,
@@ -135,6 +137,8 @@ def _evaluate(
     method: str,
     stage: str,
     run_seed: int,
+    chunk: int = 1,
+    execute: int = 1,
     draw: bool = True,
     known: Sequence[Played] = (),
     keep: Callable[[Played], None] = _nothing,
@@ -162,7 +166,14 @@ def _evaluate(
         if not any(played.task == task for played in all_played):
             raise UserError(f"no episode of {task} could be played: mend its environment")
     rows = rows_of(
-        all_played, protocol, method=method, stage=stage, run_seed=run_seed, seconds=seconds
+        all_played,
+        protocol,
+        method=method,
+        stage=stage,
+        run_seed=run_seed,
+        seconds=seconds,
+        chunk=chunk,
+        execute=execute,
     )
     firsts = {
         task: min(outcomes[task], key=lambda outcome: outcome.job.seed).actions for task in outcomes
@@ -178,8 +189,11 @@ def rows_of(
     stage: str,
     run_seed: int = 0,
     seconds: float = 0.0,
+    chunk: int = 1,
+    execute: int = 1,
 ) -> list[Row]:
-    """Return a row for each task that was played, `seconds` for each."""
+    """Return a row for each task that was played, `seconds` for each, by a policy that gives a
+    `chunk` of actions, of which it `execute`s so many."""
     rows = []
     for task in protocol.tasks:
         mine = [each for each in played if each.task == task]
@@ -194,6 +208,8 @@ def rows_of(
                 episodes=len(mine),
                 env_steps=sum(each.length for each in mine),
                 seconds=round(seconds, 1),
+                chunk=chunk,
+                execute=execute,
             )
             rows.append(row)
     return rows

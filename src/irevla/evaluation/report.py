@@ -11,7 +11,7 @@ from irevla.config import METHODS
 from irevla.evaluation.pages import environment
 from irevla.evaluation.practice import per_hour, robot_hours
 from irevla.evaluation.stats import Change, Line, Results, change, hundredths, read_results
-from irevla.evaluation.tables import POOLED, TITLES, dropped, practised, transfer
+from irevla.evaluation.tables import POOLED, TITLES, chunks, dropped, practised, transfer
 from irevla.storage.disk import writing
 from irevla.storage.journal import read_lines
 from irevla.storage.metrics import read_metrics
@@ -181,13 +181,13 @@ def describe(method: str) -> str:
 
 def acting(results: Results) -> str:
     """Return how the policy acts while it is evaluated, in words."""
+    first = " ".join([chunks(*results.chunk), "Evaluated without exploration noise: "]).lstrip()
     if results.discrete_gripper:
         return (
-            "Evaluated without exploration noise: the motion is the policy's mean; the gripper is "
-            "drawn, open or closed, with the probability that the policy has learnt, and episode "
-            "and step settle what is drawn"
+            f"{first}the motion is the policy's mean; the gripper is drawn, open or closed, with "
+            "the probability that the policy has learnt, and episode and step settle what is drawn"
         )
-    return "Evaluated without exploration noise: every action is the policy's mean"
+    return f"{first}every action is the policy's mean"
 
 
 def code(git: str) -> str:

@@ -35,9 +35,11 @@ def evaluate_saved(
     seed: int,
     suite: str = "",
     words: str = "right",
+    execute: int = 0,
 ) -> list[Row]:
     """Return the success rates of the policy in `path`, with the environment settings of its run.
 
+    Of the actions that it gives at once it executes as many as it was trained to, or `execute`.
     `path` is a run (its newest policy), a checkpoint, an exported folder, or "owner/name" on the
     Hub. On the suite of its run, or on another one; told `words` (see `WORDS`). Raises `UserError`
     where they do not fit, `Interrupted` where a person leaves an arm.
@@ -48,6 +50,7 @@ def evaluate_saved(
     found.check()
     chosen = tuple(found.task(task).name for task in tasks) or found.task_lists(config).all
     policy = VLAPolicy.from_pretrained(place, device=find_device(config.device))
+    policy.set_execute(execute or policy.execute)
     env = replace(config.env, state=policy.state_dim > 0, cameras=policy.cameras)
     found.check_senses(env)
     check_fits(
@@ -69,7 +72,8 @@ def evaluate_saved(
     except KeyboardInterrupt as error:
         if found.real_arm is None or not played:
             raise
-        raise Interrupted(rows_of(played, protocol, **named)) from error
+        rows = rows_of(played, protocol, **named, chunk=policy.chunk, execute=policy.execute)
+        raise Interrupted(rows) from error
 
 
 def evaluate_on(

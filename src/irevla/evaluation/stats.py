@@ -96,6 +96,8 @@ class Row:
     ci95: Interval
     env_steps: int  # decisions played
     seconds: float  # wall time
+    chunk: int = 1  # k: actions that the policy gave at once
+    execute: int = 1  # n: of these executed before it looked again
 
     @classmethod
     def of(
@@ -110,6 +112,8 @@ class Row:
         episodes: int,
         env_steps: int,
         seconds: float,
+        chunk: int = 1,
+        execute: int = 1,
     ) -> "Row":
         """Return a row with its rate and interval worked out from the counts."""
         return cls(
@@ -124,6 +128,8 @@ class Row:
             ci95=wilson(successes, episodes),
             env_steps=env_steps,
             seconds=seconds,
+            chunk=chunk,
+            execute=execute,
         )
 
     @classmethod
@@ -134,6 +140,9 @@ class Row:
         """
         texts = {name: data[name] for name in ("method", "task", "stage")}
         numbers = {name: data[name] for name in ("seed", "successes", "episodes", "env_steps")}
+        numbers |= {
+            name: data.get(name, 1) for name in ("chunk", "execute")
+        }  # older rows lack them
         if not all(type(text) is str for text in texts.values()):
             raise TypeError(f"a row's names are no text: {texts}")
         if not all(type(number) is int for number in numbers.values()):
@@ -270,6 +279,12 @@ class Results:
     def seeds(self) -> tuple[int, ...]:
         """The seeds of the runs."""
         return tuple(sorted({row.seed for row in self.rows}))
+
+    @property
+    def chunk(self) -> tuple[int, int]:
+        """How many actions policies give at once, and how many of these are executed."""
+        model = self.settings["model"]
+        return model["chunk"], model["execute"]
 
     @property
     def discrete_gripper(self) -> bool:

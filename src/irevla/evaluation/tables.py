@@ -228,6 +228,13 @@ def transfer(results: Results) -> str:
     return " ".join([*parts, EXPLAINED]) if parts else "No task was measured again later on."
 
 
+def chunks(chunk: int, execute: int) -> str:
+    """Return, in a sentence, how many actions a policy gives at once; nothing where it is one."""
+    if chunk == 1:
+        return ""
+    return f"The policy gives {chunk} actions at once (k), of which {execute} are executed (n)."
+
+
 # --- Rows of one evaluation
 
 
@@ -236,7 +243,9 @@ def rows_table(rows: Sequence[Row]) -> Table:
 
     Every task, and every category with more than one.
     """
-    table = Table(box=box.SIMPLE_HEAD, caption="Intervals: 95%, Wilson.", caption_justify="left")
+    said = {chunks(row.chunk, row.execute) for row in rows}
+    caption = " ".join(["Intervals: 95%, Wilson.", *sorted(said - {""})])
+    table = Table(box=box.SIMPLE_HEAD, caption=caption, caption_justify="left")
     for column in ("Task", "Category"):
         table.add_column(column, overflow="fold")
     for column in ("Rate", "95% interval", "Successes"):

@@ -7,7 +7,7 @@ import math
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 Metrics = dict[str, Tensor]  # name -> a detached scalar
@@ -25,18 +25,24 @@ def gae(
     valid: Bool[Tensor, "T B"],
     gamma: float,
     lam: float,
+    steps: Int[Tensor, "T B"] | None = None,
 ) -> tuple[Float[Tensor, "T B"], Float[Tensor, "T B"]]:
     """Return generalised advantage estimates and returns, zero at steps that are not valid.
 
     See Schulman et al. 2016.
     `next_values` are of each step's own next observation, also where the episode was truncated
     there. A truncated step bootstraps with them, a terminated one never; no advantage flows back
-    over the end of an episode or an invalid step.
+    over the end of an episode or an invalid step. Where a decision took `steps` steps, its discount
+    is gamma^steps; None: each took one.
     """
-    # delta_t = r_t + gamma V(s_{t+1}) (1 - terminated_t) - V(s_t)
-    deltas = torch.where(valid, rewards + gamma * next_values * ~terminated - values, 0)
-    # A_t = delta_t + gamma lambda (1 - end_t) A_{t+1}
-    decay = gamma * lam * (valid & ~terminated & ~truncated)
+    steps = torch.ones_like(valid, dtype=torch.int64) if steps is None else steps
+    powers = [gamma**step for step in range(int(steps.max()) + 1)]
+    discount = torch.tensor(powers, dtype=torch.float64, device=steps.device)[steps]
+    # delta_t = r_t + gamma^n V(s_{t+n}) (1 - terminated_t) - V(s_t)
+    after = discount.to(values.dtype) * next_values
+    deltas = torch.where(valid, rewards + after * ~terminated - values, 0)
+    # A_t = delta_t + gamma^n lambda (1 - end_t) A_{t+n}
+    decay = (discount * lam).to(values.dtype) * (valid & ~terminated & ~truncated)
     advantages = torch.empty_like(deltas)
     following = torch.zeros_like(deltas[0])
     for t in reversed(range(len(deltas))):

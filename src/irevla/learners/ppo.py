@@ -114,10 +114,10 @@ class PPO:
         loss = value_loss(self.critic(features), returns=samples.returns[index])
         metrics: Metrics = {"value_loss": loss.detach()}
         if not warmup:
-            mean = self.policy.mean(features)
-            log_probs = gaussian_log_prob(
-                samples.actions[index], mean=mean, log_std=self.policy.log_std
-            )
+            actions = samples.actions[index]
+            log_std = self.policy.log_std.repeat(self.policy.execute)
+            mean = self.policy.mean(features)[:, : len(log_std)]
+            log_probs = gaussian_log_prob(actions, mean=mean, log_std=log_std)
             actor_loss, actor_metrics = clipped_surrogate(
                 log_probs,
                 old_log_probs=samples.log_probs[index],
@@ -178,6 +178,7 @@ class _Samples:
             valid=batch.valid,
             gamma=config.gamma,
             lam=config.lam,
+            steps=batch.steps,
         )
         self.valid = batch.valid.flatten().nonzero().squeeze(-1)
         assert len(self.valid) > 0, "no step of the rollout is valid"

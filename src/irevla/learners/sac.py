@@ -38,17 +38,20 @@ class SAC:
     """An action head, trained in place, with its critics, and how they learn from decisions.
 
     The head as it is now, the SFT policy's, is kept as `reference`: what the actor is anchored to.
-    Its token learner reads the latents for all critics, so that a step computes h' once. New
+    Of a chunk, `execute` actions are learnt, as one of so many dimensions. The reference's token
+    learner reads the latents for all critics, so that a step computes h' once. New
     critics, and the motions of an update, are drawn from (`seed`, update).
     """
 
-    def __init__(self, head: ActionHead, config: SACConfig, *, seed: int) -> None:
+    def __init__(self, head: ActionHead, config: SACConfig, *, seed: int, execute: int = 1) -> None:
         self.config = config
         self.seed = seed
         self.updates = 0  # updates so far, each of `config.utd` critic steps
         self.moved = False  # whether any gradient of the actor was not exactly zero
         self.reference = copy.deepcopy(head).requires_grad_(False)
-        self.actor = SoftActor(head, discrete_gripper=config.gripper, std=config.std)
+        self.actor = SoftActor(
+            head, discrete_gripper=config.gripper, std=config.std, execute=execute
+        )
         self.actor.requires_grad_(True)
         with seeded(draw_seed(seed, "critics")):
             self.critic = CriticEnsemble(

@@ -19,8 +19,8 @@ from irevla.types import Observation, Policy
 
 
 class _Predictor(nn.Module):
-    """From what a policy sees to its mean action (`B A`), as one module: what gradients are shared
-    of."""
+    """From what a policy sees to its mean actions (`B kA`), as one module: what gradients are
+    shared of."""
 
     def __init__(self, policy: Policy) -> None:
         super().__init__()
@@ -69,7 +69,7 @@ class SFT:
             self._predict = ranks.share_gradients(_Predictor(policy))
 
     def update(self, batch: Batch) -> dict[str, float]:
-        """Take one gradient step of J(theta, phi), per action dimension.
+        """Take one gradient step of J(theta, phi), per action dimension and step of a chunk.
 
         `batch` is this rank's part of it. The metrics are of the whole batch.
         """
@@ -87,7 +87,7 @@ class SFT:
         )
         with seeded(draw_seed(self.seed, "dropout", self.updates)):
             self.policy.train()
-            loss = self._loss(Batch(changed, batch.actions), self._predict)
+            loss = self._loss(batch._replace(observation=changed), self._predict)
             # J = E[|pi(o, l) - a|^2] / d_a; the mean over ranks of `size * share` times their means
             weighted = loss * (self.ranks.size * part.share)
             weighted.backward()  # type: ignore[no-untyped-call]
@@ -135,7 +135,11 @@ class SFT:
 
     def _loss(self, batch: Batch, predict: Callable[[Observation], Tensor]) -> Tensor:
         prediction = predict(batch.observation).float()
-        return nn.functional.mse_loss(prediction, batch.actions.to(self.device))
+        shown = batch.shown.to(self.device)
+        # What nobody has shown is right as it is: the mean is over as many numbers in every batch,
+        # so that the ranks' parts add up.
+        target = torch.where(shown, batch.actions.to(self.device), prediction.detach())
+        return nn.functional.mse_loss(prediction, target)
 
     def _mean(self, observation: Observation) -> Tensor:
         return self.policy.mean(self.policy.encode(observation))

@@ -35,6 +35,7 @@ FORMAT = "irevla-policy-1"
 CAMERAS = "cameras"  # in config.json, where the policy sees several
 STATE_DIM = "state_dim"  # in config.json, where the policy is told the robot's state
 GRIPPER = "gripper"  # in config.json, where the last action dimension is executed as open or closed
+YOUNGER = ("chunk", "execute", "action_scale")  # settings of a model that version 0.2 had not
 PEFT_ROOT = "base_model.model."  # what PEFT puts before the names of a model's parameters
 # Weights, settings, prompts and vocabularies.
 OF_MODELS = (".safetensors", ".json", ".jinja", ".model", ".txt")

@@ -42,18 +42,27 @@ class _Head(nn.Module):
 
 
 class ActionHead(_Head):
-    """phi: latents to the mean action, bounded by tanh."""
+    """phi: latents to the mean actions of a chunk of `k` steps, bounded by tanh; one by default."""
 
     def __init__(
-        self, *, width: int, groups: int, hidden: int, action_dim: int, state_dim: int = 0
+        self,
+        *,
+        width: int,
+        groups: int,
+        hidden: int,
+        action_dim: int,
+        chunk: int = 1,
+        state_dim: int = 0,
     ) -> None:
+        outputs = chunk * action_dim
         super().__init__(
-            width=width, groups=groups, hidden=hidden, outputs=action_dim, state_dim=state_dim
+            width=width, groups=groups, hidden=hidden, outputs=outputs, state_dim=state_dim
         )
         self.action_dim = action_dim
+        self.chunk = chunk
 
-    def forward(self, features: Features) -> Float[Tensor, "B A"]:
-        """Return the mean action, in [-1, 1]."""
+    def forward(self, features: Features) -> Float[Tensor, "B kA"]:
+        """Return the mean actions, in [-1, 1], one step's after the other's."""
         return torch.tanh(self._output(features))
 
 

@@ -33,7 +33,7 @@ A vision-language-action policy: it sees an image, reads an instruction, and act
 
 - **Vision-language model**: {vlm}
 - **In**: {seen}, uint8[{side}, {side}, 3],{state} and an instruction in English
-- **Out**: an action, float32[{action_dim}], each dimension in [-1, 1]
+- **Out**: {out}, each dimension in [-1, 1]
 
 ## How to load it
 
@@ -160,7 +160,7 @@ def model_card(config: Mapping[str, Any], *, name: str, results: str = "") -> st
         name=name,
         vlm=_vlm(what),
         side=what.image_size,
-        action_dim=what.action_dim,
+        out=_out(what),
         seen=f"images of {', '.join(what.cameras)}, each" if what.cameras else "an image",
         state=f" the robot's state, float32[{what.state_dim}]," if what.state_dim else "",
         image="{" + ", ".join(f'"{name}": {name}' for name in what.cameras) + "}"
@@ -170,6 +170,13 @@ def model_card(config: Mapping[str, Any], *, name: str, results: str = "") -> st
         results=results.strip(),
     )
     return card.rstrip() + "\n"
+
+
+def _out(what: Description) -> str:
+    steps = what.model.execute
+    if steps == 1:
+        return f"an action, float32[{what.action_dim}]"
+    return f"{steps} actions, one after the other, float32[{steps}, {what.action_dim}]"
 
 
 def _vlm(what: Description) -> str:

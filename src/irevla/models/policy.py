@@ -4,7 +4,7 @@ import hashlib
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from irevla.config import ModelConfig
 from irevla.config_io import to_dict
 from irevla.errors import UserError
+from irevla.models.action_scale import ActionScale
 from irevla.models.files import (
     ADAPTER,
     ADAPTER_CONFIG,
@@ -25,6 +26,7 @@ from irevla.models.files import (
     GRIPPER,
     STATE_DIM,
     WEIGHTS,
+    YOUNGER,
     Base,
     adapter_config,
     adapter_name,
@@ -59,9 +61,10 @@ from irevla.types import STATELESS, Features, Observation, tensors_hash
 class VLAPolicy(nn.Module):
     """A VLM and an action head, which may be told the robot's state beside the VLM's latents.
 
-    The mean action is the head's output; exploration is a Gaussian around it with `log_std`. With
-    `discrete_gripper` the last dimension is executed as open (-1) or closed (+1), as SAC trains it;
-    supervised learning fits the mean all the same.
+    The head gives the actions of `chunk` steps at once, of which `execute` are executed before the
+    policy looks again. Their mean is its output; exploration is a Gaussian around it with
+    `log_std`, the same in every step. With `discrete_gripper` the last dimension is executed as
+    open (-1) or closed (+1), as SAC trains it; supervised learning fits the mean all the same.
     """
 
     def __init__(
@@ -83,6 +86,7 @@ class VLAPolicy(nn.Module):
         self.action_dim = action_head.action_dim
         self.state_dim = action_head.state_dim  # S: how much it is told of the robot
         self._modules["state_scale"] = StateScale(self.state_dim)
+        self._modules["action_scale"] = ActionScale(self.action_dim, config.action_scale)
         self.discrete_gripper = False
         self.noise = nn.ParameterDict({"log_std": torch.zeros(self.action_dim)})
 
@@ -93,6 +97,21 @@ class VLAPolicy(nn.Module):
         head = self._modules["action_head"]
         assert isinstance(head, ActionHead)
         return head
+
+    @property
+    def chunk(self) -> int:
+        """k: actions that the head gives at once."""
+        return self.config.chunk
+
+    @property
+    def execute(self) -> int:
+        """n: of these executed before the policy looks again."""
+        return self.config.execute
+
+    def set_execute(self, execute: int) -> None:
+        """Let so many actions of a chunk be executed. Raises `UserError` for more than there
+        are."""
+        self.config = replace(self.config, execute=execute)
 
     @property
     def views(self) -> Views:
@@ -106,6 +125,13 @@ class VLAPolicy(nn.Module):
         """What makes the robot's state readable."""
         scale = self._modules["state_scale"]
         assert isinstance(scale, StateScale)
+        return scale
+
+    @property
+    def action_scale(self) -> ActionScale:
+        """What the head's -1 and 1 are in the suite."""
+        scale = self._modules["action_scale"]
+        assert isinstance(scale, ActionScale)
         return scale
 
     @property
@@ -144,27 +170,33 @@ class VLAPolicy(nn.Module):
         state = self.state_scale(observation.state.to(self.device))
         return Features(h.tokens.float(), h.mask, state)
 
-    def mean(self, features: Features) -> Float[Tensor, "B A"]:
-        """Return the mean action of latents, in [-1, 1]."""
+    def mean(self, features: Features) -> Float[Tensor, "B kA"]:
+        """Return the mean actions of latents, in [-1, 1]: in the head's scale, see
+        `action_scale`."""
         mean: Tensor = self.action_head(features)
         return mean
 
     @torch.no_grad()
     def decide(
-        self, features: Features, chance: Float[Tensor, " B"] | float = 0.5
-    ) -> Float[Tensor, "B A"]:
-        """Return the action to execute without exploration: the mean, with the gripper open or
+        self, features: Features, chance: Float[Tensor, "B n"] | float = 0.5
+    ) -> Float[Tensor, "B nA"]:
+        """Return the actions to execute without exploration: the means, with the gripper open or
         closed.
 
         A discrete gripper closes with the probability that its mean says, (1 + mean) / 2: where
         `chance`, uniform in [0, 1), is less. At 0.5 it does whichever is likelier; but a hand that
         stands right, and is a little likelier not to close than to close, then waits for ever.
         """
-        actions = self.mean(features)
+        actions = self.mean(features).view(len(features), self.chunk, -1)[:, : self.execute]
         if self.discrete_gripper:
-            closed = (1 + actions[:, -1]) / 2 > chance  # just as `SoftActor.act`
-            actions[:, -1] = closed * 2.0 - 1
-        return actions
+            closed = (1 + actions[..., -1]) / 2 > chance  # just as `SoftActor.act`
+            actions[..., -1] = closed * 2.0 - 1
+        flat: Tensor = actions.flatten(1)
+        return flat
+
+    def native(self, actions: Float[Tensor, "B nA"]) -> Float[Tensor, "B nA"]:
+        """Return actions of the head in the suite's scale, in which they are executed."""
+        return self.action_scale.native(actions)
 
     @torch.no_grad()
     def act(
@@ -175,19 +207,23 @@ class VLAPolicy(nn.Module):
     ) -> np.ndarray:
         """Return the action for what is seen and asked: float32[A] in [-1, 1], without exploration.
 
-        `image` is uint8, `H W 3`, 0..255; of several cameras, one for each by its name. `state`,
-        where the policy is told it, is the robot's: `S` numbers. Given a batch (`B H W 3`, `B S`)
-        and one instruction for all or one for each, it returns float32[B, A]. A discrete gripper is
-        sampled by torch's own generator. Raises `UserError` for images and states of another type
-        or size than the model's.
+        With `execute` above 1 it is float32[n, A]: so many actions, to carry out one after the
+        other. `image` is uint8, `H W 3`, 0..255; of several cameras, one for each by its name.
+        `state`, where the policy is told it, is the robot's: `S` numbers. Given a batch
+        (`B H W 3`, `B S`) and one instruction for all or one for each, it returns as many of these.
+        A discrete gripper is sampled by torch's own generator. Raises `UserError` for images and
+        states of another type or size than the model's.
         """
         image = self._stacked(image)
         batch = image if image.ndim == 4 else image[None]
         texts = [instruction] * len(batch) if isinstance(instruction, str) else instruction
         self._check_size(batch)
         observation = _as_observation(batch, texts, state)
-        chance = torch.rand(len(batch)).to(self.device)
-        actions: np.ndarray = self.decide(self.encode(observation), chance).cpu().numpy()
+        chance = torch.rand(len(batch), self.execute).to(self.device)
+        decided = self.decide(self.encode(observation), chance)
+        actions: np.ndarray = self.native(decided).cpu().numpy()
+        if self.execute > 1:
+            actions = actions.reshape(len(batch), self.execute, -1)
         return actions if image.ndim == 4 else actions[0]
 
     def _check_size(self, images: np.ndarray | Tensor) -> None:
@@ -326,9 +362,13 @@ class VLAPolicy(nn.Module):
     def _description(self) -> dict[str, Any]:
         """Return the content of `config.json` but for the fingerprint: what `parse` reads."""
         base = base_of(self.vlm)
+        model = to_dict(from_anywhere(self.config, base))
+        for name in YOUNGER:  # older versions read what has none of them
+            if model[name] == getattr(ModelConfig, name):
+                del model[name]
         described: dict[str, Any] = {
             "format": FORMAT,
-            "model": to_dict(from_anywhere(self.config, base)),
+            "model": model,
             "action_dim": self.action_dim,
             "image_size": self.image_size,
         }
@@ -462,6 +502,7 @@ def build_policy(
         groups=config.head_groups,
         hidden=config.head_hidden,
         action_dim=action_dim,
+        chunk=config.chunk,
         state_dim=state_dim,
     )
     policy = VLAPolicy(vlm, head, config=config, image_size=image_size, cameras=cameras)

@@ -2,10 +2,10 @@
 critics (section V-D).
 
 An action is `C` dimensions of motion and, where there is a gripper, its opening in the last
-dimension.
+dimension. A decision is a chunk of `n` actions: `nC` dimensions of motion, and each step's opening.
 """
 
-from itertools import pairwise
+from itertools import pairwise, product
 
 import torch
 import torch.nn.functional as F
@@ -21,62 +21,87 @@ class SoftActor(nn.Module):
 
     With u the head's output before tanh: the motion is a Gaussian around tanh(u), of deviation
     `std` and clipped to [-1, 1]. The gripper closes (+1) with probability sigmoid(2 u), else it
-    opens (-1): its mean is tanh(u), just what the head says. Both parts read one h'.
+    opens (-1): its mean is tanh(u), just what the head says. Both parts read one h'. Of the chunk
+    that the head gives, `execute` actions are executed, and learnt from.
     """
 
-    def __init__(self, head: ActionHead, *, discrete_gripper: bool, std: float) -> None:
+    def __init__(
+        self, head: ActionHead, *, discrete_gripper: bool, std: float, execute: int = 1
+    ) -> None:
         super().__init__()
         self.head = head
         self.discrete_gripper = discrete_gripper
-        self.motion = head.action_dim - discrete_gripper  # C
+        self.execute = execute  # n
+        self._moves = head.action_dim - discrete_gripper  # C
+        self.motion = execute * self._moves  # nC
         self.std = std
         assert self.motion > 0, "a gripper alone does not move"
+        grips = list(product((0, 1), repeat=execute if discrete_gripper else 0))
+        self._grips = torch.tensor(grips, dtype=torch.int64)  # K x n: closed or not, step by step
 
     @property
     def choices(self) -> int:
-        """K, among how many values the gripper chooses; 1 where there is none."""
-        return 2 if self.discrete_gripper else 1
+        """K, in how many ways the gripper opens and closes in a chunk; 1 where there is none."""
+        return len(self._grips)
 
-    def forward(self, features: Features) -> Float[Tensor, "B A"]:
-        """Return u, of which tanh is the mean action."""
+    def forward(self, features: Features) -> Float[Tensor, "B kA"]:
+        """Return u, of which tanh is the mean of the actions."""
         u: Tensor = self.head.mlp(self.head.read(features))
         return u
 
-    def move(self, u: Float[Tensor, "B A"], noise: Float[Tensor, "B C"]) -> Float[Tensor, "B C"]:
+    def move(self, u: Float[Tensor, "B kA"], noise: Float[Tensor, "B nC"]) -> Float[Tensor, "B nC"]:
         """Return the motion that standard normal `noise` gives."""
-        return (torch.tanh(u[:, : self.motion]) + self.std * noise).clamp(-1, 1)
+        return (torch.tanh(self._motion(u)) + self.std * noise).clamp(-1, 1)
 
-    def gripper_log_probs(self, u: Float[Tensor, "B A"]) -> Float[Tensor, "B K"]:
-        """Return the log-probabilities of the gripper's choices: open, closed."""
-        if not self.discrete_gripper:
-            return u.new_zeros(len(u), 1)
-        return F.logsigmoid(2 * torch.stack([-u[:, -1], u[:, -1]], 1))
+    def gripper_log_probs(self, u: Float[Tensor, "B kA"]) -> Float[Tensor, "B K"]:
+        """Return the log-probabilities of the gripper's choices: open, closed. In a chunk each step
+        has its own, and a choice is of all of them: the last step's changes first."""
+        each = self._each_log_probs(u)
+        grips = self._grips.to(u.device)
+        steps = torch.arange(grips.shape[1], device=u.device)
+        return each[:, steps, grips].sum(-1)
 
     def split(
-        self, actions: Float[Tensor, "B A"]
-    ) -> tuple[Float[Tensor, "B C"], Int[Tensor, " B"]]:
+        self, actions: Float[Tensor, "B nA"]
+    ) -> tuple[Float[Tensor, "B nC"], Int[Tensor, " B"]]:
         """Return the motion and the gripper's choice in executed actions.
 
         What is more closed than open is closed.
         """
-        motion = actions[:, : self.motion]
-        closed = (actions[:, -1] > 0).long()
-        return motion, closed if self.discrete_gripper else torch.zeros_like(closed)
+        closed = (self._steps(actions)[..., -1] > 0).long()
+        choice = torch.zeros_like(closed[:, 0])
+        for step in range(self._grips.shape[1]):
+            choice = 2 * choice + closed[:, step]
+        return self._motion(actions), choice
 
     @torch.no_grad()
     def act(
-        self, features: Features, *, noise: Float[Tensor, "B A"], chance: Float[Tensor, " B"]
-    ) -> Float[Tensor, "B A"]:
+        self, features: Features, *, noise: Float[Tensor, "B nA"], chance: Float[Tensor, "B ..."]
+    ) -> Float[Tensor, "B nA"]:
         """Return actions to execute: the motion with standard normal `noise`, of which the
-        gripper's column does not count; the gripper closed where `chance`, uniform in [0, 1), is
-        less than its probability."""
+        gripper's column does not count; the gripper closed where `chance`, uniform in [0, 1), of
+        each step or of all, is less than its probability."""
         u = self(features)
-        motion = self.move(u, noise[:, : self.motion].to(u.device))
+        motion = self.move(u, self._motion(noise).to(u.device))
         if not self.discrete_gripper:
             return motion
-        closed = self.gripper_log_probs(u).exp()[:, -1:]
-        gripper = (closed > chance[:, None].to(u.device)).float() * 2 - 1
-        return torch.cat([motion, gripper], 1)
+        closed = self._each_log_probs(u)[..., -1].exp()
+        gripper = (closed > chance.view(len(u), -1).to(u.device)).float() * 2 - 1
+        motions = motion.view(len(u), self.execute, -1)
+        return torch.cat([motions, gripper[..., None]], 2).flatten(1)
+
+    def _steps(self, actions: Float[Tensor, "B _"]) -> Float[Tensor, "B n A"]:
+        """Return what is executed of actions, step by step."""
+        return actions.view(len(actions), -1, self.head.action_dim)[:, : self.execute]
+
+    def _motion(self, actions: Float[Tensor, "B _"]) -> Float[Tensor, "B nC"]:
+        return self._steps(actions)[..., : self._moves].flatten(1)
+
+    def _each_log_probs(self, u: Float[Tensor, "B kA"]) -> Float[Tensor, "B n 2"]:
+        """Return the log-probabilities of open and closed in each step."""
+        # Taken twice, so that gradients are summed up as they were before there were chunks.
+        opens = -self._steps(u)[..., -1]
+        return F.logsigmoid(2 * torch.stack([opens, self._steps(u)[..., -1]], 2))
 
 
 class CriticEnsemble(nn.Module):

@@ -20,8 +20,8 @@ class Decide(Protocol):
     [-1, 1]."""
 
     def __call__(
-        self, features: Features, *, noise: Float[Tensor, "B A"], chance: Float[Tensor, " B"]
-    ) -> Float[Tensor, "B A"]:
+        self, features: Features, *, noise: Float[Tensor, "B nA"], chance: Float[Tensor, "B n"]
+    ) -> Float[Tensor, "B nA"]:
         """Return the actions."""
         ...
 
@@ -49,7 +49,7 @@ class BlindReplay:
 
     def act(self, view: View) -> Choice:
         """Return the demonstrated actions at each slot's step."""
-        result = view.result
+        result = view.asked
         actions = []
         for job, step in zip(result.jobs, result.step.tolist(), strict=True):
             if job is not None:
@@ -77,14 +77,14 @@ class MeanActor:
     def act(self, view: View) -> Choice:
         """Return what the policy decides."""
         assert view.features is not None
-        chance = chances(view.result).to(self._policy.device)
-        return Choice(self._policy.decide(view.features, chance))
+        chance = chances(view.asked, self._policy.execute).to(self._policy.device)
+        return Choice(self._policy.native(self._policy.decide(view.features, chance)))
 
 
 class GaussianActor:
     """A policy with PPO's exploration noise: a ~ N(mean(h), exp(log_std)).
 
-    The noise is pink along an episode; each decision for itself is drawn from that Gaussian. Where
+    The noise is pink along an episode; each action for itself is drawn from that Gaussian. Where
     the latents are `kept` to learn from, it acts on them as they are kept.
     """
 
@@ -99,15 +99,17 @@ class GaussianActor:
         return features.rounded() if self._kept else features
 
     def act(self, view: View) -> Choice:
-        """Return drawn actions and their log-probabilities, summed over the action's dimensions."""
+        """Return drawn actions and their log-probabilities, summed over the dimensions of all."""
         assert view.features is not None
-        mean = self._policy.mean(view.features.float())
-        noise = self._noise.at(view.result, dimensions=mean.shape[1]).to(mean.device)
-        std = self._policy.log_std.exp()
+        dimensions = len(self._policy.log_std)
+        noise = self._noise.at(view.asked, dimensions=dimensions).to(self._policy.device)
+        std = self._policy.log_std.exp().repeat(self._policy.execute)
+        mean = self._policy.mean(view.features.float())[:, : len(std)]
         # Unchecked: that takes longer than the rest. An action that is not finite is never sent.
         gaussian = torch.distributions.Normal(mean, std, validate_args=False)
         actions = mean + gaussian.stddev * noise
-        return Choice(actions, gaussian.log_prob(actions).sum(-1))  # type: ignore[no-untyped-call]
+        log_probs = gaussian.log_prob(actions).sum(-1)  # type: ignore[no-untyped-call]
+        return Choice(self._policy.native(actions), log_probs, drawn=actions)
 
 
 class ExploringActor:
@@ -128,21 +130,23 @@ class ExploringActor:
     def act(self, view: View) -> Choice:
         """Return what is decided."""
         assert view.features is not None
-        noise = self._noise.at(view.result, dimensions=view.result.labels.shape[1])
-        return Choice(self._decide(view.features, noise=noise, chance=chances(view.result)))
+        noise = self._noise.at(view.asked, dimensions=view.result.labels.shape[1])
+        chance = chances(view.asked, self._policy.execute)
+        decided = self._decide(view.features, noise=noise, chance=chance)
+        return Choice(self._policy.native(decided))
 
 
-def chances(result: StepResult) -> Float[Tensor, " k"]:
-    """Return a number in [0, 1) for each slot that plays, settled by the episode's seed and
-    step."""
-    numbers = []
-    for job, step in zip(result.jobs, result.step.tolist(), strict=True):
-        if job is not None:
-            numbers.append(chance(job.seed, step))
+def chances(result: StepResult, execute: int) -> Float[Tensor, "k n"]:
+    """Return a number in [0, 1) for each slot that plays and each of the `execute` steps from
+    there, settled by the episode's seed and the step."""
+    numbers = [
+        [chance(job.seed, step + ahead) for ahead in range(execute)]
+        for job, step in zip(result.jobs, result.step.tolist(), strict=True)
+        if job is not None
+    ]
     return torch.tensor(numbers, dtype=torch.float32)
 
 
 def chance(seed: int, step: int) -> float:
-    """Return what settles the draws of decision `step` of the episode of `seed`: uniform in [0,
-    1)."""
+    """Return what settles the draws of step `step` of the episode of `seed`: uniform in [0, 1)."""
     return float(np.random.default_rng([seed, 2, step]).random())

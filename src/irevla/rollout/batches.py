@@ -6,12 +6,13 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
 from irevla.data.buffers import RolloutBatch
 from irevla.envs.vector import Job, VectorEnv
 from irevla.rollout.serve import Choice, Server, View
+from irevla.rollout.table import DecisionTable
 from irevla.types import Features, Observation
 
 CRITIC_BATCH = 512  # latents that the critic reads at once
@@ -32,7 +33,7 @@ class Finished:
 class RolloutStats:
     """What one rollout came to."""
 
-    decisions: int
+    decisions: int  # steps, of which a chunk has several
     finished: tuple[Finished, ...]  # the episodes that ended, in order
     dropped: int  # partial episodes lost with their worker
     env_seconds: float  # spent waiting for environments
@@ -58,13 +59,14 @@ class RolloutStats:
 
 
 class RolloutRecorder:
-    """The columns of one rollout. Workers answer in turn, so lists over (t, worker) are
-    time-major."""
+    """The decisions of one rollout. Workers answer in turn, so lists over (t, worker) are
+    time-major. Rewards of the steps of a chunk are discounted by `gamma` to its beginning."""
 
     needs_final = True
 
-    def __init__(self, vec: VectorEnv) -> None:
+    def __init__(self, vec: VectorEnv, *, gamma: float = 1.0) -> None:
         self._n = vec.n
+        self._gamma = gamma
         self._columns = vec.workers * vec.n
         self.restart()
 
@@ -106,57 +108,73 @@ class RolloutRecorder:
     def batch(self, views: list[View], critic: Critic, *, keep_observations: bool) -> RolloutBatch:
         """Return everything, with the critic's values; `views` are what is seen after the last
         step."""
-        steps = len(self._choices) * self._n // self._columns
-        features = Features.cat([_latents(view) for view in (*self._seen, *views)])
+        table = DecisionTable(self._joined([view.asked.playing for view in self._seen]))
+        looks = [view.features for view in (*self._seen, *views)]
+        features = Features.cat([latents for latents in looks if latents is not None])
         device = features.tokens.device
-        shape = (steps, self._columns)
-        starts = range(0, len(features), CRITIC_BATCH)
-        parts = [critic(features[start : start + CRITIC_BATCH].float()).float() for start in starts]
-        values = torch.cat(parts).view(steps + 1, -1)
-        valid = torch.ones(shape, dtype=torch.bool)
-        for when, column in self._invalid:
-            valid[when, column] = False
-        valid = valid.to(device)
-        terminated = self._join("terminated", shape).to(device)
-        next_values = self._next_values(values, critic)
-        actions = [choice.actions for choice in self._choices if choice.actions is not None]
+        places = torch.from_numpy(table.places).to(device)
+        values = self._values(features, critic)[places]
+        valid = torch.from_numpy(table.used & ~table.any(self._is_invalid())).to(device)
+        terminated = torch.from_numpy(table.any(self._of_steps("terminated"))).to(device)
+        truncated = torch.from_numpy(table.any(self._of_steps("truncated"))).to(device)
+        rewards = table.discounted(self._of_steps("rewards"), self._gamma)
+        next_values = self._next_values(values, table, critic)
+        actions = [choice.drawn for choice in self._choices if choice.drawn is not None]
         log_probs = [choice.log_probs for choice in self._choices if choice.log_probs is not None]
+        cells = torch.from_numpy(table.listed).to(device)
+        # What is large is not copied where that need not be.
+        in_order = slice(cells.numel()) if table.dense else cells.flatten()
         return RolloutBatch(
-            features=features[: steps * self._columns],
-            actions=torch.cat(actions).view(*shape, -1),
-            log_probs=torch.cat(log_probs).view(shape),
+            features=features[in_order],
+            actions=torch.cat(actions)[cells],
+            log_probs=torch.cat(log_probs)[cells],
             values=values[:-1],
             next_values=next_values.masked_fill(terminated | ~valid, 0.0),
-            rewards=self._join("rewards", shape).to(device),
+            rewards=torch.from_numpy(rewards).to(device),
             terminated=terminated,
-            truncated=self._join("truncated", shape).to(device),
+            truncated=truncated,
             valid=valid,
-            observations=self._observations() if keep_observations else None,
+            steps=torch.from_numpy(table.count()).to(device),
+            observations=self._observations(in_order) if keep_observations else None,
         )
 
-    def _join(self, name: str, shape: tuple[int, int]) -> Tensor:
-        column = np.concatenate([getattr(view.result, name) for view in self._results])
-        return torch.from_numpy(column).view(shape)
+    def _joined(self, columns: list[np.ndarray]) -> np.ndarray:
+        """Return what workers have said in turn as one array, `T C`."""
+        return np.concatenate(columns).reshape(-1, self._columns)
+
+    def _of_steps(self, name: str) -> np.ndarray:
+        return self._joined([getattr(view.result, name) for view in self._results])
+
+    def _is_invalid(self) -> Bool[np.ndarray, "T C"]:
+        """Return which steps are of episodes that were lost."""
+        invalid = np.zeros_like(self._of_steps("lost"))
+        for when, column in self._invalid:
+            invalid[when, column] = True
+        return invalid
+
+    def _values(self, features: Features, critic: Critic) -> Float[Tensor, " N"]:
+        starts = range(0, len(features), CRITIC_BATCH)
+        parts = [critic(features[start : start + CRITIC_BATCH].float()).float() for start in starts]
+        return torch.cat(parts)
 
     def _next_values(
-        self, values: Float[Tensor, "T_plus_1 B"], critic: Critic
-    ) -> Float[Tensor, "T B"]:
-        """V of each step's true next observation: of a cut-off episode's last, not the next's
-        first."""
-        next_values = values[1:].reshape(-1).clone()
+        self, values: Float[Tensor, "T_plus_1 C"], table: DecisionTable, critic: Critic
+    ) -> Float[Tensor, "T C"]:
+        """V of the true observation after each decision: of a cut-off episode's last, not the
+        next's first."""
+        next_values = values[1:].clone()
         for index, view in enumerate(self._results):
             if view.final_features is not None and len(view.final_features):
-                cut_off = index * self._n + np.flatnonzero(view.result.cut_off)
-                next_values[torch.from_numpy(cut_off)] = critic(view.final_features.float()).float()
-        return next_values.view(len(values) - 1, -1)
+                step, first = divmod(index * self._n, self._columns)
+                columns = first + np.flatnonzero(view.result.cut_off)
+                rows = torch.from_numpy(table.row[step, columns])
+                final = critic(view.final_features.float()).float()
+                next_values[rows, torch.from_numpy(columns)] = final
+        return next_values
 
-    def _observations(self) -> Observation:
-        return Observation.cat([view.result.observation() for view in self._seen])
-
-
-def _latents(view: View) -> Features:
-    assert view.features is not None
-    return view.features
+    def _observations(self, in_order: slice | Int64[Tensor, " N"]) -> Observation:
+        seen = Observation.cat([view.asked.observation() for view in self._seen])
+        return seen[in_order if isinstance(in_order, slice) else in_order.tolist()]
 
 
 class Collector:
@@ -175,7 +193,8 @@ class Collector:
 
     @torch.no_grad()
     def collect(self, critic: Critic, steps: int) -> tuple[RolloutBatch, RolloutStats]:
-        """Return `steps` decisions in each environment. Raises what `VectorEnv.recv` raises."""
+        """Return the decisions of `steps` steps in each environment. Raises what `VectorEnv.recv`
+        raises."""
         server = self._server
         env_seconds = server.env_seconds
         encode_seconds = server.encode_seconds
@@ -187,7 +206,7 @@ class Collector:
             pass
         batch = self._recorder.batch(server.views(), critic, keep_observations=self._live)
         stats = RolloutStats(
-            decisions=batch.valid.numel(),
+            decisions=steps * server.vec.workers * server.vec.n,
             finished=tuple(self._recorder.finished),
             dropped=server.vec.dropped - dropped,
             env_seconds=server.env_seconds - env_seconds,

@@ -1,12 +1,13 @@
 """Whole episodes: what evaluation counts, and what datasets hold."""
 
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass, field
 from itertools import count
 
 import numpy as np
 import torch
 from jaxtyping import Bool, Float32
+from torch import Tensor
 
 from irevla.data.replay import LatentEpisode
 from irevla.envs.vector import Job, StepResult, VectorEnv
@@ -39,13 +40,14 @@ class Outcome:
         return int((self.person & ~before).sum())
 
     def shown(self) -> LatentEpisode | None:
-        """Return what a person showed: from where they first took over to the end, if it was a
-        success. None: nothing."""
+        """Return what a person showed: from the chunk in which they first took over to the end, if
+        it was a success. None: nothing."""
         if self.latents is None or self.person is None or not self.person.any():
             return None
         if self.latents.rewards[-1] <= 0:
             return None
-        return self.latents.since(int(np.argmax(self.person)))
+        execute = self.latents.actions.shape[1] // self.actions.shape[1]
+        return self.latents.since(int(np.argmax(self.person)) // execute)
 
 
 @dataclass
@@ -65,28 +67,43 @@ class EpisodeRecorder:
 
     The actions are what was meant, without the job's noise; on an arm what it has done.
     What a lost worker left is dropped. `policy_hash` says who acts; without one it is the scripted
-    expert.
+    expert. Latents are of every `execute`-th step; rewards between two are discounted by `gamma`,
+    and actions are in the scale of the head, by `scaled`.
     """
 
     def __init__(
-        self, vec: VectorEnv, *, policy_hash: str = "", images: bool = False, latents: bool = False
+        self,
+        vec: VectorEnv,
+        *,
+        policy_hash: str = "",
+        images: bool = False,
+        latents: bool = False,
+        execute: int = 1,
+        gamma: float = 1.0,
+        scaled: Callable[[Tensor], Tensor] | None = None,
     ) -> None:
         self.needs_final = False
         self._suite = vec.suite.name
         self._policy_hash = policy_hash
         self._images = images
         self._latents = latents
+        self._execute = execute
+        self._gamma = gamma
+        self._scaled = scaled or _as_it_is
         self._partial = [[_PartialEpisode() for _ in range(vec.n)] for _ in range(vec.workers)]
 
     def chose(self, view: View, choice: Choice) -> None:
         """Keep what is seen; what is done comes back with the step."""
-        partial = self._partial[view.result.worker]
-        for place, slot in enumerate(np.flatnonzero(view.result.playing).tolist()):
-            if self._images:
-                partial[slot].images.append(view.result.images[slot])
-                partial[slot].states.append(view.result.states[slot])
-            if self._latents:
-                partial[slot].latents.append(_one(view.features, place))
+        result = view.result
+        partial = self._partial[result.worker]
+        if self._images:
+            for slot in np.flatnonzero(result.playing).tolist():
+                partial[slot].images.append(result.images[slot])
+                partial[slot].states.append(result.states[slot])
+        if self._latents:
+            for place, slot in enumerate(np.flatnonzero(view.asked.playing).tolist()):
+                if result.step[slot] % self._execute == 0:
+                    partial[slot].latents.append(_one(view.features, place))
 
     def brought(self, view: View) -> list[Outcome]:
         """Note what the step brought; return the episodes that ended with it."""
@@ -111,9 +128,18 @@ class EpisodeRecorder:
         success = bool(result.success[slot])
         actions = np.stack(partial.actions)
         episode = self._episode(job, success, partial) if self._images else None
-        latents = _latent_episode(partial) if self._latents else None
+        latents = self._latent_episode(partial) if self._latents else None
         person = np.array(partial.person)
         return Outcome(job, success, actions, episode, latents, person)
+
+    def _latent_episode(self, partial: _PartialEpisode) -> LatentEpisode:
+        return LatentEpisode.of_steps(
+            Features.cat(partial.latents),
+            self._scaled(torch.from_numpy(np.stack(partial.actions))),
+            torch.tensor(partial.rewards),
+            execute=self._execute,
+            gamma=self._gamma,
+        )
 
     def _episode(self, job: Job, success: bool, partial: _PartialEpisode) -> Episode:
         source = "rl" if self._policy_hash else "expert"
@@ -125,18 +151,14 @@ class EpisodeRecorder:
         return Episode(images, actions, rewards, job.instruction, success, made, states)
 
 
+def _as_it_is(actions: Tensor) -> Tensor:
+    return actions
+
+
 def _one(features: Features | None, place: int) -> Features:
     """Return one latent of a batch, on the CPU."""
     assert features is not None
     return features[place : place + 1].to("cpu")
-
-
-def _latent_episode(partial: _PartialEpisode) -> LatentEpisode:
-    return LatentEpisode(
-        Features.cat(partial.latents),
-        torch.from_numpy(np.stack(partial.actions)),
-        torch.tensor(partial.rewards),
-    )
 
 
 def endless_jobs(task: str, seed0: int) -> Iterator[Job]:

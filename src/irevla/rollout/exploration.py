@@ -38,15 +38,19 @@ class PinkNoise:
     So it needs no state: an episode that goes on in another process goes on with its noise.
     """
 
-    def __init__(self, seed: int, *, decisions: int) -> None:
+    def __init__(self, seed: int, *, decisions: int, execute: int = 1) -> None:
         self._seed = seed
         self._decisions = decisions  # that an episode may take
+        self._execute = execute  # actions that are given at once, each with its step's noise
 
-    def at(self, result: StepResult, *, dimensions: int) -> Float[Tensor, "k A"]:
-        """Return it for the slots that play, in their order."""
-        rows = [
-            pink(self._seed, job.seed, decisions=self._decisions, dimensions=dimensions)[step]
-            for job, step in zip(result.jobs, result.step.tolist(), strict=True)
-            if job is not None
-        ]
+    def at(self, result: StepResult, *, dimensions: int) -> Float[Tensor, "k nA"]:
+        """Return it for the slots that play, in their order, of as many steps as are given at
+        once."""
+        ahead = np.arange(self._execute)
+        rows = []
+        for job, step in zip(result.jobs, result.step.tolist(), strict=True):
+            if job is not None:
+                noise = pink(self._seed, job.seed, decisions=self._decisions, dimensions=dimensions)
+                steps = np.minimum(step + ahead, len(noise) - 1)  # beyond it nothing is executed
+                rows.append(noise[steps].reshape(-1))
         return torch.from_numpy(np.stack(rows))

@@ -1,5 +1,7 @@
 """The one loop over environments: receive, encode once, act, send, record.
 
+A policy may give several actions at once; then it looks, and is asked, only where these are used
+up. The environments go on step by step, and recorders hear of every step.
 PPO, SAC, evaluation, collection and harvest differ in the actor and the recorder alone. The workers
 of a `VectorEnv` are served in turn, so that the images of one are encoded while the others step.
 """
@@ -7,15 +9,17 @@ of a `VectorEnv` are served in turn, so that the images of one are encoded while
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from functools import cached_property
 from itertools import count
 from typing import Any, Generic, Protocol, TypeVar, runtime_checkable
 
 import numpy as np
 import torch
-from jaxtyping import Float, Float32
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from irevla.envs.vector import Job, StepResult, VectorEnv
+from irevla.rollout.chunks import Chunks
 from irevla.types import Features, Observation
 
 Recorded = TypeVar("Recorded")
@@ -26,17 +30,32 @@ class View:
     """What one worker's slots show, with its latents."""
 
     result: StepResult
-    features: Features | None  # of what the playing slots see, in their order; None: not asked for
+    features: Features | None  # of what the asked slots see, in their order; None: nobody looks
     final_features: Features | None  # of the true last observations of the episodes just cut off
     received: float  # when it came, by `time.perf_counter`
+    under_way: Bool[np.ndarray, " n"] | None = None  # slots that go on with a chunk; None: none
+
+    @cached_property
+    def asked(self) -> StepResult:
+        """The same, in which those slots alone play that are asked for actions."""
+        if self.under_way is None or not self.under_way.any():
+            return self.result
+        both = zip(self.result.jobs, self.under_way, strict=True)
+        return replace(self.result, jobs=tuple(None if goes_on else job for job, goes_on in both))
 
 
 @dataclass(frozen=True)
 class Choice:
-    """What an actor does in the `k` slots of a worker that play, in their order."""
+    """What an actor does in the `k` slots of a worker that are asked, in their order: a chunk of so
+    many actions as it wants to be executed before it is asked again."""
 
-    actions: Float[Tensor, "k A"] | None  # clipped to [-1, 1]; None: the scripted expert's
+    actions: Float[Tensor, "k nA"] | None  # clipped to [-1, 1]; None: the scripted expert's
     log_probs: Float[Tensor, " k"] | None = None  # where they were drawn
+    drawn: Float[Tensor, "k nA"] | None = None  # likewise: in the head's scale, nothing clipped
+
+
+NOTHING = Choice(None)
+"""What is chosen where nobody is asked."""
 
 
 @runtime_checkable
@@ -48,7 +67,7 @@ class Actor(Protocol):
         ...
 
     def act(self, view: View) -> Choice:
-        """Return an action for each slot that plays."""
+        """Return a chunk for each slot that is asked."""
         ...
 
 
@@ -76,23 +95,26 @@ class Server(Generic[Recorded]):
         self.recorder = recorder
         self.env_seconds = 0.0  # waited for environments, so far
         self.encode_seconds = 0.0  # spent in the VLM, so far
-        self.latencies: list[float] = []  # seconds from an image to its action, of each decision
+        self.latencies: list[float] = []  # seconds from an image to its action, where one looked
         self._busy = list(range(vec.workers))
         self._views: dict[int, View] = {}  # received, and not acted upon yet
+        self._chunks = [Chunks(vec.n) for _ in range(vec.workers)]
 
     def serve(self, rounds: int | None = None) -> Iterator[Recorded]:
-        """Play until no jobs are left, or for `rounds` decisions in each environment; yield what
-        ends.
+        """Play until no jobs are left, or for `rounds` steps in each environment; yield what ends.
 
         After so many rounds all workers have answered, and none has been sent an action: the next
-        call goes on there. Where something is yielded its worker is stepping again already. Raises
-        what `VectorEnv.recv` raises. To leave early, stop iterating and close `vec`.
+        call goes on there, and every slot is asked, whatever is left of its chunk. Where something
+        is yielded its worker is stepping again already. Raises what `VectorEnv.recv` raises. To
+        leave early, stop iterating and close `vec`.
         """
         for done in count():
             last = done == rounds
             for worker in tuple(self._busy):
                 ended: list[Recorded] = []
                 if worker not in self._views:
+                    if last:
+                        self._chunks[worker].drop()
                     ended = self._receive(worker)
                 if worker in self._views and not last:
                     self._act(worker)
@@ -116,7 +138,7 @@ class Server(Generic[Recorded]):
     def look_again(self) -> None:
         """Encode anew what was not acted upon yet: the VLM has changed."""
         for worker, view in self._views.items():
-            features = self._encode(view.result.observation())
+            features = self._encode(view.asked.observation())
             self._views[worker] = replace(view, features=features)
 
     @torch.no_grad()
@@ -136,12 +158,15 @@ class Server(Generic[Recorded]):
     def _look(self, result: StepResult, received: float) -> View:
         """Encode what is seen, and the true last observations in the same batch where they
         count."""
-        present = result.observation()
+        under_way = self._chunks[result.worker].under_way(result)
+        view = View(result, None, None, received, under_way)
+        present = view.asked.observation()
         final = result.final_observation() if self.recorder.needs_final else present[:0]
         features = self._encode(Observation.cat([present, final]) if len(final) else present)
         if features is None:
-            return View(result, None, None, received)
-        return View(result, features[: len(present)], features[len(present) :], received)
+            return view
+        shown = len(present)
+        return replace(view, features=features[:shown], final_features=features[shown:])
 
     def _encode(self, observation: Observation) -> Features | None:
         if not len(observation):
@@ -154,20 +179,15 @@ class Server(Generic[Recorded]):
     @torch.no_grad()
     def _act(self, worker: int) -> None:
         view = self._views.pop(worker)
-        choice = self.actor.act(view)
-        self.vec.send(worker, self._placed(view.result, choice.actions))
-        self.latencies.append(time.perf_counter() - view.received)
+        chunks = self._chunks[worker]
+        looks = bool(view.asked.playing.any())
+        choice = self.actor.act(view) if looks else NOTHING
+        if choice.actions is not None:
+            chunks.give(view.asked, choice.actions)
+        self.vec.send(worker, chunks.next(view.result))
+        if looks:
+            self.latencies.append(time.perf_counter() - view.received)
         self.recorder.chose(view, choice)
-
-    def _placed(
-        self, result: StepResult, chosen: Float[Tensor, "k A"] | None
-    ) -> Float32[np.ndarray, "n A"] | None:
-        """Return one row for each slot; what it says for idle ones is ignored."""
-        if chosen is None:
-            return None
-        actions = np.zeros_like(result.labels)
-        actions[result.playing] = chosen.float().cpu().numpy()
-        return actions
 
     # --- to go on in another process
 

@@ -132,8 +132,8 @@ class AsyncLearner:
                 self._popen = spawn(__name__, *arguments)
 
     def act(
-        self, features: Features, *, noise: Float[Tensor, "B A"], chance: Float[Tensor, " B"]
-    ) -> Float[Tensor, "B A"]:
+        self, features: Features, *, noise: Float[Tensor, "B nA"], chance: Float[Tensor, "B ..."]
+    ) -> Float[Tensor, "B nA"]:
         """Return actions of the newest actor, with exploration noise, as `SoftActor.act`."""
         self._weights.read()
         return self._actor.act(features, noise=noise, chance=chance)

@@ -1,10 +1,15 @@
 """The loop of the supervised stages, in one process or in several."""
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 
+import torch
+
+from irevla.data.episodes import Frames
 from irevla.data.mixture import Mixture
 from irevla.learners.optim import Means
 from irevla.learners.sft import SFT
+from irevla.models.action_scale import ActionScale
 from irevla.progress import Advance
 
 LOG_EVERY = 50  # steps between two points of the learning curve
@@ -35,6 +40,13 @@ def fit(learner: SFT, mixture: Mixture, *, point: Point, advance: Advance) -> No
                 metrics |= learner.validate(held_out, mixture.weights())
             point(metrics, validates)
         advance(step, note(metrics))
+
+
+def in_scale(frames: Frames, scale: ActionScale) -> Frames:
+    """Return frames whose actions are in the scale of the head, clipped to it."""
+    if scale.kind == "suite":
+        return frames
+    return replace(frames, actions=scale.scaled(torch.from_numpy(frames.actions)).numpy())
 
 
 def note(metrics: Mapping[str, float]) -> str:

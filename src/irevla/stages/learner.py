@@ -32,8 +32,8 @@ class OnlineLearner(Protocol):
         ...
 
     def act(
-        self, features: Features, *, noise: Float[Tensor, "B A"], chance: Float[Tensor, " B"]
-    ) -> Float[Tensor, "B A"]:
+        self, features: Features, *, noise: Float[Tensor, "B nA"], chance: Float[Tensor, "B ..."]
+    ) -> Float[Tensor, "B nA"]:
         """Return actions with exploration noise, as `SoftActor.act`."""
         ...
 
@@ -80,25 +80,23 @@ class SACLearner:
 
         The buffer may be ahead of the last checkpoint: after an interruption, more are pending.
         """
-        due = int(self.sac.config.updates_per_decision * len(self._online))
-        return due - self.sac.updates
+        steps = self.sac.actor.execute * len(self._online)
+        return int(self.sac.config.updates_per_decision * steps) - self.sac.updates
 
     def update(self) -> dict[str, float]:
         """Make one update, on samples drawn from (seed, update)."""
         config = self.sac.config
+        gamma = config.gamma**self.sac.actor.execute  # per chunk
         generator = torch.Generator()
         generator.manual_seed(draw_seed(self.sac.seed, "decisions", self.sac.updates))
         both = self._demonstrations, self._online
         return self.sac.update(
-            [
-                sample_both(*both, config.batch, generator, gamma=config.gamma)
-                for _ in range(config.utd)
-            ]
+            [sample_both(*both, config.batch, generator, gamma=gamma) for _ in range(config.utd)]
         )
 
     def act(
-        self, features: Features, *, noise: Float[Tensor, "B A"], chance: Float[Tensor, " B"]
-    ) -> Float[Tensor, "B A"]:
+        self, features: Features, *, noise: Float[Tensor, "B nA"], chance: Float[Tensor, "B ..."]
+    ) -> Float[Tensor, "B nA"]:
         """Return actions with exploration noise, as `SoftActor.act`."""
         return self.sac.actor.act(features, noise=noise, chance=chance)
 

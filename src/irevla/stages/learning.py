@@ -36,10 +36,11 @@ class Learning:
             groups=saved.model.head_groups,
             hidden=saved.model.head_hidden,
             action_dim=saved.action_dim,
+            chunk=saved.model.chunk,
             state_dim=saved.state_dim,
         ).to(device)
         self.policy = PolicyFiles(files, self.head)
-        sac = SAC(self.head, config, seed=seed)
+        sac = SAC(self.head, config, seed=seed, execute=saved.model.execute)
         self.learner = SACLearner(sac, demonstrations=demonstrations, online=online)
         if "learner.json" in files:
             self.learner.load_state(files)

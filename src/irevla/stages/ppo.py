@@ -42,7 +42,7 @@ def run_ppo(run: Run, policy: VLAPolicy, stage: Stage, parts: Parts, *, suite: S
     progress.load_files(files)
 
     env = run.config.env.for_training()
-    noise = PinkNoise(draw_seed(draws, "explore"), decisions=env.horizon)
+    noise = PinkNoise(draw_seed(draws, "explore"), decisions=env.horizon, execute=policy.execute)
     first = first_seed(Purpose.RL, run.config.seed, round=stage.round)
     jobs = endless_jobs(stage.task, first)
     with (
@@ -57,7 +57,7 @@ def run_ppo(run: Run, policy: VLAPolicy, stage: Stage, parts: Parts, *, suite: S
         ) as vec,
     ):
         actor = GaussianActor(policy, noise, kept=not learner.live)
-        server = Server(vec, actor, RolloutRecorder(vec))
+        server = Server(vec, actor, RolloutRecorder(vec, gamma=config.gamma))
         if vec.resumed:
             server.resume(files)
         collector = Collector(server, live=learner.live)

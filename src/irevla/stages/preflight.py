@@ -101,6 +101,18 @@ def _starting_model(config: Config, suite: Suite) -> ModelConfig:
             cameras=config.env.cameras,
             path=config.from_checkpoint,
         )
+        if saved.model.chunk != config.model.chunk:
+            raise UserError(
+                f"{config.from_checkpoint} gives {saved.model.chunk} actions at once, and "
+                f"model.chunk is {config.model.chunk}: --model.chunk {saved.model.chunk}, or "
+                "choose another policy"
+            )
+        if saved.model.action_scale != config.model.action_scale:
+            raise UserError(
+                f"the actions of {config.from_checkpoint} are scaled by "
+                f"{saved.model.action_scale}, and model.action_scale is "
+                f"{config.model.action_scale}: --model.action-scale {saved.model.action_scale}"
+            )
         return saved.model
     if config.model.vlm in VLMS:  # a small one is made at once, or says why not
         VLMS[config.model.vlm](config.model, config.env.image_size)

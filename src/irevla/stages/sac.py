@@ -59,7 +59,7 @@ def run_sac(
     acting = policy.hash()  # as the stage begins: what its episodes are marked with
     demonstrations = open_replay(run, policy, stage, "demonstrations", suite=suite)
     practice = open_replay(run, policy, stage, "online", suite=suite)
-    recall_successes(policy, stage, online=online, store=demonstrations)
+    recall_successes(policy, stage, online=online, store=demonstrations, gamma=config.gamma)
     collect_seed_successes(
         run,
         policy,
@@ -69,10 +69,12 @@ def run_sac(
         failures=practice if config.keep_failures else None,
         online=online,
     )
-    sac = SAC(policy.action_head, config, seed=run.draws(stage))
+    sac = SAC(policy.action_head, config, seed=run.draws(stage), execute=policy.execute)
     learner = SACLearner(sac, demonstrations=demonstrations, online=practice)
     noise = PinkNoise(
-        draw_seed(run.draws(stage), "explore"), decisions=run.config.env.for_training().horizon
+        draw_seed(run.draws(stage), "explore"),
+        decisions=run.config.env.for_training().horizon,
+        execute=policy.execute,
     )
     progress = RLProgress(config)
     kept_images = online if run.config.harvest.from_training else None
@@ -95,7 +97,8 @@ def run_sac(
         learning.train_pending()
         _count(progress, practice)
         actor = ExploringActor(policy, noise, learning.act)
-        server = Server(vec, actor, _recorder(run, acting, vec))
+        recorder = _recorder(run, policy, acting, vec, images=kept_images is not None)
+        server = Server(vec, actor, recorder)
         dropped = progress.dropped
         while not progress.over:
             for outcome in _play_leg(run, stage, server, practice, suite):
@@ -109,6 +112,7 @@ def run_sac(
                 progress.dropped = dropped + vec.dropped
                 metrics = learning.train_pending()
                 metrics |= _of_episode(outcome, server, learning.updates, progress)
+                metrics |= _clipped(outcome, policy)
                 run.metrics.log(stage.name, progress.decisions, **metrics)
                 advance(progress.decisions, progress.note())
                 if progress.over:
@@ -181,14 +185,19 @@ def open_replay(
         suite=suite.name,
         tokens=tokens,
         width=width,
-        action_dim=suite.action_dim,
+        action_dim=policy.execute * suite.action_dim,
         state_dim=policy.state_dim,
     )
     return LatentReplay(run.directory / "latents" / stage.target / name, spec)
 
 
 def recall_successes(
-    policy: VLAPolicy, stage: Stage, *, online: EpisodeStore, store: LatentReplay
+    policy: VLAPolicy,
+    stage: Stage,
+    *,
+    online: EpisodeStore,
+    store: LatentReplay,
+    gamma: float,
 ) -> None:
     """Bring what earlier rounds left of this task in D_RL to `store`, in the latents of today.
 
@@ -198,7 +207,8 @@ def recall_successes(
     for index, info in enumerate(online.episodes):
         made = info.provenance
         if made.task == stage.task and _is_earlier(made.seed, stage) and made.seed not in known:
-            store.append(_encoded(policy, online[index]), seed=made.seed, success=True)
+            latents = _encoded(policy, online[index], gamma=gamma)
+            store.append(latents, seed=made.seed, success=True)
 
 
 def _is_earlier(seed: int, stage: Stage) -> bool:
@@ -207,12 +217,17 @@ def _is_earlier(seed: int, stage: Stage) -> bool:
 
 
 @torch.no_grad()
-def _encoded(policy: VLAPolicy, episode: Episode) -> LatentEpisode:
+def _encoded(policy: VLAPolicy, episode: Episode, *, gamma: float) -> LatentEpisode:
+    looks = slice(None, None, policy.execute)
     texts = [episode.instruction] * len(episode)
-    seen = Observation.of(episode.images, texts, episode.state)
+    seen = Observation.of(episode.images[looks], texts[looks], episode.state[looks])
     parts = [policy.encode(seen[at : at + BATCH]).to("cpu") for at in range(0, len(seen), BATCH)]
-    return LatentEpisode(
-        Features.cat(parts), torch.from_numpy(episode.actions), torch.from_numpy(episode.rewards)
+    return LatentEpisode.of_steps(
+        Features.cat(parts),
+        policy.action_scale.scaled(torch.from_numpy(episode.actions)),
+        torch.from_numpy(episode.rewards),
+        execute=policy.execute,
+        gamma=gamma,
     )
 
 
@@ -238,7 +253,7 @@ def collect_seed_successes(
     acting = policy.hash()
     first = first_seed(Purpose.ZERO_SHOT, run.config.seed, round=stage.round)
     jobs = [Job(stage.task, first + index) for index in range(config.attempts)]
-    lengths = {episode["seed"]: episode["decisions"] for episode in store.episodes}
+    lengths = {episode["seed"]: _length(episode) for episode in store.episodes}
     done = {seed: length for seed, length in lengths.items() if not _is_earlier(seed, stage)}
     recalled = len(lengths) - len(done)
     wanted = config.demonstrations - recalled
@@ -255,13 +270,13 @@ def collect_seed_successes(
         _open(run, suite, Authorization(acting)) as vec,
     ):
         seen = kept_images is not None or words is not None
-        recorder = EpisodeRecorder(vec, policy_hash=acting, images=seen, latents=True)
+        recorder = _recorder(run, policy, acting, vec, images=seen)
         server = Server(vec, MeanActor(policy, stored=True), recorder)
         for outcome in _tell(server, jobs, words):
             tried += 1
             decisions += outcome.length
             kept += outcome.success
-            outcome = _as_of_the_task(policy, suite, outcome)
+            outcome = _as_of_the_task(policy, suite, outcome, gamma=config.gamma)
             if outcome.success and outcome.job.seed not in done:
                 _keep(outcome, practice=store, online=kept_images)
                 done[outcome.job.seed] = outcome.length
@@ -311,7 +326,7 @@ def _tell(server: Server[Outcome], jobs: Sequence[Job], words: Words | None) -> 
             yield outcome
 
 
-def _as_of_the_task(policy: VLAPolicy, suite: Suite, outcome: Outcome) -> Outcome:
+def _as_of_the_task(policy: VLAPolicy, suite: Suite, outcome: Outcome, *, gamma: float) -> Outcome:
     """Return the outcome as if the policy had been told the task's own instruction: the latents are
     of that."""
     own = suite.task(outcome.job.task).instruction
@@ -319,7 +334,7 @@ def _as_of_the_task(policy: VLAPolicy, suite: Suite, outcome: Outcome) -> Outcom
         return outcome
     assert outcome.episode is not None
     episode = replace(outcome.episode, instruction=own)
-    return replace(outcome, episode=episode, latents=_encoded(policy, episode))
+    return replace(outcome, episode=episode, latents=_encoded(policy, episode, gamma=gamma))
 
 
 def _learning(
@@ -343,9 +358,18 @@ def _open(run: Run, suite: Suite, who: Authorization) -> VectorEnv:
     return VectorEnv(suite, run.config.env.for_training(), iter(()), authorization=who)
 
 
-def _recorder(run: Run, acting: str, vec: VectorEnv) -> EpisodeRecorder:
-    images = run.config.harvest.from_training
-    return EpisodeRecorder(vec, policy_hash=acting, images=images, latents=True)
+def _recorder(
+    run: Run, policy: VLAPolicy, acting: str, vec: VectorEnv, *, images: bool
+) -> EpisodeRecorder:
+    return EpisodeRecorder(
+        vec,
+        policy_hash=acting,
+        images=images,
+        latents=True,
+        execute=policy.execute,
+        gamma=run.config.sac.gamma,
+        scaled=policy.action_scale.scaled,
+    )
 
 
 def _keep(outcome: Outcome, *, practice: LatentReplay, online: EpisodeStore | None) -> None:
@@ -358,14 +382,26 @@ def _keep(outcome: Outcome, *, practice: LatentReplay, online: EpisodeStore | No
         assert outcome.episode is not None
         if (outcome.job.task, outcome.job.seed) not in online.seeds():
             online.append(outcome.episode)
-    practice.append(outcome.latents, seed=outcome.job.seed, success=outcome.success)
+    practice.append(outcome.latents, **_facts(outcome), success=outcome.success)
 
 
 def _keep_failure(outcome: Outcome, failures: LatentReplay) -> None:
     """Append a failed zero-shot episode, once."""
     assert outcome.latents is not None
     if outcome.job.seed not in {episode["seed"] for episode in failures.episodes}:
-        failures.append(outcome.latents, seed=outcome.job.seed, success=False, zero_shot=True)
+        failures.append(outcome.latents, **_facts(outcome), success=False, zero_shot=True)
+
+
+def _facts(outcome: Outcome) -> dict[str, int]:
+    """Return what is written down of an episode: where its decisions are chunks, its steps too."""
+    assert outcome.latents is not None
+    steps = {"steps": outcome.length} if outcome.length != len(outcome.latents) else {}
+    return {"seed": outcome.job.seed, **steps}
+
+
+def _length(episode: Mapping[str, Any]) -> int:
+    """Return the steps of an episode in a buffer."""
+    return int(episode.get("steps", episode["decisions"]))
 
 
 def _practised(practice: LatentReplay) -> list[Mapping[str, Any]]:
@@ -379,8 +415,16 @@ def _count(progress: RLProgress, practice: LatentReplay) -> None:
     successes = [bool(episode["success"]) for episode in practised]
     progress.episodes = len(successes)
     progress.successes = sum(successes)
-    progress.decisions = sum(episode["decisions"] for episode in practised)
+    progress.decisions = sum(_length(episode) for episode in practised)
     progress.recent = successes[-progress.config.window :]
+
+
+def _clipped(outcome: Outcome, policy: VLAPolicy) -> dict[str, float]:
+    """Return how many numbers of an episode's actions are outside the policy's scale: a person may
+    go there. Nothing where the suite's own is meant."""
+    if policy.action_scale.kind == "suite":
+        return {}
+    return {"clipped": float(policy.action_scale.outside(torch.from_numpy(outcome.actions)).sum())}
 
 
 def _of_episode(

@@ -79,8 +79,8 @@ class RemoteLearner:
         self._losses = 0
 
     def act(
-        self, features: Features, *, noise: Float[Tensor, "B A"], chance: Float[Tensor, " B"]
-    ) -> Float[Tensor, "B A"]:
+        self, features: Features, *, noise: Float[Tensor, "B nA"], chance: Float[Tensor, "B ..."]
+    ) -> Float[Tensor, "B nA"]:
         """Return actions of the newest actor, with exploration noise, as `SoftActor.act`."""
         with suppress(IndexError):
             self._head.load_state_dict(self._courier.heads.pop())

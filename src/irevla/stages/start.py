@@ -21,7 +21,8 @@ def new_policy(
 ) -> VLAPolicy:
     """Return the VLM that the configuration names, with a new head, drawn for `stage`.
 
-    Where it is told the robot's state, the scale of that is as in `expert`, D_e.
+    Where it is told the robot's state, the scale of that is as in `expert`, D_e; so is the scale of
+    its actions, where that is not the suite's.
 
     Of a pretrained VLM, the run keeps the commit and the type that it began with: a branch may have
     moved, or a run gone to another machine, before it is resumed.
@@ -44,6 +45,10 @@ def new_policy(
         assert expert is not None, "what scale the state has is to be seen in D_e"
         policy.state_scale.fit(torch.from_numpy(expert.read().state))
     policy.discrete_gripper = config.discrete_gripper
+    if config.model.action_scale != "suite":
+        assert expert is not None, "what range actions have is to be seen in D_e"
+        actions = torch.from_numpy(expert.read().actions)
+        policy.action_scale.fit(actions, gripper=policy.discrete_gripper)
     if config.model.pretrained and not begun:
         run.journal.append("vlm", revision=policy.config.revision, dtype=policy.config.dtype)
     return policy.eval()
@@ -80,6 +85,7 @@ def starting_policy(run: Run, suite: Suite) -> VLAPolicy:
     )
     run.pin("policy", name, sha256=policy.hash())
     policy.discrete_gripper = config.discrete_gripper
+    policy.set_execute(config.model.execute)
     return policy
 
 

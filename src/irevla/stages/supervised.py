@@ -2,19 +2,21 @@
 
 from collections.abc import Mapping
 
+import torch
+
 from irevla.compute.device import threads
-from irevla.data.episodes import EpisodeStore, ExpertDataset
+from irevla.data.episodes import EpisodeStore, ExpertDataset, Frames
 from irevla.data.mixture import Mixture
 from irevla.envs.suite import Suite
 from irevla.errors import UserError
 from irevla.learners.sft import SFT
 from irevla.models.policy import VLAPolicy
 from irevla.models.vlm.tokenizer import words
-from irevla.progress import bar
+from irevla.progress import bar, console
 from irevla.runs.run import Run
 from irevla.stages.contract import check_learnt, complete, load_if_done, resume, save
 from irevla.stages.elsewhere import engine_of, learn_elsewhere
-from irevla.stages.fit import fit
+from irevla.stages.fit import fit, in_scale
 from irevla.tasks import Parts, Stage
 
 
@@ -38,7 +40,14 @@ def run_supervised(
     draws = run.draws(stage)
     frames = online.read() if online is not None and len(online) else None
     words = out_of_suite_words(suite)
-    mixture = Mixture(expert.read(), frames, run.config.mixture, seed=draws)
+    scale = policy.action_scale
+    mixture = Mixture(
+        in_scale(expert.read(), scale),
+        None if frames is None else in_scale(frames, scale),
+        run.config.mixture,
+        seed=draws,
+        chunk=policy.chunk,
+    )
     learner = SFT(policy, config, parts=parts, seed=draws, words=words)
     others = engine_of(run.config, stage) != "inline"
     if others:
@@ -69,8 +78,28 @@ def run_supervised(
         )
     check_learnt(stage, updates=learner.updates, moved=learner.moved)
     policy.eval()
-    complete(run, policy, stage, skipped=learner.skipped)
+    clipped = _clipped(policy, expert.read(), frames)
+    complete(run, policy, stage, skipped=learner.skipped, **clipped)
     return policy
+
+
+def _clipped(policy: VLAPolicy, expert: Frames, online: Frames | None) -> dict[str, str]:
+    """Return a note on how many actions were outside the policy's scale, which are clipped in what
+    it learns, dimension by dimension; nothing where all the suite's actions are inside."""
+    scale = policy.action_scale
+    if scale.kind == "suite":
+        return {}
+    said = []
+    for name, frames in {"D_e": expert, "D_RL": online}.items():
+        if frames is not None:
+            counts = scale.outside(torch.from_numpy(frames.actions)).tolist()
+            said.append(f"{', '.join(map(str, counts))} of {len(frames)} in {name}")
+    note = (
+        f"actions are scaled by {scale.kind}, and clipped beyond that, dimension by dimension: "
+        f"{'; '.join(said)}"
+    )
+    console.print(note, soft_wrap=True)
+    return {"note": note}
 
 
 def out_of_suite_words(suite: Suite) -> tuple[str, ...]:

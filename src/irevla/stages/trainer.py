@@ -25,7 +25,7 @@ from irevla.models.files import parse, peft_root
 from irevla.models.fingerprint import check_same
 from irevla.models.lora import lora_layers
 from irevla.models.policy import VLAPolicy
-from irevla.stages.fit import fit
+from irevla.stages.fit import fit, in_scale
 from irevla.stages.job import SHARD, Job, JobFolder
 from irevla.storage.share import Share
 from irevla.tasks import Parts
@@ -45,9 +45,12 @@ def train(
     else:
         policy = VLAPolicy.from_files(files, device=device)
     learner = SFT(policy, job.sft, parts=job.parts, seed=job.seed, words=job.words, ranks=ranks)
-    expert = get_frames(folder.share, job.expert, keep=True)
-    online = get_frames(folder.share, job.online, keep=False) if job.online else None
-    mixture = Mixture(expert, online, job.mixture, seed=job.seed)
+    scale = policy.action_scale
+    expert = in_scale(get_frames(folder.share, job.expert, keep=True), scale)
+    online = None
+    if job.online:
+        online = in_scale(get_frames(folder.share, job.online, keep=False), scale)
+    mixture = Mixture(expert, online, job.mixture, seed=job.seed, chunk=policy.chunk)
     progress = folder.progress()
     if progress.updates:
         files = folder.load(progress.files)
