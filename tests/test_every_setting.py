@@ -294,6 +294,7 @@ class Play(Server[Outcome]):
     lucky = True  # else none does, but for what the policy begins with
 
     def __init__(self, vec: Any, actor: Any, recorder: Any) -> None:
+        self.vec = vec
         self.actor = actor
         self.recorder = recorder
         self.latencies = [0.0]
@@ -351,11 +352,12 @@ def reinforced(config: Config, folder: Path, *, play: type[Play] = Play) -> Any:
         patch.setattr(sac_stage, "VectorEnv", no_environments)
         patch.setattr(sac_stage, "Server", play)
         patch.setattr(sac_stage, "AsyncLearner", told)
+        patch.setattr(sac_stage, "submit_sac", told)
         patch.setattr(sac_stage, "save", lambda *args, **files: saved.append(args[3].updates))
         try:
             run_sac(run, made, TURN, suite=POINTMASS, online=online)
         except Told:
-            return "in a process of its own"
+            return "by another process"
         facts = [run.journal.done(TURN.then(kind).name) for kind in ("zero-shot", "rl")]
         facts = [{**(fact or {}), "time": 0} for fact in facts]
         return made.hash(), curves(run), facts, saved, list(JOBS), online.counts()
@@ -568,6 +570,7 @@ SAC_FIELDS = {
     "steps": 60,
     "demonstrations": 2,
     "attempts": 4,
+    "other_words": True,
     "keep_failures": True,
     "updates_per_decision": 1.0,
     "async_learner": True,
@@ -663,6 +666,7 @@ SETTINGS: dict[str, Seen] = {
     "eval.seed": Seen(evaluated, 1),
     "eval.videos": Seen(evaluated, False),
     "compute.stage0": Seen(partial(engines, stage=SFT), "torchrun"),
+    "compute.stage1": Seen(reinforced, "torchrun", SAC),
     "compute.stage2": Seen(partial(engines, stage=TURN.then("sl")), "torchrun"),
     "compute.processes": Seen(partial(engines, stage=SFT), 2, TORCHRUN),
     "compute.shard": Seen(partial(engines, stage=SFT), True, TORCHRUN),
