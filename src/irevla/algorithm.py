@@ -9,6 +9,7 @@ from irevla.envs.processes import workers_outlive_stages
 from irevla.evaluation.in_run import baselines, evaluate_stage, videos
 from irevla.models.policy import VLAPolicy
 from irevla.rollout.demonstrations import open_store
+from irevla.rollout.fleet import fleet_outlives_stages
 from irevla.runs.run import Run
 from irevla.stages.harvest import run_harvest
 from irevla.stages.ppo import run_ppo
@@ -20,6 +21,7 @@ from irevla.tasks import SFT, Stage
 
 
 @workers_outlive_stages()
+@fleet_outlives_stages()
 def run_algorithm(run: Run) -> VLAPolicy:
     """Run Algorithm 1, or the baseline that `config.method` names; return the policy.
 

@@ -5,7 +5,7 @@ its help from the comments behind the fields.
 """
 
 import re
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -440,6 +440,36 @@ class ComputeConfig:
         )
 
 
+BACKENDS = ("local", "ray")
+"""Who plays: the workers of this machine, or actors on a cluster."""
+
+
+@dataclass(frozen=True)
+class RolloutsConfig:
+    """Who plays PPO's stage 1, the harvest and the evaluations. A run may go on with other ones.
+
+    SAC's stage 1 is always played here: its learner takes each episode as it ends.
+    """
+
+    backend: str = "local"  # local (this process and its workers) or ray (see docs/scale-out.md)
+    actors: int = 1  # of ray: processes with a VLM and `env.workers` workers of their own each
+    device: str = "auto"  # of their VLMs; auto: a GPU each where the cluster has any, else the CPU
+    ray_address: str = "auto"  # of the cluster; auto: the one that this machine is a node of
+    ray_resource: str = ""  # custom resource of the nodes that play, one an actor; empty: any
+
+    def __post_init__(self) -> None:
+        if self.backend not in BACKENDS:
+            raise unknown("rollouts.backend", self.backend, BACKENDS)
+        _positive(self, "rollouts.", "actors")
+        _at_most(self, "rollouts.", actors=4096)
+        unset = all(getattr(self, each.name) == each.default for each in fields(self)[1:])
+        _check(
+            self.backend == "ray" or unset,
+            "rollouts.actors, device, ray_address and ray_resource are for ray: choose it as "
+            "rollouts.backend, or leave them out",
+        )
+
+
 @dataclass(frozen=True)
 class Method:
     """A row of the paper's table I or figure 5, or a control, as data: what each stage trains."""
@@ -495,6 +525,7 @@ class Config:
     mixture: MixtureConfig = field(default_factory=MixtureConfig)  # of both
     eval: EvalConfig = field(default_factory=EvalConfig)
     compute: ComputeConfig = field(default_factory=ComputeConfig)  # of stages 0 and 2
+    rollouts: RolloutsConfig = field(default_factory=RolloutsConfig)  # who plays
 
     @property
     def discrete_gripper(self) -> bool:
@@ -510,6 +541,11 @@ class Config:
             self.rl == "ppo" or METHODS[self.method].rl != "all",
             f"sac learns from latents that a frozen VLM made once, but method {self.method} trains "
             "the VLM in stage 1: choose --rl ppo, or method irevla",
+        )
+        _check(
+            self.rollouts.backend == "local" or METHODS[self.method].rl != "all",
+            f"to the actors of rollouts.backend ray go heads alone, but method {self.method} "
+            "trains the VLM in stage 1: choose rollouts.backend local, or method irevla",
         )
         _check(
             self.rl == "sac" or not self.harvest.from_training,

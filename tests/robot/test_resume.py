@@ -233,7 +233,7 @@ def test_episodes_of_a_test_are_not_played_again_on_a_real_arm(
     policy = going_one_way()
     tasks = TaskLists((), (TASK,), ())
     played: list[int] = []
-    server = evaluate.Server
+    server = played_episodes.Server
 
     class Watched(server):  # type: ignore[misc, valid-type]
         def serve(self, rounds: int | None = None) -> Any:
@@ -241,7 +241,7 @@ def test_episodes_of_a_test_are_not_played_again_on_a_real_arm(
                 played.append(outcome.job.seed)
                 yield outcome
 
-    monkeypatch.setattr(evaluate, "Server", Watched)
+    monkeypatch.setattr(played_episodes, "Server", Watched)
     run = replace(run, config=replace(CONFIG, eval=EvalConfig(episodes=5, interim=0)))
     with monkeypatch.context() as patch:
         patch.setattr(run.journal, "append", stop_after(3, run.journal.append))
