@@ -11,7 +11,6 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 from unittest.mock import MagicMock
 
@@ -51,14 +50,13 @@ from irevla.models.policy import VLAPolicy, build_policy
 from irevla.pretraining import fit as pretraining
 from irevla.pretraining.corpus import Corpus, RenderSettings
 from irevla.pretraining.questions import Question
-from irevla.rollout import demonstrations
+from irevla.rollout import demonstrations, fleet, played, practice
 from irevla.rollout.actors import ScriptedExpert
-from irevla.rollout.batches import Finished, RolloutStats
+from irevla.rollout.batches import Collector, Finished, RolloutStats
 from irevla.rollout.demonstrations import open_demonstrations, open_store
 from irevla.rollout.episodes import EpisodeRecorder, Outcome
 from irevla.rollout.serve import Server
 from irevla.runs.run import Run, open_run
-from irevla.stages import harvest as harvest_stage
 from irevla.stages import ppo as ppo_stage
 from irevla.stages import sac as sac_stage
 from irevla.stages.harvest import run_harvest
@@ -280,6 +278,7 @@ class Play(Server[Outcome]):
     lucky = True  # else none does, but for what the policy begins with
 
     def __init__(self, vec: Any, actor: Any, recorder: Any) -> None:
+        self.vec = vec
         self.actor = actor
         self.recorder = recorder
         self.latencies = [0.0]
@@ -324,7 +323,7 @@ class Told(Exception):
     pass
 
 
-def told(*_: Any) -> Any:
+def told(*_: Any, **options: Any) -> Any:
     raise Told
 
 
@@ -347,7 +346,7 @@ def reinforced(config: Config, folder: Path, *, play: type[Play] = Play) -> Any:
         return made.hash(), curves(run), facts, saved, list(JOBS), online.counts()
 
 
-class Rollouts:
+class Rollouts(Collector):
     """In the place of a collector: numbers for what was seen, of which three in four succeed."""
 
     lucky = True  # else none does
@@ -390,10 +389,10 @@ def optimised(config: Config, folder: Path, *, rollouts: type[Rollouts] = Rollou
     """Stage 1 by PPO: what is learnt and saved."""
     saved: list[int] = []
     with pytest.MonkeyPatch.context() as patch, new_run(config, folder) as (run, made):
-        patch.setattr(ppo_stage, "VectorEnv", no_environments)
-        patch.setattr(ppo_stage, "Server", Play)
-        patch.setattr(ppo_stage, "RolloutRecorder", lambda vec: None)
-        patch.setattr(ppo_stage, "Collector", rollouts)
+        patch.setattr(practice, "VectorEnv", no_environments)
+        patch.setattr(practice, "Server", Play)
+        patch.setattr(practice, "RolloutRecorder", lambda vec: None)
+        patch.setattr(practice, "Collector", rollouts)
         patch.setattr(ppo_stage, "save", lambda *args, **files: saved.append(args[3].updates))
         run_ppo(run, made, TURN, "head", suite=POINTMASS)
         return made.hash(), curves(run), saved
@@ -405,14 +404,30 @@ def harvested(config: Config, folder: Path) -> Any:
     online = open_store(POINTMASS, config.env, folder / "online", online=True)
 
     def recorder(vec: Any, **_: Any) -> Any:
-        return SimpleNamespace(jobs=vec.jobs, _images=True)
+        return MagicMock(spec=EpisodeRecorder, jobs=vec.jobs, _images=True)
 
     with pytest.MonkeyPatch.context() as patch, new_run(config, folder) as (run, made):
-        patch.setattr(harvest_stage, "VectorEnv", no_environments)
-        patch.setattr(harvest_stage, "EpisodeRecorder", recorder)
-        patch.setattr(harvest_stage, "Server", Play)
+        patch.setattr(played, "VectorEnv", no_environments)
+        patch.setattr(played, "EpisodeRecorder", recorder)
+        patch.setattr(played, "Server", Play)
         run_harvest(run, made, TURN.then("harvest"), suite=POINTMASS, online=online)
     return list(JOBS), online.counts()
+
+
+def actors(config: Config, folder: Path) -> Any:
+    """Who is asked to play, of which cluster; or that the environments here do."""
+    asked: list[Any] = []
+
+    def started(kind: str, **settings: Any) -> Any:
+        asked.append(settings)
+        raise Told
+
+    with pytest.MonkeyPatch.context() as patch, new_run(config, folder) as (run, made):
+        patch.setattr(fleet, "RayActors", started)
+        patch.setattr(practice, "VectorEnv", told)
+        with suppress(Told):
+            run_ppo(run, made, TURN, "head", suite=POINTMASS)
+    return asked
 
 
 def evaluated(config: Config, folder: Path) -> Any:
@@ -574,6 +589,7 @@ SAC_FIELDS = {
 }
 TORCHRUN = {"compute.stage0": "torchrun"}
 RAY = {"compute.stage0": "ray"}
+ACTORS = {"rollouts.backend": "ray"}
 LLAVA = {"model.vlm": "./llava", "model.lora.rank": 2}
 SETTINGS: dict[str, Seen] = {
     "suite": Seen(
@@ -652,6 +668,11 @@ SETTINGS: dict[str, Seen] = {
     "compute.share": Seen(partial(engines, stage=SFT), "elsewhere", TORCHRUN),
     "compute.ray_address": Seen(partial(engines, stage=SFT), "10.0.0.1:6379", RAY),
     "compute.ray_resource": Seen(partial(engines, stage=SFT), "remote", RAY),
+    "rollouts.backend": Seen(actors, "ray"),
+    "rollouts.actors": Seen(actors, 2, ACTORS),
+    "rollouts.device": Seen(actors, "cpu", ACTORS),
+    "rollouts.ray_address": Seen(actors, "10.0.0.1:6379", ACTORS),
+    "rollouts.ray_resource": Seen(actors, "sim", ACTORS),
 }
 SMALL_VLM = PretrainConfig(
     width=16, layers=1, image_size=16, steps=4, batch=3, warmup=1, validate_every=2, threads=1

@@ -12,7 +12,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from players import LOST, Players
 from safetensors.torch import load, save
 from torch import Tensor
 
@@ -36,6 +35,7 @@ from irevla.rollout.serve import Server
 from irevla.storage.message import pack, unpack
 from irevla.storage.share import Damaged
 from irevla.types import Features, tensors_hash
+from players import LOST, Players
 
 POINTMASS = load_suite("pointmass")
 ENV = EnvConfig(image_size=32, horizon=12, workers=1, envs_per_worker=2)
@@ -211,7 +211,7 @@ def test_a_head_of_another_hash_is_refused_and_the_old_one_stays(policy: VLAPoli
     learn(policy)
     message = head_message(policy, "head")
     message["command.json"]["head"] = "0" * 64
-    with pytest.raises(UserError, match="a head came that is not the one announced .*and is not"):
+    with pytest.raises(UserError, match=r"a head came that is not the one announced .*and is not"):
         player.answer(pack(message))
     assert player._acting.hash() == before != policy.hash()
     player.answer(pack(head_message(policy, "head")))

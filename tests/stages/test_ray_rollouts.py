@@ -3,7 +3,6 @@ test_collectors.py` has the same contract without Ray."""
 
 import os
 import signal
-import threading
 import time
 from collections.abc import Iterator
 from dataclasses import replace
@@ -141,16 +140,14 @@ def test_rollouts_of_a_lost_node_are_played_again_elsewhere(
     policy: VLAPolicy, config: RolloutsConfig, cluster: Any
 ) -> None:
     want = rollouts(policy, config)
-    node = cluster.add_node(num_cpus=2, resources={"lone": 2, "remote": 0})
+    node = cluster.add_node(num_cpus=2, resources={"lone": 2})
     lone = replace(config, ray_resource="lone")
-    other = cluster.add_node(num_cpus=2, resources={})
 
     def lose() -> None:
         cluster.remove_node(node, allow_graceful=False)
         cluster.add_node(num_cpus=2, resources={"lone": 2})
 
     found = rollouts(policy, lone, lose=lose)
-    cluster.remove_node(other)
     assert_same(found, want)
     assert [stats.dropped for _, stats in found] == [0, 2, 0]
 
@@ -186,7 +183,7 @@ def test_what_a_cluster_has_not_is_said_in_one_line(config: RolloutsConfig) -> N
         check_cluster(replace(config, actors=6), workers=1)
     with pytest.raises(UserError, match="of 'CPU', and 2 actors need 9 each"):
         check_cluster(replace(config, actors=2), workers=9)
-    with pytest.raises(UserError, match="no Ray cluster answers at rollouts.ray_address '127.0.0"):
+    with pytest.raises(UserError, match=r"no Ray cluster answers at rollouts.ray_address '127.0.0"):
         check_cluster(replace(config, ray_address="127.0.0.1:9"), workers=1)
 
 
@@ -196,4 +193,3 @@ def test_no_actor_outlives_what_it_plays_for(policy: VLAPolicy, config: Rollouts
     while actors():
         assert time.monotonic() < deadline
         time.sleep(0.2)
-    assert threading.active_count() < 50

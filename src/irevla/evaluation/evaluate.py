@@ -36,7 +36,7 @@ class Protocol:
     episodes: int
     seed: int  # 0..999
     words: str = "right"  # one of `WORDS`; what counts as a success stays the task's own
-    rollouts: RolloutsConfig = field(default_factory=RolloutsConfig)  # who plays a policy's episodes
+    rollouts: RolloutsConfig = field(default_factory=RolloutsConfig)  # who plays a policy's
 
     def together(self) -> EnvConfig:
         """Return how environments are shared out: many at once, but for an arm, of which there is

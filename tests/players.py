@@ -4,7 +4,6 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from irevla.compute.ray_actors import Lost, RayActors
-from irevla.errors import UserError
 from irevla.rollout.player import Player
 
 LOST: list[tuple[int, int]] = []  # (actor, which message to it) at which it dies, once each
@@ -50,10 +49,3 @@ class Players(RayActors):
         self.closed = True
         for player in self.players:
             player.close()
-
-
-class NoCluster(RayActors):
-    """Where there is none."""
-
-    def __init__(self, kind: str, **settings: Any) -> None:
-        raise UserError("no Ray cluster answers")
