@@ -6,6 +6,7 @@ who send and read them (`storage.message`).
 """
 
 import importlib
+import logging
 import traceback
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
@@ -62,6 +63,27 @@ def joined(address: str, *, asked: str) -> Iterator[None]:
         yield
         return
     connect(address, asked=asked, quietly=True)
+    try:
+        yield
+    finally:
+        ray.shutdown()
+
+
+@contextmanager
+def own_cluster(*, cpus: int, path: str) -> Iterator[None]:
+    """Be a cluster of this machine alone for a while, which believes that it has so many CPUs.
+
+    Its processes find modules in `path` as this one does.
+    """
+    import ray
+
+    ray.init(
+        num_cpus=cpus,
+        include_dashboard=False,
+        log_to_driver=False,
+        logging_level=logging.ERROR,
+        runtime_env={"env_vars": {"PYTHONPATH": path}},
+    )
     try:
         yield
     finally:
