@@ -405,6 +405,7 @@ class ComputeConfig:
     stage0: str = "inline"  # inline (this process), torchrun (several of this machine), or ray
     stage2: str = "inline"  # the same: inline, torchrun or ray (a cluster, see docs/scale-out.md)
     processes: int = 1  # of a stage that is not inline; each batch is shared out among them
+    pipeline: bool = False  # stage 2 of a task while stage 1 explores the next (docs/scale-out.md)
     shard: bool = False  # keep a part of a large VLM's frozen weights on each process (FSDP2)
     share: str = ""  # folder or fsspec URI that all machines see; empty: in ~/.cache/irevla
     ray_address: str = "auto"  # of the cluster; auto: the one that this machine is a node of
@@ -424,6 +425,11 @@ class ComputeConfig:
         _check(
             "@" not in self.share.partition("://")[2].partition("/")[0],
             "compute.share must have no user or password: let them be in the environment",
+        )
+        _check(
+            not self.pipeline or self.stage2 != "inline",
+            "compute.pipeline lets others compute stage 2 while stage 1 goes on here: choose "
+            "torchrun or ray as compute.stage2, or leave it out",
         )
         idle = self.engines == {"inline"}
         own = ComputeConfig.processes, ComputeConfig.shard, ComputeConfig.share
@@ -541,6 +547,12 @@ class Config:
             self.rl == "ppo" or METHODS[self.method].rl != "all",
             f"sac learns from latents that a frozen VLM made once, but method {self.method} trains "
             "the VLM in stage 1: choose --rl ppo, or method irevla",
+        )
+        method = METHODS[self.method]
+        _check(
+            not self.compute.pipeline or (method.rl != "none" and method.sl != "none"),
+            f"compute.pipeline overlaps stages 1 and 2, and method {self.method} has not both: "
+            "leave it out",
         )
         _check(
             self.rollouts.backend == "local" or METHODS[self.method].rl != "all",

@@ -31,7 +31,7 @@ MAY_CHANGE = (
     "env.workers",
     "env.envs_per_worker",
     "env.timeout",
-    *(f"compute.{each.name}" for each in fields(ComputeConfig)),
+    *(f"compute.{each.name}" for each in fields(ComputeConfig) if each.name != "pipeline"),
     *(f"rollouts.{each.name}" for each in fields(RolloutsConfig)),
 )
 """Settings that a run may go on with another value of: the results are then of another order of

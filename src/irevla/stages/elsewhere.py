@@ -6,8 +6,10 @@ written. So the stage goes on from them here or elsewhere, with as many processe
 
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
+from dataclasses import dataclass
 from pathlib import Path
+from subprocess import Popen
 from typing import Any
 
 import torch
@@ -35,6 +37,14 @@ LEARNER = "learner.json"  # the file of a checkpoint that says how many steps we
 LOG = "trainer.log"  # in the run's directory: what the other processes print
 
 
+@dataclass(frozen=True)
+class Begun:
+    """A stage that others compute."""
+
+    folder: JobFolder
+    process: Popen[bytes]  # who starts them
+
+
 def learn_elsewhere(
     run: Run,
     policy: VLAPolicy,
@@ -45,11 +55,64 @@ def learn_elsewhere(
     title: str,
     expert: Frames,
     online: Frames | None,
+    begun: Begun | None = None,
 ) -> None:
     """Let other processes take the steps of `learner`; then its last checkpoint is in the run.
 
-    Raises `UserError` where they could not; the same call goes on from where they came to.
+    `begun`: what `begin_elsewhere` has started. Raises `UserError` where they could not; the same
+    call goes on from where they came to.
     """
+    if begun is not None:
+        folder = begun.folder
+        computing: AbstractContextManager[Popen[bytes]] = nullcontext(begun.process)
+    else:
+        folder = _submit(run, policy, learner, parts, expert=expert, online=online)
+        computing = _started(run, stage, folder)
+    results = Results(run, policy, learner, stage, folder)
+    if begun is None:
+        results.exchange()
+    steps = learner.config.steps
+    if results.updates < steps:
+        if results.updates:
+            console.print(f"going on from step {results.updates}")
+        with _set_aside(policy), bar(title, steps) as advance, computing as process:
+            _follow(process, results, advance)
+    if results.updates < steps:
+        raise _fault(run, stage, folder, results.updates)
+    folder.drop()
+
+
+@contextmanager
+def begin_elsewhere(
+    run: Run,
+    policy: VLAPolicy,
+    learner: SFT,
+    stage: Stage,
+    parts: Parts,
+    *,
+    expert: Frames,
+    online: Frames | None,
+) -> Iterator[Begun]:
+    """Let other processes take the steps of `learner` meanwhile; the policy stays as it is.
+
+    What they learn waits in the share, for `learn_elsewhere` with the same stage.
+    """
+    folder = _submit(run, policy, learner, parts, expert=expert, online=online)
+    Results(run, policy, learner, stage, folder).give()
+    with _started(run, stage, folder) as process:
+        yield Begun(folder, process)
+
+
+def _submit(
+    run: Run,
+    policy: VLAPolicy,
+    learner: SFT,
+    parts: Parts,
+    *,
+    expert: Frames,
+    online: Frames | None,
+) -> JobFolder:
+    """Write the stage into the share."""
     share = Share(run.config.compute.share or str(cache_dir("share")))
     job = Job(
         parts=parts,
@@ -62,34 +125,25 @@ def learn_elsewhere(
         expert=put_frames(share, expert),
         online=put_frames(share, online) if online else None,
     )
-    folder = JobFolder.submit(share, job, policy.files())
-    results = Results(run, policy, learner, stage, folder)
-    results.exchange()
-    steps = learner.config.steps
-    if results.updates < steps:
-        if results.updates:
-            console.print(f"going on from step {results.updates}")
-        with _set_aside(policy), bar(title, steps) as advance:
-            _compute(run, stage, folder, results, advance)
-    if results.updates < steps:
-        raise _fault(run, stage, folder, results.updates)
-    folder.drop()
+    return JobFolder.submit(share, job, policy.files())
 
 
-def _compute(
-    run: Run, stage: Stage, folder: JobFolder, results: "Results", advance: Advance
-) -> None:
-    """Let the engine of `stage` compute the job, and take what comes back until it has ended."""
+def _started(run: Run, stage: Stage, folder: JobFolder) -> AbstractContextManager[Popen[bytes]]:
+    """Let the engine of `stage` compute the job for a while."""
     job = [folder.share.place, folder.name]
     if run.config.compute.shard:
         job.append(SHARD)
     settings = engine_settings(run.config, stage)
-    with engine.started(settings, TRAINER, job, log=log_of(run)) as process:
-        while process.poll() is None:
-            with suppress(UserError):  # newer by now, or out of reach: at the next look
-                results.take()
-            advance(results.step, note(results.metrics))
-            time.sleep(POLL)
+    return engine.started(settings, TRAINER, job, log=log_of(run))
+
+
+def _follow(process: Popen[bytes], results: "Results", advance: Advance) -> None:
+    """Take what comes back until the engine has ended."""
+    while process.poll() is None:
+        with suppress(UserError):  # newer by now, or out of reach: at the next look
+            results.take()
+        advance(results.step, note(results.metrics))
+        time.sleep(POLL)
     results.take()
     advance(results.step, note(results.metrics))
 
@@ -113,12 +167,15 @@ class Results:
 
     def exchange(self) -> None:
         """Take what the job is ahead with, and give it what the run is ahead with."""
-        try:
+        with _passed_over():
             self.take()
+        self.give()
+
+    def give(self) -> None:
+        """Give the job what the run is ahead with."""
+        there = -1  # it begins anew
+        with _passed_over():
             there = self._folder.progress().updates
-        except Damaged as error:
-            console.print(f"passed over: {error}", style="yellow", soft_wrap=True)
-            there = -1  # it begins anew
         if there < self.updates:
             self._folder.publish(self.updates, [], self._own)
 
@@ -147,6 +204,15 @@ class Results:
             raise Damaged(f"what came back of {self._stage.name} is damaged: {error}") from error
         self._run.checkpoints.save(series_name(self._stage.folder, progress.updates), files)
         self.updates = progress.updates
+
+
+@contextmanager
+def _passed_over() -> Iterator[None]:
+    """Say what is damaged in the share, and do without it."""
+    try:
+        yield
+    except Damaged as error:
+        console.print(f"passed over: {error}", style="yellow", soft_wrap=True)
 
 
 def engine_of(config: Config, stage: Stage) -> str:
