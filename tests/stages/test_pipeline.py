@@ -2,7 +2,7 @@
 same bits after any stop."""
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 from subprocess import Popen
@@ -29,6 +29,8 @@ from irevla.config import (
 )
 from irevla.envs.suite import load_suite
 from irevla.errors import UserError
+from irevla.learners.ppo import PPO
+from irevla.learners.sft import SFT
 from irevla.rollout.demonstrations import collect_expert
 from irevla.runs.run import Run, open_run
 from irevla.stages import trainer
@@ -180,6 +182,44 @@ def test_stopped_at_any_event_it_ends_with_the_same_bits(
     assert rows(tmp_path / "parts") == rows(tmp_path / "whole")
     last = f"sl-{TASKS[1]}"
     assert weights(tmp_path / "parts", last) == weights(tmp_path / "whole", last)
+
+
+@pytest.mark.slow
+def test_killed_on_both_sides_stage_1_goes_on_from_the_weights_that_it_began_from(
+    config: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What stage 2 came to by then is taken up by stage 2, and by nobody else."""
+    two = replace(config, rl_tasks=TASKS[:2])
+    run(tmp_path / "whole", pipelined(two, tmp_path / "whole"))
+    learn = SFT.update
+    explore = PPO.update
+
+    def dying(self: SFT, batch: Any) -> dict[str, float]:
+        if self.updates == 3:
+            raise Stopped
+        return learn(self, batch)
+
+    @contextmanager
+    def partly(settings: Any, module: str, job: Sequence[str], *, log: Path) -> Iterator[Any]:
+        log.write_text("")
+        with monkeypatch.context() as patch, suppress(Stopped):
+            patch.setattr(SFT, "update", dying)
+            trainer.run(job)
+        yield MagicMock(spec=Popen, poll=lambda: -9)
+
+    def stopping(self: PPO, batch: Any) -> dict[str, float]:
+        if (tmp_path / "parts/run/checkpoints" / f"rl-{TASKS[0]}").exists():
+            raise Stopped
+        return explore(self, batch)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(engine, "started", partly)
+        patch.setattr(PPO, "update", stopping)
+        with pytest.raises(Stopped):
+            run(tmp_path / "parts", pipelined(two, tmp_path / "parts"))
+    run(tmp_path / "parts", pipelined(two, tmp_path / "parts"))
+    for name in (f"rl-{TASKS[1]}", f"sl-{TASKS[0]}", f"sl-{TASKS[1]}"):
+        assert weights(tmp_path / "parts", name) == weights(tmp_path / "whole", name), name
 
 
 def test_what_goes_wrong_elsewhere_costs_nothing_here(

@@ -93,12 +93,13 @@ def begin_elsewhere(
     expert: Frames,
     online: Frames | None,
 ) -> Iterator[Begun]:
-    """Let other processes take the steps of `learner` meanwhile; the policy stays as it is.
+    """Let other processes take the steps of `learner` meanwhile.
 
-    What they learn waits in the share, for `learn_elsewhere` with the same stage.
+    What they learn waits in the share, for `learn_elsewhere` with the same stage. The policy may
+    have the weights that an earlier attempt came to.
     """
     folder = _submit(run, policy, learner, parts, expert=expert, online=online)
-    Results(run, policy, learner, stage, folder).give()
+    Results(run, policy, learner, stage, folder).exchange()
     with _started(run, stage, folder) as process:
         yield Begun(folder, process)
 
@@ -167,15 +168,12 @@ class Results:
 
     def exchange(self) -> None:
         """Take what the job is ahead with, and give it what the run is ahead with."""
-        with _passed_over():
+        try:
             self.take()
-        self.give()
-
-    def give(self) -> None:
-        """Give the job what the run is ahead with."""
-        there = -1  # it begins anew
-        with _passed_over():
             there = self._folder.progress().updates
+        except Damaged as error:
+            console.print(f"passed over: {error}", style="yellow", soft_wrap=True)
+            there = -1  # it begins anew
         if there < self.updates:
             self._folder.publish(self.updates, [], self._own)
 
@@ -204,15 +202,6 @@ class Results:
             raise Damaged(f"what came back of {self._stage.name} is damaged: {error}") from error
         self._run.checkpoints.save(series_name(self._stage.folder, progress.updates), files)
         self.updates = progress.updates
-
-
-@contextmanager
-def _passed_over() -> Iterator[None]:
-    """Say what is damaged in the share, and do without it."""
-    try:
-        yield
-    except Damaged as error:
-        console.print(f"passed over: {error}", style="yellow", soft_wrap=True)
 
 
 def engine_of(config: Config, stage: Stage) -> str:

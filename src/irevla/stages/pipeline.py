@@ -88,6 +88,7 @@ class SecondStages:
                 self._run, policy, stage, self._parts, episodes=episodes, **self._data
             )
             elsewhere = self._engine.enter_context(begun)
+            self._load(policy, weights)
         self._under_way = _UnderWay(stage, weights, episodes, elsewhere)
 
     def _take(self, policy: VLAPolicy) -> Stage:
@@ -95,9 +96,7 @@ class SecondStages:
         begun = self._under_way
         assert begun is not None
         if begun.elsewhere is not None:  # else it is done, and there to load
-            policy.load_files(
-                load(self._run.checkpoints.root / begun.weights.folder, as_saved=True)
-            )
+            self._load(policy, begun.weights)
         run_supervised(
             self._run,
             policy,
@@ -110,3 +109,7 @@ class SecondStages:
         self._engine.close()
         self._under_way = None
         return begun.stage
+
+    def _load(self, policy: VLAPolicy, stage: Stage) -> None:
+        """Let the policy have the weights that a stage ended with."""
+        policy.load_files(load(self._run.checkpoints.root / stage.folder, as_saved=True))

@@ -90,7 +90,7 @@ def begin_supervised(
 ) -> AbstractContextManager[Begun]:
     """Let others begin with a stage that is not `inline`; `run_supervised` takes what they learn.
 
-    The policy stays as it is.
+    See `begin_elsewhere`.
     """
     _, learner, frames = _learner(
         run, policy, stage, parts, suite=suite, online=online, episodes=episodes
