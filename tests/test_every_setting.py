@@ -7,7 +7,7 @@ nothing.
 
 import dataclasses
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -37,6 +37,7 @@ from irevla.config import (
     SFTConfig,
 )
 from irevla.data.buffers import RolloutBatch
+from irevla.data.episodes import EpisodeStore
 from irevla.data.replay import LatentEpisode
 from irevla.envs import vector
 from irevla.envs.suite import load_suite
@@ -57,6 +58,7 @@ from irevla.rollout.demonstrations import open_demonstrations, open_store
 from irevla.rollout.episodes import EpisodeRecorder, Outcome
 from irevla.rollout.serve import Server
 from irevla.runs.run import Run, open_run
+from irevla.stages import pipeline
 from irevla.stages import ppo as ppo_stage
 from irevla.stages import sac as sac_stage
 from irevla.stages.harvest import run_harvest
@@ -458,11 +460,11 @@ def steps(config: Config, folder: Path) -> Any:
     made: list[Any] = []
     anyone = build_policy(BASE.model, action_dim=2, image_size=16)
 
-    def note(name: str) -> Callable[..., VLAPolicy]:
-        def noted(run: Any, *args: Any, **options: Any) -> VLAPolicy:
+    def note(name: str) -> Callable[..., Any]:
+        def noted(run: Any, *args: Any, **options: Any) -> Any:
             known = (Stage, TaskLists, str)
             made.append((name, [arg for arg in args if isinstance(arg, known)], [*options]))
-            return anyone
+            return MagicMock(spec=EpisodeStore) if name == "expert_dataset" else anyone
 
         return noted
 
@@ -470,6 +472,11 @@ def steps(config: Config, folder: Path) -> Any:
     with pytest.MonkeyPatch.context() as patch, open_run(folder / "run", config) as run:
         for name in (*names.split(), "expert_dataset", "baselines", "videos"):
             patch.setattr(algorithm, name, note(name))
+        patch.setattr(pipeline, "run_supervised", note("run_supervised"))
+        patch.setattr(
+            pipeline, "begin_supervised", lambda *_, **__: nullcontext(made.append("begun"))
+        )
+        patch.setattr(pipeline.SecondStages, "_load", lambda *_: None)
         suite = load_suite(config.suite)
         patch.setattr(algorithm, "preflight", lambda config: (suite, suite.task_lists(config)))
         algorithm.run_algorithm(run)
@@ -664,6 +671,7 @@ SETTINGS: dict[str, Seen] = {
     "compute.stage0": Seen(partial(engines, stage=SFT), "torchrun"),
     "compute.stage2": Seen(partial(engines, stage=TURN.then("sl")), "torchrun"),
     "compute.processes": Seen(partial(engines, stage=SFT), 2, TORCHRUN),
+    "compute.pipeline": Seen(steps, True, {"compute.stage2": "torchrun"}),
     "compute.shard": Seen(partial(engines, stage=SFT), True, TORCHRUN),
     "compute.share": Seen(partial(engines, stage=SFT), "elsewhere", TORCHRUN),
     "compute.ray_address": Seen(partial(engines, stage=SFT), "10.0.0.1:6379", RAY),
