@@ -323,6 +323,9 @@ class SACConfig:
     steps: int = 30_000  # budget: decisions of the policy in the environment
     demonstrations: int = 20  # successes of the policy as it is: half of what SAC learns from
     attempts: int = 200  # episodes tried for them at most; then RL begins with fewer
+    other_words: bool = (
+        False  # try instructions of other tasks for them too, which the policy knows
+    )
     keep_failures: bool = False  # those of them that failed begin the online buffer
     updates_per_decision: float = 0.125  # after each episode, for each of its decisions
     async_learner: bool = False  # learn in a process of its own: a real arm must not wait
@@ -397,14 +400,15 @@ ENGINES = ("inline", "torchrun", "ray")
 
 @dataclass(frozen=True)
 class ComputeConfig:
-    """Where the supervised stages are computed: in this process, in several, or on a cluster.
+    """Where stages learn: in this process, in several, or on a cluster. Acting stays here.
 
     A run may go on with other ones.
     """
 
     stage0: str = "inline"  # inline (this process), torchrun (several of this machine), or ray
+    stage1: str = "inline"  # SAC's learner: inline (as sac.async_learner says), torchrun or ray
     stage2: str = "inline"  # the same: inline, torchrun or ray (a cluster, see docs/scale-out.md)
-    processes: int = 1  # of a stage that is not inline; each batch is shared out among them
+    processes: int = 1  # of stages 0 and 2 elsewhere; each batch is shared out among them
     pipeline: bool = False  # stage 2 of a task while stage 1 explores the next (docs/scale-out.md)
     shard: bool = False  # keep a part of a large VLM's frozen weights on each process (FSDP2)
     share: str = ""  # folder or fsspec URI that all machines see; empty: in ~/.cache/irevla
@@ -414,10 +418,10 @@ class ComputeConfig:
     @property
     def engines(self) -> set[str]:
         """Those in use."""
-        return {self.stage0, self.stage2}
+        return {self.stage0, self.stage1, self.stage2}
 
     def __post_init__(self) -> None:
-        for engine in (self.stage0, self.stage2):
+        for engine in (self.stage0, self.stage1, self.stage2):
             if engine not in ENGINES:
                 raise unknown("engine", engine, ENGINES)
         _positive(self, "compute.", "processes")
@@ -436,13 +440,13 @@ class ComputeConfig:
         _check(
             not idle or (self.processes, self.shard, self.share) == own,
             "compute.processes, compute.shard and compute.share are for torchrun and ray: choose "
-            "one as compute.stage2 or compute.stage0, or leave them out",
+            "one as compute.stage0, stage1 or stage2, or leave them out",
         )
         own_ray = ComputeConfig.ray_address, ComputeConfig.ray_resource
         _check(
             "ray" in self.engines or (self.ray_address, self.ray_resource) == own_ray,
             "compute.ray_address and compute.ray_resource are for ray: choose it as "
-            "compute.stage2 or compute.stage0, or leave them out",
+            "compute.stage0, stage1 or stage2, or leave them out",
         )
 
 
@@ -530,7 +534,7 @@ class Config:
     sl: SFTConfig = field(default_factory=lambda: SFTConfig(steps=800, lr=5e-4))  # stage 2
     mixture: MixtureConfig = field(default_factory=MixtureConfig)  # of both
     eval: EvalConfig = field(default_factory=EvalConfig)
-    compute: ComputeConfig = field(default_factory=ComputeConfig)  # of stages 0 and 2
+    compute: ComputeConfig = field(default_factory=ComputeConfig)  # who learns, where
     rollouts: RolloutsConfig = field(default_factory=RolloutsConfig)  # who plays
 
     @property
@@ -562,6 +566,11 @@ class Config:
         _check(
             self.rl == "sac" or not self.harvest.from_training,
             "harvest.from_training keeps what SAC did: --rl sac, or --harvest.no-from-training",
+        )
+        _check(
+            self.rl == "sac" or self.compute.stage1 == "inline",
+            "compute.stage1 is for SAC's learner, since PPO learns where it acts: --rl sac, or "
+            "leave it out",
         )
         _check(
             METHODS[self.method].sft or not self.from_checkpoint,

@@ -26,15 +26,16 @@ SMALL = replace(
 def test_acting_keeps_its_rate_while_sac_learns() -> None:
     for decisions in (20, 60, 180):  # longer where a busy machine leaves the learner no time
         found = latency.run(decisions=decisions, hz=20.0, config=SMALL)
-        if min(found[way]["updates_per_s"] for way in ("async", "thread")) > 0:
+        if min(found[way]["updates_per_s"] for way in latency.WAYS if way != "off") > 0:
             break
     assert found["off"]["updates_per_s"] == 0
-    for way in ("off", "async", "thread"):
+    for way in ("off", "async", "elsewhere", "thread"):
         assert found[way]["decisions"] == decisions
         assert found[way]["missed"] <= decisions / 4  # a busy machine may be late
         parts = sum(found[way][part]["median_ms"] for part in ("encode", "act", "send"))
         assert 0 < parts < 2 * found[way]["total"]["p99_ms"]
-    assert found["async"]["updates_per_s"] > 0 and found["thread"]["updates_per_s"] > 0
+    for way in ("async", "elsewhere", "thread"):
+        assert found[way]["updates_per_s"] > 0
     assert found["ratio"] == found["async"]["total"]["p99_ms"] / found["off"]["total"]["p99_ms"]
 
 

@@ -85,6 +85,23 @@ def test_decisions_are_drawn_equally_often_and_by_the_generator(tmp_path: Path) 
     assert len(counts) == 5 and (counts - 1000).abs().max() < 120
 
 
+@pytest.mark.parametrize("first", [False, True])
+def test_padding_beside_longer_instructions_takes_no_room(tmp_path: Path, first: bool) -> None:
+    buffer = LatentReplay(tmp_path / "latents", SPEC)
+    plain = episode(10, 2, success=True)
+    beyond = torch.zeros(2, 2, 4)
+    masked = torch.zeros(2, 2, dtype=torch.bool)
+    tokens, mask = plain.features.tokens, plain.features.mask
+    order = (beyond, tokens) if first else (tokens, beyond)
+    masks = (masked, mask) if first else (mask, masked)
+    padded = Features(torch.cat(order, 1), torch.cat(masks, 1))
+    buffer.append(replace(plain, features=padded))
+    assert buffer.read(0).features.tokens.tolist() == tokens.tolist()
+    assert buffer.read(0).features.mask.all()
+    with pytest.raises(UserError, match="holds 3 tokens, not 4"):
+        buffer.append(episode(10, 2, success=True, tokens=4))
+
+
 def test_tokens_are_kept_in_bfloat16_and_short_ones_are_padded(tmp_path: Path) -> None:
     buffer = LatentReplay(tmp_path, SPEC)
     tokens = torch.randn(2, 2, 4)

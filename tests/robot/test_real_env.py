@@ -8,6 +8,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -15,12 +16,14 @@ import pytest
 from fakes import LIMITS, MIDDLE, FakeClock, FakeDriver, arm_of, at
 
 from irevla.config import EnvConfig
+from irevla.envs.panda.suite import PANDA_SIM
 from irevla.envs.suite import PERSON, TaskEnv
 from irevla.errors import UserError
 from irevla.robot.cameras import FROZEN, CameraError, Streaming, compose, open_camera
 from irevla.robot.cell import Cell
 from irevla.robot.console import send_keys
 from irevla.robot.env import PandaRealEnv
+from irevla.robot.recorder import Recorder, recordings
 from irevla.robot.safe_arm import ArmStopped, SafeArm
 from irevla.robot.settings import CameraSettings
 from irevla.robot.success import ClassifierDetector, KeyDetector
@@ -100,7 +103,7 @@ def test_an_episode_is_one_like_any_other() -> None:
     env, person, driver, clock = env_of()
     assert isinstance(env, TaskEnv)
     picture, info = env.reset(seed=3)
-    assert env.observation_space.contains(picture) and info == {"success": False}
+    assert env.observation_space.contains(picture) and not info["success"]
     assert np.allclose(driver.pose.position, MIDDLE.position, atol=0.007) and driver.gripper == [
         False
     ]
@@ -113,6 +116,89 @@ def test_an_episode_is_one_like_any_other() -> None:
     person.says = True
     _, reward, terminated, truncated, info = env.step(STILL)
     assert (reward, terminated, truncated, info["success"]) == (1.0, True, False, True)
+
+
+def told(driver: FakeDriver, width: float | None = 0.05) -> None:
+    driver.mend = lambda state: replace(state, width=width)
+
+
+def test_the_policy_is_told_what_panda_sim_tells(tmp_path: Path) -> None:
+    env, _, driver, _ = env_of(tmp_path)
+    env.config = replace(CONFIG, state=True)
+    told(driver)
+    driver.pose = at(0.6, 0.2, 0.1)
+    _, info = env.reset()
+    pose = driver.pose
+    rotation = np.array(
+        [turned_axis(pose.quaternion, axis) for axis in np.eye(3)[:2]], np.float32
+    ).ravel()
+    assert info["state"].shape == (len(PANDA_SIM.state),) == (10,)
+    np.testing.assert_allclose(info["state"], [*pose.position, *rotation, 0.05], atol=1e-6)
+    told(driver, 0.01)
+    *_, info = env.step(FORTH)
+    np.testing.assert_allclose(info["state"][:3], driver.pose.position, atol=1e-6)
+    assert info["state"][-1] == np.float32(0.01)
+    told(driver, None)
+    with pytest.raises(UserError, match="does not say how far its fingers are open"):
+        env.reset()
+
+
+def turned_axis(quaternion: np.ndarray, axis: np.ndarray) -> np.ndarray:
+    """The axis as the hand has it, by the definition: q v q*."""
+    turn = quaternion[:3]
+    return axis + 2 * np.cross(turn, np.cross(turn, axis) + quaternion[3] * axis)
+
+
+def test_it_shows_the_cameras_that_are_asked_for() -> None:
+    env, *_ = env_of()
+    env.config = replace(CONFIG, cameras=("wrist", "front"))
+    image, _ = env.reset()
+    size = CONFIG.image_size
+    assert image.shape == (2 * size, size, 3)
+    assert (image[:size] == 30).all() and (image[size:] == 200).all()
+    env.cell.front.broken = True  # type: ignore[attr-defined]
+    with pytest.raises(CameraError):
+        env.step(STILL)
+    assert env.cell.arm.stopped
+
+
+def test_what_a_person_shows_is_kept_with_its_cameras_and_state(tmp_path: Path) -> None:
+    env, person, driver, _ = env_of(tmp_path)
+    both = replace(CONFIG, cameras=("front", "wrist"), state=True)
+    env.config = both
+    env._recorder = Recorder(env.task, tmp_path, cameras=both.cameras)
+    told(driver)
+    env.cell.arm.authorize(PERSON)
+    env.reset()
+    person.hand = FORTH
+    env.step(env.expert_action())
+    env._recorder._helped = True
+    person.says = True
+    env.step(env.expert_action())
+    (shown,) = PANDA.demonstrations(tmp_path, [env.task.name], both, 5)  # type: ignore[misc]
+    assert shown.images.shape == (2, *both.image_shape) and shown.state.shape == (2, 10)
+    assert shown.state[1, 0] > shown.state[0, 0]
+    (untold,) = recordings(tmp_path, [env.task.name], replace(both, state=False))
+    assert untold.state.shape == (2, 0)
+    for asked, message in (
+        (replace(both, cameras=("front",)), "shows front wrist: --env.cameras front wrist"),
+        (replace(both, cameras=()), "shows front wrist: --env.cameras front wrist"),
+        (replace(both, image_size=16), "--env.image-size 64"),
+    ):
+        with pytest.raises(UserError, match=message):
+            list(recordings(tmp_path, [env.task.name], asked))
+
+
+def test_an_older_recording_has_both_cameras_in_one_image_and_no_state(tmp_path: Path) -> None:
+    shape = (3, CONFIG.image_size, CONFIG.image_size, 3)
+    arrays = {"pictures": np.zeros(shape, np.uint8), "actions": np.zeros((3, 7))}
+    np.savez(tmp_path / "a.npz", task="pick-carrot", **arrays)
+    (old,) = recordings(tmp_path, ["pick-carrot"], CONFIG)
+    assert old.images.shape == shape
+    with pytest.raises(UserError, match="both cameras in one image: leave --env"):
+        list(recordings(tmp_path, ["pick-carrot"], replace(CONFIG, cameras=("front",))))
+    with pytest.raises(UserError, match="what the robot's state was: --env"):
+        list(recordings(tmp_path, ["pick-carrot"], replace(CONFIG, state=True)))
 
 
 def test_it_ends_at_the_horizon_or_where_it_has_failed() -> None:

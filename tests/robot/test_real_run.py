@@ -82,7 +82,10 @@ def shown(folder: Path, config: Config) -> str:
         recorder = Recorder(SPECS[EXPERT].task, folder / "recorded")
         for _ in range(6):
             recorder.add(
-                np.full((size, size, 3), 40 * number, np.uint8), WAY.astype(np.float32), person=True
+                np.full((size, size, 3), 40 * number, np.uint8),
+                WAY.astype(np.float32),
+                person=True,
+                state=np.zeros(10, np.float32),
             )
         recorder.end(success=True)
     suite, root = load_suite("panda"), folder / "demonstrations"

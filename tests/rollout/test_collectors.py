@@ -139,11 +139,12 @@ def test_one_actor_gives_the_bits_of_this_process(policy: VLAPolicy) -> None:
 
 def test_two_actors_play_every_second_episode_side_by_side(policy: VLAPolicy) -> None:
     before = fresh(policy)
-    ((batch, stats),) = rollouts(policy, TWO, number=1)[0]
+    practice = replace(PRACTICE, env=replace(ENV, horizon=5))  # all have ended by then
+    ((batch, stats),) = rollouts(policy, TWO, number=1, practice=practice)[0]
     assert batch.rewards.shape == (STEPS, 4)
     for index in (0, 1):
         mine = slice(2 * index, 2 * index + 2)
-        want, ended = every_second(before, PRACTICE.first + index)
+        want, ended = every_second(before, practice, index)
         for name in NAMES:
             assert torch.equal(getattr(batch, name)[:, mine], getattr(want, name)), name
         tokens = batch.features.tokens.view(STEPS, 4, *batch.features.tokens.shape[1:])
@@ -151,10 +152,13 @@ def test_two_actors_play_every_second_episode_side_by_side(policy: VLAPolicy) ->
         assert set(ended.finished) < set(stats.finished)
 
 
-def every_second(policy: VLAPolicy, first: int) -> tuple[RolloutBatch, RolloutStats]:
+def every_second(
+    policy: VLAPolicy, practice: Practice, index: int
+) -> tuple[RolloutBatch, RolloutStats]:
     """What environments of this process give that play every second episode."""
-    with VectorEnv(POINTMASS, ENV, endless_jobs(PRACTICE.task, first, step=2)) as vec:
-        noise = PinkNoise(PRACTICE.explore, decisions=ENV.horizon)
+    jobs = endless_jobs(practice.task, practice.first + index, step=2)
+    with VectorEnv(POINTMASS, practice.env, jobs) as vec:
+        noise = PinkNoise(practice.explore, decisions=practice.env.horizon)
         server = Server(vec, GaussianActor(policy, noise), RolloutRecorder(vec))
         return Collector(server).collect(value, STEPS)
 

@@ -24,7 +24,7 @@ from irevla.errors import UserError
 from irevla.learners.sft import SFT as Learner
 from irevla.models.policy import VLAPolicy
 from irevla.stages import elsewhere, trainer
-from irevla.stages.job import JobFolder, Progress
+from irevla.stages.job import Job, JobFolder, Progress
 from irevla.storage import checkpoint
 from irevla.storage.share import Damaged, Share
 from irevla.tasks import SFT
@@ -324,9 +324,9 @@ def test_another_job_of_that_name_is_refused(setup: StageTwo) -> None:
     path = setup.job / "job.json"
     path.write_text(path.read_text().replace('"batch": 6', '"batch": 5'))
     with pytest.raises(Damaged, match=r"is another; give the same command again"):
-        _ = JobFolder(Share(str(setup.place)), setup.job.name).job
+        _ = JobFolder(Share(str(setup.place)), setup.job.name, Job.of_text).job
     with pytest.raises(Damaged, match=r"is not in .*: let compute.share name a place that all mac"):
-        _ = JobFolder(Share(str(setup.root / "other")), setup.job.name).job
+        _ = JobFolder(Share(str(setup.root / "other")), setup.job.name, Job.of_text).job
 
 
 def test_what_is_wrong_there_is_said_here(setup: StageTwo, monkeypatch: pytest.MonkeyPatch) -> None:

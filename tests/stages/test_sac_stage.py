@@ -42,6 +42,7 @@ from irevla.rollout.demonstrations import open_store
 from irevla.rollout.serve import Server, View
 from irevla.runs.run import open_run
 from irevla.stages import async_learner
+from irevla.stages import sac as sac_stage
 from irevla.stages.async_learner import AsyncLearner, SharedWeights
 from irevla.stages.sac import recall_successes, run_sac
 from irevla.stages.start import new_policy, starting_policy
@@ -245,6 +246,63 @@ def test_a_second_round_begins_with_the_successes_of_the_first(
     torch.testing.assert_close(kept, expected.float(), atol=2e-2, rtol=2e-2)
     assert store._map["action"][: len(first.actions)].tolist() == first.actions.tolist()
     assert store._map["reward"][: len(first.actions)].tolist() == first.rewards.tolist()
+
+
+def test_what_other_words_solve_is_learnt_from_under_its_own(
+    config: Config, tmp_path: Path
+) -> None:
+    """And the same command plays the same again."""
+    config = replace(
+        config,
+        expert_tasks=("left-disc", "right-square"),
+        sac=replace(config.sac, steps=20, demonstrations=6, other_words=True, keep_failures=True),
+        harvest=replace(config.harvest, from_training=True),
+        eval=replace(config.eval, interim=0),
+    )
+    config = replace(config, expert=replace(config.expert, dataset="", episodes=4), method="irevla")
+    for name in ("one", "two"):
+        with pytest.MonkeyPatch.context() as patch:
+            if name == "two":
+                patch.setattr("irevla.stages.sac._keep", stop_keeping(after=3))
+                with pytest.raises(KeyboardInterrupt):
+                    play(tmp_path / name, config)
+        play(tmp_path / name, config)
+    assert files(tmp_path / "one", *LEFT) == files(tmp_path / "two", *LEFT)
+
+    found = events(tmp_path / "one")[f"zero-shot:{TASK}"]
+    own = POINTMASS.task(TASK).instruction
+    told = found["words"]
+    assert set(told) <= {own, *(POINTMASS.task(each).instruction for each in config.expert_tasks)}
+    assert sum(tried for _, tried in told.values()) == found["tried"] > sum(map(len, [told]))
+    others = sum(solved for words, (solved, _) in told.items() if words != own)
+    assert others > 0 and found["kept"] == 6
+
+    policy = VLAPolicy.from_pretrained(config.from_checkpoint).eval()
+    kept = {e.provenance.seed: e for e in EpisodeStore(tmp_path / "one" / "online")}
+    store = latents(tmp_path / "one", "demonstrations")
+    for index, facts in enumerate(store.episodes):
+        episode = kept[facts["seed"]]
+        assert episode.instruction == own and episode.success
+        seen = Observation.of(episode.images, [own] * len(episode))
+        with torch.no_grad():
+            expected = policy.encode(seen).rounded().tokens
+        encoded = store.read(index)
+        torch.testing.assert_close(encoded.features.tokens, expected.float(), atol=2e-2, rtol=2e-2)
+        assert encoded.actions.tolist() == episode.actions.tolist()
+    failed = [e for e in latents(tmp_path / "one", "online").episodes if e.get("zero_shot")]
+    assert len(failed) == found["tried"] - 6
+
+
+def stop_keeping(*, after: int) -> Any:
+    keep, kept = sac_stage._keep, [0]
+
+    def stopping(*args: Any, **stores: Any) -> None:
+        if kept[0] == after:
+            raise KeyboardInterrupt
+        kept[0] += 1
+        keep(*args, **stores)
+
+    return stopping
 
 
 def files(directory: Path, *patterns: str) -> dict[str, bytes]:

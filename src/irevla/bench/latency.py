@@ -1,5 +1,5 @@
-"""Does learning delay acting? Decisions at a fixed rate, with SAC idle, in a process of its own,
-and in a thread.
+"""Does learning delay acting? Decisions at a fixed rate, with SAC idle, in a process of its own, in
+one that an engine has started (as on another machine), and in a thread.
 
 The toy suite stands for the arm: its worker shows an image when it has done what it was told. A
 decision begins at its beat, with that image, and is missed where the action is not sent before the
@@ -21,7 +21,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from irevla.compute.device import threads
-from irevla.config import Config, EnvConfig, SACConfig
+from irevla.config import ComputeConfig, Config, EnvConfig, SACConfig
 from irevla.data.replay import LatentEpisode
 from irevla.envs.suite import load_suite
 from irevla.envs.vector import VectorEnv
@@ -33,6 +33,7 @@ from irevla.runs.run import Run, open_run
 from irevla.stages.async_learner import AsyncLearner
 from irevla.stages.learner import SACLearner
 from irevla.stages.sac import open_replay
+from irevla.stages.sac_elsewhere import RemoteLearner, submit_sac
 from irevla.tasks import Stage
 from irevla.types import Features
 
@@ -47,6 +48,7 @@ CONFIG = Config(
     rl="sac",
     env=EnvConfig(workers=1, envs_per_worker=1),
     sac=SACConfig(gripper=False, async_learner=True, updates_per_decision=ALWAYS),
+    compute=ComputeConfig(stage1="torchrun"),
 )
 
 
@@ -196,6 +198,25 @@ def _async(opened: Run, policy: VLAPolicy, learner: SACLearner) -> Iterator[Acti
 
 
 @contextmanager
+def _elsewhere(opened: Run, policy: VLAPolicy, learner: SACLearner) -> Iterator[Acting]:
+    """Learn as a run with `compute.stage1` does: by way of a share."""
+    suite = load_suite(opened.config.suite)
+    job = submit_sac(
+        opened, policy, STAGE, open_replay(opened, policy, STAGE, "online", suite=suite).spec
+    )
+    try:
+        with RemoteLearner(opened, policy, STAGE, learner, job) as remote:
+
+            def decide(features: Features, *, noise: Tensor, chance: Tensor) -> Tensor:
+                remote.train_pending()
+                return remote.act(features, noise=noise, chance=chance)
+
+            yield Acting(decide, lambda: remote.updates)
+    finally:
+        job.drop()
+
+
+@contextmanager
 def _thread(opened: Run, policy: VLAPolicy, learner: SACLearner) -> Iterator[Acting]:
     """Learn in a thread of the same process: the usual short cut."""
     over = threading.Event()
@@ -214,4 +235,9 @@ def _thread(opened: Run, policy: VLAPolicy, learner: SACLearner) -> Iterator[Act
         thread.join()
 
 
-WAYS: dict[str, Way] = {"off": _off, "async": _async, "thread": _thread}
+WAYS: dict[str, Way] = {
+    "off": _off,
+    "async": _async,
+    "elsewhere": _elsewhere,
+    "thread": _thread,
+}

@@ -129,6 +129,14 @@ class LatentReplay:
                 ) from error
             self._refresh()
 
+    def read(self, index: int) -> LatentEpisode:
+        """Return an episode, as it was appended."""
+        part = np.arange(self._ends[index], self._ends[index + 1])
+        actions, rewards = self._map["action"][part], self._map["reward"][part]
+        return LatentEpisode(
+            self._features(part), torch.from_numpy(actions), torch.from_numpy(rewards)
+        )
+
     def rewind(self, episodes: int) -> None:
         """Keep the first `episodes` of it: the rest will be played again, to the same bits."""
         if episodes < len(self._episodes):
@@ -174,6 +182,8 @@ class LatentReplay:
     def _records(self, episode: LatentEpisode) -> np.ndarray:
         features = episode.features.to("cpu")
         spec = self.spec
+        if features.tokens.shape[1] > spec.tokens:
+            features = _unpadded(features)
         decisions, m, width = features.tokens.shape
         if m > spec.tokens:
             raise UserError(
@@ -218,6 +228,12 @@ class LatentReplay:
                         f"episode {number} in {self.root / RECORDS} is corrupt: restore the file, "
                         f"or delete {self.root} to begin anew"
                     )
+
+
+def _unpadded(features: Features) -> Features:
+    """Return the tokens that are there: in a batch with longer instructions others are padded."""
+    there = features.mask.any(0)
+    return Features(features.tokens[:, there], features.mask[:, there], features.state)
 
 
 def sample_both(

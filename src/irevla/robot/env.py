@@ -8,11 +8,12 @@ import numpy as np
 from jaxtyping import Float32, UInt8
 
 from irevla.config import EnvConfig
+from irevla.envs.arm_state import STATE
 from irevla.envs.panda.tasks import ACTION_DIM, REACH, SPECS, TURN
 from irevla.envs.pixel_env import PixelEnv
 from irevla.envs.suite import PERSON
 from irevla.errors import UserError, unknown
-from irevla.robot.cameras import CameraError, compose
+from irevla.robot.cameras import CameraError, compose, square
 from irevla.robot.cell import Cell
 from irevla.robot.driver import DriverError
 from irevla.robot.pose import Pose, turn_between
@@ -27,8 +28,9 @@ LIFT = 0.05  # m that the hand rises before it goes to its start, so that it dra
 
 class PandaRealEnv(PixelEnv):
     """One task. Observation: `uint8[S, S, 3]`, the front view with the wrist's in its top left
-    corner. Action, in [-1, 1]: `float32[7]`, displacement (4 cm) and turn (0.25 rad) along and
-    around the axes of the arm's base, and the gripper (positive closes). A decision is 0.1 s.
+    corner, or the views that `env.cameras` names, one below the other. Action, in [-1, 1]:
+    `float32[7]`, displacement (4 cm) and turn (0.25 rad) along and around the axes of the arm's
+    base, and the gripper (positive closes). A decision is 0.1 s.
 
     The reward is 1 where the success detector says that the task is done, less a small cost where
     a policy has turned the fingers round. There the episode
@@ -59,9 +61,10 @@ class PandaRealEnv(PixelEnv):
         self._late = 0  # decisions of this episode that took too long ...
         self._slowest = 0.0  # ... s
         self._holds_before = 0  # those of the arm, before this episode
-        self._recorder = Recorder(self.task, cell.demonstrations)
-        self._image = np.zeros((config.image_size, config.image_size, 3), np.uint8)  # the last one
-        self._pose: Pose = cell.home  # where the hand was then
+        self._recorder = Recorder(self.task, cell.demonstrations, cameras=config.cameras)
+        self._image = np.zeros(config.image_shape, np.uint8)  # the last one
+        self._pose: Pose = cell.home  # where the hand was then ...
+        self._state = np.zeros(len(STATE), np.float32)  # ... and what the robot said of itself
         self._demonstrated: np.ndarray | None = None  # by a person, for the next step
 
     def reset(
@@ -102,9 +105,13 @@ class PandaRealEnv(PixelEnv):
         self._recorder.begin()
         cell.success_detector.begin()
         arm.flight.note("episode", task=self.task.name)
-        self._image = self._observe()
-        self._pose = self._seen_pose()
-        return self._image, {"success": False}
+        self._look()
+        if self.config.state and not np.isfinite(self._state).all():
+            raise UserError(
+                "this arm does not say how far its fingers are open, so a policy cannot be told: "
+                "--env.no-state, with a policy that was trained so"
+            )
+        return self._image, {"success": False, "state": self._state}
 
     def step(
         self, action: Float32[np.ndarray, " A"]
@@ -124,8 +131,8 @@ class PandaRealEnv(PixelEnv):
             done = self._done(cell.arm.state().pose)
         except ArmFault as fault:
             return self._break_off(str(fault), person=person)
-        self._recorder.add(self._image, done, person=person)
-        self._image = self._observe()
+        self._recorder.add(self._image, done, person=person, state=self._state)
+        self._look()
         self._returned = cell.clock.now()  # the detector's time is the policy's
         verdict = cell.success_detector.detect(self._image, self.task.instruction)
         self._decisions += 1
@@ -139,6 +146,7 @@ class PandaRealEnv(PixelEnv):
             self._end(success=success)
         cost = cell.gripper_cost if turned_round and not person else 0.0
         info = {"success": success, "action": done, "person": person, "vetoed": vetoed}
+        info["state"] = self._state
         return self._image, float(success) - cost, terminated, truncated, info
 
     def expert_action(self) -> Float32[np.ndarray, " A"]:
@@ -155,11 +163,25 @@ class PandaRealEnv(PixelEnv):
 
     def picture(self, size: int) -> UInt8[np.ndarray, "size size 3"]:
         """Return what both cameras show now."""
+        return compose(self._read("front"), self._read("wrist"), size=size)
+
+    def _view(self, camera: str, size: int) -> UInt8[np.ndarray, "size size 3"]:
+        return square(self._read(camera), size)
+
+    def _read(self, camera: str) -> UInt8[np.ndarray, "H W 3"]:
+        """Return the newest image of one camera; where there is none, the arm is stopped."""
+        read = {"front": self.cell.front, "wrist": self.cell.wrist}[camera].read
         try:
-            return compose(self.cell.front.read(), self.cell.wrist.read(), size=size)
+            return read()
         except CameraError as error:
             self.cell.arm.stop(str(error))
             raise
+
+    def _look(self) -> None:
+        """See the scene, and be told of the robot: what the next decision is made on."""
+        self._image = self._observe()
+        self._pose = self._seen_pose()
+        self._state = self._robot_state()
 
     def close(self) -> None:
         """Hold the arm; the cell stays open, as other tasks share it."""
@@ -234,6 +256,15 @@ class PandaRealEnv(PixelEnv):
             cell.arm.flight.note("veto")
         return vetoed
 
+    def _robot_state(self) -> Float32[np.ndarray, " S"]:
+        """As `STATE` names it; the opening is not a number where the arm does not tell it."""
+        try:
+            width = self.cell.arm.look().width
+        except DriverError:
+            width = float(self._state[-1])
+        told = [*self._pose.position, *self._pose.sides, np.nan if width is None else width]
+        return np.array(told, np.float32)
+
     def _seen_pose(self) -> Pose:
         """Where the hand is, also of an arm with a fault; where it cannot be told, where it was."""
         try:
@@ -262,6 +293,7 @@ class PandaRealEnv(PixelEnv):
         done = self._done(self._seen_pose())
         self._end(success=False)
         info = {"success": False, "fault": fault, "action": done, "person": person}
+        info["state"] = self._state
         return self._image, 0.0, False, True, info
 
     def _end(self, *, success: bool) -> None:
@@ -302,4 +334,5 @@ class PandaRealEnv(PixelEnv):
             )
 
     def _observe(self) -> np.ndarray:
-        return self.render()  # whatever `draw` says: an arm does not move unseen
+        self.draw = True  # whatever it is told: an arm does not move unseen
+        return super()._observe()

@@ -34,6 +34,14 @@ class Pose:
         return math.acos(min(1.0, max(-1.0, 2 * (x * x + y * y) - 1)))
 
     @property
+    def sides(self) -> Vector:
+        """The first two axes of the hand, one after the other: float64[6]."""
+        x, y, z, w = self.quaternion.tolist()
+        first = 1 - 2 * (y * y + z * z), 2 * (x * y + w * z), 2 * (x * z - w * y)
+        second = 2 * (x * y - w * z), 1 - 2 * (x * x + z * z), 2 * (y * z + w * x)
+        return np.array([*first, *second])
+
+    @property
     def yaw(self) -> float:
         """Turn around the third axis of the frame it is seen in, rad."""
         x, y, z, w = self.quaternion.tolist()

@@ -24,7 +24,7 @@ class SuccessDetector(Protocol):
         """An episode begins."""
         ...
 
-    def detect(self, image: UInt8[np.ndarray, "S S 3"], instruction: str) -> bool | None:
+    def detect(self, image: UInt8[np.ndarray, "H W 3"], instruction: str) -> bool | None:
         """Return True where the task is done, False where it has failed and the episode is over,
         and None where it is neither yet."""
         ...
@@ -43,7 +43,7 @@ class KeyDetector:
     def begin(self) -> None:
         """Nothing is kept."""
 
-    def detect(self, image: UInt8[np.ndarray, "S S 3"], instruction: str) -> bool | None:
+    def detect(self, image: UInt8[np.ndarray, "H W 3"], instruction: str) -> bool | None:
         """Return what the person said."""
         return self._teleop.verdict()
 
@@ -84,7 +84,7 @@ class ClassifierDetector:
         """Count from zero."""
         self._agreed.clear()
 
-    def detect(self, image: UInt8[np.ndarray, "S S 3"], instruction: str) -> bool | None:
+    def detect(self, image: UInt8[np.ndarray, "H W 3"], instruction: str) -> bool | None:
         """Return what the person said; else True where the classifier has said so often enough."""
         said = self._teleop.verdict()
         if said is not None:

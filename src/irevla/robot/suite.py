@@ -11,6 +11,7 @@ import gymnasium as gym
 import numpy as np
 
 from irevla.config import EnvConfig
+from irevla.envs.arm_state import STATE
 from irevla.envs.panda.tasks import ACTION_DIM, REACH, SPECS, TURN, WRIST_SHARE
 from irevla.envs.suite import Authorization, RealArm, Suite
 from irevla.errors import UserError
@@ -101,30 +102,34 @@ def _demonstrations(
     path: Path, tasks: Sequence[str], config: EnvConfig, most: int
 ) -> "Iterator[Episode]":
     """Yield what people have demonstrated at the arm, as it was recorded in `path`."""
-    from irevla.robot.recorder import recordings
+    from irevla.robot.recorder import Recording, recordings
     from irevla.types import Episode, Provenance
 
-    found: dict[str, list[Any]] = {task: [] for task in tasks}
-    for task, images, actions in recordings(path, tasks, size=config.image_size):
-        found[task].append((images, actions))
+    found: dict[str, list[Recording]] = {task: [] for task in tasks}
+    for recording in recordings(path, tasks, config):
+        found[recording.task].append(recording)
     lacking = [task for task in tasks if not found[task]]
     if lacking:
         raise UserError(
             f"{path} shows no {', no '.join(lacking)}: choose --tasks among what people have shown"
         )
     for task in tasks:
-        for number, (images, actions) in enumerate(found[task][:most]):
-            rewards = np.zeros(len(actions), np.float32)
+        for number, shown in enumerate(found[task][:most]):
+            rewards = np.zeros(len(shown.actions), np.float32)
             rewards[-1] = 1.0
             instruction = SPECS[task].task.instruction
             made = Provenance(NAME, task, number, "expert")
-            yield Episode(images, actions, rewards, instruction, success=True, provenance=made)
+            yield Episode(
+                shown.images, shown.actions, rewards, instruction, True, made, shown.state
+            )
 
 
 PANDA = Suite(
     name=NAME,
     tasks=TASKS,
     action_dim=ACTION_DIM,
+    state=STATE,
+    cameras=("front", "wrist"),
     fps=HZ,
     make=_make,
     render_settings=_render_settings,

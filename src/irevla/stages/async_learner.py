@@ -17,12 +17,10 @@ import sys
 import tempfile
 import threading
 import zlib
-from collections.abc import Mapping
 from contextlib import suppress
 from multiprocessing.connection import Connection, Pipe
 from pathlib import Path
 from types import TracebackType
-from typing import Any
 
 import numpy as np
 import torch
@@ -36,15 +34,12 @@ from irevla.data.replay import reopen
 from irevla.envs.processes import memory_folder, spawn
 from irevla.errors import UserError
 from irevla.learners.optim import Means
-from irevla.learners.sac import SAC
-from irevla.models.files import CONFIG, NAMES, WEIGHTS, parse
-from irevla.models.fingerprint import without_action
-from irevla.models.heads import ActionHead
 from irevla.models.policy import VLAPolicy
 from irevla.models.sac_actor import SoftActor
 from irevla.runs.run import Run, read_config
 from irevla.stages.contract import save
 from irevla.stages.learner import SACLearner
+from irevla.stages.learning import Learning
 from irevla.storage.checkpoint import Checkpoints
 from irevla.tasks import Stage, draw_seed
 from irevla.types import Features
@@ -238,30 +233,6 @@ class AsyncLearner:
 # --- the learner's process
 
 
-class _PolicyFiles:
-    """A policy without its VLM: the files it was saved in, and a head that learns."""
-
-    def __init__(self, files: Mapping[str, Any], head: ActionHead) -> None:
-        self._files = files
-        self._head = head
-        self.load_files(files)
-
-    def files(self) -> dict[str, Any]:
-        """Return those that the policy was saved in, with the head as it is now."""
-        head = {f"action_head.{name}": value for name, value in self._head.state_dict().items()}
-        policy = {name: value for name, value in self._files.items() if name in NAMES}
-        described = without_action(self._files[CONFIG])  # the head is another by now
-        return {**policy, CONFIG: described, WEIGHTS: {**self._files[WEIGHTS], **head}}
-
-    def load_files(self, files: Mapping[str, Any]) -> None:
-        """Take the head's weights."""
-        prefix = "action_head."
-        weights = files[WEIGHTS].items()
-        self._head.load_state_dict(
-            {name.removeprefix(prefix): v for name, v in weights if name.startswith(prefix)}
-        )
-
-
 class LearnerProcess:
     """SAC in a process of its own: the run in `directory`, from its newest checkpoint of
     `stage`."""
@@ -273,21 +244,18 @@ class LearnerProcess:
         found = self._checkpoints.newest(stage.folder)
         assert found is not None, "the actor saves one before it starts a learner"
         _, files = found
-        saved = parse(files)
         latents = directory / "latents" / stage.target
-        self._online = reopen(latents / "online")
-        head = ActionHead(
-            width=self._online.spec.width,
-            groups=saved.model.head_groups,
-            hidden=saved.model.head_hidden,
-            action_dim=saved.action_dim,
-            state_dim=saved.state_dim,
-        ).to(find_device(config.device))
-        self._policy = _PolicyFiles(files, head)
-        sac = SAC(head, config.sac, seed=draw_seed(config.seed, stage.name))
         self._demonstrations = reopen(latents / "demonstrations")
-        self.learner = SACLearner(sac, demonstrations=self._demonstrations, online=self._online)
-        self.learner.load_state(files)
+        self._online = reopen(latents / "online")
+        learning = Learning(
+            files,
+            config.sac,
+            seed=draw_seed(config.seed, stage.name),
+            device=find_device(config.device),
+            demonstrations=self._demonstrations,
+            online=self._online,
+        )
+        self._policy, self.learner = learning.policy, learning.learner
 
     def learn_until_told(self, pipe: Connection, weights: SharedWeights) -> str:
         """Make the pending updates for all that comes to the online buffer until the actor's side

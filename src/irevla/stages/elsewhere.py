@@ -24,7 +24,7 @@ from irevla.models.policy import VLAPolicy
 from irevla.progress import Advance, bar, console
 from irevla.runs.run import Run
 from irevla.stages.fit import note
-from irevla.stages.job import SHARD, Job, JobFolder
+from irevla.stages.job import SHARD, Job, JobFolder, submit
 from irevla.storage.checkpoint import series_name
 from irevla.storage.disk import cache_dir
 from irevla.storage.read import shaped
@@ -34,14 +34,15 @@ from irevla.tasks import Parts, Stage
 TRAINER = "irevla.stages.trainer"
 POLL = 0.5  # seconds between two looks at how far a job is
 LEARNER = "learner.json"  # the file of a checkpoint that says how many steps were taken
-LOG = "trainer.log"  # in the run's directory: what the other processes print
+LOG = "trainer.log"  # in the run's directory: what the processes of stages 0 and 2 print
+SAC_LOG = "learner.log"  # what those of stage 1 print
 
 
 @dataclass(frozen=True)
 class Begun:
     """A stage that others compute."""
 
-    folder: JobFolder
+    folder: JobFolder[Job]
     process: Popen[bytes]  # who starts them
 
 
@@ -112,7 +113,7 @@ def _submit(
     *,
     expert: Frames,
     online: Frames | None,
-) -> JobFolder:
+) -> JobFolder[Job]:
     """Write the stage into the share."""
     share = Share(run.config.compute.share or str(cache_dir("share")))
     job = Job(
@@ -126,16 +127,18 @@ def _submit(
         expert=put_frames(share, expert),
         online=put_frames(share, online) if online else None,
     )
-    return JobFolder.submit(share, job, policy.files())
+    return JobFolder(share, submit(share, job, policy.files()), Job.of_text)
 
 
-def _started(run: Run, stage: Stage, folder: JobFolder) -> AbstractContextManager[Popen[bytes]]:
+def _started(
+    run: Run, stage: Stage, folder: JobFolder[Job]
+) -> AbstractContextManager[Popen[bytes]]:
     """Let the engine of `stage` compute the job for a while."""
     job = [folder.share.place, folder.name]
     if run.config.compute.shard:
         job.append(SHARD)
     settings = engine_settings(run.config, stage)
-    return engine.started(settings, TRAINER, job, log=log_of(run))
+    return engine.started(settings, TRAINER, job, log=log_of(run, stage))
 
 
 def _follow(process: Popen[bytes], results: "Results", advance: Advance) -> None:
@@ -153,7 +156,7 @@ class Results:
     """What comes back of a job: checkpoints and points of the curves, to where a run has them."""
 
     def __init__(
-        self, run: Run, policy: VLAPolicy, learner: SFT, stage: Stage, folder: JobFolder
+        self, run: Run, policy: VLAPolicy, learner: SFT, stage: Stage, folder: JobFolder[Job]
     ) -> None:
         self._run = run
         self._policy = policy
@@ -206,35 +209,38 @@ class Results:
 
 def engine_of(config: Config, stage: Stage) -> str:
     """Return who starts the processes of `stage`: see `ENGINES`."""
-    return config.compute.stage0 if stage.kind == "sft" else config.compute.stage2
+    compute = config.compute
+    return {"sft": compute.stage0, "rl": compute.stage1}.get(stage.kind, compute.stage2)
 
 
 def engine_settings(config: Config, stage: Stage) -> list[str]:
     """Return the engine of `stage` as `engine.started` takes it."""
     compute = config.compute
+    processes = 1 if stage.kind == "rl" else compute.processes
     if engine_of(config, stage) == "torchrun":
-        return engine.torchrun(compute.processes)
+        return engine.torchrun(processes)
     return engine.ray(
-        compute.processes,
+        processes,
         address=compute.ray_address,
         resource=compute.ray_resource,
         device=config.device,
     )
 
 
-def log_of(run: Run) -> Path:
-    """Return where the other processes print to."""
-    return run.directory / LOG
+def log_of(run: Run, stage: Stage) -> Path:
+    """Return where the other processes of a stage print to: in a pipeline there are two."""
+    return run.directory / (SAC_LOG if stage.kind == "rl" else LOG)
 
 
-def _fault(run: Run, stage: Stage, folder: JobFolder, updates: int) -> UserError:
+def _fault(run: Run, stage: Stage, folder: JobFolder[Job], updates: int) -> UserError:
     """Return what to say where an engine ended before the job was done."""
-    reason = folder.failure() or engine.last_word(log_of(run))
+    reason = folder.failure() or engine.last_word(log_of(run, stage))
     if reason:
         return UserError(reason)
     return UserError(
         f"{stage.name}: the processes that {engine_of(run.config, stage)} started ended after "
-        f"{updates} steps ({log_of(run)} has what they said); the same command goes on from there"
+        f"{updates} steps ({log_of(run, stage)} has what they said); the same command goes on from "
+        "there"
     )
 
 

@@ -16,12 +16,12 @@ a result that arrives twice is one.
 import hashlib
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from socket import gethostname
-from typing import Any
+from typing import Any, Generic, Protocol, TypeVar, runtime_checkable
 
 from irevla import config_io
 from irevla.config import MixtureConfig, SFTConfig
@@ -58,8 +58,12 @@ class Job:
         data["mixture"] = config_io.to_dict(self.mixture)
         return json.dumps(data, sort_keys=True, indent=1)
 
-    @staticmethod
-    def of_text(text: bytes) -> "Job":
+    def beginning_with(self, policy: Mapping[str, str]) -> "Job":
+        """Return the same job of another policy."""
+        return replace(self, policy=policy)
+
+    @classmethod
+    def of_text(cls, text: bytes) -> "Job":
         """Return the inverse of `to_text`. Raises `UserError` for anything else."""
         data = parse_json(text, "a job", remedy=AGAIN)
         with shaped("a job", remedy=AGAIN):
@@ -68,7 +72,28 @@ class Job:
             sft = config_io.from_dict(data.pop("sft"), kind=SFTConfig, where="sft.")
             mixture = config_io.from_dict(data.pop("mixture"), kind=MixtureConfig)
             words = tuple(map(str, data.pop("words")))
-            return Job(**data, sft=sft, mixture=mixture, words=words)
+            return cls(**data, sft=sft, mixture=mixture, words=words)
+
+
+@runtime_checkable
+class Described(Protocol):
+    """A job as data: `Job`, or another kind of stage that is computed elsewhere."""
+
+    @property
+    def policy(self) -> Mapping[str, str]:
+        """The policy that it begins with: file -> sha256."""
+        ...
+
+    def beginning_with(self, policy: Mapping[str, str]) -> "Described":
+        """Return the same job of another policy."""
+        ...
+
+    def to_text(self) -> str:
+        """Return it as JSON."""
+        ...
+
+
+J = TypeVar("J", bound=Described)
 
 
 @dataclass(frozen=True)
@@ -100,36 +125,41 @@ def _is_point(row: Any) -> bool:
     return numbers and type(row.get("step")) is int and not {"stage", "time"} & row.keys()
 
 
-class JobFolder:
-    """The folder of one job in a share."""
+def submit(share: Share, job: Described, policy: Files) -> str:
+    """Write a job that begins with `policy`; return its name. Where it is there already, it stays
+    as far as it is.
 
-    def __init__(self, share: Share, name: str) -> None:
+    Raises `UserError` where that cannot be done.
+    """
+    contents = {name: checkpoint.encode(name, content) for name, content in policy.items()}
+    hashes = {name: hashlib.sha256(each).hexdigest() for name, each in contents.items()}
+    text = job.beginning_with(hashes).to_text().encode()
+    root = _root(hashlib.sha256(text).hexdigest())
+    there = share.sizes(f"{root}/files")
+    for name, content in contents.items():
+        if there.get(hashes[name]) != len(content):
+            share.put(f"{root}/files", content)
+    share.write(f"{root}/job.json", text)
+    share.remove(f"{root}/failure.json")
+    return root.rpartition("/")[2]
+
+
+def _root(name: str) -> str:
+    return f"jobs/{name}"
+
+
+class JobFolder(Generic[J]):
+    """The folder of one job in a share; `read` makes the job of its text."""
+
+    def __init__(self, share: Share, name: str, read: Callable[[bytes], J]) -> None:
         self.share = share
         self.name = name
-        self._root = f"jobs/{name}"
+        self._read = read
+        self._root = _root(name)
         self._files = f"{self._root}/files"
 
-    @staticmethod
-    def submit(share: Share, job: Job, policy: Files) -> "JobFolder":
-        """Write a job that begins with `policy`. Where it is there already, it stays as far as it
-        is.
-
-        Raises `UserError` where that cannot be done.
-        """
-        contents = {name: checkpoint.encode(name, content) for name, content in policy.items()}
-        hashes = {name: hashlib.sha256(each).hexdigest() for name, each in contents.items()}
-        text = replace(job, policy=hashes).to_text().encode()
-        folder = JobFolder(share, hashlib.sha256(text).hexdigest())
-        there = share.sizes(folder._files)
-        for name, content in contents.items():
-            if there.get(hashes[name]) != len(content):
-                share.put(folder._files, content)
-        share.write(f"{folder._root}/job.json", text)
-        share.remove(f"{folder._root}/failure.json")
-        return folder
-
     @cached_property
-    def job(self) -> Job:
+    def job(self) -> J:
         """The job itself. Raises `UserError` where it is not the one of that name."""
         text = self.share.read(f"{self._root}/job.json", LARGEST_TEXT)
         if text is None:
@@ -139,7 +169,7 @@ class JobFolder:
             )
         if hashlib.sha256(text).hexdigest() != self.name:
             raise Damaged(f"job {self.name} in {self.share.place} is another; {AGAIN}")
-        return Job.of_text(text)
+        return self._read(text)
 
     def load(self, files: Mapping[str, str]) -> dict[str, Any]:
         """Return files of a checkpoint by their sha256. Raises `Damaged` unless all are whole."""

@@ -5,14 +5,16 @@ demonstration buffer; then it acts with exploration noise, and every episode goe
 buffer. Both are of latents, on disk.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import torch
 
 from irevla.compute.device import threads
-from irevla.config import SACConfig
+from irevla.config import Config
 from irevla.data.episodes import EpisodeStore
 from irevla.data.replay import LatentEpisode, LatentReplay, LatentSpec
 from irevla.envs.suite import Authorization, Suite
@@ -25,15 +27,19 @@ from irevla.rollout.actors import ExploringActor, MeanActor
 from irevla.rollout.episodes import EpisodeRecorder, Outcome, in_order
 from irevla.rollout.exploration import PinkNoise
 from irevla.rollout.serve import Server
-from irevla.runs.rl_progress import RLProgress
+from irevla.runs.rl_progress import FILE, RLProgress
 from irevla.runs.run import Run
 from irevla.stages.async_learner import AsyncLearner
 from irevla.stages.contract import check_learnt, complete, load_if_done, resume, save, still_to_play
-from irevla.stages.learner import SACLearner
+from irevla.stages.learner import OnlineLearner, SACLearner
+from irevla.stages.sac_elsewhere import RemoteLearner, submit_sac
+from irevla.stages.sac_job import SACFolder
+from irevla.stages.words import Words, taught
 from irevla.tasks import Purpose, Stage, draw_seed, first_seed
 from irevla.types import Episode, Features, Observation
 
 BATCH = 64  # images of an encoding pass
+LEG = 8  # zero-shot episodes between two choices of the words that the policy is told
 LATENCIES = 1000  # decisions, the last ones, over which the latency is logged
 
 
@@ -69,15 +75,21 @@ def run_sac(
         draw_seed(run.draws(stage), "explore"), decisions=run.config.env.for_training().horizon
     )
     progress = RLProgress(config)
+    kept_images = online if run.config.harvest.from_training else None
+    elsewhere = run.config.compute.stage1 != "inline"
+    job = (
+        submit_sac(run, policy, stage, practice.spec) if elsewhere else None
+    )  # as the stage begins
     files = resume(run.checkpoints, policy, stage, learner)
-    if _repeats(suite, config):  # what came after the checkpoint is played again, to the same bits
+    told = not files or FILE in files  # a learner elsewhere does not know how far acting is
+    if told and _repeats(suite, run.config):  # what came after it is played again, to the same bits
         progress.load_files(files)
         practice.rewind(len(practice.episodes) - len(_practised(practice)) + progress.episodes)
 
     with (
         threads(1),
         bar(f"Stage 1: SAC on {stage.target}", config.steps) as advance,
-        AsyncLearner(run, policy, stage, learner) if config.async_learner else learner as learning,
+        _learning(run, policy, stage, learner, job) as learning,
         _open(run, suite, Authorization(acting, learning=True)) as vec,
     ):
         learning.train_pending()
@@ -90,7 +102,7 @@ def run_sac(
                 shown = outcome.shown()
                 if shown is not None:
                     demonstrations.append(shown, seed=outcome.job.seed, success=True, person=True)
-                _keep(outcome, practice=practice, online=online)
+                _keep(outcome, practice=practice, online=kept_images)
                 _count(progress, practice)
                 progress.dropped = dropped + vec.dropped
                 metrics = learning.train_pending()
@@ -99,7 +111,7 @@ def run_sac(
                 advance(progress.decisions, progress.note())
                 if progress.over:
                     break
-            if not progress.over and not config.async_learner:
+            if not progress.over and learning is learner:
                 save(run.checkpoints, policy, stage, learner, **progress.files())
         advance(progress.decisions, f"success {progress.rate:.2f}; making the pending updates")
         learning.finish()
@@ -217,18 +229,23 @@ def collect_seed_successes(
         return
     jobs, tried, decisions = still_to_play(suite, jobs, done, wanted=wanted)
     kept = tried  # of those that are not played again
+    words = _words(run, suite, stage)
+    kept_images = online if run.config.harvest.from_training else None
     with (
         threads(1),
         bar(f"Zero-shot successes of {stage.target}", wanted) as advance,
         _open(run, suite, Authorization(acting)) as vec,
     ):
-        server = Server(vec, MeanActor(policy, stored=True), _recorder(run, acting, vec))
-        for outcome in in_order(server.play(iter(jobs)), jobs, vec.given_up):
+        seen = kept_images is not None or words is not None
+        recorder = EpisodeRecorder(vec, policy_hash=acting, images=seen, latents=True)
+        server = Server(vec, MeanActor(policy, stored=True), recorder)
+        for outcome in _tell(server, jobs, words):
             tried += 1
             decisions += outcome.length
             kept += outcome.success
+            outcome = _as_of_the_task(policy, suite, outcome)
             if outcome.success and outcome.job.seed not in done:
-                _keep(outcome, practice=store, online=online)
+                _keep(outcome, practice=store, online=kept_images)
                 done[outcome.job.seed] = outcome.length
             elif failures is not None and not outcome.success:
                 _keep_failure(outcome, failures)
@@ -244,6 +261,8 @@ def collect_seed_successes(
         )
     facts: dict[str, Any] = {"tried": tried, "decisions": decisions, "kept": kept}
     facts |= vec.lost_note
+    if words is not None:
+        facts["words"] = words.facts()
     if recalled:
         facts["recalled"] = recalled
     if kept < wanted:
@@ -251,10 +270,54 @@ def collect_seed_successes(
     run.journal.append(stage.name, **facts)
 
 
-def _repeats(suite: Suite, config: SACConfig) -> bool:
+def _words(run: Run, suite: Suite, stage: Stage) -> Words | None:
+    """Return what may be told; None: the task's own instruction alone."""
+    if not run.config.sac.other_words:
+        return None
+    own = suite.task(stage.task).instruction
+    others = taught(suite, suite.task_lists(run.config), stage)
+    return Words(own, others, seed=run.draws(stage))
+
+
+def _tell(server: Server[Outcome], jobs: Sequence[Job], words: Words | None) -> Iterator[Outcome]:
+    """Play `jobs` in their order; what the policy is told depends on how those of earlier legs
+    ended."""
+    size = len(jobs) if words is None else LEG
+    for start in range(0, len(jobs), max(1, size)):
+        leg = list(jobs[start : start + size])
+        if words is not None:
+            leg = [replace(job, instruction=words.choose(job.seed)) for job in leg]
+        for outcome in in_order(server.play(iter(leg)), leg, server.vec.given_up):
+            if words is not None:
+                words.note(outcome.job.instruction, success=outcome.success)
+            yield outcome
+
+
+def _as_of_the_task(policy: VLAPolicy, suite: Suite, outcome: Outcome) -> Outcome:
+    """Return the outcome as if the policy had been told the task's own instruction: the latents are
+    of that."""
+    own = suite.task(outcome.job.task).instruction
+    if outcome.job.instruction in ("", own):
+        return outcome
+    assert outcome.episode is not None
+    episode = replace(outcome.episode, instruction=own)
+    return replace(outcome, episode=episode, latents=_encoded(policy, episode))
+
+
+def _learning(
+    run: Run, policy: VLAPolicy, stage: Stage, learner: SACLearner, job: SACFolder | None
+) -> AbstractContextManager[OnlineLearner]:
+    """Return who learns: another machine, a process of its own, or `learner`, in turn."""
+    if job is not None:
+        return RemoteLearner(run, policy, stage, learner, job)
+    return AsyncLearner(run, policy, stage, learner) if run.config.sac.async_learner else learner
+
+
+def _repeats(suite: Suite, config: Config) -> bool:
     """Whether episodes can be played again to the same bits: not on a real arm, nor with two
     clocks."""
-    return suite.real_arm is None and not config.async_learner
+    alone = config.compute.stage1 == "inline" and not config.sac.async_learner
+    return suite.real_arm is None and alone
 
 
 def _open(run: Run, suite: Suite, who: Authorization) -> VectorEnv:
@@ -267,15 +330,16 @@ def _recorder(run: Run, acting: str, vec: VectorEnv) -> EpisodeRecorder:
     return EpisodeRecorder(vec, policy_hash=acting, images=images, latents=True)
 
 
-def _keep(outcome: Outcome, *, practice: LatentReplay, online: EpisodeStore) -> None:
-    """Append an episode to the buffer and, where images are kept, a success to D_RL.
+def _keep(outcome: Outcome, *, practice: LatentReplay, online: EpisodeStore | None) -> None:
+    """Append an episode to the buffer and, where there is one, a success to D_RL.
 
     D_RL comes first: a kill between the two must not lose the success.
     """
     assert outcome.latents is not None
-    known = (outcome.job.task, outcome.job.seed) in online.seeds()
-    if outcome.episode is not None and outcome.success and not known:
-        online.append(outcome.episode)
+    if online is not None and outcome.success:
+        assert outcome.episode is not None
+        if (outcome.job.task, outcome.job.seed) not in online.seeds():
+            online.append(outcome.episode)
     practice.append(outcome.latents, seed=outcome.job.seed, success=outcome.success)
 
 

@@ -26,12 +26,14 @@ from irevla.models.fingerprint import check_same
 from irevla.models.lora import lora_layers
 from irevla.models.policy import VLAPolicy
 from irevla.stages.fit import fit
-from irevla.stages.job import SHARD, JobFolder
+from irevla.stages.job import SHARD, Job, JobFolder
 from irevla.storage.share import Share
 from irevla.tasks import Parts
 
 
-def train(folder: JobFolder, ranks: Ranks, device: torch.device, *, shard: bool = False) -> None:
+def train(
+    folder: JobFolder[Job], ranks: Ranks, device: torch.device, *, shard: bool = False
+) -> None:
     """Take all steps of the job that are left, with the other `ranks`.
 
     To `shard` is to keep a part of the VLM's frozen weights on each.
@@ -92,7 +94,7 @@ def run(arguments: Sequence[str]) -> None:
     What a user can mend is written to the job, and raised.
     """
     place, name, *how = arguments
-    folder = JobFolder(Share(place), name)
+    folder = JobFolder(Share(place), name, Job.of_text)
     try:
         with joined(folder.job.device) as (ranks, device):
             train(folder, ranks, device, shard=SHARD in how)
