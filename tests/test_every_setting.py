@@ -338,6 +338,7 @@ def reinforced(config: Config, folder: Path, *, play: type[Play] = Play) -> Any:
         patch.setattr(sac_stage, "VectorEnv", no_environments)
         patch.setattr(sac_stage, "Server", play)
         patch.setattr(sac_stage, "AsyncLearner", told)
+        patch.setattr(sac_stage, "submit_sac", told)
         patch.setattr(sac_stage, "save", lambda *args, **files: saved.append(args[3].updates))
         try:
             run_sac(run, made, TURN, suite=POINTMASS, online=online)
@@ -669,6 +670,7 @@ SETTINGS: dict[str, Seen] = {
     "eval.seed": Seen(evaluated, 1),
     "eval.videos": Seen(evaluated, False),
     "compute.stage0": Seen(partial(engines, stage=SFT), "torchrun"),
+    "compute.stage1": Seen(reinforced, "torchrun", SAC),
     "compute.stage2": Seen(partial(engines, stage=TURN.then("sl")), "torchrun"),
     "compute.processes": Seen(partial(engines, stage=SFT), 2, TORCHRUN),
     "compute.pipeline": Seen(steps, True, {"compute.stage2": "torchrun"}),

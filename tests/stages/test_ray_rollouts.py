@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 import torch
 
+from irevla.cli.main import main
 from irevla.config import EnvConfig, ModelConfig, RolloutsConfig
 from irevla.data.buffers import RolloutBatch
 from irevla.envs.suite import Authorization, load_suite
@@ -24,6 +25,7 @@ from irevla.rollout.batches import RolloutStats
 from irevla.rollout.fleet import check_cluster, fleet_outlives_stages
 from irevla.rollout.played import open_episodes
 from irevla.rollout.practice import Practice, open_rollouts
+from irevla.storage.read import read_json
 from irevla.types import Features
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
@@ -39,6 +41,11 @@ JOBS = [Job("left-disc-new", seed) for seed in range(40, 52)]
 NAMES = (
     "actions", "log_probs", "values", "next_values", "rewards", "terminated", "truncated", "valid",
 )  # fmt: skip
+SHORT = """
+--device cpu --threads 1 --rl-tasks left-disc-new --eval.episodes 4 --eval.interim 0
+--eval.no-videos --expert.episodes 6 --sft.steps 60 --sft.validate-every 20 --ppo.steps 512
+--harvest.episodes 4 --harvest.attempts 8 --sl.steps 40 --sl.validate-every 20 --env.workers 1
+"""
 Found = list[tuple[RolloutBatch, RolloutStats]]
 
 
@@ -121,6 +128,21 @@ def test_one_actor_gives_the_bits_of_this_process(
     policy: VLAPolicy, config: RolloutsConfig
 ) -> None:
     assert_same(rollouts(policy, config), rollouts(policy, LOCAL))
+
+
+def test_a_run_whose_episodes_actors_play_gives_the_result_of_one_without(
+    config: RolloutsConfig, tmp_path: Path
+) -> None:
+    address = f"--rollouts.ray-address {config.ray_address} --rollouts.ray-resource remote"
+    ways = {"local": "", "ray": f"--rollouts.backend ray {address} --rollouts.device cpu"}
+    for name, more in ways.items():
+        out = str(tmp_path / name)
+        assert main(["run", "pointmass", "--out", out, *SHORT.split(), *more.split()]) == 0
+    rows = [read_json(tmp_path / name / "results.json")["rows"] for name in ways]
+    found = [[{**row, "seconds": 0.0} for row in each] for each in rows]
+    assert found[0] == found[1]
+    policies = [VLAPolicy.from_pretrained(tmp_path / name).hash() for name in ways]
+    assert policies[0] == policies[1]
 
 
 @pytest.mark.parametrize("how", ["kill", "stop"])
