@@ -102,6 +102,17 @@ def test_padding_beside_longer_instructions_takes_no_room(tmp_path: Path, first:
         buffer.append(episode(10, 2, success=True, tokens=4))
 
 
+def test_padding_may_lie_elsewhere_in_each_decision(tmp_path: Path) -> None:
+    """Two cameras' tokens, each padded to the longest instruction of its batch."""
+    buffer = LatentReplay(tmp_path / "latents", SPEC)
+    mask = torch.tensor([[1, 1, 0, 1, 0], [1, 0, 1, 0, 1]]).bool()
+    tokens = torch.arange(5.0)[None, :, None].expand(2, -1, 4)
+    rewards = torch.tensor([0.0, 1.0])
+    buffer.append(LatentEpisode(Features(tokens, mask), torch.zeros(2, 2), rewards))
+    kept = buffer.read(0).features
+    assert kept.tokens[..., 0].tolist() == [[0, 1, 3], [0, 2, 4]] and kept.mask.all()
+
+
 def test_tokens_are_kept_in_bfloat16_and_short_ones_are_padded(tmp_path: Path) -> None:
     buffer = LatentReplay(tmp_path, SPEC)
     tokens = torch.randn(2, 2, 4)

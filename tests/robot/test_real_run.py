@@ -77,12 +77,12 @@ class Watching:
 
 def shown(folder: Path, config: Config) -> str:
     """Demonstrations of the expert task, as people would have recorded them."""
-    size = config.env.image_size
+    shape = config.env.image_shape
     for number in range(4):
-        recorder = Recorder(SPECS[EXPERT].task, folder / "recorded")
+        recorder = Recorder(SPECS[EXPERT].task, folder / "recorded", cameras=config.env.cameras)
         for _ in range(6):
             recorder.add(
-                np.full((size, size, 3), 40 * number, np.uint8),
+                np.full(shape, 40 * number, np.uint8),
                 WAY.astype(np.float32),
                 person=True,
                 state=np.zeros(10, np.float32),
@@ -96,7 +96,11 @@ def shown(folder: Path, config: Config) -> str:
 def starting(folder: Path, config: Config) -> str:
     torch.manual_seed(0)
     policy = build_policy(
-        config.model, action_dim=7, image_size=config.env.image_size, device=torch.device("cpu")
+        config.model,
+        action_dim=7,
+        image_size=config.env.image_size,
+        state_dim=load_suite("panda").state_dim(config.env),
+        cameras=config.env.cameras,
     )
     with torch.no_grad():
         policy.action_head.mlp[-1].weight.mul_(0.1)

@@ -160,15 +160,15 @@ def test_a_run_on_the_arm_asks_for_what_people_have_shown(
     with pytest.raises(UserError, match="let people demonstrate"):
         preflight(preset)
     store = open_store(PANDA, preset.env, tmp_path / "shown")
-    size = preset.env.image_size
     store.append(
         Episode(
-            images=np.zeros((1, size, size, 3), np.uint8),
+            images=np.zeros((1, *preset.env.image_shape), np.uint8),
             actions=np.zeros((1, PANDA.action_dim), np.float32),
             rewards=np.ones(1, np.float32),
             instruction=PANDA.task("pick-red-block").instruction,
             success=True,
             provenance=Provenance("panda", "pick-red-block", 0, "expert"),
+            state=np.zeros((1, len(PANDA.state)), np.float32),
         )
     )
     shown = replace(preset, expert=replace(preset.expert, dataset=str(store.root)))
@@ -192,7 +192,8 @@ def test_the_preset_is_that_of_the_simulation_with_a_person_beside_it() -> None:
     sim = find_preset("panda-sim")
     for name in ("sft", "sl", "mixture", "rounds", "rl"):
         assert getattr(real, name) == getattr(sim, name), name
-    assert (real.env.horizon, real.env.rl_horizon) == (sim.env.horizon, sim.env.rl_horizon)
+    for name in ("horizon", "rl_horizon", "cameras", "state", "image_size"):
+        assert getattr(real.env, name) == getattr(sim.env, name), name
     assert replace(real.sac, async_learner=False, keep_failures=False) == sim.sac
     assert replace(real.harvest, noise=sim.harvest.noise, burst=sim.harvest.burst) == sim.harvest
     skills = {SPECS[task].skill for task in real.expert_tasks}

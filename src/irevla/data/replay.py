@@ -231,9 +231,13 @@ class LatentReplay:
 
 
 def _unpadded(features: Features) -> Features:
-    """Return the tokens that are there: in a batch with longer instructions others are padded."""
-    there = features.mask.any(0)
-    return Features(features.tokens[:, there], features.mask[:, there], features.state)
+    """Return each decision's tokens without gaps: in a batch with longer instructions they are
+    padded, those of several cameras between one and the next."""
+    first = features.mask.int().argsort(dim=1, descending=True, stable=True)
+    most = int(features.mask.sum(1).max())
+    first = first[:, :most]
+    rows = torch.arange(len(features))[:, None]
+    return Features(features.tokens[rows, first], features.mask[rows, first], features.state)
 
 
 def sample_both(
