@@ -7,11 +7,10 @@ nothing.
 
 import dataclasses
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 from unittest.mock import MagicMock
 
@@ -38,6 +37,7 @@ from irevla.config import (
     SFTConfig,
 )
 from irevla.data.buffers import RolloutBatch
+from irevla.data.episodes import EpisodeStore
 from irevla.data.replay import LatentEpisode
 from irevla.envs import vector
 from irevla.envs.suite import load_suite
@@ -51,14 +51,14 @@ from irevla.models.policy import VLAPolicy, build_policy
 from irevla.pretraining import fit as pretraining
 from irevla.pretraining.corpus import Corpus, RenderSettings
 from irevla.pretraining.questions import Question
-from irevla.rollout import demonstrations
+from irevla.rollout import demonstrations, fleet, played, practice
 from irevla.rollout.actors import ScriptedExpert
-from irevla.rollout.batches import Finished, RolloutStats
+from irevla.rollout.batches import Collector, Finished, RolloutStats
 from irevla.rollout.demonstrations import open_demonstrations, open_store
 from irevla.rollout.episodes import EpisodeRecorder, Outcome
 from irevla.rollout.serve import Server
 from irevla.runs.run import Run, open_run
-from irevla.stages import harvest as harvest_stage
+from irevla.stages import pipeline
 from irevla.stages import ppo as ppo_stage
 from irevla.stages import sac as sac_stage
 from irevla.stages.harvest import run_harvest
@@ -339,7 +339,7 @@ class Told(Exception):
     pass
 
 
-def told(*_: Any) -> Any:
+def told(*_: Any, **options: Any) -> Any:
     raise Told
 
 
@@ -363,7 +363,7 @@ def reinforced(config: Config, folder: Path, *, play: type[Play] = Play) -> Any:
         return made.hash(), curves(run), facts, saved, list(JOBS), online.counts()
 
 
-class Rollouts:
+class Rollouts(Collector):
     """In the place of a collector: numbers for what was seen, of which three in four succeed."""
 
     lucky = True  # else none does
@@ -406,10 +406,10 @@ def optimised(config: Config, folder: Path, *, rollouts: type[Rollouts] = Rollou
     """Stage 1 by PPO: what is learnt and saved."""
     saved: list[int] = []
     with pytest.MonkeyPatch.context() as patch, new_run(config, folder) as (run, made):
-        patch.setattr(ppo_stage, "VectorEnv", no_environments)
-        patch.setattr(ppo_stage, "Server", Play)
-        patch.setattr(ppo_stage, "RolloutRecorder", lambda vec, gamma: None)
-        patch.setattr(ppo_stage, "Collector", rollouts)
+        patch.setattr(practice, "VectorEnv", no_environments)
+        patch.setattr(practice, "Server", Play)
+        patch.setattr(practice, "RolloutRecorder", lambda vec, gamma: None)
+        patch.setattr(practice, "Collector", rollouts)
         patch.setattr(ppo_stage, "save", lambda *args, **files: saved.append(args[3].updates))
         run_ppo(run, made, TURN, "head", suite=POINTMASS)
         return made.hash(), curves(run), saved
@@ -421,14 +421,30 @@ def harvested(config: Config, folder: Path) -> Any:
     online = open_store(POINTMASS, config.env, folder / "online", online=True)
 
     def recorder(vec: Any, **_: Any) -> Any:
-        return SimpleNamespace(jobs=vec.jobs, _images=True)
+        return MagicMock(spec=EpisodeRecorder, jobs=vec.jobs, _images=True)
 
     with pytest.MonkeyPatch.context() as patch, new_run(config, folder) as (run, made):
-        patch.setattr(harvest_stage, "VectorEnv", no_environments)
-        patch.setattr(harvest_stage, "EpisodeRecorder", recorder)
-        patch.setattr(harvest_stage, "Server", Play)
+        patch.setattr(played, "VectorEnv", no_environments)
+        patch.setattr(played, "EpisodeRecorder", recorder)
+        patch.setattr(played, "Server", Play)
         run_harvest(run, made, TURN.then("harvest"), suite=POINTMASS, online=online)
     return list(JOBS), online.counts()
+
+
+def actors(config: Config, folder: Path) -> Any:
+    """Who is asked to play, of which cluster; or that the environments here do."""
+    asked: list[Any] = []
+
+    def started(kind: str, **settings: Any) -> Any:
+        asked.append(settings)
+        raise Told
+
+    with pytest.MonkeyPatch.context() as patch, new_run(config, folder) as (run, made):
+        patch.setattr(fleet, "RayActors", started)
+        patch.setattr(practice, "VectorEnv", told)
+        with suppress(Told):
+            run_ppo(run, made, TURN, "head", suite=POINTMASS)
+    return asked
 
 
 def evaluated(config: Config, folder: Path) -> Any:
@@ -459,11 +475,11 @@ def steps(config: Config, folder: Path) -> Any:
     made: list[Any] = []
     anyone = build_policy(BASE.model, action_dim=2, image_size=16)
 
-    def note(name: str) -> Callable[..., VLAPolicy]:
-        def noted(run: Any, *args: Any, **options: Any) -> VLAPolicy:
+    def note(name: str) -> Callable[..., Any]:
+        def noted(run: Any, *args: Any, **options: Any) -> Any:
             known = (Stage, TaskLists, str)
             made.append((name, [arg for arg in args if isinstance(arg, known)], [*options]))
-            return anyone
+            return MagicMock(spec=EpisodeStore) if name == "expert_dataset" else anyone
 
         return noted
 
@@ -471,6 +487,11 @@ def steps(config: Config, folder: Path) -> Any:
     with pytest.MonkeyPatch.context() as patch, open_run(folder / "run", config) as run:
         for name in (*names.split(), "expert_dataset", "baselines", "videos"):
             patch.setattr(algorithm, name, note(name))
+        patch.setattr(pipeline, "run_supervised", note("run_supervised"))
+        patch.setattr(
+            pipeline, "begin_supervised", lambda *_, **__: nullcontext(made.append("begun"))
+        )
+        patch.setattr(pipeline.SecondStages, "_load", lambda *_: None)
         suite = load_suite(config.suite)
         patch.setattr(algorithm, "preflight", lambda config: (suite, suite.task_lists(config)))
         algorithm.run_algorithm(run)
@@ -591,6 +612,7 @@ SAC_FIELDS = {
 }
 TORCHRUN = {"compute.stage0": "torchrun"}
 RAY = {"compute.stage0": "ray"}
+ACTORS = {"rollouts.backend": "ray"}
 LLAVA = {"model.vlm": "./llava", "model.lora.rank": 2}
 SETTINGS: dict[str, Seen] = {
     "suite": Seen(
@@ -669,10 +691,16 @@ SETTINGS: dict[str, Seen] = {
     "compute.stage1": Seen(reinforced, "torchrun", SAC),
     "compute.stage2": Seen(partial(engines, stage=TURN.then("sl")), "torchrun"),
     "compute.processes": Seen(partial(engines, stage=SFT), 2, TORCHRUN),
+    "compute.pipeline": Seen(steps, True, {"compute.stage2": "torchrun"}),
     "compute.shard": Seen(partial(engines, stage=SFT), True, TORCHRUN),
     "compute.share": Seen(partial(engines, stage=SFT), "elsewhere", TORCHRUN),
     "compute.ray_address": Seen(partial(engines, stage=SFT), "10.0.0.1:6379", RAY),
     "compute.ray_resource": Seen(partial(engines, stage=SFT), "remote", RAY),
+    "rollouts.backend": Seen(actors, "ray"),
+    "rollouts.actors": Seen(actors, 2, ACTORS),
+    "rollouts.device": Seen(actors, "cpu", ACTORS),
+    "rollouts.ray_address": Seen(actors, "10.0.0.1:6379", ACTORS),
+    "rollouts.ray_resource": Seen(actors, "sim", ACTORS),
 }
 SMALL_VLM = PretrainConfig(
     width=16, layers=1, image_size=16, steps=4, batch=3, warmup=1, validate_every=2, threads=1

@@ -9,8 +9,10 @@ from irevla.envs.processes import workers_outlive_stages
 from irevla.evaluation.in_run import baselines, evaluate_stage, videos
 from irevla.models.policy import VLAPolicy
 from irevla.rollout.demonstrations import open_store
+from irevla.rollout.fleet import fleet_outlives_stages
 from irevla.runs.run import Run
 from irevla.stages.harvest import run_harvest
+from irevla.stages.pipeline import SecondStages
 from irevla.stages.ppo import run_ppo
 from irevla.stages.preflight import preflight
 from irevla.stages.sac import run_sac
@@ -20,6 +22,7 @@ from irevla.tasks import SFT, Stage
 
 
 @workers_outlive_stages()
+@fleet_outlives_stages()
 def run_algorithm(run: Run) -> VLAPolicy:
     """Run Algorithm 1, or the baseline that `config.method` names; return the policy.
 
@@ -46,30 +49,32 @@ def run_algorithm(run: Run) -> VLAPolicy:
     learns = method.rl != "none" or method.sl != "none"
     rounds = range(1, config.rounds + 1) if learns else ()
     turns = [Stage("rl", task, number) for number in rounds for task in tasks.rl]
-    for stage in turns:  # line 2: for T_i
-        last = stage == turns[-1]
-        if not method.sft:
-            policy = new_policy(run, suite, stage, expert)
+    with SecondStages(run, method.sl, suite=suite, expert=expert, online=online) as second:
+        for stage in turns:  # line 2: for T_i
+            last = stage == turns[-1]
+            if not method.sft:
+                policy = new_policy(run, suite, stage, expert)
 
-        # Stage 1, lines 4 and 5: online RL until convergence (equation 3)
-        if method.rl != "none":
-            if config.rl == "sac":
-                policy = run_sac(run, policy, stage, suite=suite, online=online)
-            else:
-                policy = run_ppo(run, policy, stage, method.rl, suite=suite)
-            more = method.sft and not (last and method.sl == "none")  # is to come of this policy
-            evaluate_stage(run, policy, suite, tasks, stage, interim=more)
+            # Stage 1, lines 4 and 5: online RL until convergence (equation 3)
+            if method.rl != "none":
+                if config.rl == "sac":
+                    policy = run_sac(run, policy, stage, suite=suite, online=online)
+                else:
+                    policy = run_ppo(run, policy, stage, method.rl, suite=suite)
+                more = method.sft and not (
+                    last and method.sl == "none"
+                )  # is to come of this policy
+                evaluate_stage(run, policy, suite, tasks, stage, interim=more)
 
-        if method.sl != "none":
-            if method.harvest:  # line 6
-                run_harvest(run, policy, stage.then("harvest"), suite=suite, online=online)
+            if method.sl != "none":
+                if method.harvest:  # line 6
+                    run_harvest(run, policy, stage.then("harvest"), suite=suite, online=online)
 
-            # Stage 2, lines 8 and 9: supervised learning on D_e + D_RL (equation 4)
-            stage_2 = stage.then("sl")
-            policy = run_supervised(
-                run, policy, stage_2, method.sl, suite=suite, expert=expert, online=online
-            )
-            evaluate_stage(run, policy, suite, tasks, stage_2, interim=not last)
+                # Stage 2, lines 8 and 9: supervised learning on D_e + D_RL (equation 4)
+                stage_2 = stage.then("sl")
+                for done in second.learn(policy, stage_2, last=last):
+                    interim = not last or done != stage_2
+                    evaluate_stage(run, policy, suite, tasks, done, interim=interim)
 
     videos(run, policy, suite, tasks)
     return policy

@@ -5,7 +5,7 @@ its help from the comments behind the fields.
 """
 
 import re
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -423,6 +423,7 @@ class ComputeConfig:
     stage1: str = "inline"  # SAC's learner: inline (as sac.async_learner says), torchrun or ray
     stage2: str = "inline"  # the same: inline, torchrun or ray (a cluster, see docs/scale-out.md)
     processes: int = 1  # of stages 0 and 2 elsewhere; each batch is shared out among them
+    pipeline: bool = False  # stage 2 of a task while stage 1 explores the next (docs/scale-out.md)
     shard: bool = False  # keep a part of a large VLM's frozen weights on each process (FSDP2)
     share: str = ""  # folder or fsspec URI that all machines see; empty: in ~/.cache/irevla
     ray_address: str = "auto"  # of the cluster; auto: the one that this machine is a node of
@@ -443,6 +444,11 @@ class ComputeConfig:
             "@" not in self.share.partition("://")[2].partition("/")[0],
             "compute.share must have no user or password: let them be in the environment",
         )
+        _check(
+            not self.pipeline or self.stage2 != "inline",
+            "compute.pipeline lets others compute stage 2 while stage 1 goes on here: choose "
+            "torchrun or ray as compute.stage2, or leave it out",
+        )
         idle = self.engines == {"inline"}
         own = ComputeConfig.processes, ComputeConfig.shard, ComputeConfig.share
         _check(
@@ -455,6 +461,36 @@ class ComputeConfig:
             "ray" in self.engines or (self.ray_address, self.ray_resource) == own_ray,
             "compute.ray_address and compute.ray_resource are for ray: choose it as "
             "compute.stage0, stage1 or stage2, or leave them out",
+        )
+
+
+BACKENDS = ("local", "ray")
+"""Who plays: the workers of this machine, or actors on a cluster."""
+
+
+@dataclass(frozen=True)
+class RolloutsConfig:
+    """Who plays PPO's stage 1, the harvest and the evaluations. A run may go on with other ones.
+
+    SAC's stage 1 is always played here: its learner takes each episode as it ends.
+    """
+
+    backend: str = "local"  # local (this process and its workers) or ray (see docs/scale-out.md)
+    actors: int = 1  # of ray: processes with a VLM and `env.workers` workers of their own each
+    device: str = "auto"  # of their VLMs; auto: a GPU each where the cluster has any, else the CPU
+    ray_address: str = "auto"  # of the cluster; auto: the one that this machine is a node of
+    ray_resource: str = ""  # custom resource of the nodes that play, one an actor; empty: any
+
+    def __post_init__(self) -> None:
+        if self.backend not in BACKENDS:
+            raise unknown("rollouts.backend", self.backend, BACKENDS)
+        _positive(self, "rollouts.", "actors")
+        _at_most(self, "rollouts.", actors=4096)
+        unset = all(getattr(self, each.name) == each.default for each in fields(self)[1:])
+        _check(
+            self.backend == "ray" or unset,
+            "rollouts.actors, device, ray_address and ray_resource are for ray: choose it as "
+            "rollouts.backend, or leave them out",
         )
 
 
@@ -513,6 +549,7 @@ class Config:
     mixture: MixtureConfig = field(default_factory=MixtureConfig)  # of both
     eval: EvalConfig = field(default_factory=EvalConfig)
     compute: ComputeConfig = field(default_factory=ComputeConfig)  # who learns, where
+    rollouts: RolloutsConfig = field(default_factory=RolloutsConfig)  # who plays
 
     @property
     def discrete_gripper(self) -> bool:
@@ -534,6 +571,17 @@ class Config:
             not self.discrete_gripper or steps <= MOST_GRIPPER_STEPS,
             f"sac.gripper has a value for each of 2^{steps} ways to open and close in {steps} "
             f"steps: model.execute at most {MOST_GRIPPER_STEPS}, or --sac.no-gripper",
+        )
+        method = METHODS[self.method]
+        _check(
+            not self.compute.pipeline or (method.rl != "none" and method.sl != "none"),
+            f"compute.pipeline overlaps stages 1 and 2, and method {self.method} has not both: "
+            "leave it out",
+        )
+        _check(
+            self.rollouts.backend == "local" or METHODS[self.method].rl != "all",
+            f"to the actors of rollouts.backend ray go heads alone, but method {self.method} "
+            "trains the VLM in stage 1: choose rollouts.backend local, or method irevla",
         )
         _check(
             self.rl == "sac" or not self.harvest.from_training,

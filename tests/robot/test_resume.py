@@ -17,9 +17,10 @@ from irevla.config import Config, EnvConfig, EvalConfig, HarvestConfig, ModelCon
 from irevla.data.replay import LatentEpisode, LatentReplay, reopen
 from irevla.envs.suite import RealArm, Suite, load_suite
 from irevla.envs.vector import Job, VectorEnv
-from irevla.evaluation import evaluate, in_run, saved
+from irevla.evaluation import in_run, saved
 from irevla.evaluation.evaluate import Protocol
 from irevla.models.policy import VLAPolicy, build_policy
+from irevla.rollout import played as played_by
 from irevla.rollout.demonstrations import open_store
 from irevla.rollout.episodes import EpisodeRecorder, Outcome
 from irevla.runs.run import Run, open_run
@@ -234,7 +235,7 @@ def test_episodes_of_a_test_are_not_played_again_on_a_real_arm(
     policy = going_one_way()
     tasks = TaskLists((), (TASK,), ())
     played: list[int] = []
-    server = evaluate.Server
+    server = played_by.Server
 
     class Watched(server):  # type: ignore[misc, valid-type]
         def serve(self, rounds: int | None = None) -> Any:
@@ -242,7 +243,7 @@ def test_episodes_of_a_test_are_not_played_again_on_a_real_arm(
                 played.append(outcome.job.seed)
                 yield outcome
 
-    monkeypatch.setattr(evaluate, "Server", Watched)
+    monkeypatch.setattr(played_by, "Server", Watched)
     run = replace(run, config=replace(CONFIG, eval=EvalConfig(episodes=5, interim=0)))
     with monkeypatch.context() as patch:
         patch.setattr(run.journal, "append", stop_after(3, run.journal.append))

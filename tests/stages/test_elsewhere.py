@@ -7,8 +7,9 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
+from subprocess import Popen
 from typing import Any
+from unittest.mock import MagicMock
 
 import pytest
 import torch
@@ -60,7 +61,7 @@ def setup(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> StageTwo:
         except UserError as error:
             log.write_text(f"{engine.REFUSED}{error}\n")
         made.meanwhile()
-        yield SimpleNamespace(poll=lambda: 0)
+        yield MagicMock(spec=Popen, poll=lambda: 0)
 
     @contextmanager
     def joined(device: str) -> Iterator[Any]:

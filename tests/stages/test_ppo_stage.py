@@ -8,12 +8,13 @@ from typing import Any
 import pytest
 import torch
 
-from irevla.config import Config, EnvConfig, ModelConfig, PPOConfig
+from irevla.config import Config, EnvConfig, ModelConfig, PPOConfig, RolloutsConfig
 from irevla.envs.suite import load_suite
 from irevla.errors import UserError
 from irevla.learners import ppo
 from irevla.learners.ppo import PPO
 from irevla.models.policy import VLAPolicy
+from irevla.rollout import fleet
 from irevla.runs.rl_progress import RLProgress
 from irevla.runs.run import open_run
 from irevla.stages.ppo import run_ppo
@@ -21,6 +22,7 @@ from irevla.stages.start import new_policy
 from irevla.storage.checkpoint import Checkpoints
 from irevla.storage.journal import Journal
 from irevla.tasks import SFT, Parts, Stage
+from players import LOST, Players
 
 SUITE = load_suite("pointmass")
 STAGE = Stage("rl", "left-disc-new")
@@ -177,3 +179,60 @@ def test_where_episodes_succeed_and_nothing_is_learnt_it_is_an_error(
         with pytest.raises(UserError, match=said):
             learn(tmp_path, "head", lucky)
     assert Journal(tmp_path / "journal.jsonl").done(STAGE.name) is None
+
+
+# --- played by actors on a cluster
+
+ONE = RolloutsConfig(backend="ray")
+TWO = RolloutsConfig(backend="ray", actors=2)
+
+
+def test_with_one_actor_it_ends_with_the_same_bits(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(fleet, "RayActors", Players)
+    torch.manual_seed(7)
+    here = learn(tmp_path / "here", "head")
+    there = learn(tmp_path / "there", "head", replace(CONFIG, rollouts=ONE))
+    assert there.hash() == here.hash()
+    points_of = [
+        [_untimed(line) for line in (tmp_path / name / "metrics.jsonl").read_text().splitlines()]
+        for name in ("here", "there")
+    ]
+    assert points_of[0] == points_of[1]
+
+
+def _untimed(line: str) -> dict[str, Any]:
+    return {name: each for name, each in json.loads(line).items() if "second" not in name} | {
+        "time": 0
+    }
+
+
+def test_with_two_it_is_interrupted_and_goes_on_though_one_is_lost(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(fleet, "RayActors", Players)
+    config = replace(CONFIG, rollouts=TWO, ppo=replace(CONFIG.ppo, steps=768))
+    whole = learn(tmp_path / "whole", "head", config)
+    update = PPO.update
+
+    def interrupted(self: PPO, batch: Any) -> dict[str, float]:
+        if self.updates == 3:
+            raise KeyboardInterrupt
+        return update(self, batch)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(PPO, "update", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            learn(tmp_path / "parts", "head", config)
+    LOST.append((0, 4))
+    assert learn(tmp_path / "parts", "head", config).hash() == whole.hash()
+    assert not LOST
+    lines = (tmp_path / "parts" / "metrics.jsonl").read_text().splitlines()
+    rows = [json.loads(line) for line in lines]
+    assert sum(row["dropped"] for row in rows) == 4
+
+
+def test_where_the_vlm_trains_actors_are_refused() -> None:
+    with pytest.raises(UserError, match="heads alone, but method ppo-full trains the VLM in stage"):
+        Config(method="ppo-full", rollouts=ONE)

@@ -4,13 +4,21 @@ evaluations."""
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from unittest.mock import MagicMock
 
 import numpy as np
 import pytest
 from recorded import IMAGES, copied, set_action
 
-from irevla.config import ComputeConfig, Config, EnvConfig, ExpertConfig, ModelConfig
-from irevla.envs.suite import load_suite
+from irevla.config import (
+    ComputeConfig,
+    Config,
+    EnvConfig,
+    ExpertConfig,
+    ModelConfig,
+    RolloutsConfig,
+)
+from irevla.envs.suite import RealArm, load_suite
 from irevla.errors import UserError
 from irevla.evaluation import in_run
 from irevla.evaluation.evaluate import Evaluation, Protocol
@@ -19,6 +27,7 @@ from irevla.models.policy import build_policy
 from irevla.presets import find_preset
 from irevla.rollout.demonstrations import collect_expert, open_demonstrations, open_store
 from irevla.runs.run import open_run
+from irevla.stages import preflight as preflighting
 from irevla.stages.preflight import preflight
 from irevla.stages.start import expert_dataset, starting_policy
 from irevla.stages.supervised import out_of_suite_words
@@ -173,3 +182,44 @@ def test_settings_of_a_dataset_need_one_of_others(tmp_path: Path) -> None:
     config = ExpertConfig(dataset=str(tmp_path / "ours"), stride=2)
     with pytest.raises(UserError, match=r"irevla made .*leave expert\.camera and expert\.stride"):
         open_demonstrations(POINTMASS, ("left-disc",), config, env=env)
+
+
+# --- actors on a cluster
+
+ACTORS = RolloutsConfig(backend="ray")
+
+
+def test_actors_without_ray_or_for_an_arm_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    config = Config(suite="pointmass", model=MODEL, rollouts=ACTORS)
+    monkeypatch.setattr(preflighting, "find_spec", lambda name: None if name == "ray" else name)
+    with pytest.raises(UserError, match=r"no Ray here: pip install 'irevla\[ray\]'"):
+        preflight(config)
+    arm = replace(POINTMASS, real_arm=MagicMock(spec=RealArm))
+    monkeypatch.setattr(preflighting, "load_suite", lambda name: arm)
+    monkeypatch.setattr(preflighting, "_check_real_arm", lambda *args: None)
+    with pytest.raises(UserError, match=r"pointmass moves an arm, which is here: --rollouts.back"):
+        preflight(config)
+
+
+def test_what_actors_do_not_play_is_said(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(preflighting, "find_spec", lambda name: name)
+    monkeypatch.setattr(preflighting, "check_cluster", lambda config, *, workers: None)
+    for rl in ("ppo", "sac"):
+        preflight(Config(suite="pointmass", model=MODEL, rl=rl, rollouts=ACTORS))
+        said = "stage 1 by SAC plays in this process's environments" in capsys.readouterr().err
+        assert said == (rl == "sac")
+
+
+@pytest.mark.parametrize(
+    ("wrong", "said"),
+    [
+        ({"backend": "rya"}, "'ray'"),
+        ({"actors": 2}, "are for ray: choose it as rollouts.backend"),
+        ({"backend": "ray", "actors": 0}, "rollouts.actors must be positive"),
+    ],
+)
+def test_rollouts_that_cannot_be_are_refused(wrong: dict[str, Any], said: str) -> None:
+    with pytest.raises(UserError, match=said):
+        RolloutsConfig(**wrong)

@@ -33,6 +33,10 @@ BENCHMARKS = {
         "what each stage keeps in memory, computed from the architecture",
         "irevla.bench.memory",
     ),
+    "scale": (
+        "PPO's rollouts by 1, 2 and 4 actors on Ray, and a simulation of 8 to 512 GPUs",
+        "irevla.bench.scale",
+    ),
 }
 """Name -> what it measures, and the module whose `run` measures it."""
 

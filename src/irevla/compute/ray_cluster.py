@@ -1,11 +1,12 @@
 """The engine Ray: processes on the nodes of a cluster, started and, where one is lost, started anew
-by Ray Train. The only file that imports Ray.
+by Ray Train. Beside `ray_actors` the only file that imports Ray.
 
 What Ray sends to them is the name of a module and two texts. Their results do not come back through
 Ray: see `stages.job`.
 """
 
 import importlib
+import logging
 import os
 import socket
 import sys
@@ -23,10 +24,6 @@ WAIT = 20.0  # seconds for a cluster to answer
 START = 600  # seconds for its processes to start: a busy node needs minutes to import torch
 
 
-class _Refused(Exception):
-    """What the cluster cannot do; the text says what to do instead."""
-
-
 def main() -> None:
     """`python -m irevla.compute.ray_cluster PARENT_PID PROCESSES ADDRESS RESOURCE DEVICE MODULE
     ARGUMENT ...`."""
@@ -35,9 +32,9 @@ def main() -> None:
     from ray.train import TrainingFailedError
 
     try:
-        _connect(address)
-        each = _resources(int(processes), resource, device)
-    except _Refused as error:
+        connect(address)
+        each = shares(int(processes), resource, device)
+    except UserError as error:
         print(f"{REFUSED}{error}", file=sys.stderr)
         sys.exit(2)
     settings = {"module": module, "arguments": arguments}
@@ -51,36 +48,52 @@ def main() -> None:
         sys.exit(2)
 
 
-def _connect(address: str) -> None:
-    """Join the cluster at `address`. Raises `_Refused` where none answers."""
+def connect(address: str, *, asked: str = "compute.ray_address", quietly: bool = False) -> None:
+    """Join the cluster at `address`, which the setting `asked` names.
+
+    Raises `UserError` where none answers. `quietly`: what its processes print is not printed here.
+    """
     import ray
 
     try:
         if address != "auto":  # Ray itself would try for minutes
             host, _, port = address.rpartition("://")[2].rpartition(":")
             socket.create_connection((host, int(port)), WAIT).close()
-        ray.init(address=address)
+        level = logging.ERROR if quietly else logging.INFO
+        ray.init(address=address, log_to_driver=not quietly, logging_level=level)
     except (ConnectionError, OSError, ValueError) as error:
-        raise _Refused(
-            f"no Ray cluster answers at compute.ray_address {address!r} "
+        raise UserError(
+            f"no Ray cluster answers at {asked} {address!r} "
             f"({str(error).splitlines()[0]}): start one with `ray start --head`, or name another"
         ) from error
 
 
-def _resources(processes: int, resource: str, device: str) -> dict[str, float]:
-    """Return what each process takes of its node. Raises `_Refused` where the cluster has less."""
+def shares(
+    number: int,
+    resource: str,
+    device: str,
+    *,
+    cpus: int = 1,
+    what: str = "processes",
+    lower: str = "compute.processes",
+) -> dict[str, float]:
+    """Return what each of `number` processes takes of its node.
+
+    Raises `UserError` where the cluster has less.
+    """
     import ray
 
     there = ray.cluster_resources()
-    each: dict[str, float] = {resource: 1} if resource else {}
+    each: dict[str, float] = {resource: 1.0} if resource else {}
     if device != "cpu" and (device != "auto" or there.get("GPU")):
-        each["GPU"] = 1
-    each["CPU"] = 1
+        each["GPU"] = 1.0
+    each["CPU"] = float(cpus)
     for name, amount in each.items():
-        if there.get(name, 0) < amount * processes:
-            raise _Refused(
-                f"the Ray cluster has {there.get(name, 0):g} of {name!r}, and {processes} "
-                "processes need one each: add nodes, or lower compute.processes"
+        if there.get(name, 0) < amount * number:
+            wanted = "one" if amount == 1 else f"{amount:g}"
+            raise UserError(
+                f"the Ray cluster has {there.get(name, 0):g} of {name!r}, and {number} {what} need "
+                f"{wanted} each: add nodes, or lower {lower}"
             )
     return each
 

@@ -54,6 +54,22 @@ class Frames:
     def __len__(self) -> int:
         return len(self.actions)
 
+    def first(self, episodes: int) -> "Frames":
+        """Return those of the first so many episodes, as a store had them that had no more."""
+        end = int((self.episode < episodes).sum())
+        if end == len(self):
+            return self
+        return Frames(
+            images=self.images[:end],
+            actions=self.actions[:end],
+            state=self.state[:end],
+            instruction=self.instruction[:end],
+            task=self.task[:end],
+            episode=self.episode[:end],
+            instructions=self.instructions[: int(self.instruction[:end].max()) + 1],
+            tasks=self.tasks[: int(self.task[:end].max()) + 1],
+        )
+
 
 @runtime_checkable
 class ExpertDataset(Protocol):

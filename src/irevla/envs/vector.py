@@ -375,13 +375,7 @@ class VectorEnv:
     @property
     def lost_note(self) -> dict[str, str]:
         """What a journal should say of the jobs that were given up: a "note", or nothing."""
-        if not self.given_up:
-            return {}
-        which = ", ".join(f"{job.task} seed {job.seed}" for job in self.given_up[:5])
-        return {
-            "note": f"{len(self.given_up)} episodes are missing, whose environment failed again "
-            f"and again ({which})"
-        }
+        return lost_note(self.given_up)
 
     def _result(
         self, worker: int, previous: tuple[Job | None, ...], lost: Bool[np.ndarray, " n"]
@@ -398,6 +392,17 @@ class VectorEnv:
             lost=lost,
             **copies,
         )
+
+
+def lost_note(given_up: Sequence[Job]) -> dict[str, str]:
+    """Return what a journal should say of jobs that were given up: a "note", or nothing."""
+    if not given_up:
+        return {}
+    which = ", ".join(f"{job.task} seed {job.seed}" for job in given_up[:5])
+    return {
+        "note": f"{len(given_up)} episodes are missing, whose environment failed again "
+        f"and again ({which})"
+    }
 
 
 def _as_json(jobs: list[Job | None]) -> list[dict[str, Any] | None]:

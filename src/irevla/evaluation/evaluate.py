@@ -2,20 +2,22 @@
 
 import time
 from collections import defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 
-from irevla.config import EnvConfig
-from irevla.envs.suite import Authorization, Suite
+from irevla.config import EnvConfig, RolloutsConfig
+from irevla.envs.suite import Suite
 from irevla.envs.vector import Job, VectorEnv
 from irevla.errors import UserError
 from irevla.evaluation.stats import Row
 from irevla.progress import bar
 from irevla.rollout.actors import BlindReplay, MeanActor
 from irevla.rollout.episodes import EpisodeRecorder, Outcome
-from irevla.rollout.serve import Actor, Server
+from irevla.rollout.played import Episodes, LocalEpisodes, open_episodes
 from irevla.tasks import BASELINE, Purpose, first_seed
 from irevla.types import Policy
 
@@ -34,6 +36,7 @@ class Protocol:
     episodes: int
     seed: int  # 0..999
     words: str = "right"  # one of `WORDS`; what counts as a success stays the task's own
+    rollouts: RolloutsConfig = field(default_factory=RolloutsConfig)  # who plays a policy's
 
     def together(self) -> EnvConfig:
         """Return how environments are shared out: many at once, but for an arm, of which there is
@@ -81,7 +84,10 @@ class Evaluation:
 
     rows: list[Row]
     first_actions: dict[str, np.ndarray]  # task -> float32[T, A]
-    lost: Mapping[str, str] = field(default_factory=dict)  # a "note" where episodes are missing
+    lost: Mapping[str, Any] = field(default_factory=dict)  # a "note" where episodes are missing
+
+
+Play = Callable[[Sequence[Job]], AbstractContextManager[Episodes]]
 
 
 def evaluate_policy(
@@ -99,11 +105,16 @@ def evaluate_policy(
     Episodes that are `known` are not played again; `keep` is told of each that was played.
     """
     policy.train(False)
-    who = Authorization(policy.hash())
+
+    def play(jobs: Sequence[Job]) -> AbstractContextManager[Episodes]:
+        env = protocol.together()
+        return open_episodes(
+            protocol.rollouts, MeanActor(policy), policy, protocol.suite, env, jobs
+        )
+
     return _evaluate(
-        MeanActor(policy),
+        play,
         protocol,
-        who=who,
         chunk=policy.chunk,
         execute=policy.execute,
         method=method,
@@ -118,10 +129,15 @@ def evaluate_blind_replay(
     demonstrations: Mapping[str, Sequence[np.ndarray]], protocol: Protocol, *, run_seed: int = 0
 ) -> Evaluation:
     """Evaluate the baseline that sees nothing: demonstrations of each task, replayed in turn."""
+
+    @contextmanager
+    def play(jobs: Sequence[Job]) -> Iterator[Episodes]:
+        with VectorEnv(protocol.suite, protocol.together(), iter(jobs)) as vec:
+            yield LocalEpisodes(vec, BlindReplay(demonstrations), EpisodeRecorder(vec))
+
     return _evaluate(
-        BlindReplay(demonstrations),
+        play,
         protocol,
-        who=None,
         method="blind-replay",
         stage=BASELINE.name,
         run_seed=run_seed,
@@ -130,10 +146,9 @@ def evaluate_blind_replay(
 
 
 def _evaluate(
-    actor: Actor,
+    play: Play,
     protocol: Protocol,
     *,
-    who: Authorization | None,
     method: str,
     stage: str,
     run_seed: int,
@@ -150,10 +165,9 @@ def _evaluate(
     start = time.monotonic()
     with (
         bar(f"Evaluation of {method}, {stage}", len(jobs)) as advance,
-        VectorEnv(protocol.suite, protocol.together(), iter(jobs), authorization=who) as vec,
+        play(jobs) as episodes,
     ):
-        server = Server(vec, actor, EpisodeRecorder(vec))
-        for number, outcome in enumerate(server.serve(), start=1):
+        for number, outcome in enumerate(episodes, start=1):
             job = outcome.job
             played = Played(job.task, job.seed, outcome.success, outcome.length)
             keep(played)
@@ -178,7 +192,7 @@ def _evaluate(
     firsts = {
         task: min(outcomes[task], key=lambda outcome: outcome.job.seed).actions for task in outcomes
     }
-    return Evaluation(rows, firsts, vec.lost_note)
+    return Evaluation(rows, firsts, episodes.facts)
 
 
 def rows_of(

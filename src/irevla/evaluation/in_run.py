@@ -121,7 +121,9 @@ def _evaluate(
     **kept: Any,
 ) -> Evaluation:
     config = run.config
-    protocol = Protocol(suite, tasks, config.env, episodes, config.eval.seed)
+    protocol = Protocol(
+        suite, tasks, config.env, episodes, config.eval.seed, rollouts=config.rollouts
+    )
     with threads(1):
         return evaluate_policy(
             policy, protocol, method=config.method, stage=stage.name, run_seed=config.seed, **kept
@@ -159,7 +161,7 @@ def _note(run: Run, stage: Stage, evaluation: Evaluation) -> None:
     _note_rows(run, stage, [row.to_json() for row in evaluation.rows], **evaluation.lost)
 
 
-def _note_rows(run: Run, stage: Stage, rows: list[dict[str, Any]], **note: str) -> None:
+def _note_rows(run: Run, stage: Stage, rows: list[dict[str, Any]], **note: Any) -> None:
     """Write down what was measured, and of which code; results.json follows."""
     run.journal.append(f"evaluated {stage.name}", rows=rows, git=git_commit(), **note)
     run.write_results()

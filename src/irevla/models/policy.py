@@ -57,6 +57,8 @@ from irevla.models.vlm.registry import build_vlm
 from irevla.tasks import Parts
 from irevla.types import STATELESS, Features, Observation, tensors_hash
 
+MAKERS = ("vlm.", "views.")  # how the names of those weights begin that make the latents
+
 
 class VLAPolicy(nn.Module):
     """A VLM and an action head, which may be told the robot's state beside the VLM's latents.
@@ -304,8 +306,17 @@ class VLAPolicy(nn.Module):
         """Return the sha256 of the weights that make the latents: what cached latents are marked
         with."""
         kept = self._kept()
-        makers = ("vlm.", "views.")
-        return self._hash({name: kept[name] for name in kept if name.startswith(makers)})
+        return self._hash({name: kept[name] for name in kept if name.startswith(MAKERS)})
+
+    def head(self) -> dict[str, Tensor]:
+        """Return the weights that `vlm_hash` does not cover: all that stage 1 changes."""
+        kept = self._kept()
+        return {name: kept[name] for name in kept if not name.startswith(MAKERS)}
+
+    def load_head(self, head: Mapping[str, Tensor]) -> None:
+        """Take what `head` returned. Raises `UserError`, and changes nothing, unless it fits."""
+        check_weights(self.head(), head)
+        self.load_state_dict(dict(head), strict=False)
 
     def _hash(self, kept: Mapping[str, Tensor]) -> str:
         base = self._adapted

@@ -161,9 +161,9 @@ def _one(features: Features | None, place: int) -> Features:
     return features[place : place + 1].to("cpu")
 
 
-def endless_jobs(task: str, seed0: int) -> Iterator[Job]:
-    """Yield episodes of one task for ever, with seeds `seed0, seed0 + 1, ...`."""
-    return (Job(task, seed) for seed in count(seed0))
+def endless_jobs(task: str, seed0: int, *, step: int = 1) -> Iterator[Job]:
+    """Yield episodes of one task for ever, with seeds `seed0, seed0 + step, ...`."""
+    return (Job(task, seed) for seed in count(seed0, step))
 
 
 def in_order(

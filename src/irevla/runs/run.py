@@ -12,7 +12,7 @@ from typing import Any
 import yaml
 
 from irevla import config_io
-from irevla.config import ComputeConfig, Config
+from irevla.config import ComputeConfig, Config, RolloutsConfig
 from irevla.errors import UserError
 from irevla.progress import console
 from irevla.storage.checkpoint import Checkpoints
@@ -31,7 +31,8 @@ MAY_CHANGE = (
     "env.workers",
     "env.envs_per_worker",
     "env.timeout",
-    *(f"compute.{each.name}" for each in fields(ComputeConfig)),
+    *(f"compute.{each.name}" for each in fields(ComputeConfig) if each.name != "pipeline"),
+    *(f"rollouts.{each.name}" for each in fields(RolloutsConfig)),
 )
 """Settings that a run may go on with another value of: the results are then of another order of
 sums, or of episodes, and no worse."""

@@ -6,8 +6,10 @@ written. So the stage goes on from them here or elsewhere, with as many processe
 
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
+from dataclasses import dataclass
 from pathlib import Path
+from subprocess import Popen
 from typing import Any
 
 import torch
@@ -32,7 +34,16 @@ from irevla.tasks import Parts, Stage
 TRAINER = "irevla.stages.trainer"
 POLL = 0.5  # seconds between two looks at how far a job is
 LEARNER = "learner.json"  # the file of a checkpoint that says how many steps were taken
-LOG = "trainer.log"  # in the run's directory: what the other processes print
+LOG = "trainer.log"  # in the run's directory: what the processes of stages 0 and 2 print
+SAC_LOG = "learner.log"  # what those of stage 1 print
+
+
+@dataclass(frozen=True)
+class Begun:
+    """A stage that others compute."""
+
+    folder: JobFolder[Job]
+    process: Popen[bytes]  # who starts them
 
 
 def learn_elsewhere(
@@ -45,11 +56,65 @@ def learn_elsewhere(
     title: str,
     expert: Frames,
     online: Frames | None,
+    begun: Begun | None = None,
 ) -> None:
     """Let other processes take the steps of `learner`; then its last checkpoint is in the run.
 
-    Raises `UserError` where they could not; the same call goes on from where they came to.
+    `begun`: what `begin_elsewhere` has started. Raises `UserError` where they could not; the same
+    call goes on from where they came to.
     """
+    if begun is not None:
+        folder = begun.folder
+        computing: AbstractContextManager[Popen[bytes]] = nullcontext(begun.process)
+    else:
+        folder = _submit(run, policy, learner, parts, expert=expert, online=online)
+        computing = _started(run, stage, folder)
+    results = Results(run, policy, learner, stage, folder)
+    if begun is None:
+        results.exchange()
+    steps = learner.config.steps
+    if results.updates < steps:
+        if results.updates:
+            console.print(f"going on from step {results.updates}")
+        with _set_aside(policy), bar(title, steps) as advance, computing as process:
+            _follow(process, results, advance)
+    if results.updates < steps:
+        raise _fault(run, stage, folder, results.updates)
+    folder.drop()
+
+
+@contextmanager
+def begin_elsewhere(
+    run: Run,
+    policy: VLAPolicy,
+    learner: SFT,
+    stage: Stage,
+    parts: Parts,
+    *,
+    expert: Frames,
+    online: Frames | None,
+) -> Iterator[Begun]:
+    """Let other processes take the steps of `learner` meanwhile.
+
+    What they learn waits in the share, for `learn_elsewhere` with the same stage. The policy may
+    have the weights that an earlier attempt came to.
+    """
+    folder = _submit(run, policy, learner, parts, expert=expert, online=online)
+    Results(run, policy, learner, stage, folder).exchange()
+    with _started(run, stage, folder) as process:
+        yield Begun(folder, process)
+
+
+def _submit(
+    run: Run,
+    policy: VLAPolicy,
+    learner: SFT,
+    parts: Parts,
+    *,
+    expert: Frames,
+    online: Frames | None,
+) -> JobFolder[Job]:
+    """Write the stage into the share."""
     share = Share(run.config.compute.share or str(cache_dir("share")))
     job = Job(
         parts=parts,
@@ -62,34 +127,27 @@ def learn_elsewhere(
         expert=put_frames(share, expert),
         online=put_frames(share, online) if online else None,
     )
-    folder = JobFolder(share, submit(share, job, policy.files()), Job.of_text)
-    results = Results(run, policy, learner, stage, folder)
-    results.exchange()
-    steps = learner.config.steps
-    if results.updates < steps:
-        if results.updates:
-            console.print(f"going on from step {results.updates}")
-        with _set_aside(policy), bar(title, steps) as advance:
-            _compute(run, stage, folder, results, advance)
-    if results.updates < steps:
-        raise _fault(run, stage, folder, results.updates)
-    folder.drop()
+    return JobFolder(share, submit(share, job, policy.files()), Job.of_text)
 
 
-def _compute(
-    run: Run, stage: Stage, folder: JobFolder[Job], results: "Results", advance: Advance
-) -> None:
-    """Let the engine of `stage` compute the job, and take what comes back until it has ended."""
+def _started(
+    run: Run, stage: Stage, folder: JobFolder[Job]
+) -> AbstractContextManager[Popen[bytes]]:
+    """Let the engine of `stage` compute the job for a while."""
     job = [folder.share.place, folder.name]
     if run.config.compute.shard:
         job.append(SHARD)
     settings = engine_settings(run.config, stage)
-    with engine.started(settings, TRAINER, job, log=log_of(run)) as process:
-        while process.poll() is None:
-            with suppress(UserError):  # newer by now, or out of reach: at the next look
-                results.take()
-            advance(results.step, note(results.metrics))
-            time.sleep(POLL)
+    return engine.started(settings, TRAINER, job, log=log_of(run, stage))
+
+
+def _follow(process: Popen[bytes], results: "Results", advance: Advance) -> None:
+    """Take what comes back until the engine has ended."""
+    while process.poll() is None:
+        with suppress(UserError):  # newer by now, or out of reach: at the next look
+            results.take()
+        advance(results.step, note(results.metrics))
+        time.sleep(POLL)
     results.take()
     advance(results.step, note(results.metrics))
 
@@ -169,19 +227,20 @@ def engine_settings(config: Config, stage: Stage) -> list[str]:
     )
 
 
-def log_of(run: Run) -> Path:
-    """Return where the other processes print to."""
-    return run.directory / LOG
+def log_of(run: Run, stage: Stage) -> Path:
+    """Return where the other processes of a stage print to: in a pipeline there are two."""
+    return run.directory / (SAC_LOG if stage.kind == "rl" else LOG)
 
 
 def _fault(run: Run, stage: Stage, folder: JobFolder[Job], updates: int) -> UserError:
     """Return what to say where an engine ended before the job was done."""
-    reason = folder.failure() or engine.last_word(log_of(run))
+    reason = folder.failure() or engine.last_word(log_of(run, stage))
     if reason:
         return UserError(reason)
     return UserError(
         f"{stage.name}: the processes that {engine_of(run.config, stage)} started ended after "
-        f"{updates} steps ({log_of(run)} has what they said); the same command goes on from there"
+        f"{updates} steps ({log_of(run, stage)} has what they said); the same command goes on from "
+        "there"
     )
 
 

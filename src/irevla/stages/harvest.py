@@ -3,13 +3,13 @@
 from irevla.compute.device import threads
 from irevla.config import METHODS, Config
 from irevla.data.episodes import EpisodeStore
-from irevla.envs.suite import Authorization, Suite
-from irevla.envs.vector import Job, VectorEnv
+from irevla.envs.suite import Suite
+from irevla.envs.vector import Job
 from irevla.models.policy import VLAPolicy
 from irevla.progress import bar
 from irevla.rollout.actors import MeanActor
-from irevla.rollout.episodes import EpisodeRecorder, in_order
-from irevla.rollout.serve import Server
+from irevla.rollout.episodes import in_order
+from irevla.rollout.played import open_episodes
 from irevla.runs.run import Run
 from irevla.stages.contract import still_to_play
 from irevla.tasks import SHARE, Purpose, Stage, first_seed
@@ -30,7 +30,6 @@ def run_harvest(
     config = run.config.harvest
     practice = _practice(run.config)
     policy.eval()
-    policy_hash = policy.hash()
     first = first_seed(Purpose.HARVEST, run.config.seed, round=stage.round)
     seeds = range(first, first + min(SHARE, config.attempts + practice))
     jobs = [Job(stage.task, seed, noise=config.noise, burst=config.burst) for seed in seeds]
@@ -46,16 +45,17 @@ def run_harvest(
     with (
         threads(1),
         bar(f"Harvest of {stage.target}", practice or wanted) as advance,
-        VectorEnv(
+        open_episodes(
+            run.config.rollouts,
+            MeanActor(policy),
+            policy,
             suite,
             run.config.env.for_training(),
-            iter(jobs),
-            authorization=Authorization(policy_hash),
-        ) as vec,
+            jobs,
+            images=True,
+        ) as episodes,
     ):
-        recorder = EpisodeRecorder(vec, policy_hash=policy_hash, images=True)
-        server = Server(vec, MeanActor(policy), recorder)
-        for outcome in in_order(server.serve(), jobs, vec.given_up):
+        for outcome in in_order(episodes, jobs, episodes.given_up):
             practising = decisions < practice
             tried += 1
             decisions += outcome.length
@@ -70,7 +70,7 @@ def run_harvest(
             if decisions >= practice and (kept >= wanted or not left):
                 break
     facts = {"tried": tried, "decisions": decisions, "kept": kept}
-    run.journal.append(stage.name, **facts, **vec.lost_note)
+    run.journal.append(stage.name, **facts, **episodes.facts)
 
 
 def _practice(config: Config) -> int:

@@ -5,16 +5,11 @@ import torch
 
 from irevla.compute.device import seeded, threads
 from irevla.envs.suite import Authorization, Suite
-from irevla.envs.vector import VectorEnv
 from irevla.learners.ppo import PPO
 from irevla.models.heads import CriticHead
 from irevla.models.policy import VLAPolicy
 from irevla.progress import bar, console
-from irevla.rollout.actors import GaussianActor
-from irevla.rollout.batches import Collector, RolloutRecorder
-from irevla.rollout.episodes import endless_jobs
-from irevla.rollout.exploration import PinkNoise
-from irevla.rollout.serve import Server
+from irevla.rollout.practice import Practice, open_rollouts
 from irevla.runs.rl_progress import RLProgress
 from irevla.runs.run import Run
 from irevla.stages.contract import check_learnt, complete, load_if_done, resume, save
@@ -41,28 +36,23 @@ def run_ppo(run: Run, policy: VLAPolicy, stage: Stage, parts: Parts, *, suite: S
     files = resume(run.checkpoints, policy, stage, learner)
     progress.load_files(files)
 
-    env = run.config.env.for_training()
-    noise = PinkNoise(draw_seed(draws, "explore"), decisions=env.horizon, execute=policy.execute)
-    first = first_seed(Purpose.RL, run.config.seed, round=stage.round)
-    jobs = endless_jobs(stage.task, first)
+    practice = Practice(
+        suite,
+        run.config.env.for_training(),
+        stage.task,
+        first=first_seed(Purpose.RL, run.config.seed, round=stage.round),
+        explore=draw_seed(draws, "explore"),
+        gamma=config.gamma,
+    )
     with (
         threads(1),
         bar(f"Stage 1: RL on {stage.target}", config.steps) as advance,
-        VectorEnv(
-            suite,
-            env,
-            jobs,
-            authorization=acting,
-            state=files.get("episodes.json"),
-        ) as vec,
+        open_rollouts(
+            run.config.rollouts, policy, practice, live=learner.live, acting=acting, files=files
+        ) as rollouts,
     ):
-        actor = GaussianActor(policy, noise, kept=not learner.live)
-        server = Server(vec, actor, RolloutRecorder(vec, gamma=config.gamma))
-        if vec.resumed:
-            server.resume(files)
-        collector = Collector(server, live=learner.live)
         while not progress.over:
-            batch, stats = collector.collect(learner.critic, config.rollout)
+            batch, stats = rollouts.collect(learner.critic, config.rollout)
             metrics = learner.update(batch)
             progress.add(
                 decisions=stats.decisions, successes=stats.successes, dropped=stats.dropped
@@ -70,13 +60,15 @@ def run_ppo(run: Run, policy: VLAPolicy, stage: Stage, parts: Parts, *, suite: S
             run.metrics.log(stage.name, progress.decisions, **metrics, **stats.metrics())
             advance(progress.decisions, progress.note())
             if learner.updates % config.checkpoint_every == 0:
-                save(run.checkpoints, policy, stage, learner, **progress.files(), **server.state())
+                save(
+                    run.checkpoints, policy, stage, learner, **progress.files(), **rollouts.state()
+                )
     remark = _remark(learner, progress, stage)
     if progress.fell:
         remark = {"note": _fall(progress)}
         console.print(f"{stage.name}: {remark['note']}", style="yellow", soft_wrap=True)
         _restore(policy, before, parts)
-    complete(run, policy, stage, **progress.facts(), **vec.lost_note | remark)
+    complete(run, policy, stage, **progress.facts(), **rollouts.lost_note | remark)
     return policy
 
 

@@ -10,7 +10,9 @@ from irevla.errors import UserError
 from irevla.models.files import check_fits, parse, read_policy
 from irevla.models.hub import locate
 from irevla.models.vlm.registry import VLMS, check_model
+from irevla.progress import console
 from irevla.rollout.demonstrations import open_demonstrations
+from irevla.rollout.fleet import check_cluster
 from irevla.tasks import TaskLists
 
 
@@ -33,11 +35,34 @@ def preflight(config: Config) -> tuple[Suite, TaskLists]:
         )
     if "ray" in config.compute.engines and find_spec("ray") is None:
         raise UserError("there is no Ray here: pip install 'irevla[ray]', or choose torchrun")
+    if config.rollouts.backend == "ray":
+        _check_actors(suite, config, model)
     if config.eval.videos and find_spec("av") is None:
         raise UserError("videos need PyAV: pip install 'irevla[report]', or --eval.no-videos")
     tasks = suite.task_lists(config)
     _check_demonstrations(suite, tasks, config)
     return suite, tasks
+
+
+def _check_actors(suite: Suite, config: Config, model: ModelConfig) -> None:
+    """Raise `UserError` where actors on a cluster cannot play; say what they do not play."""
+    if model.execute > 1:
+        raise UserError(
+            "the actors of rollouts.backend ray ask the policy at each step: --model.execute 1, or "
+            "--rollouts.backend local"
+        )
+    if suite.real_arm is not None:
+        raise UserError(f"{config.suite} moves an arm, which is here: --rollouts.backend local")
+    if find_spec("ray") is None:
+        raise UserError("there is no Ray here: pip install 'irevla[ray]', or leave rollouts out")
+    check_cluster(config.rollouts, workers=config.env.workers)
+    if config.rl == "sac" and METHODS[config.method].rl != "none":
+        console.print(
+            "stage 1 by SAC plays in this process's environments, since its learner takes each "
+            "episode as it ends: the actors of rollouts.backend ray play the harvest and the "
+            "evaluations",
+            soft_wrap=True,
+        )
 
 
 def _check_demonstrations(suite: Suite, tasks: TaskLists, config: Config) -> None:

@@ -125,7 +125,7 @@ class RemoteLearner:
             raise UserError(self._courier.fault)
         if not self._engine.poll():  # it learns, or is done
             return
-        log = log_of(self._run)
+        log = log_of(self._run, self._stage)
         if said := engine.last_word(log):
             raise UserError(said)
         self._losses += 1
@@ -142,7 +142,7 @@ class RemoteLearner:
         self._stack.close()
         settings = engine_settings(self._run.config, self._stage)
         job = [self._folder.share.place, self._folder.name]
-        started = engine.started(settings, TRAINER, job, log=log_of(self._run))
+        started = engine.started(settings, TRAINER, job, log=log_of(self._run, self._stage))
         self._engine: subprocess.Popen[bytes] = self._stack.enter_context(started)
 
     def __enter__(self) -> "RemoteLearner":

@@ -1,10 +1,12 @@
 """Stages 0 and 2: supervised learning on D_e (equation 2), or on D_e and D_RL (equation 4)."""
 
 from collections.abc import Mapping
+from contextlib import AbstractContextManager
 
 import torch
 
 from irevla.compute.device import threads
+from irevla.config import SFTConfig
 from irevla.data.episodes import EpisodeStore, ExpertDataset, Frames
 from irevla.data.mixture import Mixture
 from irevla.envs.suite import Suite
@@ -15,7 +17,7 @@ from irevla.models.vlm.tokenizer import words
 from irevla.progress import bar, console
 from irevla.runs.run import Run
 from irevla.stages.contract import check_learnt, complete, load_if_done, resume, save
-from irevla.stages.elsewhere import engine_of, learn_elsewhere
+from irevla.stages.elsewhere import Begun, begin_elsewhere, engine_of, learn_elsewhere
 from irevla.stages.fit import fit, in_scale
 from irevla.tasks import Parts, Stage
 
@@ -29,26 +31,27 @@ def run_supervised(
     suite: Suite,
     expert: ExpertDataset,
     online: EpisodeStore | None = None,
+    episodes: int | None = None,
+    begun: Begun | None = None,
 ) -> VLAPolicy:
     """Let `parts` of the policy learn from D_e and, in stage 2, from D_RL.
 
+    `episodes`: the first so many of D_RL; None: all. `begun`: what `begin_supervised` started.
     Raises `UserError` where no step ever had a finite gradient, or one but exact zeros.
     """
     if load_if_done(run, policy, stage):
         return policy
-    config = run.config.sft if stage.kind == "sft" else run.config.sl
-    draws = run.draws(stage)
-    frames = online.read() if online is not None and len(online) else None
-    words = out_of_suite_words(suite)
+    config, learner, frames = _learner(
+        run, policy, stage, parts, suite=suite, online=online, episodes=episodes
+    )
     scale = policy.action_scale
     mixture = Mixture(
         in_scale(expert.read(), scale),
         None if frames is None else in_scale(frames, scale),
         run.config.mixture,
-        seed=draws,
+        seed=run.draws(stage),
         chunk=policy.chunk,
     )
-    learner = SFT(policy, config, parts=parts, seed=draws, words=words)
     others = engine_of(run.config, stage) != "inline"
     if others:
         learn_elsewhere(
@@ -60,6 +63,7 @@ def run_supervised(
             title=_title(stage),
             expert=expert.read(),
             online=frames,
+            begun=begun,
         )
     resume(run.checkpoints, policy, stage, learner, silent=others)
 
@@ -100,6 +104,47 @@ def _clipped(policy: VLAPolicy, expert: Frames, online: Frames | None) -> dict[s
     )
     console.print(note, soft_wrap=True)
     return {"note": note}
+
+
+def begin_supervised(
+    run: Run,
+    policy: VLAPolicy,
+    stage: Stage,
+    parts: Parts,
+    *,
+    suite: Suite,
+    expert: ExpertDataset,
+    online: EpisodeStore,
+    episodes: int,
+) -> AbstractContextManager[Begun]:
+    """Let others begin with a stage that is not `inline`; `run_supervised` takes what they learn.
+
+    See `begin_elsewhere`.
+    """
+    _, learner, frames = _learner(
+        run, policy, stage, parts, suite=suite, online=online, episodes=episodes
+    )
+    return begin_elsewhere(run, policy, learner, stage, parts, expert=expert.read(), online=frames)
+
+
+def _learner(
+    run: Run,
+    policy: VLAPolicy,
+    stage: Stage,
+    parts: Parts,
+    *,
+    suite: Suite,
+    online: EpisodeStore | None,
+    episodes: int | None,
+) -> tuple[SFTConfig, SFT, Frames | None]:
+    """Return the settings of a stage, who learns, and D_RL."""
+    config = run.config.sft if stage.kind == "sft" else run.config.sl
+    words = out_of_suite_words(suite)
+    learner = SFT(policy, config, parts=parts, seed=run.draws(stage), words=words)
+    if online is None or not len(online) or episodes == 0:
+        return config, learner, None
+    frames = online.read()
+    return config, learner, frames if episodes is None else frames.first(episodes)
 
 
 def out_of_suite_words(suite: Suite) -> tuple[str, ...]:
