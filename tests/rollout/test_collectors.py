@@ -40,7 +40,7 @@ from players import LOST, Players
 POINTMASS = load_suite("pointmass")
 ENV = EnvConfig(image_size=32, horizon=12, workers=1, envs_per_worker=2)
 MODEL = ModelConfig(vlm="tiny-random", width=32, layers=1, head_groups=4, head_hidden=16)
-PRACTICE = Practice(POINTMASS, ENV, "left-disc-new", first=5, explore=3)
+PRACTICE = Practice(POINTMASS, ENV, "left-disc-new", first=5, explore=3, gamma=1.0)
 ACTING = Authorization("0" * 64, learning=True)
 LOCAL = RolloutsConfig()
 ONE = RolloutsConfig(backend="ray", actors=1)

@@ -34,7 +34,7 @@ pytest.importorskip("ray")
 SUITE = load_suite("pointmass")
 ENV = EnvConfig(image_size=32, horizon=12, workers=1, envs_per_worker=2)
 MODEL = ModelConfig(vlm="tiny-random", width=32, layers=1, head_groups=4, head_hidden=16)
-PRACTICE = Practice(SUITE, ENV, "left-disc-new", first=5, explore=3)
+PRACTICE = Practice(SUITE, ENV, "left-disc-new", first=5, explore=3, gamma=1.0)
 ACTING = Authorization("0" * 64, learning=True)
 LOCAL = RolloutsConfig()
 JOBS = [Job("left-disc-new", seed) for seed in range(40, 52)]
