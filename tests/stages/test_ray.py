@@ -130,8 +130,8 @@ def _workers() -> Iterator[int]:
 
 def test_what_a_cluster_has_not_is_said_in_one_line(cluster: Any, tmp_path: Path) -> None:
     stage = StageTwo(tmp_path, LONG)
-    with pytest.raises(UserError, match="of 'remote', and 6 processes need one each: add nodes"):
-        stage.learn("ray", processes=6, ray_address=cluster.address, ray_resource="remote")
+    with pytest.raises(UserError, match="of 'remote', and 7 processes need one each: add nodes"):
+        stage.learn("ray", processes=7, ray_address=cluster.address, ray_resource="remote")
     with pytest.raises(UserError, match=r"no Ray cluster answers at compute.ray_address '127.0.0"):
         stage.learn("ray", ray_address="127.0.0.1:9")
 
