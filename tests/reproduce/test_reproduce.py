@@ -108,6 +108,10 @@ def test_a_row_that_is_another_one_here_is_left_out_and_said(
     assert by_sac.config == replace(cells(TINY, ("irevla",), (0,), tmp_path)[1].config, rl="sac")
     assert len(cells(replace(TINY, rl="sac"), ("irevla-sac",), (0,), tmp_path)) == 1
     assert "no irevla-sac: it is irevla here" in capsys.readouterr().err
+    told = replace(TINY, rl="sac", sac=replace(TINY.sac, other_words=True))
+    (_, untold) = cells(told, ("own-words",), (0,), tmp_path)
+    assert told.sac.other_words and not untold.config.sac.other_words
+    assert len(cells(TINY, ("own-words",), (0,), tmp_path)) == 1
 
 
 def test_the_same_augmentation_is_stage_0s(tmp_path: Path) -> None:

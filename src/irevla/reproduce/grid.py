@@ -28,9 +28,14 @@ def _by_sac(config: Config) -> Config:
     return replace(config, rl="sac")
 
 
+def _own_words(config: Config) -> Config:
+    return replace(config, sac=replace(config.sac, other_words=False))
+
+
 CONTROLS: dict[str, tuple[str, Change]] = {
     "same-augmentation": ("irevla", _same_augmentation),
     "irevla-sac": ("irevla", _by_sac),
+    "own-words": ("irevla", _own_words),
 }
 """Rows that are no method of their own: a method, and what is changed in its settings."""
 
@@ -68,7 +73,7 @@ EVIDENCE: dict[str, tuple[str, tuple[str, ...]]] = {
     ),
     "figure6": ("What do both stages bring on the arm?", (SFT, "irevla")),
     "controls": (
-        "Is it RL, imitation of own successes, more supervised steps, or their augmentation?",
+        "Is it RL, imitation of own successes, more supervised steps, augmentation, or words?",
         (
             SFT,
             "irevla",
@@ -77,6 +82,7 @@ EVIDENCE: dict[str, tuple[str, tuple[str, ...]]] = {
             "more-sft",
             "stage1-only",
             "same-augmentation",
+            "own-words",
         ),
     ),
 }
