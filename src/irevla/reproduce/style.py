@@ -19,7 +19,7 @@ except ModuleNotFoundError as missing:
 
 COLOURS = (
     *("#0072b2", "#56b4e9", "#d55e00", "#e69f00", "#882255"),
-    *("#8c94a3", "#009e73", "#cc79a7", "#b3a100", "#332288", "#44aa99"),
+    *("#8c94a3", "#009e73", "#cc79a7", "#b3a100", "#332288", "#44aa99", "#aa4466"),
 )
 DPI = 160
 WIDTH = 10.4  # inches
