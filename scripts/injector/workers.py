@@ -29,6 +29,7 @@ from irevla.rollout.actors import GaussianActor, MeanActor
 from irevla.rollout.batches import Collector, RolloutRecorder
 from irevla.rollout.demonstrations import collect_expert, open_store
 from irevla.rollout.episodes import EpisodeRecorder, endless_jobs
+from irevla.rollout.exploration import PinkNoise
 from irevla.rollout.serve import Server
 from irevla.runs.run import open_run
 from irevla.stages.harvest import run_harvest
@@ -174,7 +175,7 @@ def _rollout(policy: VLAPolicy) -> Played:
         policy.log_std.fill_(QUIET)
     found: Played = {}
     with VectorEnv(SUITE, ENV, endless_jobs(TASK, 1000)) as vec:
-        actor = GaussianActor(policy, torch.Generator().manual_seed(0))
+        actor = GaussianActor(policy, PinkNoise(0, decisions=ENV.horizon))
         collector = Collector(Server(vec, actor, RolloutRecorder(vec)))
         while len(found) < 100:
             _, stats = collector.collect(_no_value, 16)

@@ -20,7 +20,7 @@ from irevla.models import fingerprint as prints
 from irevla.models.fingerprint import Fingerprint, check_same, fixed_observation, without_action
 from irevla.models.policy import VLAPolicy, build_policy
 from irevla.models.vlm.tiny import TinyVLM
-from irevla.stages.async_learner import _PolicyFiles
+from irevla.stages.learning import PolicyFiles
 from irevla.storage import checkpoint
 from irevla.types import Features, Observation
 
@@ -221,7 +221,7 @@ def test_a_learner_without_the_vlm_keeps_what_stays_true(
     """SAC's learner in a process of its own: the head has changed, config.json has not."""
     policy = small()
     saved = policy.files()
-    learner = _PolicyFiles(saved, small().action_head)
+    learner = PolicyFiles(saved, small().action_head)
     with torch.no_grad():
         for parameter in learner._head.parameters():
             parameter.add_(0.1)

@@ -142,6 +142,7 @@ def robot(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Robot:
             super().__init__(daemon=True)
             self.job, self.log = job, log
             self.status = 1
+            self.over = False  # its engine was ended
 
         def run(self) -> None:
             try:
@@ -164,9 +165,21 @@ def robot(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Robot:
         log.write_text("")
         process = Process(job, log)
         process.start()
-        yield process
+        try:
+            yield process
+        finally:
+            process.over = True
+            process.join()
+
+    exchange = sac_trainer.Trainer._exchange
+
+    def ended(self: sac_trainer.Trainer) -> None:
+        if getattr(threading.current_thread(), "over", False):
+            raise Killed
+        exchange(self)
 
     monkeypatch.setattr(SAC, "update", watched)
+    monkeypatch.setattr(sac_trainer.Trainer, "_exchange", ended)
     monkeypatch.setattr(engine, "started", started)
     return made
 
@@ -286,20 +299,19 @@ def test_a_damaged_head_is_never_installed(robot: Robot) -> None:
         remote.train_pending()
         while remote.updates < 12:
             remote.train_pending()
-        courier, folder = remote._courier, robot.folder
-        courier.stop()
-        courier.heads.clear()
-        courier._last = None
-        said = folder.learnt()
-        assert said is not None
-        path = folder.job_folder / "actors" / said.actor
-        path.write_bytes(path.read_bytes()[:-1] + b"!")
-        with pytest.raises(Damaged, match="was not what its name says"):
-            courier._exchange()
-        folder.say_learnt(said, {"w": torch.zeros(3)})
-        with pytest.raises(Damaged, match="is of another policy"):
-            courier._exchange()
-        assert not courier.heads
+    courier, folder = remote._courier, robot.folder
+    courier.heads.clear()
+    courier._last = None
+    said = folder.learnt()
+    assert said is not None
+    path = folder.job_folder / "actors" / said.actor
+    path.write_bytes(path.read_bytes()[:-1] + b"!")
+    with pytest.raises(Damaged, match="was not what its name says"):
+        courier._exchange()
+    folder.say_learnt(said, {"w": torch.zeros(3)})
+    with pytest.raises(Damaged, match="is of another policy"):
+        courier._exchange()
+    assert not courier.heads
 
 
 @pytest.mark.parametrize("word", range(5))
@@ -332,10 +344,9 @@ def test_a_share_out_of_reach_stops_neither_side(
 def test_what_was_played_is_checked(robot: Robot, text: bytes) -> None:
     with robot.learning(episodes=1) as (remote, _):
         remote.train_pending()
-        remote._courier.stop()
-        (robot.folder.job_folder / "played.json").write_bytes(text)
-        with pytest.raises(Damaged):
-            robot.folder.played()
+    (robot.folder.job_folder / "played.json").write_bytes(text)
+    with pytest.raises(Damaged):
+        robot.folder.played()
 
 
 @pytest.mark.parametrize(
@@ -344,11 +355,10 @@ def test_what_was_played_is_checked(robot: Robot, text: bytes) -> None:
 def test_what_was_learnt_is_checked(robot: Robot, change: dict[str, Any]) -> None:
     with robot.learning(episodes=1) as (remote, _):
         remote.train_pending()
-        remote._courier.stop()
-        said = vars(Learnt(3, "0" * 64, 1, 1)) | {"metrics": {}} | change
-        robot.folder.share.say(f"{robot.folder._root}/learnt.json", said)
-        with pytest.raises(Damaged):
-            robot.folder.learnt()
+    said = vars(Learnt(3, "0" * 64, 1, 1)) | {"metrics": {}} | change
+    robot.folder.share.say(f"{robot.folder._root}/learnt.json", said)
+    with pytest.raises(Damaged):
+        robot.folder.learnt()
 
 
 def test_a_job_is_what_was_submitted(robot: Robot) -> None:
