@@ -30,14 +30,14 @@ from irevla.envs.panda.tasks import SPECS
 from irevla.envs.suite import load_suite
 from irevla.envs.vector import VectorEnv
 from irevla.errors import UserError
-from irevla.evaluation import evaluate
 from irevla.models.policy import VLAPolicy, build_policy
 from irevla.presets import find_preset
 from irevla.robot.recorder import Recorder
 from irevla.robot.teleop import DONE, READY
+from irevla.rollout import played
 from irevla.rollout.demonstrations import import_recordings
 from irevla.runs.run import open_run
-from irevla.stages import harvest, sac
+from irevla.stages import sac
 from irevla.types import weights_hash
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]
@@ -146,7 +146,7 @@ def test_algorithm_1_with_sac_on_an_arm(
             cell.replace_arm()
             super().__init__(*what, **more)
 
-    for module in (harvest, evaluate, sac):
+    for module in (played, sac):
         monkeypatch.setattr(module, "VectorEnv", Freshly)
     config, directory = shortened(tmp_path), tmp_path / "run"
     watching = Watching(cell, directory / "latents" / TASK / "online" / "episodes.jsonl")
