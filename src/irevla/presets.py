@@ -82,7 +82,13 @@ PRESETS: dict[str, tuple[str, Config]] = {
     "metaworld": (
         "the paper's Meta-World experiment: 25 expert tasks x 50 demonstrations, 5 RL tasks, 10 "
         "unseen",
-        Config(suite="metaworld", sft=SFTConfig(steps=30_000, batch=64, validate_every=1_000)),
+        Config(
+            suite="metaworld",
+            rl="sac",
+            sft=SFTConfig(steps=30_000, batch=64, validate_every=1_000),
+            sl=SFTConfig(steps=2_000, batch=64, lr=5e-4, validate_every=500),
+            sac=SACConfig(steps=15_000, gripper=False),
+        ),
     ),
     "kitchen": (
         "Franka Kitchen on two cores: 5 expert tasks, RL on a moved red slide door and on the left "
