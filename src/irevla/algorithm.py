@@ -43,9 +43,8 @@ def run_algorithm(run: Run) -> VLAPolicy:
             policy = run_supervised(run, policy, SFT, "all", suite=suite, expert=expert)
     evaluate_stage(run, policy, suite, tasks, SFT)
 
-    online = open_store(
-        suite, config.env, run.directory / "online", online=True
-    )  # line 1: D_RL <- {}
+    # Line 1: D_RL <- {}
+    online = open_store(suite, config.env, run.directory / "online", online=True)
     learns = method.rl != "none" or method.sl != "none"
     rounds = range(1, config.rounds + 1) if learns else ()
     turns = [Stage("rl", task, number) for number in rounds for task in tasks.rl]
@@ -61,9 +60,8 @@ def run_algorithm(run: Run) -> VLAPolicy:
                     policy = run_sac(run, policy, stage, suite=suite, online=online)
                 else:
                     policy = run_ppo(run, policy, stage, method.rl, suite=suite)
-                more = method.sft and not (
-                    last and method.sl == "none"
-                )  # is to come of this policy
+                # Whether more is to come of this policy: else it is evaluated in full.
+                more = method.sft and not (last and method.sl == "none")
                 evaluate_stage(run, policy, suite, tasks, stage, interim=more)
 
             if method.sl != "none":

@@ -449,12 +449,16 @@ class ComputeConfig:
             "compute.pipeline lets others compute stage 2 while stage 1 goes on here: choose "
             "torchrun or ray as compute.stage2, or leave it out",
         )
-        idle = self.engines == {"inline"}
-        own = ComputeConfig.processes, ComputeConfig.shard, ComputeConfig.share
+        own = ComputeConfig.processes, ComputeConfig.shard
         _check(
-            not idle or (self.processes, self.shard, self.share) == own,
-            "compute.processes, compute.shard and compute.share are for torchrun and ray: choose "
-            "one as compute.stage0, stage1 or stage2, or leave them out",
+            {self.stage0, self.stage2} != {"inline"} or (self.processes, self.shard) == own,
+            "compute.processes and compute.shard are for stages 0 and 2 on torchrun or ray: choose "
+            "one as compute.stage0 or stage2, or leave them out",
+        )
+        _check(
+            self.engines != {"inline"} or self.share == ComputeConfig.share,
+            "compute.share is for torchrun and ray: choose one as compute.stage0, stage1 or "
+            "stage2, or leave it out",
         )
         own_ray = ComputeConfig.ray_address, ComputeConfig.ray_resource
         _check(

@@ -1,6 +1,7 @@
 """SAC whose learner is on another machine: the same result, whatever goes wrong on the way."""
 
 import threading
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -314,6 +315,23 @@ def test_a_damaged_head_is_never_installed(robot: Robot) -> None:
     assert not courier.heads
 
 
+def test_a_learner_with_nothing_to_learn_is_not_silent(
+    robot: Robot, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(sac_trainer, "SILENCE", 0.02)
+    with robot.learning(episodes=1) as (remote, _):
+        remote.train_pending()
+        courier, words = remote._courier, []
+        monkeypatch.setattr(sac_elsewhere, "SILENT", 2.0)
+        until = time.monotonic() + 4.0
+        while time.monotonic() < until:
+            assert courier._last is not None
+            words.append(courier._last.word)
+            time.sleep(0.1)
+        assert words[-1] > words[0], "all was learnt by then, and it goes on speaking"
+    assert "has said nothing" not in caplog.text
+
+
 @pytest.mark.parametrize("word", range(5))
 def test_a_share_out_of_reach_stops_neither_side(
     robot: Robot, want: str, monkeypatch: pytest.MonkeyPatch, word: int
@@ -350,7 +368,15 @@ def test_what_was_played_is_checked(robot: Robot, text: bytes) -> None:
 
 
 @pytest.mark.parametrize(
-    "change", [{"actor": "../x"}, {"updates": "7"}, {"over": 1}, {"metrics": {"a": "b"}}, {"x": 1}]
+    "change",
+    [
+        {"actor": "../x"},
+        {"updates": "7"},
+        {"over": 1},
+        {"metrics": {"a": "b"}},
+        {"word": 0.5},
+        {"x": 1},
+    ],
 )
 def test_what_was_learnt_is_checked(robot: Robot, change: dict[str, Any]) -> None:
     with robot.learning(episodes=1) as (remote, _):

@@ -1,7 +1,12 @@
 """Processes that end with the one that started them."""
 
 import os
+import sys
+import threading
 import time
+from collections.abc import Callable, Sequence
+
+from irevla.errors import UserError
 
 
 def outlive_nobody(parent: int) -> None:
@@ -9,3 +14,16 @@ def outlive_nobody(parent: int) -> None:
     while os.getppid() == parent:
         time.sleep(1)
     os._exit(1)
+
+
+def obey(run: Callable[[Sequence[str]], None]) -> None:
+    """Do what the engine that started this process asks for, and no longer than it lives.
+
+    What a user can mend ends it with one line and exit code 2.
+    """
+    threading.Thread(target=outlive_nobody, args=(os.getppid(),), daemon=True).start()
+    try:
+        run(sys.argv[1:])
+    except UserError as error:
+        print(f"irevla: {error}", file=sys.stderr)
+        sys.exit(2)

@@ -16,7 +16,8 @@ a result that arrives twice is one.
 import hashlib
 import json
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -25,6 +26,7 @@ from typing import Any, Generic, Protocol, TypeVar, runtime_checkable
 
 from irevla import config_io
 from irevla.config import MixtureConfig, SFTConfig
+from irevla.errors import UserError
 from irevla.storage import checkpoint
 from irevla.storage.checkpoint import Files
 from irevla.storage.read import LARGEST_TEXT, parse_json, shaped
@@ -205,6 +207,16 @@ class JobFolder(Generic[J]):
     def fail(self, reason: str) -> None:
         """Write down why the job cannot go on."""
         self.share.say(f"{self._root}/failure.json", {"error": reason})
+
+    @contextmanager
+    def failing(self) -> Iterator[None]:
+        """Write down what a user can mend of what goes wrong inside, and raise it."""
+        try:
+            yield
+        except UserError as error:
+            with suppress(UserError):  # where nothing can be written there, the engine's log has it
+                self.fail(str(error))
+            raise
 
     def failure(self) -> str:
         """Return why the job cannot go on; nothing where nobody said that."""

@@ -83,6 +83,7 @@ class Learnt:
     online: int
     over: bool = False  # it has made all updates for what was played, and its checkpoint is there
     metrics: Mapping[str, float] = field(default_factory=dict)  # means since it last said something
+    word: int = 0  # grows each time: one with nothing new to tell is alive all the same
 
 
 class SACFolder(JobFolder[SACJob]):
@@ -134,7 +135,7 @@ class SACFolder(JobFolder[SACJob]):
             return None
         try:
             learnt = Learnt(**said)
-            numbers = [learnt.updates, learnt.demonstrations, learnt.online]
+            numbers = [learnt.updates, learnt.demonstrations, learnt.online, learnt.word]
             metrics = dict(learnt.metrics).values()
             if (
                 all(type(each) is int for each in numbers)

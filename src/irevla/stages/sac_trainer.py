@@ -4,18 +4,14 @@ It takes up episodes from its share as they come, and writes there the head that
 becomes of it, the arm's side goes on acting with the last whole head.
 """
 
-import os
-import sys
-import threading
 import time
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TypeVar
 
 from irevla.compute.device import find_device, threads
-from irevla.compute.processes import outlive_nobody
+from irevla.compute.processes import obey
 from irevla.data.replay import LatentReplay
 from irevla.errors import UserError
 from irevla.learners.optim import Means
@@ -56,7 +52,8 @@ class Trainer:
         self._means = Means()
         self._over = False  # whether nothing more is played
         self._told: tuple[int, ...] = ()  # how far it last said that it is ...
-        self._quiet = 0.0  # ... and until when it need not say so again
+        self._quiet = 0.0  # ... until when it need not say so again ...
+        self._words = 0  # ... and how often it has said anything
         self._reached = time.monotonic()  # when the share last was
 
     def learn(self) -> None:
@@ -92,7 +89,8 @@ class Trainer:
         far = self._learning.learner.updates, shown, online
         if not over and far == self._told and time.monotonic() < self._quiet:
             return
-        learnt = Learnt(far[0], "", shown, online, over, self._means.take())
+        self._words += 1
+        learnt = Learnt(far[0], "", shown, online, over, self._means.take(), self._words)
         self._folder.say_learnt(learnt, self._learning.head.state_dict())
         self._told, self._quiet = far, time.monotonic() + SILENCE
 
@@ -139,24 +137,15 @@ def run(arguments: Sequence[str]) -> None:
     folder = SACFolder(Share(place), name, SACJob.of_text)
     scratch = cache_dir("learner")
     scratch.mkdir(parents=True, exist_ok=True)
-    try:
+    with folder.failing():
         job = patiently(lambda: folder.job)
         with threads(job.threads), TemporaryDirectory(dir=scratch) as below:
             patiently(lambda: Trainer(folder, Path(below))).learn()
-    except UserError as error:
-        with suppress(UserError):  # where nothing can be written there, the engine's log has it
-            folder.fail(str(error))
-        raise
 
 
 def main() -> None:
     """`python -m irevla.stages.sac_trainer PLACE NAME`, as torchrun starts it."""
-    threading.Thread(target=outlive_nobody, args=(os.getppid(),), daemon=True).start()
-    try:
-        run(sys.argv[1:])
-    except UserError as error:
-        print(f"irevla: {error}", file=sys.stderr)
-        sys.exit(2)
+    obey(run)
 
 
 if __name__ == "__main__":

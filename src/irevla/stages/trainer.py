@@ -5,21 +5,16 @@ It reads the job from its share, goes on from the newest checkpoint there, and w
 fares; the first process does, the others only learn.
 """
 
-import os
-import sys
-import threading
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from typing import Any
 
 import torch
 
 from irevla.compute.device import threads
-from irevla.compute.processes import outlive_nobody
+from irevla.compute.processes import obey
 from irevla.compute.ranks import Ranks, joined
 from irevla.data.mixture import Mixture
 from irevla.data.shared_frames import get_frames
-from irevla.errors import UserError
 from irevla.learners.sft import SFT
 from irevla.models.files import parse, peft_root
 from irevla.models.fingerprint import check_same
@@ -98,23 +93,13 @@ def run(arguments: Sequence[str]) -> None:
     """
     place, name, *how = arguments
     folder = JobFolder(Share(place), name, Job.of_text)
-    try:
-        with joined(folder.job.device) as (ranks, device):
-            train(folder, ranks, device, shard=SHARD in how)
-    except UserError as error:
-        with suppress(UserError):  # where nothing can be written there, the engine's log has it
-            folder.fail(str(error))
-        raise
+    with folder.failing(), joined(folder.job.device) as (ranks, device):
+        train(folder, ranks, device, shard=SHARD in how)
 
 
 def main() -> None:
     """`python -m irevla.stages.trainer PLACE NAME`, as torchrun starts it."""
-    threading.Thread(target=outlive_nobody, args=(os.getppid(),), daemon=True).start()
-    try:
-        run(sys.argv[1:])
-    except UserError as error:
-        print(f"irevla: {error}", file=sys.stderr)
-        sys.exit(2)
+    obey(run)
 
 
 if __name__ == "__main__":
