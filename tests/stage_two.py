@@ -55,7 +55,7 @@ class StageTwo:
         self.meanwhile: Callable[[], None] = lambda: None  # done once a trainer has ended
         stores = []
         for name in ("expert", "online"):
-            store = open_store(POINTMASS, config.env, root / name, online=name == "online")
+            store = open_store(POINTMASS, config.env, root / name, kind=name)
             if not len(store):
                 store.extend([episode(seed) for seed in range(6)])
             stores.append(store)

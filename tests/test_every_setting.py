@@ -58,7 +58,7 @@ from irevla.rollout.demonstrations import open_demonstrations, open_store
 from irevla.rollout.episodes import EpisodeRecorder, Outcome
 from irevla.rollout.serve import Server
 from irevla.runs.run import Run, open_run
-from irevla.stages import pipeline
+from irevla.stages import keeping, pipeline, zero_shot
 from irevla.stages import ppo as ppo_stage
 from irevla.stages import sac as sac_stage
 from irevla.stages.harvest import run_harvest
@@ -211,7 +211,7 @@ def acting(config: Config, folder: Path) -> Any:
 
 def scaled(config: Config, folder: Path) -> Any:
     """What a new policy calls -1 and 1, where demonstrations use a little of what there is."""
-    store = open_store(POINTMASS, config.env, folder / "expert", online=False)
+    store = open_store(POINTMASS, config.env, folder / "expert")
     store.append(episode(Job("left-disc", 100), success=True))
     with open_run(folder / "run", config) as run:
         return new_policy(run, POINTMASS, SFT, store).native(torch.tensor([[-1.0, 1.0]])).tolist()
@@ -253,7 +253,7 @@ def supervised(config: Config, folder: Path, *, stage: Stage) -> Any:
     """What is learnt from a few episodes, half of them with a colour's name."""
     stores = []
     for name in ("expert", "online"):
-        store = open_store(POINTMASS, config.env, folder / name, online=name == "online")
+        store = open_store(POINTMASS, config.env, folder / name, kind=name)
         jobs = [Job("left-disc", 100 + seed) for seed in range(8)]
         store.extend([episode(job, success=True) for job in jobs])
         stores.append(store)
@@ -347,10 +347,11 @@ def reinforced(config: Config, folder: Path, *, play: type[Play] = Play) -> Any:
     """Stage 1 by SAC: what is played, learnt, saved and kept."""
     JOBS.clear()
     saved: list[int] = []
-    online = open_store(POINTMASS, config.env, folder / "online", online=True)
+    online = open_store(POINTMASS, config.env, folder / "online", kind="online")
     with pytest.MonkeyPatch.context() as patch, new_run(config, folder) as (run, made):
-        patch.setattr(sac_stage, "VectorEnv", no_environments)
-        patch.setattr(sac_stage, "Server", play)
+        patch.setattr(keeping, "VectorEnv", no_environments)
+        for module in (sac_stage, zero_shot):
+            patch.setattr(module, "Server", play)
         patch.setattr(sac_stage, "AsyncLearner", told)
         patch.setattr(sac_stage, "submit_sac", told)
         patch.setattr(sac_stage, "save", lambda *args, **files: saved.append(args[3].updates))
@@ -418,7 +419,7 @@ def optimised(config: Config, folder: Path, *, rollouts: type[Rollouts] = Rollou
 def harvested(config: Config, folder: Path) -> Any:
     """Line 6: what is played, and what is kept of it."""
     JOBS.clear()
-    online = open_store(POINTMASS, config.env, folder / "online", online=True)
+    online = open_store(POINTMASS, config.env, folder / "online", kind="online")
 
     def recorder(vec: Any, **_: Any) -> Any:
         return MagicMock(spec=EpisodeRecorder, jobs=vec.jobs, _images=True)

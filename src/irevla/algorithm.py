@@ -44,7 +44,7 @@ def run_algorithm(run: Run) -> VLAPolicy:
     evaluate_stage(run, policy, suite, tasks, SFT)
 
     # Line 1: D_RL <- {}
-    online = open_store(suite, config.env, run.directory / "online", online=True)
+    online = open_store(suite, config.env, run.directory / "online", kind="online")
     learns = method.rl != "none" or method.sl != "none"
     rounds = range(1, config.rounds + 1) if learns else ()
     turns = [Stage("rl", task, number) for number in rounds for task in tasks.rl]

@@ -37,7 +37,7 @@ from irevla.robot.teleop import DONE, READY
 from irevla.rollout import played
 from irevla.rollout.demonstrations import import_recordings
 from irevla.runs.run import open_run
-from irevla.stages import sac
+from irevla.stages import keeping
 from irevla.types import weights_hash
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]
@@ -146,7 +146,7 @@ def test_algorithm_1_with_sac_on_an_arm(
             cell.replace_arm()
             super().__init__(*what, **more)
 
-    for module in (played, sac):
+    for module in (played, keeping):
         monkeypatch.setattr(module, "VectorEnv", Freshly)
     config, directory = shortened(tmp_path), tmp_path / "run"
     watching = Watching(cell, directory / "latents" / TASK / "online" / "episodes.jsonl")

@@ -111,7 +111,7 @@ def test_zero_shot_successes_are_not_played_again_on_a_real_arm(
     suite = suite_of(real=real)
     policy = going_one_way()
     store = sac.open_replay(run, policy, STAGE, "demonstrations", suite=suite)
-    online = open_store(suite, CONFIG.env, run.directory / "online", online=True)
+    online = open_store(suite, CONFIG.env, run.directory / "online", kind="online")
     asked = Jobs(sac, monkeypatch).asked
 
     def collect() -> None:
@@ -139,7 +139,7 @@ def test_a_harvest_is_not_played_again_on_a_real_arm(
 ) -> None:
     suite = suite_of(real=True)
     policy = going_one_way()
-    online = open_store(suite, CONFIG.env, run.directory / "online", online=True)
+    online = open_store(suite, CONFIG.env, run.directory / "online", kind="online")
     asked = Jobs(harvest, monkeypatch).asked
     stage = STAGE.then("harvest")
     with monkeypatch.context() as patch:
@@ -158,7 +158,7 @@ def test_practice_is_not_rewound_on_a_real_arm(
     real: bool, run: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     suite = suite_of(real=real)
-    online = open_store(suite, CONFIG.env, run.directory / "online", online=True)
+    online = open_store(suite, CONFIG.env, run.directory / "online", kind="online")
 
     def practise() -> None:
         sac.run_sac(run, going_one_way(), STAGE, suite=suite, online=online)
@@ -283,7 +283,7 @@ def test_failed_zero_shot_episodes_begin_the_online_buffer(
     config = replace(CONFIG, sac=replace(CONFIG.sac, keep_failures=keep))
     run = replace(run, config=config)
     suite = suite_of(real=False)
-    online = open_store(suite, CONFIG.env, run.directory / "online", online=True)
+    online = open_store(suite, CONFIG.env, run.directory / "online", kind="online")
     sac.run_sac(run, going_one_way(), STAGE, suite=suite, online=online)
     zero_shot = run.journal.done(f"zero-shot:{TASK}")
     done = run.journal.done(STAGE.name)
@@ -308,7 +308,7 @@ def test_a_stage_with_them_that_was_stopped_ends_with_the_same_bits(
     for name in ("whole", "stopped"):
         policy = going_one_way()
         with open_run(tmp_path / name, config) as run:
-            online = open_store(suite, CONFIG.env, run.directory / "online", online=True)
+            online = open_store(suite, CONFIG.env, run.directory / "online", kind="online")
             if name == "stopped":
                 with monkeypatch.context() as patch:
                     patch.setattr(sac, "_keep", stop_after(6, sac._keep))
@@ -355,7 +355,7 @@ def test_interventions_go_to_the_demonstrations_too(
         return replace(outcome, success=False, person=person)
 
     monkeypatch.setattr(EpisodeRecorder, "_outcome", helped)
-    online = open_store(suite, CONFIG.env, run.directory / "online", online=True)
+    online = open_store(suite, CONFIG.env, run.directory / "online", kind="online")
     sac.run_sac(run, going_one_way(), STAGE, suite=suite, online=online)
     practice = [e for e in recorded(run, "online").episodes if e["seed"] % 3 == 0]
     shown = [e for e in recorded(run, "demonstrations").episodes if e.get("person")]
@@ -386,7 +386,7 @@ def test_after_each_success_the_other_task_puts_things_back(
             yield outcome
 
     monkeypatch.setattr(sac, "_play_leg", noted)
-    online = open_store(suite, CONFIG.env, run.directory / "online", online=True)
+    online = open_store(suite, CONFIG.env, run.directory / "online", kind="online")
     sac.run_sac(run, going_one_way(), STAGE, suite=suite, online=online)
     own = [each for each in played if each[0] == TASK]
     assert len(own) < len(played), "something succeeded"

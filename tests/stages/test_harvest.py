@@ -32,7 +32,7 @@ def test_harvest_keeps_successes_only_and_says_whose_they_are(
     blind = BlindReplay({TASK: [outcome.actions * 0.6 for outcome in found]})  # too short a way
     monkeypatch.setattr("irevla.stages.harvest.MeanActor", lambda policy: blind)
     policy = build_policy(CONFIG.model, action_dim=2, image_size=32)
-    store = open_store(POINTMASS, CONFIG.env, tmp_path / "online", online=True)
+    store = open_store(POINTMASS, CONFIG.env, tmp_path / "online", kind="online")
 
     with open_run(tmp_path / "run", CONFIG) as run:
         for number in (1, 1, 2):  # nothing more is wanted of a stage that is done
@@ -66,7 +66,7 @@ def test_what_is_there_already_counts(tmp_path: Path, monkeypatch: pytest.Monkey
     seeds = []
     for name, wanted in (("whole", 3), ("broken", 1), ("broken", 3)):
         config = replace(CONFIG, harvest=replace(CONFIG.harvest, episodes=wanted))
-        store = open_store(POINTMASS, CONFIG.env, tmp_path / name, online=True)
+        store = open_store(POINTMASS, CONFIG.env, tmp_path / name, kind="online")
         with open_run(tmp_path / f"run-{name}-{wanted}", config) as run:
             run_harvest(run, policy, stage, suite=POINTMASS, online=store)
         seeds.append([info.provenance.seed for info in store.episodes])

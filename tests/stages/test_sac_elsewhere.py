@@ -21,8 +21,8 @@ from irevla.models.policy import VLAPolicy
 from irevla.runs.run import Run, open_run
 from irevla.stages import sac_elsewhere, sac_trainer
 from irevla.stages.contract import resume
+from irevla.stages.keeping import open_replay
 from irevla.stages.learner import SACLearner
-from irevla.stages.sac import open_replay
 from irevla.stages.sac_elsewhere import RemoteLearner, submit_sac
 from irevla.stages.sac_job import Learnt, Played, SACFolder, SACJob
 from irevla.stages.start import new_policy

@@ -41,10 +41,10 @@ from irevla.rollout.actors import MeanActor
 from irevla.rollout.demonstrations import open_store
 from irevla.rollout.serve import Server, View
 from irevla.runs.run import open_run
-from irevla.stages import async_learner
-from irevla.stages import sac as sac_stage
+from irevla.stages import async_learner, keeping
 from irevla.stages.async_learner import AsyncLearner, SharedWeights
-from irevla.stages.sac import recall_successes, run_sac
+from irevla.stages.keeping import Kept, recall
+from irevla.stages.sac import run_sac
 from irevla.stages.start import new_policy, starting_policy
 from irevla.storage.metrics import Metrics
 from irevla.tasks import SFT, Stage
@@ -204,7 +204,8 @@ def test_a_second_round_has_buffers_of_its_own(
     assert events(tmp_path)[f"rl:{TASK}@2"]["decisions"] >= 40
     first, second = (latents(tmp_path, "online", turn) for turn in (TASK, f"{TASK}@2"))
     assert first.spec.weights != second.spec.weights, "stage 2 changed the VLM"
-    assert not {e["seed"] for e in first.episodes} & {e["seed"] for e in second.episodes}
+    own = {e["seed"] for e in second.episodes if not e.get("earlier")}
+    assert own and not {e["seed"] for e in first.episodes} & own
 
 
 @pytest.mark.parametrize("wanted", [2, 4])
@@ -221,12 +222,12 @@ def test_a_second_round_begins_with_the_successes_of_the_first(
     )
     policies = {}
 
-    def watched(policy: Any, stage: Stage, **stores: Any) -> None:
+    def watched(policy: Any, stage: Stage, *stores: Any, **facts: Any) -> None:
         policies[stage.round] = copy.deepcopy(policy)
-        recall_successes(policy, stage, **stores)
-        recall_successes(policy, stage, **stores)  # as after a kill: each comes once
+        recall(policy, stage, *stores, **facts)
+        recall(policy, stage, *stores, **facts)  # as after a kill: each comes once
 
-    monkeypatch.setattr("irevla.stages.sac.recall_successes", watched)
+    monkeypatch.setattr(keeping, "recall", watched)
     play(tmp_path, config)
     zero_shot = events(tmp_path)[f"zero-shot:{TASK}@2"]
     assert zero_shot["recalled"] == 2 and zero_shot["kept"] == wanted - 2
@@ -247,6 +248,16 @@ def test_a_second_round_begins_with_the_successes_of_the_first(
     assert store._map["action"][: len(first.actions)].tolist() == first.actions.tolist()
     assert store._map["reward"][: len(first.actions)].tolist() == first.rewards.tolist()
 
+    practised = latents(tmp_path, "online").episodes
+    known = ("decisions", "seed", "success")
+    taken = latents(tmp_path, "online", f"{TASK}@2").episodes[: len(practised)]
+    assert [[e[k] for k in known] for e in taken] == [[e[k] for k in known] for e in practised]
+    assert all(episode["earlier"] for episode in taken) and not all(e["success"] for e in taken)
+    rl = events(tmp_path)[f"rl:{TASK}@2"]
+    assert rl["decisions"] < 40 + 12, "what was recalled is no practice of this round"
+    per_decision = config.sac.updates_per_decision
+    assert rl["updates"] == int(per_decision * len(latents(tmp_path, "online", f"{TASK}@2")))
+
 
 def test_what_other_words_solve_is_learnt_from_under_its_own(
     config: Config, tmp_path: Path
@@ -263,7 +274,7 @@ def test_what_other_words_solve_is_learnt_from_under_its_own(
     for name in ("one", "two"):
         with pytest.MonkeyPatch.context() as patch:
             if name == "two":
-                patch.setattr("irevla.stages.sac._keep", stop_keeping(after=3))
+                patch.setattr(Kept, "_keep", stop_keeping(after=3))
                 with pytest.raises(KeyboardInterrupt):
                     play(tmp_path / name, config)
         play(tmp_path / name, config)
@@ -294,7 +305,7 @@ def test_what_other_words_solve_is_learnt_from_under_its_own(
 
 
 def stop_keeping(*, after: int) -> Any:
-    keep, kept = sac_stage._keep, [0]
+    keep, kept = Kept._keep, [0]
 
     def stopping(*args: Any, **stores: Any) -> None:
         if kept[0] == after:
@@ -472,7 +483,7 @@ def test_without_any_success_it_says_what_to_do(config: Config, tmp_path: Path) 
         # up and to the right, away from the target
         torch.nn.init.zeros_(policy.action_head.mlp[-1].weight)
         torch.nn.init.constant_(policy.action_head.mlp[-1].bias, 5.0)
-        online = open_store(POINTMASS, config.env, tmp_path / "online", online=True)
+        online = open_store(POINTMASS, config.env, tmp_path / "online", kind="online")
         with pytest.raises(UserError, match=r"none of 5 episodes.*--sac\.attempts"):
             run_sac(run, policy, Stage("rl", TASK), suite=POINTMASS, online=online)
 

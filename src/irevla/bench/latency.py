@@ -31,8 +31,8 @@ from irevla.rollout.actors import Decide
 from irevla.rollout.episodes import endless_jobs
 from irevla.runs.run import Run, open_run
 from irevla.stages.async_learner import AsyncLearner
+from irevla.stages.keeping import open_replay
 from irevla.stages.learner import SACLearner
-from irevla.stages.sac import open_replay
 from irevla.stages.sac_elsewhere import RemoteLearner, submit_sac
 from irevla.tasks import Stage
 from irevla.types import Features

@@ -5,7 +5,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from irevla.data import lerobot
 from irevla.data.lerobot import EpisodeInfo, Shape, Stats
@@ -15,6 +15,8 @@ from irevla.storage.read import mapping, read_json, shaped
 
 OURS = "meta/irevla.json"  # our own facts
 SCHEMA = 1  # of them; another number is refused
+
+Kind = Literal["expert", "online", "practice"]
 
 
 @dataclass(frozen=True)
@@ -30,8 +32,8 @@ class StoreSpec:
     fps: int  # decisions per second of simulated time, rounded
     render: Mapping[str, Any] = field(default_factory=dict)
     """What changes the image or the dynamics (JSON)."""
-    kind: Literal["expert", "online"] = "expert"
-    """D_e or D_RL; an online store takes successes only."""
+    kind: Kind = "expert"
+    """D_e, D_RL, which takes successes only, or practice, which takes everything."""
     state_dim: int = 0  # S: numbers of the robot's state
     cameras: tuple[str, ...] = ()  # whose squares lie one below the other; empty: one, unnamed
 
@@ -137,7 +139,7 @@ def read_spec(root: Path) -> StoreSpec:
             (state_dim,) = map(int, info["features"][lerobot.STATE]["shape"])
         if not 0 <= state_dim <= 4096:
             raise ValueError(f"a state of {state_dim} numbers")
-        if not 0 < action_dim <= 4096 or ours["kind"] not in ("expert", "online"):
+        if not 0 < action_dim <= 4096 or ours["kind"] not in get_args(Kind):
             raise ValueError(f"actions of {action_dim} dimensions, kind {ours['kind']}")
         return StoreSpec(
             suite=str(ours["suite"]),

@@ -14,7 +14,7 @@ from irevla.data.demonstrated import Demonstrated, Wanted
 from irevla.data.episodes import EpisodeStore, ExpertDataset
 from irevla.data.fetched import dataset_folder
 from irevla.data.lerobot import EpisodeInfo
-from irevla.data.store_spec import StoreSpec, is_ours
+from irevla.data.store_spec import Kind, StoreSpec, is_ours
 from irevla.envs.suite import PERSON, ActionRange, Authorization, Suite
 from irevla.envs.vector import Job, VectorEnv
 from irevla.errors import UserError
@@ -33,7 +33,7 @@ FLUSH = 50  # episodes written at once
 
 
 def open_store(
-    suite: Suite, config: EnvConfig, root: Path, *, online: bool = False
+    suite: Suite, config: EnvConfig, root: Path, *, kind: Kind = "expert"
 ) -> EpisodeStore:
     """Return the dataset at `root`, new where there is none.
 
@@ -47,7 +47,7 @@ def open_store(
         state_dim=suite.state_dim(config),
         cameras=config.cameras,
         render=dict(suite.render_settings(config)),
-        kind="online" if online else "expert",
+        kind=kind,
     )
     return EpisodeStore(root, spec)
 
