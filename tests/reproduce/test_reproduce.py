@@ -144,6 +144,9 @@ def test_a_table_from_the_command_line(tmp_path: Path, capsys: pytest.CaptureFix
     assert main(command) == 0
     assert {path: path.read_bytes() for path in before} == before, "nothing is run again"
     capsys.readouterr()
+    assert main([*command, "--plot", "--rows", "irevla"]) == 0
+    said_of_one = capsys.readouterr().out
+    assert "| irevla |" in said_of_one and "ppo-full" not in said_of_one
 
     rows = ("irevla", "more-sft")
     found = read(tmp_path, (SFT, *rows), (0, 1))

@@ -63,7 +63,8 @@ def reproduce(argv: Sequence[str]) -> None:
         print("                        [--out DIR] [--plot] [--any.field VALUE ...]\n")
         for name, (question, rows) in EVIDENCE.items():
             print(f"  {name:<9} {question}\n            {', '.join(rows)}")
-        print("\nPRESET is one of `irevla run`. --plot makes no run, and draws what is there.")
+        print("\nPRESET is one of `irevla run`. --plot makes no run, and draws what is there: with")
+        print("--rows of these alone.")
         return
     question, rows = find_evidence(argv[0])
     if len(argv) < 2:
@@ -76,7 +77,7 @@ def reproduce(argv: Sequence[str]) -> None:
 
         seeds: tuple[int, ...] = (0, 1, 2)  # of training: each has its own demonstrations too
         out: Path = Path("runs") / "evidence" / argv[1]  # runs are in OUT/ROW/seed-N
-        rows: tuple[str, ...] = ()  # make these and sft, the others elsewhere; none: all
+        rows: tuple[str, ...] = ()  # make these and sft, or with --plot draw these; none: all
         plot: bool = False  # make no run: only the table and figures of what is there
         config: Annotated[Config, tyro.conf.arg(name="")] = dataclasses.field(
             default_factory=lambda: preset
@@ -97,9 +98,12 @@ def reproduce(argv: Sequence[str]) -> None:
     from irevla.reproduce.runs import make
 
     print(question)
-    grid = cells(arguments.config, chosen(rows, arguments.rows), arguments.seeds, out)
-    for _ in () if arguments.plot else make(grid):
-        draw(argv[0], out, rows, arguments.seeds)
+    wanted = chosen(rows, arguments.rows)
+    if arguments.plot:
+        rows = wanted
+    else:
+        for _ in make(cells(arguments.config, wanted, arguments.seeds, out)):
+            draw(argv[0], out, rows, arguments.seeds)
     screen.print(draw(argv[0], out, rows, arguments.seeds), soft_wrap=True, markup=False)
 
 
