@@ -74,6 +74,8 @@ def arm(sim: SimulatedArm, tmp_path: Path) -> Iterator[SafeArm]:
 
 def env_on(sim: SimulatedArm, arm: SafeArm, folder: Path) -> PandaRealEnv:
     person, front = FakePerson(), Seen(sim, CAMERA_POS, LOOK_AT)
+    # To make a renderer may keep the thread that reads the arm from doing so for a second.
+    wait_until(lambda: time.monotonic() - arm.look().received < 0.1)
     home = settings_for(sim.host, folder).home
     return PandaRealEnv(
         "pick-red-block", CONFIG, cell=Cell(arm, home, front, front, person, KeyDetector(person))

@@ -111,6 +111,16 @@ def test_such_a_stop_ends_the_fingers_of_an_arm_that_stands(tmp_path: Path) -> N
     assert driver.fingers_stopped == 1
 
 
+def test_an_arm_that_could_not_be_held_is_closed_twice_all_the_same() -> None:
+    arm, driver, _ = arm_of()
+    arm.step(FORTH, STILL, shut=True)
+    driver.breaks = "UDP receive: Timeout"
+    arm.close()
+    assert driver.closed and driver.holds == 1 and driver.fingers_stopped
+    arm.close()
+    assert driver.holds == 1
+
+
 def test_a_session_that_begins_stopped_commands_nothing(tmp_path: Path) -> None:
     keys = StopLatch(tmp_path)
     keys.set("a person pressed stop")

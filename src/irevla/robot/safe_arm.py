@@ -96,6 +96,7 @@ class SafeArm:
         self._clears_episode = 0
         self._alarms: set[str] = set()  # that were given since the last release
         self._watchdog: Watchdog | None = None
+        self._closed = False
 
     # --- who may move it
 
@@ -345,7 +346,10 @@ class SafeArm:
         self._watchdog.start()
 
     def close(self) -> None:
-        """Hold and hang up. Safe to call again."""
+        """Hold and hang up. Safe to call again, also where the arm could not be told to hold."""
+        if self._closed:
+            return
+        self._closed = True
         if self._watchdog is not None:
             self._watchdog.end()
         if not self._holds:

@@ -96,7 +96,7 @@ class FrankyDriver:
             relative_dynamics_factor=self._dynamics,
             return_when_finished=False,
         )
-        self._call(self._robot.move, motion, asynchronous=True)
+        self._call(self._connected.move, motion, asynchronous=True)
         self._moving = True
 
     def set_gripper(self, *, shut: bool) -> None:
@@ -118,15 +118,16 @@ class FrankyDriver:
     def hold(self) -> None:
         """Brake by all that the arm has, then leave control: its own controller keeps it there."""
         self._moving = False
-        if self._robot.is_in_control:
-            self._call(self._robot.move, self._franky.CartesianStopMotion(), asynchronous=True)
+        robot = self._connected
+        if robot.is_in_control:
+            self._call(robot.move, self._franky.CartesianStopMotion(), asynchronous=True)
         else:
-            self._call(self._robot.stop)
+            self._call(robot.stop)
 
     def clear_fault(self) -> None:
         """libfranka's automatic error recovery."""
         self._broken = ""
-        if not self._call(self._robot.recover_from_errors):
+        if not self._call(self._connected.recover_from_errors):
             raise DriverError("the arm's automatic error recovery did not succeed")
 
     def close(self) -> None:
@@ -135,12 +136,20 @@ class FrankyDriver:
         self._fingers.close()
         self._robot = None
 
+    @property
+    def _connected(self) -> Any:
+        """The arm; a thread that a silent one kept waiting may ask for it too late."""
+        if self._robot is None:
+            raise DriverError("it was hung up")
+        return self._robot
+
     def _read(self) -> ArmState:
-        state = self._call(lambda: self._robot.state)
+        robot = self._connected
+        state = self._call(lambda: robot.state)
         mode = state.robot_mode
         modes = self._franky.RobotMode
         reflex = "reflex" if mode == modes.Reflex else ""
-        fault = str(state.current_errors).strip("[]") or reflex or self._ended()
+        fault = str(state.current_errors).strip("[]") or reflex or self._ended(robot)
         pose = _pose(state.O_T_EE)
         frame = _pose(state.F_T_EE)
         held = mode in (modes.UserStopped, modes.Guiding)
@@ -148,11 +157,11 @@ class FrankyDriver:
         stamp = state.time.to_sec()
         return ArmState(pose, frame, stamp, now(), fault, held, self._fingers.width, wrench)
 
-    def _ended(self) -> str:
+    def _ended(self, robot: Any) -> str:
         """Return what ended a motion that should still go on; empty where nothing did."""
         if self._moving and not self._broken:
             try:
-                self._robot.poll_motion()
+                robot.poll_motion()
             except (self._franky.Exception, RuntimeError) as error:
                 self._broken = str(error)
         return self._broken
