@@ -112,21 +112,33 @@ def solve(env: PandaRealEnv, person: FakePerson, action: np.ndarray) -> None:
     assert info["success"]
 
 
-def test_where_one_has_succeeded_the_other_begins_unasked(tmp_path: Path) -> None:
+def test_where_one_has_succeeded_the_other_goes_on_from_there(tmp_path: Path) -> None:
     pick, place, person, driver = pair_of(tmp_path)
     pick.reset(seed=0)
     assert len(person.asked) == 2 and driver.gripper == [False]
     solve(pick, person, FORTH)  # the fingers are shut
     place.reset(seed=0)
-    assert len(person.asked) == 2, "nobody was asked"
+    assert "the fingers stay" in person.asked[2] and len(person.asked) == 3, "asked once"
     assert driver.gripper == [False, True], "what is held is held"
     assert np.allclose(driver.pose.position, MIDDLE.position, atol=0.007)
     assert place.expert_action()[6] == 1.0, "and stays so until a person asks"
     place.step(place.expert_action())
     solve(place, person, STILL)  # let go
     pick.reset(seed=1)
-    assert len(person.asked) == 2 and driver.gripper[-1] is False
+    assert len(person.asked) == 4 and driver.gripper[-1] is False
     assert pick.expert_action()[6] == -1.0
+
+
+def test_it_does_not_begin_by_itself(tmp_path: Path) -> None:
+    """Who has just seen a success may be reaching in."""
+    pick, place, person, driver = pair_of(tmp_path)
+    pick.reset(seed=0)
+    solve(pick, person, FORTH)
+    sent = len(driver.sent)
+    person.ready = False
+    with pytest.raises(UserError, match="nobody said"):
+        place.reset(seed=0)
+    assert len(driver.sent) == sent
 
 
 @pytest.mark.parametrize("why", ["failed", "taken back", "the same again", "another", "no pair"])
@@ -147,6 +159,7 @@ def test_else_a_person_is_asked(tmp_path: Path, why: str) -> None:
     before = len(person.asked)
     following.reset(seed=0)
     assert len(person.asked) == before + 2 and driver.gripper[-1] is False
+    assert not any("goes on from there" in asked for asked in person.asked)
     # What was asked for once counts for the episode after that alone.
     assert pick.cell.shows == ""
 

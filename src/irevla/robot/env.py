@@ -73,8 +73,8 @@ class PandaRealEnv(PixelEnv):
         """Wait until a person says that they are out of the way, open the fingers, rise and go to
         the start; then wait until they say that things are in place.
 
-        Where the partner of this task has just succeeded, things are in place: nobody is asked, and
-        the fingers stay as they are.
+        Where the partner of this task has just succeeded, things are in place: they are asked once,
+        and the fingers stay as they are.
         """
         gym.Env.reset(self, seed=seed)  # a person sets the scene
         cell = self.cell
@@ -85,11 +85,7 @@ class PandaRealEnv(PixelEnv):
         goes_on = cell.shows != "" and cell.shows == cell.partners.get(self.task.name)
         cell.shows = ""
         cell.await_person()
-        if goes_on:
-            cell.teleop.tell(f"{self.task.name}: goes on from there, hands off")
-        else:
-            fingers = "close and open" if cell.homing else "open"
-            self._ask(f"hands off: the fingers {fingers}, and the arm goes to its start")
+        self._ask_to_leave(goes_on=goes_on)
         arm.begin_episode()
         arm.recover()
         try:
@@ -341,6 +337,17 @@ class PandaRealEnv(PixelEnv):
         above[2] = max(above[2], min(start.position[2], arm.limits.high[2]))
         arm.approach(Pose(above, now.quaternion))
         arm.approach(start)
+
+    def _ask_to_leave(self, *, goes_on: bool) -> None:
+        """Nothing begins to move by itself: somebody may be reaching in."""
+        if goes_on:
+            self._ask(
+                f"hands off: {self.task.name} goes on from there, the arm goes to its start and "
+                "the fingers stay as they are"
+            )
+            return
+        fingers = "close and open" if self.cell.homing else "open"
+        self._ask(f"hands off: the fingers {fingers}, and the arm goes to its start")
 
     def _ask(self, request: str) -> None:
         patience = TO_ANSWER * self.config.timeout  # the worker would be taken for hung
