@@ -13,10 +13,11 @@ from fakes import DOWN, LIMITS, MIDDLE, STILL, FakeClock, FakeDriver, arm_of, at
 
 import irevla.robot
 from irevla.errors import UserError
+from irevla.robot.brake import ArmStopped
 from irevla.robot.driver import ArmState
 from irevla.robot.limits import CEILINGS, Cleared, Limits
 from irevla.robot.pose import Pose, length, turn_between, turned
-from irevla.robot.safe_arm import ArmFault, ArmStopped, SafeArm
+from irevla.robot.safe_arm import ArmFault, SafeArm
 
 PERIOD = LIMITS.period
 HASH = "ab" * 32

@@ -18,9 +18,9 @@ from irevla.config import EnvConfig
 from irevla.envs.suite import Authorization
 from irevla.errors import UserError
 from irevla.robot import cell
+from irevla.robot.brake import ArmStopped
 from irevla.robot.commands import arm_command, latch_stop
 from irevla.robot.pose import Pose, length
-from irevla.robot.safe_arm import ArmStopped
 from irevla.robot.settings import FILE, Settings, read_settings
 from irevla.robot.stop_latch import Session, StopLatch
 from irevla.robot.suite import PANDA

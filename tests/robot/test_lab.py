@@ -12,12 +12,12 @@ from test_settings import written
 
 from irevla.envs.suite import PERSON
 from irevla.errors import UserError
+from irevla.robot.brake import ArmStopped
 from irevla.robot.cameras import AGAIN, FROZEN, CameraError, Streaming, open_camera
 from irevla.robot.driver import DriverError
 from irevla.robot.drivers.serl import parameters
 from irevla.robot.home import Home
 from irevla.robot.pose import turn_between
-from irevla.robot.safe_arm import ArmStopped
 from irevla.robot.settings import CameraSettings, Collision, Compliance, read_settings
 
 SHUT = np.array([0, 0, 0, 0, 0, 0, 1], np.float32)

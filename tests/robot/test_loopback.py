@@ -22,13 +22,14 @@ from test_real_env import FORTH, STILL, FakePerson
 from irevla.config import EnvConfig
 from irevla.envs.panda.tasks import CAMERA_POS, LOOK_AT
 from irevla.errors import UserError
+from irevla.robot.brake import ArmStopped
 from irevla.robot.cell import Cell, open_arm
 from irevla.robot.driver import FRANKA_HAND
 from irevla.robot.env import PandaRealEnv
 from irevla.robot.flight import flights, read_flight
 from irevla.robot.kinematics import flange_pose
 from irevla.robot.pose import Pose, compose, length, turn_between
-from irevla.robot.safe_arm import ArmStopped, SafeArm
+from irevla.robot.safe_arm import SafeArm
 from irevla.robot.settings import Collision, Compliance, Settings, read_settings
 from irevla.robot.stop_latch import StopLatch
 from irevla.robot.success import KeyDetector

@@ -19,12 +19,13 @@ from irevla.config import EnvConfig
 from irevla.envs.panda.suite import PANDA_SIM
 from irevla.envs.suite import PERSON, TaskEnv
 from irevla.errors import UserError
+from irevla.robot.brake import ArmStopped
 from irevla.robot.cameras import FROZEN, CameraError, Streaming, compose, open_camera
 from irevla.robot.cell import Cell
 from irevla.robot.console import send_keys
 from irevla.robot.env import PandaRealEnv
 from irevla.robot.recorder import Recorder, recordings
-from irevla.robot.safe_arm import ArmStopped, SafeArm
+from irevla.robot.safe_arm import SafeArm
 from irevla.robot.settings import CameraSettings
 from irevla.robot.success import ClassifierDetector, KeyDetector
 from irevla.robot.suite import PANDA

@@ -12,7 +12,7 @@ import pytest
 from fakes import STILL, arm_of
 
 from irevla.errors import UserError
-from irevla.robot.safe_arm import ArmStopped
+from irevla.robot.brake import ArmStopped
 from irevla.robot.stop_latch import UNCLEAN, Session, StopLatch
 
 FORTH = np.array([0.02, 0.0, 0.0])

@@ -13,12 +13,13 @@ from irevla.envs.panda.tasks import ACTION_DIM, REACH, SPECS, TURN
 from irevla.envs.pixel_env import PixelEnv
 from irevla.envs.suite import PERSON
 from irevla.errors import UserError, unknown
+from irevla.robot.brake import ArmStopped
 from irevla.robot.cameras import CameraError, compose, square
 from irevla.robot.cell import Cell
 from irevla.robot.driver import DriverError
 from irevla.robot.pose import Pose, turn_between
 from irevla.robot.recorder import Recorder
-from irevla.robot.safe_arm import ArmFault, ArmStopped
+from irevla.robot.safe_arm import ArmFault
 from irevla.robot.settings import HZ
 
 TO_ANSWER = 0.4  # share of a worker's time to answer that a person has, each of two times
