@@ -145,6 +145,13 @@ def test_serl_is_told_how_soft_to_be() -> None:
         ({"driver": "serl", "collision": {}}, "collision is for the driver 'franka'"),
         ({"compliance": {"stiffness": 10}}, "compliance.stiffness must be from 100"),
         ({"compliance": 3}, "compliance must be settings with names"),
+        ({"compliance": {"motion": "spring"}}, "unknown motion 'spring'"),
+        ({"compliance": {"clip": 0.005}}, "compliance.clip needs motion: impedance"),
+        ({"compliance": {"motion": "impedance", "clip": 0.1}}, "compliance.clip must be from"),
+        (
+            {"driver": "serl", "compliance": {"motion": "impedance"}},
+            "compliance.motion is for the driver 'franka'",
+        ),
         ({"homes": {"pick-carot": {}}}, "did you mean 'pick-carrot'"),
         ({"undoes": {"place-blok": "pick-red-block"}}, "did you mean 'place-block'"),
         ({"undoes": {"place-block": "place-block"}}, "in one pair, with another task"),
@@ -165,6 +172,12 @@ def test_what_is_wrong_with_them_is_told(
 ) -> None:
     with pytest.raises(UserError, match=words):
         read_settings(written(tmp_path, **changes))
+
+
+def test_a_spring_pulls_with_20_n_where_nothing_is_said(tmp_path: Path) -> None:
+    soft = read_settings(written(tmp_path, compliance={"motion": "impedance"})).compliance
+    assert soft is not None and soft.stiffness * soft.clip == pytest.approx(20.0)
+    assert read_settings(written(tmp_path, compliance={})).compliance == Compliance()
 
 
 def test_they_are_careful_where_nothing_is_said(tmp_path: Path) -> None:

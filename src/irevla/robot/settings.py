@@ -36,6 +36,7 @@ DRIVERS = ("franka", "serl")
 CAMERAS = ("opencv", "realsense")
 TELEOPS = ("keys", "gamepad")  # what a person drives with, the keys always
 SUCCESS_DETECTORS = ("key", "classifier")
+TRAJECTORY, IMPEDANCE = MOTIONS = ("trajectory", "impedance")  # how franky's arm follows targets
 VIEWS = ("both", "front", "wrist")  # what a classifier sees: the policy's image, or of one camera
 FINGERS = ("any", "shut", "open", "holding")  # as they must be where a classifier is believed
 MOST_IMAGES = 50  # that it may have to agree on
@@ -98,12 +99,16 @@ class Collision:
 class Compliance:
     """How hard the arm is pulled to where it should be. The values are those of SERL's controller.
 
-    Softer, it stays further behind: below a `stiffness` of 500 it may not reach its start.
+    Softer, it stays further behind: below a `stiffness` of 500 it may not reach its start. SERL's
+    server, and franky's `impedance`, pull with stiffness times clip at most: 20 N, 60 at the most
+    that may be set.
     """
+
+    motion: str = TRAJECTORY  # franka: one of MOTIONS
 
     stiffness: float = 2000.0  # N/m
     turn_stiffness: float = 150.0  # Nm/rad
-    clip: float = 0.01  # serl: m, the largest distance that is pulled over; times stiffness: N ...
+    clip: float = 0.01  # m, the largest distance that is pulled over ...
     turn_clip: float = 0.05  # ... and rad
 
     def __post_init__(self) -> None:
@@ -242,7 +247,7 @@ def _settings(found: dict[str, Any], path: Path) -> Settings:
         fingertips=_fingertips(found),
         detector=_detector(mapping(found.get("detector") or {}, "detector")),
         collision=_group(Collision, found, "collision", "franka"),
-        compliance=_group(Compliance, found, "compliance") if "compliance" in found else None,
+        compliance=_compliance(found),
         **values,
     )
 
@@ -326,6 +331,23 @@ def _group(kind: type[Any], found: dict[str, Any], name: str, driver: str = "") 
     if driver and name in found and found["driver"] != driver:
         raise UserError(f"{name} is for the driver {driver!r}: take it out")
     return group_of(kind, mapping(found.get(name) or {}, name), name)
+
+
+def _compliance(found: dict[str, Any]) -> Compliance | None:
+    """Return it; None where the arm, or its server, stays as it is. Nothing is taken and then left
+    unused."""
+    if "compliance" not in found:
+        return None
+    chosen = mapping(found["compliance"] or {}, "compliance")
+    one_of(chosen, "motion", MOTIONS)
+    if found["driver"] == "serl" and "motion" in chosen:
+        raise UserError("compliance.motion is for the driver 'franka': take it out")
+    springs = found["driver"] == "serl" or chosen.get("motion") == IMPEDANCE
+    for name in ("clip", "turn_clip"):
+        if name in chosen and not springs:
+            raise UserError(f"compliance.{name} needs motion: {IMPEDANCE}, or the driver 'serl'")
+    compliance: Compliance = group_of(Compliance, chosen, "compliance")
+    return compliance
 
 
 def _detector(found: dict[str, Any]) -> DetectorSettings:

@@ -1,5 +1,4 @@
-"""The arm itself, through franky (libfranka): each command is an asynchronous Cartesian motion that
-takes over from the one before, and the arm stays in control at its end.
+"""The arm itself, through franky (libfranka). How it follows commands is in `franka_motions.py`.
 
 Measured against franky-sim: a command returns within a millisecond; an arm that falls silent keeps
 showing its last state for a second, until libfranka gives up. So its silence is found by the time
@@ -11,9 +10,10 @@ from typing import Any
 
 from irevla.errors import UserError
 from irevla.robot.driver import ArmState, DriverError, Polled, now
+from irevla.robot.drivers.franka_motions import Impedance, Motions, Trajectories
 from irevla.robot.limits import Cleared, Limits
 from irevla.robot.pose import Pose
-from irevla.robot.settings import Collision, Compliance
+from irevla.robot.settings import IMPEDANCE, Collision, Compliance
 
 SHUT, OPEN, HOME = "shut", "open", "home"  # what the fingers may be wished to do
 FINGER_SPEED = 0.1  # m/s
@@ -24,10 +24,8 @@ ANY_WIDTH = 0.1  # m: whatever the fingers close on is a grasp
 
 
 class FrankyDriver:
-    """The arm at the address `host`. `dynamics` (0 to 1) is the share of its own limits of
-    acceleration and jerk that motions may use; their speed ends at the `limits`, and a stop may use
-    all of them. `realtime` demands
-    a kernel with PREEMPT_RT. `force`: of the fingers, N."""
+    """The arm at the address `host`. `realtime` demands a kernel with PREEMPT_RT. `force`: of the
+    fingers, N."""
 
     def __init__(
         self,
@@ -44,8 +42,9 @@ class FrankyDriver:
 
         self._franky: Any = franky
         modes = franky.ControllerMode
+        spring = compliance is not None and compliance.motion == IMPEDANCE
         soft = None
-        if compliance is not None:
+        if compliance is not None and not spring:
             soft = [compliance.stiffness] * 3 + [compliance.turn_stiffness] * 3
         config = franky.RealtimeConfig.Enforce if realtime else franky.RealtimeConfig.Ignore
         try:
@@ -69,11 +68,11 @@ class FrankyDriver:
                 f"no arm answers at {host} ({error}): switch FCI on in Desk, and close other "
                 "sessions"
             ) from error
-        # For motions alone: a careful arm must not brake carefully when it is stopped.
-        self._dynamics = franky.RelativeDynamicsFactor(1.0, dynamics, dynamics)
-        for limit, most in (("translation", 1.25 * limits.speed), ("rotation", 1.25 * limits.spin)):
-            setting = getattr(self._robot, f"{limit}_velocity_limit")
-            setting.set(min(most, setting.max))
+        self._motions: Motions
+        if compliance is not None and spring:
+            self._motions = Impedance(franky, compliance)
+        else:
+            self._motions = Trajectories(franky, self._robot, limits=limits, dynamics=dynamics)
         self._broken = ""  # what ended the last motion
         self._moving = False
         self._fingers = _Fingers(
@@ -87,16 +86,7 @@ class FrankyDriver:
 
     def send(self, target: Cleared) -> None:
         """Take over from the motion before."""
-        franky = self._franky
-        pose = target.pose
-        goal = franky.Affine(pose.position, pose.quaternion)
-        motion = franky.CartesianMotion(
-            goal,
-            franky.ReferenceType.Absolute,
-            relative_dynamics_factor=self._dynamics,
-            return_when_finished=False,
-        )
-        self._call(self._connected.move, motion, asynchronous=True)
+        self._call(self._motions.follow, self._connected, target.pose)
         self._moving = True
 
     def set_gripper(self, *, shut: bool) -> None:
@@ -116,11 +106,11 @@ class FrankyDriver:
         self._fingers.stop()
 
     def hold(self) -> None:
-        """Brake by all that the arm has, then leave control: its own controller keeps it there."""
+        """Brake, then leave control: the arm's own controller keeps it there."""
         self._moving = False
         robot = self._connected
         if robot.is_in_control:
-            self._call(robot.move, self._franky.CartesianStopMotion(), asynchronous=True)
+            self._call(self._motions.brake, robot)
         else:
             self._call(robot.stop)
 
