@@ -188,7 +188,7 @@ def test_the_way_to_the_start_ends_where_the_person_or_an_image_is_gone(gone: st
         if len(driver.sent) == 5:
             if gone == "person":
                 person.watching = False
-            camera = env.cell.front if gone == "front camera" else env.cell.wrist
+            camera = env.cell.cameras["front" if gone == "front camera" else "wrist"]
             camera.broken = gone != "person"  # type: ignore[attr-defined]
 
     clock.asleep = go

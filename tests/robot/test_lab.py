@@ -256,7 +256,7 @@ def test_a_camera_that_froze_is_opened_again(kind: str) -> None:
 
 def test_an_arm_that_stands_waits_for_its_cameras() -> None:
     env, _, _, clock = env_of()
-    camera = env.cell.front
+    camera = env.cell.cameras["front"]
     assert isinstance(camera, FakeCamera)
     camera.broken = True
     ends = clock.time + 2.0

@@ -75,11 +75,12 @@ def arm(sim: SimulatedArm, tmp_path: Path) -> Iterator[SafeArm]:
 
 def env_on(sim: SimulatedArm, arm: SafeArm, folder: Path) -> PandaRealEnv:
     person, front = FakePerson(), Seen(sim, CAMERA_POS, LOOK_AT)
+    cameras = {"front": front, "wrist": front}
     # To make a renderer may keep the thread that reads the arm from doing so for a second.
     wait_until(lambda: time.monotonic() - arm.look().received < 0.1)
     home = settings_for(sim.host, folder).home
     return PandaRealEnv(
-        "pick-red-block", CONFIG, cell=Cell(arm, home, front, front, person, KeyDetector(person))
+        "pick-red-block", CONFIG, cell=Cell(arm, home, cameras, person, KeyDetector(person))
     )
 
 
@@ -238,7 +239,7 @@ def test_an_arm_that_hangs_or_is_gone_ends_the_episode_in_one_line(
     env.reset()
     env.step(FORTH)
     seen = sim.hand()
-    env.cell.front = env.cell.wrist = Still()
+    env.cell.cameras = dict.fromkeys(env.cell.cameras, Still())
     getattr(sim, fate)()
     began = time.monotonic()
     with pytest.raises(ArmStopped, match="irevla arm release") as told:

@@ -91,9 +91,8 @@ def env_of(
 ) -> tuple[PandaRealEnv, FakePerson, FakeDriver, FakeClock]:
     arm, driver, clock = arm_of(at(0.6, 0.2, 0.1))
     person = FakePerson()
-    cell = Cell(
-        arm, MIDDLE, FakeCamera(200), FakeCamera(30), person, KeyDetector(person), clock, tmp_path
-    )
+    cameras = {"front": FakeCamera(200), "wrist": FakeCamera(30)}
+    cell = Cell(arm, MIDDLE, cameras, person, KeyDetector(person), clock, tmp_path)
     return PandaRealEnv(task, CONFIG, cell=cell), person, driver, clock
 
 
@@ -235,10 +234,33 @@ def test_it_shows_the_cameras_that_are_asked_for() -> None:
     size = CONFIG.image_size
     assert image.shape == (2 * size, size, 3)
     assert (image[:size] == 30).all() and (image[size:] == 200).all()
-    env.cell.front.broken = True  # type: ignore[attr-defined]
+    env.cell.cameras["front"].broken = True  # type: ignore[attr-defined]
     with pytest.raises(CameraError):
         env.step(STILL)
     assert env.cell.arm.stopped
+
+
+def test_it_shows_a_third_camera_and_stops_where_that_is_gone(tmp_path: Path) -> None:
+    env, person, driver, _ = env_of(tmp_path)
+    side = FakeCamera(90)
+    env.cell.cameras = {**env.cell.cameras, "side": side}
+    three = replace(CONFIG, cameras=("front", "wrist", "side"))
+    env.config = three
+    env._recorder = Recorder(env.task, tmp_path, cameras=three.cameras)
+    image, _ = env.reset()
+    size = CONFIG.image_size
+    assert image.shape == (3 * size, size, 3) and (image[2 * size :] == 90).all()
+    person.hand, person.says = FORTH, True
+    env.step(STILL)
+    (shown,) = recordings(tmp_path, [env.task.name], three)
+    assert (shown.images[0, 2 * size :] == 90).all()
+    env.config = replace(CONFIG, cameras=("front",))
+    env.reset()
+    side.broken = True
+    sent = len(driver.sent)
+    with pytest.raises(CameraError):
+        env.step(STILL)
+    assert len(driver.sent) == sent and env.cell.arm.stopped, "seen by the policy or not"
 
 
 def test_what_a_person_shows_is_kept_with_its_cameras_and_state(tmp_path: Path) -> None:
@@ -413,7 +435,7 @@ def test_a_collision_ends_the_episode_and_is_cleared_at_the_next_but_not_for_eve
 def test_a_camera_that_fails_stops_the_arm() -> None:
     env, _, _, _ = env_of()
     env.reset()
-    env.cell.front.broken = True  # type: ignore[attr-defined]
+    env.cell.cameras["front"].broken = True  # type: ignore[attr-defined]
     with pytest.raises(CameraError):
         env.step(FORTH)
     assert "no image" in env.cell.arm.stopped

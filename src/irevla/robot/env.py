@@ -17,10 +17,11 @@ from irevla.robot.brake import ArmStopped
 from irevla.robot.cameras import CameraError, compose, square
 from irevla.robot.cell import Cell
 from irevla.robot.driver import DriverError
+from irevla.robot.live_view import ALL, Seen
 from irevla.robot.pose import Pose, turn_between
 from irevla.robot.recorder import Recorder
 from irevla.robot.safe_arm import ArmFault
-from irevla.robot.settings import HZ
+from irevla.robot.settings import HZ, POLICY_CAMERAS
 
 TO_ANSWER = 0.4  # share of a worker's time to answer that a person has, each of two times
 SLOW = 1.2  # periods that a policy may think, before a person is told
@@ -83,6 +84,7 @@ class PandaRealEnv(PixelEnv):
         if cell.player not in (None, self):
             raise UserError("there is one arm: --env.workers 1 --env.envs-per-worker 1")
         cell.player = self
+        cell.show(Seen(self.config.cameras or (ALL,), self.config.image_size))
         goes_on = cell.shows != "" and cell.shows == cell.partners.get(self.task.name)
         cell.shows = ""
         cell.await_person()
@@ -168,16 +170,15 @@ class PandaRealEnv(PixelEnv):
 
     def picture(self, size: int) -> UInt8[np.ndarray, "size size 3"]:
         """Return what both cameras show now."""
-        return compose(self._read("front"), self._read("wrist"), size=size)
+        return compose(*(self._read(camera) for camera in POLICY_CAMERAS), size=size)
 
     def _view(self, camera: str, size: int) -> UInt8[np.ndarray, "size size 3"]:
         return square(self._read(camera), size)
 
     def _read(self, camera: str) -> UInt8[np.ndarray, "H W 3"]:
         """Return the newest image of one camera; where there is none, the arm is stopped."""
-        read = {"front": self.cell.front, "wrist": self.cell.wrist}[camera].read
         try:
-            return read()
+            return self.cell.cameras[camera].read()
         except CameraError as error:
             self.cell.arm.stop(str(error))
             raise
