@@ -215,11 +215,12 @@ class SafeArm:
     def set_gripper(self, *, shut: bool) -> None:
         """Close or open the fingers, where they are not told so already.
 
-        Returns at once. Raises `ArmStopped`.
+        Returns at once. Raises `ArmStopped`, `ArmFault`.
         """
         self._require_leave()
         if shut == self._shut:
             return
+        self.state()  # after a reflex they rest as well
         self._shut = shut
         self._fingers_told = self._clock.now()
         self.flight.note("fingers", shut=shut)
@@ -233,6 +234,7 @@ class SafeArm:
         Waits until they have. Raises `ArmStopped`, `ArmFault`.
         """
         self._require_leave()
+        self.state()
         self.flight.note("homing")
         if self.dry_run:
             return
