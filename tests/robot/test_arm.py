@@ -77,7 +77,7 @@ def wild_arm(random: np.random.Generator) -> tuple[SafeArm, Checking, FakeClock]
     return arm, driver, clock
 
 
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(1800)
 @pytest.mark.parametrize("motions", [4_000, pytest.param(100_000, marks=pytest.mark.slow)])
 def test_motions_of_every_kind_stay_within_the_limits(motions: int) -> None:
     """Steps, approaches, recoveries and grips in a random order, from states within and

@@ -3,6 +3,7 @@
 import threading
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -15,6 +16,7 @@ from irevla.errors import UserError
 from irevla.robot.brake import ArmStopped
 from irevla.robot.cameras import AGAIN, FROZEN, CameraError, Streaming, open_camera
 from irevla.robot.driver import DriverError
+from irevla.robot.drivers.franka import _Fingers
 from irevla.robot.drivers.serl import parameters
 from irevla.robot.home import Home
 from irevla.robot.pose import turn_between
@@ -100,6 +102,41 @@ def test_a_stop_ends_fingers_that_find_their_ends() -> None:
     driver.fingers_busy = fail  # type: ignore[method-assign]
     with pytest.raises(ArmStopped, match="found no ends: the gripper failed"):
         arm.home_gripper()
+
+
+class FakeGripper:
+    """A hand that closes for ever, until it is stopped."""
+
+    def __init__(self) -> None:
+        self.state = SimpleNamespace(width=0.05)
+        self.stops = 0
+        self.rests = threading.Event()
+
+    def grasp(self, *how: float) -> None:
+        self.rests.wait(5.0)
+
+    def stop(self) -> None:
+        self.stops += 1
+        self.rests.set()
+
+
+def test_fingers_are_stopped_though_the_session_ends_meanwhile() -> None:
+    """SPACE is heard by one thread while another one hangs up."""
+    gripper = FakeGripper()
+    fingers = _Fingers(gripper, 20.0, errors=(RuntimeError,))
+    fingers.want("shut")
+
+    class HangsUp:
+        def __enter__(self) -> None:
+            pass
+
+        def __exit__(self, *error: object) -> None:
+            fingers._lock = threading.Lock()
+            fingers.close()
+
+    fingers._lock = HangsUp()  # type: ignore[assignment]
+    fingers.stop()
+    assert gripper.stops
 
 
 # --- where episodes start

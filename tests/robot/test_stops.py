@@ -121,6 +121,18 @@ def test_an_arm_that_could_not_be_held_is_closed_twice_all_the_same() -> None:
     assert driver.holds == 1
 
 
+def test_a_stop_of_an_arm_that_was_let_go_is_kept_and_alarms_nobody(tmp_path: Path) -> None:
+    """SPACE, while the session closes its cameras."""
+    said: list[str] = []
+    arm, driver, _ = arm_of(session=Session(tmp_path))
+    arm._announce = said.append
+    arm.step(FORTH, STILL, shut=True)
+    arm.close()
+    arm.stop("a person pressed stop")
+    assert StopLatch(tmp_path).reason == "a person pressed stop" and driver.holds == 1
+    assert not any("EMERGENCY" in line for line in said)
+
+
 def test_a_session_that_begins_stopped_commands_nothing(tmp_path: Path) -> None:
     keys = StopLatch(tmp_path)
     keys.set("a person pressed stop")

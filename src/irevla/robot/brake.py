@@ -52,6 +52,7 @@ class Brake:
         self._say = say
         self._dry_run = dry_run
         self._alarms: set[str] = set()  # that were given since the last release
+        self._over = False  # the arm was let go, and holds
 
     @property
     def stopped(self) -> str:
@@ -109,11 +110,15 @@ class Brake:
         if not (self.holds and self.fingers_rest):
             self.halt()
 
+    def let_go(self) -> None:
+        """Whoever stops the arm from now on finds nobody to tell: it holds."""
+        self._over = True
+
     def hold(self) -> None:
         """Without waiting for a command that is on its way: a silent arm must not keep others from
         stopping it."""
         self.target = None
-        if self._dry_run:
+        if self._dry_run or self._over:
             return
         try:
             self._driver.hold()
@@ -127,7 +132,7 @@ class Brake:
 
     def stop_fingers(self) -> None:
         """Those that hold something go on holding it."""
-        if self._dry_run:
+        if self._dry_run or self._over:
             return
         try:
             self._driver.stop_gripper()

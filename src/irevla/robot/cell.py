@@ -2,7 +2,6 @@
 knows the drivers, which it gives to `SafeArm`."""
 
 import atexit
-import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,6 +16,7 @@ from irevla.robot.flight import Flight
 from irevla.robot.home import Home
 from irevla.robot.live_view import LiveView, Seen
 from irevla.robot.safe_arm import SafeArm
+from irevla.robot.say import say
 from irevla.robot.settings import Settings, read_settings
 from irevla.robot.stop_latch import Session
 from irevla.robot.success import ClassifierDetector, KeyDetector, SuccessDetector
@@ -264,4 +264,4 @@ def _driver(settings: Settings) -> Driver:
 
 
 def _announce(text: str) -> None:
-    print(f"irevla: {text}", file=sys.stderr, flush=True)
+    say(f"irevla: {text}")

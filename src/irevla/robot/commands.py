@@ -140,6 +140,7 @@ def home(settings: Settings) -> None:
             raise UserError(
                 f"the arm stopped itself: {fault}; look at it, and clear the fault in Desk"
             ) from fault
+        print("nothing has moved" if settings.dry_run else "it is there")
 
 
 def release(settings: Settings) -> None:

@@ -349,6 +349,7 @@ class SafeArm:
             self._brake.hold()
         self._brake.stop_fingers()
         self.__driver.close()
+        self._brake.let_go()
         self._session.close()
         self.flight.close()
 

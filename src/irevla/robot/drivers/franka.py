@@ -213,13 +213,16 @@ class _Fingers:
             self._wish = ""
             command = self._moving
             self._moving = None  # what was stopped may never answer
+            gripper = self._gripper  # which another thread may hang up meanwhile
         if command is None:
             return
+        if gripper is None:
+            raise DriverError("the gripper was hung up")
         try:
-            self._gripper.stop()
+            gripper.stop()
             command.join(ON_ITS_WAY)
             if command.is_alive():  # perhaps the stop came first
-                self._gripper.stop()
+                gripper.stop()
         except self._errors as error:
             raise DriverError(f"the gripper cannot be stopped: {error}") from error
 
