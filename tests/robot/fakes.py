@@ -88,7 +88,13 @@ class FakeDriver:
     def close(self) -> None:
         self.closed = True
 
+    def opened(self) -> "FakeDriver":
+        """For one session after another."""
+        self.closed = False
+        return self
+
     def _break(self) -> None:
+        assert not self.closed, "it was hung up"
         if self.breaks:
             raise DriverError(self.breaks)
 

@@ -46,6 +46,12 @@ class SimulatedArm:
         self._follow()
         return float(sum(self.data.joint(f"robot0_finger_joint{i}").qpos[0] for i in (1, 2)))
 
+    def told(self) -> dict[str, list[float]]:
+        """How it was told to react: thresholds of collisions, stiffness."""
+        with urllib.request.urlopen(f"{self._url}told", timeout=5.0) as answer:
+            told: dict[str, list[float]] = json.loads(answer.read())
+        return told
+
     def freeze(self) -> None:
         """It hangs."""
         os.kill(self._process.pid, signal.SIGSTOP)

@@ -43,7 +43,7 @@ def driver(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeDriv
     driver = FakeDriver(Now())  # type: ignore[arg-type]
     process = cell._ThisProcess()
     monkeypatch.setattr(cell, "_this_process", process)
-    monkeypatch.setattr(cell, "_driver", lambda settings: driver)
+    monkeypatch.setattr(cell, "_driver", lambda settings: driver.opened())
     monkeypatch.setattr(cell, "open_camera", lambda name, settings: FakeCamera(0))
     monkeypatch.setenv(FILE, str(written(tmp_path, policy="", dry_run=False)))
     yield driver

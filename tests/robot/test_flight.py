@@ -25,8 +25,8 @@ from irevla.robot.suite import PANDA
 
 def env_on(arm: SafeArm, clock: FakeClock) -> PandaRealEnv:
     person = FakePerson()
-    cameras = FakeCamera(200), FakeCamera(30)
-    cell = Cell(arm, MIDDLE, *cameras, person, KeyDetector(person), clock, None)
+    cameras = {"front": FakeCamera(200), "wrist": FakeCamera(30)}
+    cell = Cell(arm, MIDDLE, cameras, person, KeyDetector(person), clock, None)
     return PandaRealEnv("pick-carrot", CONFIG, cell=cell)
 
 

@@ -18,9 +18,9 @@ from irevla.config import EnvConfig
 from irevla.envs.suite import Authorization
 from irevla.errors import UserError
 from irevla.robot import cell
+from irevla.robot.brake import ArmStopped
 from irevla.robot.commands import arm_command, latch_stop
 from irevla.robot.pose import Pose, length
-from irevla.robot.safe_arm import ArmStopped
 from irevla.robot.settings import FILE, Settings, read_settings
 from irevla.robot.stop_latch import Session, StopLatch
 from irevla.robot.suite import PANDA
@@ -45,7 +45,7 @@ def driver(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeDriv
     driver = FakeDriver(Now(), at(0.6, 0.2, 0.1))  # type: ignore[arg-type]
     process = cell._ThisProcess()
     monkeypatch.setattr(cell, "_this_process", process)
-    monkeypatch.setattr(cell, "_driver", lambda settings: driver)
+    monkeypatch.setattr(cell, "_driver", lambda settings: driver.opened())
     monkeypatch.setattr(cell, "open_camera", lambda name, settings: FakeCamera(0))
     monkeypatch.setenv(FILE, str(written(tmp_path, policy="", dry_run=False)))
     yield driver
@@ -188,7 +188,7 @@ def test_the_way_to_the_start_ends_where_the_person_or_an_image_is_gone(gone: st
         if len(driver.sent) == 5:
             if gone == "person":
                 person.watching = False
-            camera = env.cell.front if gone == "front camera" else env.cell.wrist
+            camera = env.cell.cameras["front" if gone == "front camera" else "wrist"]
             camera.broken = gone != "person"  # type: ignore[attr-defined]
 
     clock.asleep = go

@@ -73,10 +73,14 @@ def test_something_is_held_where_shut_fingers_are_apart() -> None:
 def test_it_sees_a_part_of_one_camera() -> None:
     front = np.zeros((40, 80, 3), np.uint8)
     front[10:20, 20:40] = 255
-    wrist = np.full((40, 80, 3), 7, np.uint8)
+    side = FakeCamera(7)
+    showing = FakeCamera(0)
+    showing.read = lambda: front  # type: ignore[method-assign]
+    cameras = {"front": showing, "wrist": FakeCamera(9), "side": side}
     chosen = DetectorSettings(camera="front", crop=(0.25, 0.25, 0.5, 0.5))
-    assert (view_of(chosen, front, wrist, size=8) == 255).all()
-    assert (view_of(DetectorSettings(camera="wrist"), front, wrist, size=8) == 7).all()
+    assert (view_of(chosen, cameras, size=8) == 255).all()
+    assert (view_of(DetectorSettings(camera="side"), cameras, size=8) == 7).all()
+    assert (view_of(DetectorSettings(), cameras, size=8)[0, 0] == 9).all()
     assert cropped(front, (0.0, 0.0, 0.001, 0.001)).shape == (1, 1, 3)
     detector = detector_of(FakePerson(), look=lambda: LIGHT)
     assert detector.detect(DARK, CARROT) is True, "not what the policy sees"
@@ -141,8 +145,8 @@ def cell_of(says: Callable[[], bool | None]) -> tuple[Cell, FakeDriver]:
     person = FakePerson()
     person.verdict = says  # type: ignore[method-assign]
     person.hand = FORTH
-    cameras = FakeCamera(200), FakeCamera(30)
-    return Cell(arm, MIDDLE, *cameras, person, KeyDetector(person), clock, None), driver
+    cameras = {"front": FakeCamera(200), "wrist": FakeCamera(30)}
+    return Cell(arm, MIDDLE, cameras, person, KeyDetector(person), clock, None), driver
 
 
 def test_images_are_labelled_while_a_person_drives(tmp_path: Path) -> None:

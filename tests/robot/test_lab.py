@@ -3,6 +3,7 @@
 import threading
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -12,12 +13,13 @@ from test_settings import written
 
 from irevla.envs.suite import PERSON
 from irevla.errors import UserError
+from irevla.robot.brake import ArmStopped
 from irevla.robot.cameras import AGAIN, FROZEN, CameraError, Streaming, open_camera
 from irevla.robot.driver import DriverError
+from irevla.robot.drivers.franka import _Fingers
 from irevla.robot.drivers.serl import parameters
 from irevla.robot.home import Home
 from irevla.robot.pose import turn_between
-from irevla.robot.safe_arm import ArmStopped
 from irevla.robot.settings import CameraSettings, Collision, Compliance, read_settings
 
 SHUT = np.array([0, 0, 0, 0, 0, 0, 1], np.float32)
@@ -102,6 +104,41 @@ def test_a_stop_ends_fingers_that_find_their_ends() -> None:
         arm.home_gripper()
 
 
+class FakeGripper:
+    """A hand that closes for ever, until it is stopped."""
+
+    def __init__(self) -> None:
+        self.state = SimpleNamespace(width=0.05)
+        self.stops = 0
+        self.rests = threading.Event()
+
+    def grasp(self, *how: float) -> None:
+        self.rests.wait(5.0)
+
+    def stop(self) -> None:
+        self.stops += 1
+        self.rests.set()
+
+
+def test_fingers_are_stopped_though_the_session_ends_meanwhile() -> None:
+    """SPACE is heard by one thread while another one hangs up."""
+    gripper = FakeGripper()
+    fingers = _Fingers(gripper, 20.0, errors=(RuntimeError,))
+    fingers.want("shut")
+
+    class HangsUp:
+        def __enter__(self) -> None:
+            pass
+
+        def __exit__(self, *error: object) -> None:
+            fingers._lock = threading.Lock()
+            fingers.close()
+
+    fingers._lock = HangsUp()  # type: ignore[assignment]
+    fingers.stop()
+    assert gripper.stops
+
+
 # --- where episodes start
 
 
@@ -145,6 +182,13 @@ def test_serl_is_told_how_soft_to_be() -> None:
         ({"driver": "serl", "collision": {}}, "collision is for the driver 'franka'"),
         ({"compliance": {"stiffness": 10}}, "compliance.stiffness must be from 100"),
         ({"compliance": 3}, "compliance must be settings with names"),
+        ({"compliance": {"motion": "spring"}}, "unknown motion 'spring'"),
+        ({"compliance": {"clip": 0.005}}, "compliance.clip needs motion: impedance"),
+        ({"compliance": {"motion": "impedance", "clip": 0.1}}, "compliance.clip must be from"),
+        (
+            {"driver": "serl", "compliance": {"motion": "impedance"}},
+            "compliance.motion is for the driver 'franka'",
+        ),
         ({"homes": {"pick-carot": {}}}, "did you mean 'pick-carrot'"),
         ({"undoes": {"place-blok": "pick-red-block"}}, "did you mean 'place-block'"),
         ({"undoes": {"place-block": "place-block"}}, "in one pair, with another task"),
@@ -165,6 +209,12 @@ def test_what_is_wrong_with_them_is_told(
 ) -> None:
     with pytest.raises(UserError, match=words):
         read_settings(written(tmp_path, **changes))
+
+
+def test_a_spring_pulls_with_20_n_where_nothing_is_said(tmp_path: Path) -> None:
+    soft = read_settings(written(tmp_path, compliance={"motion": "impedance"})).compliance
+    assert soft is not None and soft.stiffness * soft.clip == pytest.approx(20.0)
+    assert read_settings(written(tmp_path, compliance={})).compliance == Compliance()
 
 
 def test_they_are_careful_where_nothing_is_said(tmp_path: Path) -> None:
@@ -243,7 +293,7 @@ def test_a_camera_that_froze_is_opened_again(kind: str) -> None:
 
 def test_an_arm_that_stands_waits_for_its_cameras() -> None:
     env, _, _, clock = env_of()
-    camera = env.cell.front
+    camera = env.cell.cameras["front"]
     assert isinstance(camera, FakeCamera)
     camera.broken = True
     ends = clock.time + 2.0

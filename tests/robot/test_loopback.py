@@ -22,13 +22,14 @@ from test_real_env import FORTH, STILL, FakePerson
 from irevla.config import EnvConfig
 from irevla.envs.panda.tasks import CAMERA_POS, LOOK_AT
 from irevla.errors import UserError
+from irevla.robot.brake import ArmStopped
 from irevla.robot.cell import Cell, open_arm
 from irevla.robot.driver import FRANKA_HAND
 from irevla.robot.env import PandaRealEnv
 from irevla.robot.flight import flights, read_flight
 from irevla.robot.kinematics import flange_pose
 from irevla.robot.pose import Pose, compose, length, turn_between
-from irevla.robot.safe_arm import ArmStopped, SafeArm
+from irevla.robot.safe_arm import SafeArm
 from irevla.robot.settings import Collision, Compliance, Settings, read_settings
 from irevla.robot.stop_latch import StopLatch
 from irevla.robot.success import KeyDetector
@@ -74,9 +75,12 @@ def arm(sim: SimulatedArm, tmp_path: Path) -> Iterator[SafeArm]:
 
 def env_on(sim: SimulatedArm, arm: SafeArm, folder: Path) -> PandaRealEnv:
     person, front = FakePerson(), Seen(sim, CAMERA_POS, LOOK_AT)
+    cameras = {"front": front, "wrist": front}
+    # To make a renderer may keep the thread that reads the arm from doing so for a second.
+    wait_until(lambda: time.monotonic() - arm.look().received < 0.1)
     home = settings_for(sim.host, folder).home
     return PandaRealEnv(
-        "pick-red-block", CONFIG, cell=Cell(arm, home, front, front, person, KeyDetector(person))
+        "pick-red-block", CONFIG, cell=Cell(arm, home, cameras, person, KeyDetector(person))
     )
 
 
@@ -235,7 +239,7 @@ def test_an_arm_that_hangs_or_is_gone_ends_the_episode_in_one_line(
     env.reset()
     env.step(FORTH)
     seen = sim.hand()
-    env.cell.front = env.cell.wrist = Still()
+    env.cell.cameras = dict.fromkeys(env.cell.cameras, Still())
     getattr(sim, fate)()
     began = time.monotonic()
     with pytest.raises(ArmStopped, match="irevla arm release") as told:
@@ -349,12 +353,17 @@ def test_fingers_find_their_ends_and_a_soft_arm_moves(sim: SimulatedArm, tmp_pat
     chosen = replace(
         settings_for(sim.host, tmp_path),
         collision=Collision(15.0, 25.0),
-        compliance=Compliance(1000.0, 100.0),
+        compliance=Compliance(stiffness=1000.0, turn_stiffness=100.0),
     )
     arm = open_arm(chosen)
     arm.require(lambda: None)
     arm.authorize(HASH)
     assert arm.look().width is not None, "from the first state on"
+    told = sim.told()
+    assert told.pop("K_x") == [1000.0] * 3 + [100.0] * 3
+    assert len(told) == 8, "in motion and at rest, lower and upper, of joints and of the hand"
+    for name, thresholds in told.items():
+        assert set(thresholds) == {15.0 if "torque" in name else 25.0}, name
     began = time.monotonic()
     arm.home_gripper()
     assert time.monotonic() - began > 0.5 and arm.state().width is not None
@@ -385,3 +394,54 @@ def test_a_careful_arm_brakes_by_all_that_it_has(sim: SimulatedArm, tmp_path: Pa
     arm.close()
     assert speed > 0.15, "it moved"
     assert max(way) < 0.2 * speed**2, (max(way), speed)
+
+
+# --- franky's Cartesian impedance: a spring pulls the hand
+
+
+def spring_arm(sim: SimulatedArm, folder: Path, **soft: float) -> SafeArm:
+    compliance = Compliance(motion="impedance", **soft)
+    arm = open_arm(replace(settings_for(sim.host, folder), compliance=compliance))
+    arm.require(lambda: None)
+    arm.authorize(HASH)
+    return arm
+
+
+def test_a_spring_leads_the_hand_to_its_start_and_holds_it(
+    sim: SimulatedArm, tmp_path: Path
+) -> None:
+    arm = spring_arm(sim, tmp_path)
+    goal = Pose(np.array([0.5, 0.1, 0.25]), arm.state().pose.quaternion)
+    arm.approach(goal)
+    arm.hold()
+    stood = rest(sim)
+    assert length(stood - goal.position) < 0.01
+    time.sleep(0.5)
+    assert length(sim.hand() - stood) < 1e-3, "the arm's own controller keeps it there"
+    arm.approach(replace(goal, position=goal.position - np.array([0.0, 0.04, 0.0])))
+    assert rest(sim)[1] < stood[1] - 0.03, "and the next command moves it again"
+    arm.close()
+
+
+def test_a_stop_holds_a_hand_that_a_spring_pulls(sim: SimulatedArm, tmp_path: Path) -> None:
+    """The spring's force ends at stiffness times clip, and so does its speed: 0.22 m/s."""
+    arm = spring_arm(sim, tmp_path)
+    arm.approach(Pose(np.array([0.5, -0.2, 0.3]), arm.state().pose.quaternion))
+    robot = driver_of(arm)._robot
+    speeds = []
+    for _ in range(12):
+        arm.step(np.array([0.0, 0.04, 0.0]), np.zeros(3), shut=False)
+        time.sleep(0.1)
+        speeds.append(robot.state.O_dP_EE_est.linear[1])
+    before = robot.state.O_T_EE.translation[1]
+    arm.stop("a person pressed stop")
+    began = time.monotonic()
+    way = [0.0]
+    while time.monotonic() < began + 0.6:
+        way.append(robot.state.O_T_EE.translation[1] - before)
+        time.sleep(0.01)
+    assert 0.1 < max(speeds) < 0.25 and max(way) < 0.025, (max(speeds), max(way))
+    with pytest.raises(ArmStopped):
+        arm.step(np.array([0.0, 0.04, 0.0]), np.zeros(3), shut=False)
+    assert not robot.is_in_control, "it stands by its own controller"
+    arm.close()

@@ -19,12 +19,13 @@ from irevla.config import EnvConfig
 from irevla.envs.panda.suite import PANDA_SIM
 from irevla.envs.suite import PERSON, TaskEnv
 from irevla.errors import UserError
+from irevla.robot.brake import ArmStopped
 from irevla.robot.cameras import FROZEN, CameraError, Streaming, compose, open_camera
 from irevla.robot.cell import Cell
 from irevla.robot.console import send_keys
 from irevla.robot.env import PandaRealEnv
 from irevla.robot.recorder import Recorder, recordings
-from irevla.robot.safe_arm import ArmStopped, SafeArm
+from irevla.robot.safe_arm import SafeArm
 from irevla.robot.settings import CameraSettings
 from irevla.robot.success import ClassifierDetector, KeyDetector
 from irevla.robot.suite import PANDA
@@ -90,9 +91,8 @@ def env_of(
 ) -> tuple[PandaRealEnv, FakePerson, FakeDriver, FakeClock]:
     arm, driver, clock = arm_of(at(0.6, 0.2, 0.1))
     person = FakePerson()
-    cell = Cell(
-        arm, MIDDLE, FakeCamera(200), FakeCamera(30), person, KeyDetector(person), clock, tmp_path
-    )
+    cameras = {"front": FakeCamera(200), "wrist": FakeCamera(30)}
+    cell = Cell(arm, MIDDLE, cameras, person, KeyDetector(person), clock, tmp_path)
     return PandaRealEnv(task, CONFIG, cell=cell), person, driver, clock
 
 
@@ -112,21 +112,33 @@ def solve(env: PandaRealEnv, person: FakePerson, action: np.ndarray) -> None:
     assert info["success"]
 
 
-def test_where_one_has_succeeded_the_other_begins_unasked(tmp_path: Path) -> None:
+def test_where_one_has_succeeded_the_other_goes_on_from_there(tmp_path: Path) -> None:
     pick, place, person, driver = pair_of(tmp_path)
     pick.reset(seed=0)
     assert len(person.asked) == 2 and driver.gripper == [False]
     solve(pick, person, FORTH)  # the fingers are shut
     place.reset(seed=0)
-    assert len(person.asked) == 2, "nobody was asked"
+    assert "the fingers stay" in person.asked[2] and len(person.asked) == 3, "asked once"
     assert driver.gripper == [False, True], "what is held is held"
     assert np.allclose(driver.pose.position, MIDDLE.position, atol=0.007)
     assert place.expert_action()[6] == 1.0, "and stays so until a person asks"
     place.step(place.expert_action())
     solve(place, person, STILL)  # let go
     pick.reset(seed=1)
-    assert len(person.asked) == 2 and driver.gripper[-1] is False
+    assert len(person.asked) == 4 and driver.gripper[-1] is False
     assert pick.expert_action()[6] == -1.0
+
+
+def test_it_does_not_begin_by_itself(tmp_path: Path) -> None:
+    """Who has just seen a success may be reaching in."""
+    pick, place, person, driver = pair_of(tmp_path)
+    pick.reset(seed=0)
+    solve(pick, person, FORTH)
+    sent = len(driver.sent)
+    person.ready = False
+    with pytest.raises(UserError, match="nobody said"):
+        place.reset(seed=0)
+    assert len(driver.sent) == sent
 
 
 @pytest.mark.parametrize("why", ["failed", "taken back", "the same again", "another", "no pair"])
@@ -147,6 +159,7 @@ def test_else_a_person_is_asked(tmp_path: Path, why: str) -> None:
     before = len(person.asked)
     following.reset(seed=0)
     assert len(person.asked) == before + 2 and driver.gripper[-1] is False
+    assert not any("goes on from there" in asked for asked in person.asked)
     # What was asked for once counts for the episode after that alone.
     assert pick.cell.shows == ""
 
@@ -221,10 +234,33 @@ def test_it_shows_the_cameras_that_are_asked_for() -> None:
     size = CONFIG.image_size
     assert image.shape == (2 * size, size, 3)
     assert (image[:size] == 30).all() and (image[size:] == 200).all()
-    env.cell.front.broken = True  # type: ignore[attr-defined]
+    env.cell.cameras["front"].broken = True  # type: ignore[attr-defined]
     with pytest.raises(CameraError):
         env.step(STILL)
     assert env.cell.arm.stopped
+
+
+def test_it_shows_a_third_camera_and_stops_where_that_is_gone(tmp_path: Path) -> None:
+    env, person, driver, _ = env_of(tmp_path)
+    side = FakeCamera(90)
+    env.cell.cameras = {**env.cell.cameras, "side": side}
+    three = replace(CONFIG, cameras=("front", "wrist", "side"))
+    env.config = three
+    env._recorder = Recorder(env.task, tmp_path, cameras=three.cameras)
+    image, _ = env.reset()
+    size = CONFIG.image_size
+    assert image.shape == (3 * size, size, 3) and (image[2 * size :] == 90).all()
+    person.hand, person.says = FORTH, True
+    env.step(STILL)
+    (shown,) = recordings(tmp_path, [env.task.name], three)
+    assert (shown.images[0, 2 * size :] == 90).all()
+    env.config = replace(CONFIG, cameras=("front",))
+    env.reset()
+    side.broken = True
+    sent = len(driver.sent)
+    with pytest.raises(CameraError):
+        env.step(STILL)
+    assert len(driver.sent) == sent and env.cell.arm.stopped, "seen by the policy or not"
 
 
 def test_what_a_person_shows_is_kept_with_its_cameras_and_state(tmp_path: Path) -> None:
@@ -399,7 +435,7 @@ def test_a_collision_ends_the_episode_and_is_cleared_at_the_next_but_not_for_eve
 def test_a_camera_that_fails_stops_the_arm() -> None:
     env, _, _, _ = env_of()
     env.reset()
-    env.cell.front.broken = True  # type: ignore[attr-defined]
+    env.cell.cameras["front"].broken = True  # type: ignore[attr-defined]
     with pytest.raises(CameraError):
         env.step(FORTH)
     assert "no image" in env.cell.arm.stopped

@@ -14,11 +14,12 @@ from fakes import DOWN, LIMITS, STILL
 
 from irevla.envs.suite import PERSON
 from irevla.errors import UserError
+from irevla.robot.brake import ArmStopped
 from irevla.robot.driver import FRANKA_HAND
 from irevla.robot.drivers.serl import SerlDriver
 from irevla.robot.kinematics import flange_pose
 from irevla.robot.pose import Pose, compose, length, seen_from, turn_between
-from irevla.robot.safe_arm import ArmStopped, SafeArm
+from irevla.robot.safe_arm import SafeArm
 from irevla.robot.settings import Compliance
 
 ORIGIN = Pose(np.zeros(3), np.array([0.0, 0.0, 0.0, 1.0]))

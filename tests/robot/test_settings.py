@@ -50,7 +50,7 @@ def test_it_reads_what_was_written(tmp_path: Path) -> None:
     )
     assert settings.dry_run and settings.realtime  # unless a person says otherwise
     assert np.allclose(settings.home.position, [0.5, 0.0, 0.3]) and settings.home.tilt < 1e-6
-    assert settings.wrist.device == "0123" and settings.fingertips == FRANKA_HAND
+    assert settings.cameras["wrist"].device == "0123" and settings.fingertips == FRANKA_HAND
 
 
 @pytest.mark.parametrize(
@@ -73,7 +73,11 @@ def test_it_reads_what_was_written(tmp_path: Path) -> None:
         ({"limits": {"speed": "fast"}}, "speed must be a float"),
         ({"limits": {"speed": -1}}, "limits.speed must be above 0"),
         ({"cameras": {"front": {"kind": "opencv"}}}, "cameras.wrist must be settings"),
-        ({"cameras": {"frnt": {}}}, "did you mean 'front'"),
+        ({"cameras": {"frnt": {}}}, "cameras.front must be settings"),
+        ({"cameras": {"both": {}}}, "none 'both'"),
+        ({"cameras": {"over the table": {}}}, "small letters, digits and _"),
+        ({"view": "8017"}, "view must be HOST:PORT"),
+        ({"view": "127.0.0.1:99999"}, "view must be HOST:PORT"),
         ({"cameras": {"front": {"kind": "webcam"}, "wrist": {}}}, "unknown kind 'webcam'"),
         ({"success_detector": "classifier"}, "needs 'classifier'"),
         ({"success_detector": "referee"}, "unknown success_detector 'referee'"),
@@ -95,6 +99,28 @@ def test_what_is_wrong_is_said_in_one_line(
     with pytest.raises(UserError, match=words) as told:
         read_settings(written(tmp_path, **changes))
     assert "\n" not in str(told.value) and "arm.yaml" in str(told.value)
+
+
+def test_a_cell_has_two_cameras_and_whatever_else_is_named(tmp_path: Path) -> None:
+    side = {"kind": "opencv", "device": 2, "crop": [0, 0, 0.5, 1]}
+    named = {"side": side, **GOOD["cameras"]}  # type: ignore[dict-item]
+    settings = read_settings(written(tmp_path, cameras=named, detector={"camera": "side"}))
+    assert list(settings.cameras) == ["front", "wrist", "side"]
+    assert settings.cameras["side"].crop == (0, 0, 0.5, 1)
+    with pytest.raises(UserError, match="unknown camera 'side'"):
+        read_settings(written(tmp_path, detector={"camera": "side"}))
+
+
+def test_a_policy_sees_the_cameras_that_the_settings_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    named = {**GOOD["cameras"], "side": {"kind": "opencv", "device": 2}}  # type: ignore[dict-item]
+    monkeypatch.setenv(FILE, str(written(tmp_path, cameras=named)))
+    PANDA.check_senses(EnvConfig(cameras=("side", "front", "wrist")))
+    with pytest.raises(UserError, match="did you mean 'side'"):
+        PANDA.check_senses(EnvConfig(cameras=("front", "sied")))
+    with pytest.raises(UserError, match="unknown camera of panda-sim 'side'"):
+        PANDA_SIM.check_senses(EnvConfig(cameras=("side",)))
 
 
 def test_a_file_of_version_0_1_reads_as_before(tmp_path: Path) -> None:

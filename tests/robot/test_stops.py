@@ -12,7 +12,7 @@ import pytest
 from fakes import STILL, arm_of
 
 from irevla.errors import UserError
-from irevla.robot.safe_arm import ArmStopped
+from irevla.robot.brake import ArmStopped
 from irevla.robot.stop_latch import UNCLEAN, Session, StopLatch
 
 FORTH = np.array([0.02, 0.0, 0.0])
@@ -109,6 +109,28 @@ def test_such_a_stop_ends_the_fingers_of_an_arm_that_stands(tmp_path: Path) -> N
     for _ in range(3):
         arm.watch()
     assert driver.fingers_stopped == 1
+
+
+def test_an_arm_that_could_not_be_held_is_closed_twice_all_the_same() -> None:
+    arm, driver, _ = arm_of()
+    arm.step(FORTH, STILL, shut=True)
+    driver.breaks = "UDP receive: Timeout"
+    arm.close()
+    assert driver.closed and driver.holds == 1 and driver.fingers_stopped
+    arm.close()
+    assert driver.holds == 1
+
+
+def test_a_stop_of_an_arm_that_was_let_go_is_kept_and_alarms_nobody(tmp_path: Path) -> None:
+    """SPACE, while the session closes its cameras."""
+    said: list[str] = []
+    arm, driver, _ = arm_of(session=Session(tmp_path))
+    arm._announce = said.append
+    arm.step(FORTH, STILL, shut=True)
+    arm.close()
+    arm.stop("a person pressed stop")
+    assert StopLatch(tmp_path).reason == "a person pressed stop" and driver.holds == 1
+    assert not any("EMERGENCY" in line for line in said)
 
 
 def test_a_session_that_begins_stopped_commands_nothing(tmp_path: Path) -> None:

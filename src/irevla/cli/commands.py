@@ -472,19 +472,19 @@ def classifier(argv: Sequence[str]) -> None:
 
 
 def arm(argv: Sequence[str]) -> None:
-    """A real arm: keys, show, home, release, record, log (docs/real-robot.md)."""
+    """A real arm: keys, show, view, home, release, record, log (docs/real-robot.md)."""
 
     @dataclasses.dataclass(frozen=True)
     class ArmArguments:
         """What a person does at a real arm without a policy; docs/real-robot.md first.
 
         keys: watch, stop, answer and take over, in a terminal of its own. show: where the arm is
-        and what the cameras see; nothing moves. home: the first motion, slow. release: after a
-        stop, when you have looked at the arm. log FILE: what a session's flight recorder holds.
-        record FOLDER: images for a classifier.
+        and what the cameras see; nothing moves. view: the same, live, as a page for a browser.
+        home: the first motion, slow. release: after a stop, when you have looked at the arm. log
+        FILE: what a session's flight recorder holds. record FOLDER: images for a classifier.
         """
 
-        word: tyro.conf.Positional[str]  # keys, show, home, release, record or log
+        word: tyro.conf.Positional[str]  # keys, show, view, home, release, record or log
         place: tyro.conf.Positional[Path | None] = (
             None  # record: a folder; log: a file, none: the newest
         )

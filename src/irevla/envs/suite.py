@@ -63,6 +63,7 @@ class RealArm:
     dry_run: Callable[[], bool]  # whether it computes and sends nothing
     only_policy: Callable[[], str]  # sha256, or its beginning, of the one that may act; "": any
     env_config: Callable[[EnvConfig], EnvConfig]  # one worker, one environment, time for a person
+    cameras: Callable[[], tuple[str, ...]] = lambda: ()  # that its cell has, beside `Suite.cameras`
     partner: Callable[[str], str] = lambda task: ""
     """(task) -> the task that begins where it succeeds, and succeeds where it begins; "": none."""
 
@@ -152,11 +153,13 @@ class Suite:
         """Raise `UserError` where the policy is to see or to be told what there is not."""
         if config.state and not self.state:
             raise UserError(f"{self.name} says nothing of its robot's state: --env.no-state")
-        for camera in config.cameras:
-            if not self.cameras:
-                raise UserError(f"{self.name} has one camera without a name: no --env.cameras")
-            if camera not in self.cameras:
-                raise unknown(f"camera of {self.name}", camera, self.cameras)
+        if config.cameras and not self.cameras:
+            raise UserError(f"{self.name} has one camera without a name: no --env.cameras")
+        others = set(config.cameras) - set(self.cameras)
+        here = self.real_arm.cameras() if others and self.real_arm is not None else ()
+        for camera in sorted(others - set(here)):
+            known = dict.fromkeys((*self.cameras, *here))
+            raise unknown(f"camera of {self.name}", camera, tuple(known))
         if len(set(config.cameras)) < len(config.cameras):
             raise UserError("env.cameras must name each camera once")
 

@@ -3,7 +3,7 @@
 
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Protocol, runtime_checkable
 
 import numpy as np
@@ -12,7 +12,7 @@ from PIL import Image
 
 from irevla.envs.panda.tasks import WRIST_SHARE
 from irevla.errors import UserError
-from irevla.robot.settings import WHOLE, CameraSettings, Crop, DetectorSettings
+from irevla.robot.settings import BOTH, WHOLE, CameraSettings, Crop, DetectorSettings
 
 MAX_AGE = 0.3  # s: an older image shows another world
 FROZEN = 1.0  # s: a camera whose images do not change so long shows none of the present
@@ -60,19 +60,18 @@ def compose(
     return image
 
 
+def in_one(cameras: Mapping[str, Camera], *, size: int) -> UInt8[np.ndarray, "size size 3"]:
+    """Return what the front camera and that of the wrist show now."""
+    return compose(cameras["front"].read(), cameras["wrist"].read(), size=size)
+
+
 def view_of(
-    detector: DetectorSettings,
-    front: UInt8[np.ndarray, "H W 3"],
-    wrist: UInt8[np.ndarray, "h w 3"],
-    *,
-    size: int,
+    detector: DetectorSettings, cameras: Mapping[str, Camera], *, size: int
 ) -> UInt8[np.ndarray, "size size 3"]:
-    """Return what a classifier sees: the policy's image, or its own part of one camera's."""
-    if detector.camera == "both":
-        return compose(front, wrist, size=size)
-    part = np.ascontiguousarray(
-        cropped(front if detector.camera == "front" else wrist, detector.crop)
-    )
+    """Return what a classifier sees now: both cameras in one image, or its own part of one."""
+    if detector.camera == BOTH:
+        return in_one(cameras, size=size)
+    part = np.ascontiguousarray(cropped(cameras[detector.camera].read(), detector.crop))
     return np.array(Image.fromarray(part).resize((size, size), Image.Resampling.BOX))
 
 

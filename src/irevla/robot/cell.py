@@ -2,7 +2,6 @@
 knows the drivers, which it gives to `SafeArm`."""
 
 import atexit
-import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,7 +14,9 @@ from irevla.robot.clock import Clock, WallClock
 from irevla.robot.driver import Driver
 from irevla.robot.flight import Flight
 from irevla.robot.home import Home
+from irevla.robot.live_view import LiveView, Seen
 from irevla.robot.safe_arm import SafeArm
+from irevla.robot.say import say
 from irevla.robot.settings import Settings, read_settings
 from irevla.robot.stop_latch import Session
 from irevla.robot.success import ClassifierDetector, KeyDetector, SuccessDetector
@@ -29,8 +30,7 @@ class Cell:
 
     arm: SafeArm
     home: Home
-    front: Camera
-    wrist: Camera
+    cameras: Mapping[str, Camera]  # by name; what one does not show stops the arm
     teleop: Teleop
     success_detector: SuccessDetector
     clock: Clock = field(default_factory=WallClock)
@@ -41,6 +41,7 @@ class Cell:
     gripper_cost: float = 0.0  # of a decision that turns the fingers round
     veto: float = 0.0  # s that a person has to take back that a task is done
     player: Any = None  # the environment whose episode is under way
+    live: LiveView | None = None  # for a person who watches
     shows: str = ""  # the task whose success the table shows; empty: nobody knows what it shows
     envs: set[Any] = field(default_factory=set)  # those that are open
 
@@ -73,8 +74,8 @@ class Cell:
         self.check_watched()
 
     def _look(self) -> None:
-        self.front.check()
-        self.wrist.check()
+        for camera in self.cameras.values():
+            camera.check()
 
     def _seen(self) -> bool:
         try:
@@ -82,6 +83,11 @@ class Cell:
         except CameraError:
             return False
         return True
+
+    def show(self, seen: Seen) -> None:
+        """Let whoever watches see what the policy sees from now on."""
+        if self.live is not None:
+            self.live.seen = seen
 
     def leave(self, env: Any) -> None:
         """Hold the arm, if `env` plays; with the last one goes whoever was authorised."""
@@ -95,8 +101,10 @@ class Cell:
     def close(self) -> None:
         """Hold the arm and let everything go."""
         self.arm.close()
-        self.front.close()
-        self.wrist.close()
+        if self.live is not None:
+            self.live.close()
+        for camera in self.cameras.values():
+            camera.close()
         self.teleop.close()
 
 
@@ -136,11 +144,11 @@ def open_cell(settings: Settings, who: Authorization | None) -> Cell:
     try:
         teleop = KeyTeleop(settings.keys, arm.stop, scale=settings.teleop_scale)
         opened.append(teleop)
-        front = open_camera("front", settings.front)
-        opened.append(front)
-        wrist = open_camera("wrist", settings.wrist)
-        opened.append(wrist)
-        success_detector = _success_detector(settings, teleop, arm, front, wrist)
+        cameras: dict[str, Camera] = {}
+        for name, chosen in settings.cameras.items():
+            cameras[name] = open_camera(name, chosen)
+            opened.append(cameras[name])
+        success_detector = _success_detector(settings, teleop, arm, cameras)
         if who is not None:
             arm.authorize(who.policy, learning=who.learning)
     except UserError:
@@ -152,8 +160,7 @@ def open_cell(settings: Settings, who: Authorization | None) -> Cell:
     return Cell(
         arm,
         settings.home,
-        front,
-        wrist,
+        cameras,
         teleop,
         success_detector,
         demonstrations=folder,
@@ -162,6 +169,7 @@ def open_cell(settings: Settings, who: Authorization | None) -> Cell:
         homing=settings.homing and settings.driver == "franka",
         gripper_cost=settings.gripper_cost,
         veto=settings.veto,
+        live=LiveView(settings.live_view, cameras),
     )
 
 
@@ -201,7 +209,7 @@ def cell_of(path: Path) -> Cell:
 
 
 def _success_detector(
-    settings: Settings, teleop: Teleop, arm: SafeArm, front: Camera, wrist: Camera
+    settings: Settings, teleop: Teleop, arm: SafeArm, cameras: Mapping[str, Camera]
 ) -> SuccessDetector:
     if settings.success_detector == "key":
         return KeyDetector(teleop)
@@ -222,7 +230,7 @@ def _success_detector(
         teleop,
         images=chosen.images,
         gate=gates[chosen.fingers],
-        look=lambda: view_of(chosen, front.read(), wrist.read(), size=classifier.image_size),
+        look=lambda: view_of(chosen, cameras, size=classifier.image_size),
         mistakes=path / MISTAKES,
     )
 
@@ -256,4 +264,4 @@ def _driver(settings: Settings) -> Driver:
 
 
 def _announce(text: str) -> None:
-    print(f"irevla: {text}", file=sys.stderr, flush=True)
+    say(f"irevla: {text}")

@@ -6,12 +6,11 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
 
 from irevla.envs.suite import PERSON
 from irevla.errors import UserError, unknown
 from irevla.robot import gamepad
-from irevla.robot.cameras import compose, open_camera
+from irevla.robot.cameras import open_camera
 from irevla.robot.cell import open_arm, open_cell
 from irevla.robot.console import HELP, keyboard, send_keys
 from irevla.robot.console import show as show_line
@@ -19,6 +18,8 @@ from irevla.robot.driver import DriverError
 from irevla.robot.flight import flights, read_flight, told
 from irevla.robot.gamepad import Gamepad
 from irevla.robot.label import record as record_images
+from irevla.robot.live_page import Newest, Page
+from irevla.robot.live_view import ALL, Seen, picture
 from irevla.robot.safe_arm import ArmFault, SafeArm
 from irevla.robot.settings import Settings, read_settings
 from irevla.robot.stop_latch import Session, StopLatch
@@ -74,13 +75,13 @@ def show(settings: Settings) -> None:
     """
     with _connected(settings) as arm:
         _describe(settings, arm)
-    images = []
-    for name, camera in (("front", settings.front), ("wrist", settings.wrist)):
-        opened = open_camera(name, camera)
-        images.append(opened.read())
-        opened.close()
     path = settings.path.with_suffix(".png")
-    Image.fromarray(compose(*images, size=SHOWN)).save(path)
+    with contextlib.ExitStack() as opened:
+        cameras = {}
+        for name, chosen in settings.cameras.items():
+            cameras[name] = open_camera(name, chosen)
+            opened.callback(cameras[name].close)
+        picture(cameras, Seen((ALL, *cameras), SHOWN)).save(path)
     print(f"what a policy sees: {path}")
 
 
@@ -104,6 +105,22 @@ def _describe(settings: Settings, arm: SafeArm) -> None:
     print(f"fault: {fault}; stopped: {stopped}; dry run: {settings.dry_run}")
 
 
+def view(settings: Settings) -> None:
+    """Serve a page that shows what the policy sees, whenever a session is open."""
+    host, port = settings.page
+    with (
+        contextlib.closing(Newest(settings.live_view)) as newest,
+        Page(host, port, newest) as page,
+        contextlib.suppress(KeyboardInterrupt),
+    ):
+        print(
+            f"what the policy sees: http://{host}:{port} (from another machine: ssh -L "
+            f"{port}:127.0.0.1:{port} THIS ONE, then http://127.0.0.1:{port}); Ctrl-C leaves",
+            flush=True,
+        )
+        page.serve_forever()
+
+
 def home(settings: Settings) -> None:
     """Move the arm slowly to its start, after a person has agreed: the first motion to try."""
     with contextlib.closing(open_cell(settings, None)) as cell:
@@ -123,6 +140,7 @@ def home(settings: Settings) -> None:
             raise UserError(
                 f"the arm stopped itself: {fault}; look at it, and clear the fault in Desk"
             ) from fault
+        print("nothing has moved" if settings.dry_run else "it is there")
 
 
 def release(settings: Settings) -> None:
@@ -175,6 +193,7 @@ def record(settings: Settings, folder: Path | None = None) -> None:
 WORDS: dict[str, Callable[[Settings], None]] = {
     "keys": keys,
     "show": show,
+    "view": view,
     "home": home,
     "release": release,
 }

@@ -99,7 +99,7 @@ class _Screen:
             line = f"STOPPED: {reason}: look at the arm, then `irevla arm release`"
         if line and line != self._line:
             self._show(line)
-        self._line = line
+            self._line = line
 
 
 def show(text: str) -> None:

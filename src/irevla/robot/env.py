@@ -13,13 +13,15 @@ from irevla.envs.panda.tasks import ACTION_DIM, REACH, SPECS, TURN
 from irevla.envs.pixel_env import PixelEnv
 from irevla.envs.suite import PERSON
 from irevla.errors import UserError, unknown
+from irevla.robot.brake import ArmStopped
 from irevla.robot.cameras import CameraError, compose, square
 from irevla.robot.cell import Cell
 from irevla.robot.driver import DriverError
+from irevla.robot.live_view import ALL, Seen
 from irevla.robot.pose import Pose, turn_between
 from irevla.robot.recorder import Recorder
-from irevla.robot.safe_arm import ArmFault, ArmStopped
-from irevla.robot.settings import HZ
+from irevla.robot.safe_arm import ArmFault
+from irevla.robot.settings import HZ, POLICY_CAMERAS
 
 TO_ANSWER = 0.4  # share of a worker's time to answer that a person has, each of two times
 SLOW = 1.2  # periods that a policy may think, before a person is told
@@ -73,8 +75,8 @@ class PandaRealEnv(PixelEnv):
         """Wait until a person says that they are out of the way, open the fingers, rise and go to
         the start; then wait until they say that things are in place.
 
-        Where the partner of this task has just succeeded, things are in place: nobody is asked, and
-        the fingers stay as they are.
+        Where the partner of this task has just succeeded, things are in place: they are asked once,
+        and the fingers stay as they are.
         """
         gym.Env.reset(self, seed=seed)  # a person sets the scene
         cell = self.cell
@@ -82,14 +84,11 @@ class PandaRealEnv(PixelEnv):
         if cell.player not in (None, self):
             raise UserError("there is one arm: --env.workers 1 --env.envs-per-worker 1")
         cell.player = self
+        cell.show(Seen(self.config.cameras or (ALL,), self.config.image_size))
         goes_on = cell.shows != "" and cell.shows == cell.partners.get(self.task.name)
         cell.shows = ""
         cell.await_person()
-        if goes_on:
-            cell.teleop.tell(f"{self.task.name}: goes on from there, hands off")
-        else:
-            fingers = "close and open" if cell.homing else "open"
-            self._ask(f"hands off: the fingers {fingers}, and the arm goes to its start")
+        self._ask_to_leave(goes_on=goes_on)
         arm.begin_episode()
         arm.recover()
         try:
@@ -171,16 +170,15 @@ class PandaRealEnv(PixelEnv):
 
     def picture(self, size: int) -> UInt8[np.ndarray, "size size 3"]:
         """Return what both cameras show now."""
-        return compose(self._read("front"), self._read("wrist"), size=size)
+        return compose(*(self._read(camera) for camera in POLICY_CAMERAS), size=size)
 
     def _view(self, camera: str, size: int) -> UInt8[np.ndarray, "size size 3"]:
         return square(self._read(camera), size)
 
     def _read(self, camera: str) -> UInt8[np.ndarray, "H W 3"]:
         """Return the newest image of one camera; where there is none, the arm is stopped."""
-        read = {"front": self.cell.front, "wrist": self.cell.wrist}[camera].read
         try:
-            return read()
+            return self.cell.cameras[camera].read()
         except CameraError as error:
             self.cell.arm.stop(str(error))
             raise
@@ -341,6 +339,17 @@ class PandaRealEnv(PixelEnv):
         above[2] = max(above[2], min(start.position[2], arm.limits.high[2]))
         arm.approach(Pose(above, now.quaternion))
         arm.approach(start)
+
+    def _ask_to_leave(self, *, goes_on: bool) -> None:
+        """Nothing begins to move by itself: somebody may be reaching in."""
+        if goes_on:
+            self._ask(
+                f"hands off: {self.task.name} goes on from there, the arm goes to its start and "
+                "the fingers stay as they are"
+            )
+            return
+        fingers = "close and open" if self.cell.homing else "open"
+        self._ask(f"hands off: the fingers {fingers}, and the arm goes to its start")
 
     def _ask(self, request: str) -> None:
         patience = TO_ANSWER * self.config.timeout  # the worker would be taken for hung

@@ -41,7 +41,7 @@ def record(cell: Cell, folder: Path, detector: DetectorSettings) -> None:
         verdict = cell.teleop.verdict()
         if verdict is not None:
             label = "success" if verdict else "failure"
-            image = view_of(detector, cell.front.read(), cell.wrist.read(), size=SIZE)
+            image = view_of(detector, cell.cameras, size=SIZE)
             _keep(folder / label, image)
             taken[label] += 1
             arm.say(f"{taken['success']} of success, {taken['failure']} of failure")

@@ -8,12 +8,12 @@ import re
 import threading
 from collections.abc import Callable
 from contextlib import suppress
-from typing import NoReturn
 
 import numpy as np
 
 from irevla.envs.suite import PERSON
 from irevla.errors import UserError
+from irevla.robot.brake import Brake
 from irevla.robot.clock import Clock, WallClock
 from irevla.robot.driver import FRANKA_HAND, ArmState, Driver, DriverError
 from irevla.robot.flight import Flight, facts_of, numbers
@@ -39,10 +39,6 @@ Witness = Callable[[], None]
 """Raises `UserError` where a person or an image is missing without which the arm must not move."""
 
 _log = logging.getLogger(__name__)
-
-
-class ArmStopped(UserError):
-    """The arm is stopped, and stays so until a person releases it."""
 
 
 class ArmFault(Exception):
@@ -74,12 +70,14 @@ class SafeArm:
         self.limits = limits
         self.flight = flight or Flight(None, announce)
         self.dry_run = dry_run
-        self.last_target: Pose | None = None  # where the arm was sent, until it was told to hold
         self.late_holds = 0  # how often no command came in time
         self.__driver = driver
         self._clock = clock or WallClock()
         self._session = session or Session(None)
         self._stop_latch = self._session.stop_latch
+        self._brake = Brake(
+            driver, self._stop_latch, flight=self.flight, say=self.say, dry_run=dry_run
+        )
         self._states = StateCheck(frame, limits.max_age)
         self._witness: Witness = _nobody
         self._expected = expected
@@ -88,14 +86,12 @@ class SafeArm:
         self._wire = threading.RLock()  # held while a command is on its way
         self._reading = threading.RLock()  # held while a state is read
         self._commanded = -float("inf")  # when the last command was sent
-        self._holds = True  # it was told to hold after the last command, and heard it ...
-        self._fingers_rest = True  # ... and its fingers to stop
         self._shut: bool | None = None  # what the fingers were told; None: nothing yet
         self._fingers_told = -float("inf")  # when that was
         self._fault = ""  # that it had when it was last asked
         self._clears_episode = 0
-        self._alarms: set[str] = set()  # that were given since the last release
         self._watchdog: Watchdog | None = None
+        self._closed = False
 
     # --- who may move it
 
@@ -135,7 +131,7 @@ class SafeArm:
     def dismiss(self) -> None:
         """Nobody may move the arm any more, until somebody is authorised again."""
         self._who = ""
-        self._hold()
+        self._brake.hold()
 
     @property
     def who(self) -> str:
@@ -145,25 +141,22 @@ class SafeArm:
     @property
     def stopped(self) -> str:
         """Why the arm is stopped; empty where it is not."""
-        return self._stop_latch.reason
+        return self._brake.stopped
+
+    @property
+    def last_target(self) -> Pose | None:
+        """Where the arm was sent, until it was told to hold."""
+        return self._brake.target
 
     def stop(self, reason: str) -> None:
-        """Hold, and refuse every motion from now on.
-
-        Nothing that can fail (a full disk, a dead terminal) stands before the hold, and what fails
-        after it is said.
-        """
-        first = self._stop_latch.set(reason)
-        self._halt()
-        if first:
-            self._tell_stop()
+        """Hold, and refuse every motion from now on."""
+        self._brake.stop(reason)
 
     def release(self) -> None:
         """A person has looked at the arm, and lets it move again. Never call this from a
         program."""
-        self._stop_latch.release()
+        self._brake.release()
         self._clears_episode = 0
-        self._alarms.clear()
         self._states.forget()  # the arm may have been moved, or restarted
         self._forget()
 
@@ -216,22 +209,23 @@ class SafeArm:
             if self.dry_run:
                 return  # it will never be there
             if self._clock.now() - began > PATIENCE:
-                self._fail(f"the arm did not reach its start within {PATIENCE:g} s")
+                self._brake.fail(f"the arm did not reach its start within {PATIENCE:g} s")
             self._clock.sleep(limits.period)
 
     def set_gripper(self, *, shut: bool) -> None:
         """Close or open the fingers, where they are not told so already.
 
-        Returns at once. Raises `ArmStopped`.
+        Returns at once. Raises `ArmStopped`, `ArmFault`.
         """
         self._require_leave()
         if shut == self._shut:
             return
+        self.state()  # after a reflex they rest as well
         self._shut = shut
         self._fingers_told = self._clock.now()
         self.flight.note("fingers", shut=shut)
         if not self.dry_run:
-            self._fingers_rest = False
+            self._brake.fingers_rest = False
             self._wired(lambda: self.__driver.set_gripper(shut=shut))
 
     def home_gripper(self) -> None:
@@ -240,10 +234,11 @@ class SafeArm:
         Waits until they have. Raises `ArmStopped`, `ArmFault`.
         """
         self._require_leave()
+        self.state()
         self.flight.note("homing")
         if self.dry_run:
             return
-        self._fingers_rest = False
+        self._brake.fingers_rest = False
         self._shut = None
         self._wired(self.__driver.home_gripper)
         end = self._clock.now() + HOMING
@@ -255,8 +250,8 @@ class SafeArm:
                 if not self.__driver.fingers_busy():
                     return
             except DriverError as error:
-                self._fail(f"the fingers found no ends: {error}")
-        self._fail(f"the fingers found no ends within {HOMING:g} s")
+                self._brake.fail(f"the fingers found no ends: {error}")
+        self._brake.fail(f"the fingers found no ends within {HOMING:g} s")
 
     def recover(self) -> None:
         """Clear a fault of the arm, if it has one.
@@ -271,7 +266,7 @@ class SafeArm:
         clears = self._stop_latch.clears
         in_episode = self._clears_episode >= self.limits.clears_per_episode
         if in_episode or clears >= self.limits.clears_per_run:
-            self._fail(
+            self._brake.fail(
                 f"{state.fault}, after {clears} faults were cleared: that is enough without a "
                 "person"
             )
@@ -286,7 +281,7 @@ class SafeArm:
 
     def hold(self) -> None:
         """Come to rest where it is; the next command moves it again."""
-        self._hold()
+        self._brake.hold()
 
     # --- what it is like
 
@@ -295,7 +290,7 @@ class SafeArm:
 
         Raises `ArmStopped` (and stops), or `ArmFault`.
         """
-        self._refuse_if_stopped()
+        self._brake.refuse_if_stopped()
         state = self._read()
         if state.fault:
             self._stopped_itself(state)
@@ -324,8 +319,7 @@ class SafeArm:
         To be called once in a while.
         """
         if self.stopped:  # perhaps by another process, or a hold did not reach the arm
-            if not (self._holds and self._fingers_rest):
-                self._halt()
+            self._brake.halt_again()
             return
         if self.last_target is None and not self._fingers_move():
             return
@@ -336,7 +330,7 @@ class SafeArm:
             return
         late = self._clock.now() - self._commanded >= LATE * self.limits.period
         if late and self.last_target is not None:
-            self._hold()
+            self._brake.hold()
             self.late_holds += 1
 
     def start_watchdog(self) -> None:
@@ -345,27 +339,27 @@ class SafeArm:
         self._watchdog.start()
 
     def close(self) -> None:
-        """Hold and hang up. Safe to call again."""
+        """Hold and hang up. Safe to call again, also where the arm could not be told to hold."""
+        if self._closed:
+            return
+        self._closed = True
         if self._watchdog is not None:
             self._watchdog.end()
-        if not self._holds:
-            self._hold()
-        self._stop_fingers()
+        if not self._brake.holds:
+            self._brake.hold()
+        self._brake.stop_fingers()
         self.__driver.close()
+        self._brake.let_go()
         self._session.close()
         self.flight.close()
 
     # --- the ways to the driver
 
     def _stopped_itself(self, state: ArmState) -> None:
-        """Its fingers have not."""
         if self._fault != state.fault:
             self.flight.note("fault", **facts_of(state))
         self._fault = state.fault
-        self.last_target = None
-        self._holds = True
-        if not self._fingers_rest:
-            self._stop_fingers()
+        self._brake.take_fault()
 
     def _move(self, shift: Vector, turn: Vector, *, speed: float) -> None:
         with self._wire:
@@ -383,72 +377,35 @@ class SafeArm:
                     speed=speed,
                 )
             except Refused as refused:
-                self._fail(str(refused))
+                self._brake.fail(str(refused))
             # Before it is sent: the watchdog sees a slow one.
-            self.last_target = cleared.pose
+            self._brake.target = cleared.pose
             self._commanded = now
             self.flight.note("target", target=numbers(cleared.pose), **facts_of(state))
             if self.dry_run:
                 self.say(f"dry run: would go to {np.round(cleared.pose.position, 3).tolist()}")
                 return
-            self._holds = False
+            self._brake.holds = False
             self._wired(lambda: self.__driver.send(cleared))
             # And after, where the watchdog told it to hold in between.
-            self.last_target = cleared.pose
+            self._brake.target = cleared.pose
 
     def _wired(self, command: Callable[[], None]) -> None:
         """Send, unless stopped; and hold once more where a stop came while the command was on its
         way."""
         with self._wire:
-            self._refuse_if_stopped()
+            self._brake.refuse_if_stopped()
             try:
                 command()
             except DriverError as error:
-                self._fail(f"a command failed: {error}")
+                self._brake.fail(f"a command failed: {error}")
         if self.stopped:
-            self._halt()
-            self._refuse_if_stopped()
-
-    def _halt(self) -> None:
-        """Hold, and stop the fingers as well."""
-        self._hold()
-        self._stop_fingers()
+            self._brake.halt()
+            self._brake.refuse_if_stopped()
 
     def _fingers_move(self) -> bool:
         """Whether they may be on their way."""
-        return not self._fingers_rest and self._clock.now() - self._fingers_told < FINGERS
-
-    def _stop_fingers(self) -> None:
-        if self.dry_run:
-            return
-        try:
-            self.__driver.stop_gripper()
-            self._fingers_rest = True
-        except DriverError as error:
-            self._fingers_rest = False  # the watchdog tries again
-            self._alarm(f"the fingers could not be stopped ({error})")
-
-    def _hold(self) -> None:
-        """Without waiting for a command that is on its way: a silent arm must not keep others from
-        stopping it."""
-        self.last_target = None
-        if self.dry_run:
-            return
-        try:
-            self.__driver.hold()
-            self._holds = True
-            self.flight.note("hold")
-        except DriverError as error:
-            self._holds = False  # the watchdog tries again
-            if self._stop_latch.set(f"it could not be told to hold: {error}"):
-                self._tell_stop()
-            self._alarm(f"the arm could not be told to hold ({error})")
-
-    def _alarm(self, text: str) -> None:
-        """Once: the watchdog tries again forty times a second."""
-        if text not in self._alarms:
-            self._alarms.add(text)
-            self.say(f"{text}: PRESS THE EMERGENCY STOP")
+        return not self._brake.fingers_rest and self._clock.now() - self._fingers_told < FINGERS
 
     def _read(self) -> ArmState:
         """Return the newest state, if it can be trusted.
@@ -459,21 +416,17 @@ class SafeArm:
             try:
                 state = self.__driver.state()
             except DriverError as error:
-                self._fail(f"its state cannot be read: {error}")
+                self._brake.fail(f"its state cannot be read: {error}")
             self._check(state, self._clock.now())
             return state
 
     def _check(self, state: ArmState, now: float) -> None:
         if state.held:
-            self.last_target = None  # it stands, and takes no commands
-            self._holds = True
-            if self._stop_latch.set("a person stopped it, or holds its enabling device"):
-                self._stop_fingers()
-                self._tell_stop()
-            self._refuse_if_stopped()
+            self._brake.take_stop("a person stopped it, or holds its enabling device")
+            self._brake.refuse_if_stopped()
         problem = self._states.problem(state, now)
         if problem:
-            self._fail(problem)
+            self._brake.fail(problem)
 
     def _require_leave(self) -> None:
         if not self._who:
@@ -481,41 +434,22 @@ class SafeArm:
                 "nobody is authorised to move the arm: call suite.authorize with the policy's "
                 "sha256, or name it as VectorEnv's `authorization`"
             )
-        self._refuse_if_stopped()
+        self._brake.refuse_if_stopped()
         self._ask_witness()
 
     def _ask_witness(self) -> None:
         try:
             self._witness()
         except UserError:
-            self._halt()
+            self._brake.halt()
             self._shut = None  # they are told again, once somebody is there
             raise
-
-    def _refuse_if_stopped(self) -> None:
-        if self.stopped:
-            raise ArmStopped(
-                f"the arm is stopped ({self.stopped}): look at it, then `irevla arm release`"
-            )
-
-    def _fail(self, reason: str) -> NoReturn:
-        self.stop(reason)
-        raise ArmStopped(f"the arm is stopped ({reason}): look at it, then `irevla arm release`")
-
-    def _tell_stop(self) -> None:
-        """Tell everybody, once the arm holds. Fails in words alone."""
-        self.flight.note("stop", reason=self.stopped)
-        try:
-            self._stop_latch.keep()
-        except OSError as error:  # the session's mark stays, which is a stop for the next one
-            self.say(f"the stop could not be written down ({error.strerror})")
-        self.say(f"the arm is stopped: {self.stopped}")
 
     def _count_clear(self, fault: str) -> None:
         try:
             self._stop_latch.count_clear(fault)
         except OSError as error:
-            self._fail(f"{fault}, and its clearing cannot be written down ({error.strerror})")
+            self._brake.fail(f"{fault}, and its clearing cannot be written down ({error.strerror})")
 
     def _wait_until_sound(self) -> None:
         """A fault that was cleared is seen for a moment longer."""
@@ -523,11 +457,11 @@ class SafeArm:
             self._clock.sleep(self.limits.period / 2)
             if not self._read().fault:
                 return
-        self._fail("its fault could not be cleared")
+        self._brake.fail("its fault could not be cleared")
 
     def _forget(self) -> None:
         """Let the next motion start from where the arm is, and the fingers be told again."""
-        self.last_target = None
+        self._brake.target = None
         self._shut = None
 
     def _dry(self) -> str:

@@ -36,10 +36,13 @@ DRIVERS = ("franka", "serl")
 CAMERAS = ("opencv", "realsense")
 TELEOPS = ("keys", "gamepad")  # what a person drives with, the keys always
 SUCCESS_DETECTORS = ("key", "classifier")
-VIEWS = ("both", "front", "wrist")  # what a classifier sees: the policy's image, or of one camera
+TRAJECTORY, IMPEDANCE = MOTIONS = ("trajectory", "impedance")  # how franky's arm follows targets
+POLICY_CAMERAS = ("front", "wrist")  # which every cell has: panda-sim's
+BOTH = "both"  # what a classifier sees: those two in one image; else one camera, by its name
 FINGERS = ("any", "shut", "open", "holding")  # as they must be where a classifier is believed
 MOST_IMAGES = 50  # that it may have to agree on
 DOWN = np.array([1.0, 0.0, 0.0, 0.0])  # quaternion, x y z w: the fingers point straight down
+CAMERA_NAME = re.compile("[a-z][a-z0-9_]*")
 PIN = 8  # least digits of a policy's hash that say which it is
 MOST = {"dynamics": 1.0, "force": 70.0, "timeout": 0.5}  # what these settings may be at most
 MOST_VETO = 30.0  # s
@@ -70,7 +73,7 @@ class CameraSettings:
 class DetectorSettings:
     """When a classifier is believed."""
 
-    camera: str = "both"  # one of VIEWS: what it sees, in `irevla arm record` as well
+    camera: str = BOTH  # or a camera: what it sees, in `irevla arm record` as well
     crop: Crop = WHOLE  # the part of that camera's image, as shares: left, top, right, bottom
     threshold: float = 0.5  # from -1 (failure) to 1 (success): what it must say more than ...
     images: int = 3  # ... of so many images in a row, a tenth of a second each
@@ -98,12 +101,16 @@ class Collision:
 class Compliance:
     """How hard the arm is pulled to where it should be. The values are those of SERL's controller.
 
-    Softer, it stays further behind: below a `stiffness` of 500 it may not reach its start.
+    Softer, it stays further behind: below a `stiffness` of 500 it may not reach its start. SERL's
+    server, and franky's `impedance`, pull with stiffness times clip at most: 20 N, 60 at the most
+    that may be set.
     """
+
+    motion: str = TRAJECTORY  # franka: one of MOTIONS
 
     stiffness: float = 2000.0  # N/m
     turn_stiffness: float = 150.0  # Nm/rad
-    clip: float = 0.01  # serl: m, the largest distance that is pulled over; times stiffness: N ...
+    clip: float = 0.01  # m, the largest distance that is pulled over ...
     turn_clip: float = 0.05  # ... and rad
 
     def __post_init__(self) -> None:
@@ -122,8 +129,7 @@ class Settings:
     host: str  # franka: the arm's address; serl: http://HOST:PORT of its robot server
     limits: Limits
     home: Home
-    front: CameraSettings
-    wrist: CameraSettings
+    cameras: dict[str, CameraSettings]  # by name: POLICY_CAMERAS, and others
     fingertips: Pose = field(default_factory=lambda: FRANKA_HAND)  # seen from the flange
     detector: DetectorSettings = field(default_factory=DetectorSettings)
     homes: dict[str, Home] = field(default_factory=dict)  # of tasks that start elsewhere
@@ -144,6 +150,7 @@ class Settings:
     realtime: bool = True  # franka: demand a realtime kernel
     force: float = 20.0  # franka: of the fingers, N
     timeout: float = 0.1  # serl: s, of each request
+    view: str = "127.0.0.1:8017"  # where `irevla arm view` serves its page
 
     @property
     def folder(self) -> Path:
@@ -156,6 +163,17 @@ class Settings:
     def keys(self) -> Path:
         """The socket on which `irevla arm keys` speaks."""
         return self.folder / "keys"
+
+    @property
+    def live_view(self) -> Path:
+        """The socket on which `irevla arm view` listens."""
+        return self.folder / "view"
+
+    @property
+    def page(self) -> tuple[str, int]:
+        """The host and port of its page."""
+        host, _, port = self.view.rpartition(":")
+        return host, int(port)
 
     @property
     def flights(self) -> Path:
@@ -219,16 +237,15 @@ def _settings(found: dict[str, Any], path: Path) -> Settings:
             f"policy must be the first {PIN} hexadecimal digits of a sha256, or more, not "
             f"{values['policy']!r}"
         )
+    if not _is_address(values.get("view", Settings.view)):
+        raise UserError(f"view must be HOST:PORT, as {Settings.view}, not {values['view']!r}")
     if values.get("success_detector") == "classifier" and not values.get("classifier"):
         raise UserError(
             "the success_detector 'classifier' needs 'classifier', the folder that `irevla "
             "classifier` wrote"
         )
     limits = _limits(found)
-    cameras = mapping(found["cameras"], "cameras")
-    for name in cameras:
-        if name not in ("front", "wrist"):
-            raise unknown("camera", name, ("front", "wrist"))
+    cameras = _cameras(mapping(found["cameras"], "cameras"))
     return Settings(
         path=path,
         driver=found["driver"],
@@ -237,14 +254,18 @@ def _settings(found: dict[str, Any], path: Path) -> Settings:
         home=_home(found["home"], limits),
         homes=_homes(mapping(found.get("homes") or {}, "homes"), limits),
         partners=_partners(mapping(found.get("undoes") or {}, "undoes")),
-        front=_camera(cameras, "front"),
-        wrist=_camera(cameras, "wrist"),
+        cameras=cameras,
         fingertips=_fingertips(found),
-        detector=_detector(mapping(found.get("detector") or {}, "detector")),
+        detector=_detector(mapping(found.get("detector") or {}, "detector"), tuple(cameras)),
         collision=_group(Collision, found, "collision", "franka"),
-        compliance=_group(Compliance, found, "compliance") if "compliance" in found else None,
+        compliance=_compliance(found),
         **values,
     )
+
+
+def _is_address(text: str) -> bool:
+    found = re.fullmatch(r"[\w.-]+:(\d{1,5})", text)
+    return found is not None and 0 < int(found.group(1)) < 2**16
 
 
 def _renamed(found: dict[str, Any]) -> dict[str, Any]:
@@ -328,11 +349,28 @@ def _group(kind: type[Any], found: dict[str, Any], name: str, driver: str = "") 
     return group_of(kind, mapping(found.get(name) or {}, name), name)
 
 
-def _detector(found: dict[str, Any]) -> DetectorSettings:
-    one_of(found, "camera", VIEWS)
+def _compliance(found: dict[str, Any]) -> Compliance | None:
+    """Return it; None where the arm, or its server, stays as it is. Nothing is taken and then left
+    unused."""
+    if "compliance" not in found:
+        return None
+    chosen = mapping(found["compliance"] or {}, "compliance")
+    one_of(chosen, "motion", MOTIONS)
+    if found["driver"] == "serl" and "motion" in chosen:
+        raise UserError("compliance.motion is for the driver 'franka': take it out")
+    springs = found["driver"] == "serl" or chosen.get("motion") == IMPEDANCE
+    for name in ("clip", "turn_clip"):
+        if name in chosen and not springs:
+            raise UserError(f"compliance.{name} needs motion: {IMPEDANCE}, or the driver 'serl'")
+    compliance: Compliance = group_of(Compliance, chosen, "compliance")
+    return compliance
+
+
+def _detector(found: dict[str, Any], cameras: tuple[str, ...]) -> DetectorSettings:
+    one_of(found, "camera", (BOTH, *cameras))
     one_of(found, "fingers", FINGERS)
     crop = _crop(found, "detector.crop")
-    if crop != WHOLE and found.get("camera", "both") == "both":
+    if crop != WHOLE and found.get("camera", BOTH) == BOTH:
         raise UserError("detector.crop is of one camera: name it as detector.camera")
     plain = {name: value for name, value in found.items() if name != "crop"}
     detector: DetectorSettings = group_of(DetectorSettings, plain, "detector")
@@ -352,8 +390,19 @@ def _crop(found: dict[str, Any], name: str) -> Crop:
     return left, top, right, bottom
 
 
-def _camera(cameras: dict[str, Any], name: str) -> CameraSettings:
-    found = mapping(cameras.get(name), f"cameras.{name}")
+def _cameras(found: dict[str, Any]) -> dict[str, CameraSettings]:
+    for name in found:
+        if not CAMERA_NAME.fullmatch(str(name)) or name == BOTH:
+            raise UserError(
+                f"cameras must have names of small letters, digits and _, and none {BOTH!r}, "
+                f"not {name!r}"
+            )
+    names = dict.fromkeys((*POLICY_CAMERAS, *found))  # in this order, each once
+    return {name: _camera(found.get(name), name) for name in names}
+
+
+def _camera(chosen: Any, name: str) -> CameraSettings:
+    found = mapping(chosen, f"cameras.{name}")
     named = f"cameras.{name}"
     known = ("kind", "device", "upside_down", "crop", "exposure")
     for key in found:

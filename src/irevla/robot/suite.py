@@ -15,7 +15,7 @@ from irevla.envs.arm_state import STATE
 from irevla.envs.panda.tasks import ACTION_DIM, REACH, SPECS, TURN, WRIST_SHARE
 from irevla.envs.suite import Authorization, RealArm, Suite
 from irevla.errors import UserError
-from irevla.robot.settings import HZ, read_settings, settings_path
+from irevla.robot.settings import HZ, POLICY_CAMERAS, read_settings, settings_path
 
 if TYPE_CHECKING:
     from irevla.types import Episode
@@ -63,7 +63,7 @@ def _check() -> None:
     """
 
     settings = read_settings(settings_path())
-    kinds = {settings.front.kind, settings.wrist.kind}
+    kinds = {camera.kind for camera in settings.cameras.values()}
     packages = {
         "franky": (settings.driver == "franka", "'irevla[franka]'"),
         "cv2": ("opencv" in kinds, "'irevla[franka]'"),
@@ -95,6 +95,11 @@ def _only_policy() -> str:
 def _partner(task: str) -> str:
     """Return the task that puts things back after `task`, and the other way round."""
     return read_settings(settings_path()).partners.get(task, "")
+
+
+def _cameras() -> tuple[str, ...]:
+    """Return the cameras of the settings."""
+    return tuple(read_settings(settings_path()).cameras)
 
 
 def _env_config(config: EnvConfig) -> EnvConfig:
@@ -134,7 +139,7 @@ PANDA = Suite(
     tasks=TASKS,
     action_dim=ACTION_DIM,
     state=STATE,
-    cameras=("front", "wrist"),
+    cameras=POLICY_CAMERAS,
     fps=HZ,
     make=_make,
     render_settings=_render_settings,
@@ -146,5 +151,6 @@ PANDA = Suite(
         only_policy=_only_policy,
         env_config=_env_config,
         partner=_partner,
+        cameras=_cameras,
     ),
 )

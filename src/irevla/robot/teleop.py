@@ -9,7 +9,6 @@ Without that sign the arm does not move. What is asked, and whose turn it is, go
 import math
 import socket
 import struct
-import sys
 import threading
 import time
 from collections.abc import Callable
@@ -21,6 +20,7 @@ import numpy as np
 from jaxtyping import Float32
 
 from irevla.errors import UserError
+from irevla.robot.say import say
 
 ALIVE = b"\0"  # the sign of life
 BEAT = 0.3  # s between two of them
@@ -172,7 +172,7 @@ class KeyTeleop:
 
     def wait_ready(self, request: str, *, patience: float) -> bool:
         """Ask on standard error, in a worker the terminal of the run, and on their screen."""
-        print(f"{request} (then press {READY})", file=sys.stderr, flush=True)
+        say(f"{request} (then press {READY})")
         self.tell(f"ASKED: {request}: press {READY}")
         self._ready.clear()
         ready = self._ready.wait(patience)
@@ -188,7 +188,7 @@ class KeyTeleop:
         self._verdict = None
         self._said.clear()
         wait = f"{FAILED} takes it back, {DONE} keeps it, and so do {patience:g} s"
-        print(f"{request} ({wait})", file=sys.stderr, flush=True)
+        say(f"{request} ({wait})")
         self.tell(f"ASKED: {request}: {wait}")
         self._said.wait(patience)
         return self.verdict() is False

@@ -1,5 +1,4 @@
-"""The arm itself, through franky (libfranka): each command is an asynchronous Cartesian motion that
-takes over from the one before, and the arm stays in control at its end.
+"""The arm itself, through franky (libfranka). How it follows commands is in `franka_motions.py`.
 
 Measured against franky-sim: a command returns within a millisecond; an arm that falls silent keeps
 showing its last state for a second, until libfranka gives up. So its silence is found by the time
@@ -11,9 +10,10 @@ from typing import Any
 
 from irevla.errors import UserError
 from irevla.robot.driver import ArmState, DriverError, Polled, now
+from irevla.robot.drivers.franka_motions import Impedance, Motions, Trajectories
 from irevla.robot.limits import Cleared, Limits
 from irevla.robot.pose import Pose
-from irevla.robot.settings import Collision, Compliance
+from irevla.robot.settings import IMPEDANCE, Collision, Compliance
 
 SHUT, OPEN, HOME = "shut", "open", "home"  # what the fingers may be wished to do
 FINGER_SPEED = 0.1  # m/s
@@ -24,10 +24,8 @@ ANY_WIDTH = 0.1  # m: whatever the fingers close on is a grasp
 
 
 class FrankyDriver:
-    """The arm at the address `host`. `dynamics` (0 to 1) is the share of its own limits of
-    acceleration and jerk that motions may use; their speed ends at the `limits`, and a stop may use
-    all of them. `realtime` demands
-    a kernel with PREEMPT_RT. `force`: of the fingers, N."""
+    """The arm at the address `host`. `realtime` demands a kernel with PREEMPT_RT. `force`: of the
+    fingers, N."""
 
     def __init__(
         self,
@@ -44,8 +42,9 @@ class FrankyDriver:
 
         self._franky: Any = franky
         modes = franky.ControllerMode
+        spring = compliance is not None and compliance.motion == IMPEDANCE
         soft = None
-        if compliance is not None:
+        if compliance is not None and not spring:
             soft = [compliance.stiffness] * 3 + [compliance.turn_stiffness] * 3
         config = franky.RealtimeConfig.Enforce if realtime else franky.RealtimeConfig.Ignore
         try:
@@ -69,11 +68,11 @@ class FrankyDriver:
                 f"no arm answers at {host} ({error}): switch FCI on in Desk, and close other "
                 "sessions"
             ) from error
-        # For motions alone: a careful arm must not brake carefully when it is stopped.
-        self._dynamics = franky.RelativeDynamicsFactor(1.0, dynamics, dynamics)
-        for limit, most in (("translation", 1.25 * limits.speed), ("rotation", 1.25 * limits.spin)):
-            setting = getattr(self._robot, f"{limit}_velocity_limit")
-            setting.set(min(most, setting.max))
+        self._motions: Motions
+        if compliance is not None and spring:
+            self._motions = Impedance(franky, compliance)
+        else:
+            self._motions = Trajectories(franky, self._robot, limits=limits, dynamics=dynamics)
         self._broken = ""  # what ended the last motion
         self._moving = False
         self._fingers = _Fingers(
@@ -87,16 +86,7 @@ class FrankyDriver:
 
     def send(self, target: Cleared) -> None:
         """Take over from the motion before."""
-        franky = self._franky
-        pose = target.pose
-        goal = franky.Affine(pose.position, pose.quaternion)
-        motion = franky.CartesianMotion(
-            goal,
-            franky.ReferenceType.Absolute,
-            relative_dynamics_factor=self._dynamics,
-            return_when_finished=False,
-        )
-        self._call(self._robot.move, motion, asynchronous=True)
+        self._call(self._motions.follow, self._connected, target.pose)
         self._moving = True
 
     def set_gripper(self, *, shut: bool) -> None:
@@ -116,17 +106,18 @@ class FrankyDriver:
         self._fingers.stop()
 
     def hold(self) -> None:
-        """Brake by all that the arm has, then leave control: its own controller keeps it there."""
+        """Brake, then leave control: the arm's own controller keeps it there."""
         self._moving = False
-        if self._robot.is_in_control:
-            self._call(self._robot.move, self._franky.CartesianStopMotion(), asynchronous=True)
+        robot = self._connected
+        if robot.is_in_control:
+            self._call(self._motions.brake, robot)
         else:
-            self._call(self._robot.stop)
+            self._call(robot.stop)
 
     def clear_fault(self) -> None:
         """libfranka's automatic error recovery."""
         self._broken = ""
-        if not self._call(self._robot.recover_from_errors):
+        if not self._call(self._connected.recover_from_errors):
             raise DriverError("the arm's automatic error recovery did not succeed")
 
     def close(self) -> None:
@@ -135,12 +126,20 @@ class FrankyDriver:
         self._fingers.close()
         self._robot = None
 
+    @property
+    def _connected(self) -> Any:
+        """The arm; a thread that a silent one kept waiting may ask for it too late."""
+        if self._robot is None:
+            raise DriverError("it was hung up")
+        return self._robot
+
     def _read(self) -> ArmState:
-        state = self._call(lambda: self._robot.state)
+        robot = self._connected
+        state = self._call(lambda: robot.state)
         mode = state.robot_mode
         modes = self._franky.RobotMode
         reflex = "reflex" if mode == modes.Reflex else ""
-        fault = str(state.current_errors).strip("[]") or reflex or self._ended()
+        fault = str(state.current_errors).strip("[]") or reflex or self._ended(robot)
         pose = _pose(state.O_T_EE)
         frame = _pose(state.F_T_EE)
         held = mode in (modes.UserStopped, modes.Guiding)
@@ -148,11 +147,11 @@ class FrankyDriver:
         stamp = state.time.to_sec()
         return ArmState(pose, frame, stamp, now(), fault, held, self._fingers.width, wrench)
 
-    def _ended(self) -> str:
+    def _ended(self, robot: Any) -> str:
         """Return what ended a motion that should still go on; empty where nothing did."""
         if self._moving and not self._broken:
             try:
-                self._robot.poll_motion()
+                robot.poll_motion()
             except (self._franky.Exception, RuntimeError) as error:
                 self._broken = str(error)
         return self._broken
@@ -214,13 +213,16 @@ class _Fingers:
             self._wish = ""
             command = self._moving
             self._moving = None  # what was stopped may never answer
+            gripper = self._gripper  # which another thread may hang up meanwhile
         if command is None:
             return
+        if gripper is None:
+            raise DriverError("the gripper was hung up")
         try:
-            self._gripper.stop()
+            gripper.stop()
             command.join(ON_ITS_WAY)
             if command.is_alive():  # perhaps the stop came first
-                self._gripper.stop()
+                gripper.stop()
         except self._errors as error:
             raise DriverError(f"the gripper cannot be stopped: {error}") from error
 
