@@ -7,6 +7,7 @@ The actors are players in this process; `tests/stages/test_ray_rollouts.py` has 
 import json
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from random import Random
 from typing import Any
 
 import numpy as np
@@ -271,6 +272,34 @@ def test_rollouts_of_a_lost_actor_are_played_again_to_the_same_bits(
     dropped = [stats.dropped for _, stats in found]
     assert sum(dropped) == (2 if when > 2 else 0)
     assert dropped[when - 3] == sum(dropped)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_fifty_times_an_actor_or_a_node_is_lost(policy: VLAPolicy) -> None:
+    """At messages drawn from a seed, now one actor, now both at once: what was under way is
+    dropped and counted, and the same rollouts are played."""
+    luck = Random(0)
+    wants: dict[int, Found] = {}
+    times = 0
+    with fleet_outlives_stages():
+        while times < 50:
+            first = 5 + 100 * luck.randrange(2)
+            practice = replace(PRACTICE, first=first)
+            if first not in wants:
+                wants[first], _ = rollouts(fresh(policy), TWO, practice=practice)
+            (actors,) = Players.made
+            lost = {
+                index: len(actors.heard[index]) + luck.randrange(2, 6)
+                for index in luck.sample((0, 1), luck.randint(1, 2))
+            }
+            LOST.extend(lost.items())
+            before = [len(heard) for heard in actors.heard]
+            found, _ = rollouts(fresh(policy), TWO, practice=practice)
+            assert_same(found, wants[first])
+            late = [index for index in lost if lost[index] - before[index] > 2]
+            assert sum(stats.dropped for _, stats in found) == 2 * len(late)
+            times += len(lost)
 
 
 def test_an_actor_that_is_lost_again_and_again_is_told_in_one_line(policy: VLAPolicy) -> None:

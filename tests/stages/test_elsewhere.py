@@ -264,6 +264,49 @@ def test_the_wrong_bytes_that_come_back_are_not_installed(setup: StageTwo, want:
     assert setup.curves() == want[1]
 
 
+def test_what_is_damaged_of_the_checkpoint_that_the_run_has_is_given_again(
+    setup: StageTwo, want: Want
+) -> None:
+    """The trainer that begins from it says so once; the command after that mends it."""
+    setup.killed_at = 5
+    with pytest.raises(UserError, match="ended after 4 steps"):
+        setup.learn()
+    setup.killed_at = -1
+    progress = json.loads((setup.job / "progress.json").read_text())
+    path = setup.job / "files" / progress["files"]["optimizer.safetensors"]
+    path.write_bytes(path.read_bytes()[:-1] + b"!")
+    with pytest.raises(UserError, match="was not what its name says, and is deleted"):
+        setup.learn()
+    setup.steps.clear()
+    assert setup.learn().hash() == want[0]
+    assert setup.steps == [4, 5, 6, 7]
+
+
+def test_a_policy_whose_optimizer_does_not_fit_is_not_installed(
+    setup: StageTwo, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    installed: list[str] = []
+    load_files = VLAPolicy.load_files
+
+    def watched(self: VLAPolicy, files: Any) -> None:
+        load_files(self, files)
+        installed.append(self.hash())
+
+    def swap() -> None:
+        path = setup.job / "progress.json"
+        progress = json.loads(path.read_text())
+        data = checkpoint.encode("learner.json", {"updates": 7, "skipped": 0})
+        share = Share(str(setup.place))
+        progress["files"]["learner.json"] = share.put(f"jobs/{setup.job.name}/files", data)
+        path.write_text(json.dumps(progress))
+        monkeypatch.setattr(VLAPolicy, "load_files", watched)
+
+    setup.meanwhile = swap
+    with pytest.raises(UserError, match=r"its optimizer is damaged .* it is not of step 8"):
+        setup.learn()
+    assert installed == []
+
+
 def test_weights_of_another_model_that_come_back_are_not_installed(
     setup: StageTwo, want: Want
 ) -> None:

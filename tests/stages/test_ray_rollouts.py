@@ -205,6 +205,9 @@ def test_what_a_cluster_has_not_is_said_in_one_line(config: RolloutsConfig) -> N
         check_cluster(replace(config, actors=6), workers=1)
     with pytest.raises(UserError, match="of 'CPU', and 2 actors need 9 each"):
         check_cluster(replace(config, actors=2), workers=9)
+    room = "have room for 0 of 1 actors, each with 1 of 'remote', 3 of 'CPU' of one node: add"
+    with pytest.raises(UserError, match=room):
+        check_cluster(config, workers=3)
     with pytest.raises(UserError, match=r"no Ray cluster answers at rollouts.ray_address '127.0.0"):
         check_cluster(replace(config, ray_address="127.0.0.1:9"), workers=1)
 

@@ -10,6 +10,7 @@ from uuid import uuid4
 import fsspec
 import pytest
 from fsspec.implementations.local import LocalFileOpener, LocalFileSystem
+from fsspec.implementations.memory import MemoryFileSystem
 
 from irevla.errors import UserError
 from irevla.storage.share import Damaged, Share
@@ -36,6 +37,36 @@ def test_files_and_documents_come_back(share: Share) -> None:
     share.remove("jobs")
     share.remove("jobs")
     assert share.hear("jobs/a.json") is None
+
+
+class Bucket(MemoryFileSystem):
+    """One that looks files up in listings that it keeps, as s3fs and others do."""
+
+    protocol = "bucket"
+
+    @classmethod
+    def _strip_protocol(cls, path: str) -> str:
+        return "/" + path.removeprefix("bucket://").strip("/")
+
+    def ls(self, path: str, detail: bool = True, **options: Any) -> Any:
+        found = super().ls(path, detail=True)
+        self.dircache[self._strip_protocol(path)] = found
+        return found
+
+    def info(self, path: str, **options: Any) -> Any:
+        path = self._strip_protocol(path)
+        return (self._ls_from_cache(path) or [super().info(path)])[0]
+
+
+def test_what_another_machine_brings_is_seen_after_a_look_into_the_folder() -> None:
+    fsspec.register_implementation("bucket", Bucket, clobber=True)
+    place = f"bucket://{uuid4().hex}"
+    share, other = Share(place), Share(place)
+    other._fs = Bucket(skip_instance_cache=True)  # of another machine
+    first = other.put("jobs/files", CONTENT)
+    assert share.sizes("jobs/files") == {first: len(CONTENT)}
+    name = other.put("jobs/files", b"new")
+    assert share.get("jobs/files", name, most=3) == b"new"
 
 
 def test_another_file_of_that_name_is_refused_and_deleted(share: Share) -> None:

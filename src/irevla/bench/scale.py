@@ -51,8 +51,8 @@ BLIP2 = {
     "encode": 0.0696842 - 16 * 0.0019292,
     "image": 0.0019292,
     "update": 0.083119 / 1024,
-    "head": 4 * 697_752,
-    "decision": 48 * (2 * 2560 + 1),
+    "head": 4.0 * 697_752,
+    "decision": 48.0 * (2 * 2560 + 1),
 }
 """BLIP-2 2.7B with LoRA 16 at 224 px: 16 images in 0.0697 s (an H100, encode-blip2-lora-16.json),
 64 without LoRA in 0.1235 s, of which the time of one more image; 1,024 samples in four epochs in

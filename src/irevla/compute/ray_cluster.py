@@ -12,6 +12,7 @@ import socket
 import sys
 import threading
 import traceback
+from collections.abc import Mapping, Sequence
 from tempfile import TemporaryDirectory
 from typing import Any
 
@@ -79,7 +80,7 @@ def shares(
 ) -> dict[str, float]:
     """Return what each of `number` processes takes of its node.
 
-    Raises `UserError` where the cluster has less.
+    Raises `UserError` where the cluster has less, or its nodes have not room for all.
     """
     import ray
 
@@ -95,7 +96,21 @@ def shares(
                 f"the Ray cluster has {there.get(name, 0):g} of {name!r}, and {number} {what} need "
                 f"{wanted} each: add nodes, or lower {lower}"
             )
+    room = room_for(each, [node["Resources"] for node in ray.nodes() if node["Alive"]])
+    if room < number:
+        asked = ", ".join(f"{amount:g} of {name!r}" for name, amount in each.items())
+        raise UserError(
+            f"the nodes of the Ray cluster have room for {room} of {number} {what}, each with "
+            f"{asked} of one node: add nodes, or lower {lower}"
+        )
     return each
+
+
+def room_for(each: Mapping[str, float], nodes: Sequence[Mapping[str, float]]) -> int:
+    """Return how many processes that take `each` the `nodes` hold: one is on one node."""
+    return sum(
+        min(int(node.get(name, 0) // amount) for name, amount in each.items()) for node in nodes
+    )
 
 
 def _train(settings: dict[str, Any], processes: int, each: dict[str, float], notes: str) -> None:

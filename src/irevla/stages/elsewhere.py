@@ -170,21 +170,22 @@ class Results:
         self.metrics: dict[str, float] = {}  # there
 
     def exchange(self) -> None:
-        """Take what the job is ahead with, and give it what the run is ahead with."""
+        """Take what the job is ahead with; else give it what the run has, unless it has just
+        that."""
+        begun = self.updates
         try:
             self.take()
-            there = self._folder.progress().updates
+            if self.updates > begun or self._folder.holds(begun, self._own):
+                return
         except Damaged as error:
             console.print(f"passed over: {error}", style="yellow", soft_wrap=True)
-            there = -1  # it begins anew
-        if there < self.updates:
-            self._folder.publish(self.updates, [], self._own)
+        self._folder.publish(self.updates, [], self._own)
 
     def take(self) -> None:
         """Take what is new.
 
-        Raises `Damaged`, and changes nothing but the curves, where a checkpoint is not whole or not
-        of this policy.
+        Raises `Damaged`, and changes neither the policy nor the run's checkpoints, where one is not
+        whole or not of this policy.
         """
         progress = self._folder.progress()
         for row in progress.rows:
@@ -196,11 +197,11 @@ class Results:
             return
         files = self._folder.load(progress.files)
         try:
-            self._policy.load_files(files)
             with shaped("its optimizer"):
                 self._learner.load_state(files)
                 if self._learner.updates != progress.updates:
                     raise ValueError(f"it is not of step {progress.updates}")
+            self._policy.load_files(files)  # at last, and wholly or not at all
         except UserError as error:
             raise Damaged(f"what came back of {self._stage.name} is damaged: {error}") from error
         self._run.checkpoints.save(series_name(self._stage.folder, progress.updates), files)

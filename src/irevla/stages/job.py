@@ -186,6 +186,16 @@ class JobFolder(Generic[J]):
         said = self.share.hear(f"{self._root}/progress.json")
         return Progress() if said is None else Progress.read(said)
 
+    def holds(self, updates: int, files: Files) -> bool:
+        """Return whether the newest checkpoint there is this one, and all of it is there. Raises
+        `Damaged` where what is said of it is not what was written."""
+        progress = self.progress()
+        own = {name: checkpoint.encode(name, content) for name, content in files.items()}
+        names = {name: hashlib.sha256(content).hexdigest() for name, content in own.items()}
+        there = self.share.sizes(self._files)
+        whole = all(there.get(names[name]) == len(content) for name, content in own.items())
+        return whole and (progress.updates, dict(progress.files)) == (updates, names)
+
     def publish(self, updates: int, rows: Sequence[Mapping[str, Any]], files: Files) -> Progress:
         """Write a checkpoint, and then that it is there; delete those before it."""
         contents = {name: checkpoint.encode(name, content) for name, content in files.items()}

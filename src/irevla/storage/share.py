@@ -34,7 +34,8 @@ class Share:
 
     def __init__(self, place: str) -> None:
         try:
-            self._fs, self._root = fsspec.core.url_to_fs(place)
+            # Other machines write there too: a listing that is kept would hide what they bring.
+            self._fs, self._root = fsspec.core.url_to_fs(place, use_listings_cache=False)
         except (ImportError, ValueError) as error:
             raise UserError(
                 f"compute.share {place!r} cannot be used: {error}; name a folder that all machines "
