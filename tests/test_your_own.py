@@ -137,7 +137,7 @@ def test_a_scripted_expert_collects(command: list[str], tmp_path: Path) -> None:
     suite = command[command.index("--suite") + 1]
     env = command[command.index("--env.action-repeat") :][:6]
     demos = tmp_path / "demos"
-    few = ["--expert.episodes", "4", "--out", str(demos)]
+    few = ["--env.image-size", "32", "--expert.episodes", "4", "--out", str(demos)]
     assert main(["collect", suite, *env, *few]) == 0
     out = tmp_path / "run"
     learnt = ["--method", "sft", "--eval.no-videos", "--expert.dataset", str(demos)]
