@@ -127,3 +127,20 @@ def test_nothing_can_be_collected(
     suite = command[command.index("--suite") + 1]
     assert main(["collect", suite, "--out", str(tmp_path / "data")]) == 2
     assert "no scripted expert" in capsys.readouterr().err
+
+
+def test_a_scripted_expert_collects(command: list[str], tmp_path: Path) -> None:
+    """And its demonstrations are D_e of a run, which replays them with closed eyes."""
+    settings = tmp_path / "slider.yaml"
+    with settings.open("a") as file:
+        print("expert: others_env:expert", file=file)
+    suite = command[command.index("--suite") + 1]
+    env = command[command.index("--env.action-repeat") :][:6]
+    demos = tmp_path / "demos"
+    few = ["--env.image-size", "32", "--expert.episodes", "4", "--out", str(demos)]
+    assert main(["collect", suite, *env, *few]) == 0
+    out = tmp_path / "run"
+    learnt = ["--method", "sft", "--eval.no-videos", "--expert.dataset", str(demos)]
+    assert main([*command, *learnt, "--out", str(out)]) == 0
+    rows = results(out)["rows"]
+    assert {row["method"] for row in rows} == {"blind-replay", "sft"}

@@ -72,4 +72,15 @@ class Slider(gym.Env[Any, Any]):
         return image
 
 
+def expert(env: gym.Env[Any, Any]) -> np.ndarray:
+    """The same, for irevla: `env` is what gymnasium has made."""
+    slider: Any = env.unwrapped
+    return np.asarray(slider.expert())
+
+
+def mute(env: gym.Env[Any, Any]) -> list[float]:
+    """An expert that says nothing."""
+    return []
+
+
 gym.register("Slider-v0", entry_point=Slider, max_episode_steps=3)

@@ -232,6 +232,34 @@ def test_bounds_that_the_file_gives(tmp_path: Path) -> None:
     assert native == np.array([2.0], np.float32)
 
 
+def test_a_scripted_expert_acts_in_the_environments_own_units(tmp_path: Path) -> None:
+    """And says so in ours: Slider calls 0 and 10 what a policy calls -1 and 1."""
+    assert suite(tmp_path, expert="others_env:expert").scripted_expert
+    env = made(tmp_path, expert="others_env:expert")
+    for seed in range(5):
+        env.reset(seed=seed)
+        assert np.abs(env.expert_action()).max() <= 1
+        ends = [env.step(env.expert_action())[4]["success"] for _ in range(8)]
+        assert any(ends)
+
+
+def test_an_expert_changes_no_dataset(tmp_path: Path) -> None:
+    plain = suite(tmp_path).render_settings(ENV)
+    assert suite(tmp_path, expert="others_env:expert").render_settings(ENV) == plain
+
+
+def test_who_is_no_expert(tmp_path: Path) -> None:
+    for expert in ("others_env", "others_env:nobody", "nowhere:expert", ":expert"):
+        with pytest.raises(UserError, match=f"{expert}', cannot be imported.*module:function"):
+            suite(tmp_path, expert=expert)
+    env = made(tmp_path, expert="others_env:mute")
+    env.reset(seed=0)
+    with pytest.raises(UserError, match=r"says \[\], and must say 1 numbers"):
+        env.expert_action()
+    with pytest.raises(UserError, match="no scripted expert"):
+        made(tmp_path).expert_action()
+
+
 def test_a_name_that_is_no_file(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="gym:Slider-v0 names no YAML file"):
         load_suite("gym:Slider-v0")

@@ -36,6 +36,7 @@ class GymSettings:
     cameras: dict[str, Any] = field(default_factory=dict)  # name -> likewise, where --env.cameras
     state: str = ""  # likewise, what the robot says of itself: a vector; "": nothing
     success: str = ""  # "info.is_success", or `REWARD`
+    expert: str = ""  # "module:function", which says what to do next: a scripted expert; "": none
     fps: float = 0.0  # steps per second; 0: the environment's own metadata["render_fps"]
     # The actions that a policy calls -1 and 1, numbers; empty: the environment's own bounds.
     low: list[Any] = field(default_factory=list)
@@ -60,9 +61,11 @@ class GymSettings:
         return (self.image, *self.cameras.values())
 
     def plain(self) -> dict[str, Any]:
-        """Return all of it as JSON has it, but for a state and cameras that nobody named."""
+        """Return all that changes images or dynamics as JSON has it, but for a state and cameras
+        that nobody named."""
+        told = {name: value for name, value in asdict(self).items() if name != "expert"}
         new = ("state", "cameras")
-        return {name: value for name, value in asdict(self).items() if name not in new or value}
+        return {name: value for name, value in told.items() if name not in new or value}
 
 
 def read_settings(path: Path) -> GymSettings:

@@ -1,7 +1,8 @@
 """Any gymnasium environment as a suite: `--suite gym:FILE.yaml` (docs/your-data.md)."""
 
+import importlib
 import random
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import cache, partial
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,9 @@ from irevla.errors import UserError
 from irevla.images import square
 from irevla.tasks import Task
 
+Expert = Callable[[gym.Env[Any, Any]], Any]
+"""(environment) -> its next action, in the environment's own units."""
+
 
 def gym_suite(name: str) -> Suite:
     """Return the suite that the YAML file `name` describes. Raises `UserError` for what cannot be.
@@ -32,6 +36,7 @@ def gym_suite(name: str) -> Suite:
     settings = read_settings(Path(name))
     tasks = settings.task_list()
     actions, state, rate = _spaces(settings, tasks[0].name)
+    expert = _expert(settings)
     control_hz = settings.fps or rate
     if control_hz <= 0:
         raise UserError(
@@ -43,10 +48,10 @@ def gym_suite(name: str) -> Suite:
         action_dim=len(actions.low),
         fps=max(1, round(control_hz / EnvConfig().action_repeat)),
         control_hz=control_hz,
-        make=partial(_make, settings, actions, control_hz),
+        make=partial(_make, settings, actions, control_hz, expert),
         render_settings=partial(_render_settings, settings),
         check=cache(partial(_check_tasks, settings)),
-        scripted_expert=False,
+        scripted_expert=expert is not None,
         action_range=actions,
         state=state,
         cameras=tuple(settings.cameras),
@@ -106,11 +111,31 @@ def _make_env(settings: GymSettings, task: str) -> gym.Env[Any, Any]:
         ) from error
 
 
+def _expert(settings: GymSettings) -> Expert | None:
+    """Return the scripted expert that the settings name. Raises `UserError` where there is none."""
+    if not settings.expert:
+        return None
+    module, _, name = settings.expert.partition(":")
+    try:
+        found: Expert = getattr(importlib.import_module(module), name)
+    except (ImportError, AttributeError, ValueError, TypeError) as error:  # of any kind of name
+        raise UserError(
+            f"the expert of {settings.id}, {settings.expert!r}, cannot be imported ({error}): "
+            "write module:function, with its folder on PYTHONPATH"
+        ) from error
+    return found
+
+
 def _make(
-    settings: GymSettings, actions: ActionRange, control_hz: float, task: str, config: EnvConfig
+    settings: GymSettings,
+    actions: ActionRange,
+    control_hz: float,
+    expert: Expert | None,
+    task: str,
+    config: EnvConfig,
 ) -> "GymEnv":
     (found,) = [each for each in settings.task_list() if each.name == task]
-    return GymEnv(found, config, settings, actions, control_hz)
+    return GymEnv(found, config, settings, actions, control_hz, expert)
 
 
 def _render_settings(settings: GymSettings, config: EnvConfig) -> Mapping[str, Any]:
@@ -131,12 +156,14 @@ class GymEnv(PixelEnv):
         settings: GymSettings,
         actions: ActionRange,
         control_hz: float,
+        expert: Expert | None = None,
     ) -> None:
         super().__init__(
             task, config, action_dim=len(actions.low), control_hz=max(1, round(control_hz))
         )
         self._settings = settings
         self._actions = actions
+        self._expert = expert
         self._inner = _make_env(settings, task.name)
         self._seen: Any = None  # the last observation
         self._ended = (False, False)  # terminated and truncated, as the environment says
@@ -205,10 +232,19 @@ class GymEnv(PixelEnv):
         return np.asarray(_entry(self._seen, told) if told else (), np.float32)
 
     def expert_action(self) -> Float32[np.ndarray, " A"]:
-        """Nobody scripted one: raises `UserError`."""
-        raise UserError(
-            f"{self._settings.id} has no scripted expert: name demonstrations as --expert.dataset"
-        )
+        """Return what the scripted expert does now. Raises `UserError` where nobody named one."""
+        if self._expert is None:
+            raise UserError(
+                f"{self._settings.id} has no scripted expert: name demonstrations as "
+                "--expert.dataset"
+            )
+        native = np.asarray(self._expert(self._inner), np.float32)
+        if native.shape != self.action_space.shape or not np.isfinite(native).all():
+            raise UserError(
+                f"the expert of {self._settings.id} says {native}, and must say "
+                f"{len(self._actions.low)} numbers"
+            )
+        return self._actions.scaled(native)
 
     def close(self) -> None:
         """Close what gymnasium has made."""

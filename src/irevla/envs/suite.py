@@ -86,6 +86,11 @@ class ActionRange:
         native = self.low + (action + 1) / 2 * (self.high - self.low)
         return np.asarray(np.clip(native, self.low, self.high), np.float32)  # rounding leads out
 
+    def scaled(self, native: Float32[np.ndarray, " A"]) -> Float32[np.ndarray, " A"]:
+        """Return an action in the environment's units as one in [-1, 1]."""
+        action = 2 * (native - self.low) / (self.high - self.low) - 1
+        return np.asarray(np.clip(action, -1, 1), np.float32)
+
 
 def _nothing() -> None:
     """Nothing can be missing."""
