@@ -134,6 +134,19 @@ def test_actions_of_another_suite_are_refused(tmp_path: Path) -> None:
         )  # fmt: skip
 
 
+@pytest.mark.parametrize("far", [5.0, np.nan])
+def test_actions_of_another_scale_are_refused(tmp_path: Path, far: float) -> None:
+    """Not clipped: a rate of other actions would be told as the dataset's."""
+    images = np.zeros((3, 16, 16, 3), np.uint8)
+    actions = np.array([[0, 0], [0, far], [0, 0]])
+    record(tmp_path / "far", [(images, actions)], instruction="reach the left disc", fps=10)
+    with pytest.raises(UserError, match="actions of episode 0 are outside of what pointmass takes"):
+        blind_rates(
+            Dataset(tmp_path / "far"), load_suite("pointmass"), env=PRESETS["pointmass"][1].env,
+            episodes=1,
+        )  # fmt: skip
+
+
 def test_a_damaged_image_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     root = copied(VIDEOS, tmp_path / "data")
     next((root / "videos").rglob("*.mp4")).write_bytes(b"no video")

@@ -9,6 +9,7 @@ from jaxtyping import Float32
 from irevla.config import EnvConfig
 from irevla.data.dataset import Dataset, RecordedEpisode
 from irevla.data.demonstrated import plain
+from irevla.data.episodes import LARGEST_ACTION
 from irevla.envs.suite import Suite
 from irevla.errors import UserError
 from irevla.evaluation.evaluate import Protocol, evaluate_blind_replay
@@ -82,4 +83,10 @@ def _actions(
     if suite.action_range is not None:
         low, high = suite.action_range.low, suite.action_range.high
         recorded = 2 * (recorded - low) / (high - low) - 1
-    return np.asarray(np.clip(np.nan_to_num(recorded), -1, 1), np.float32)
+    if not (np.abs(recorded) <= LARGEST_ACTION).all():  # NaN is not
+        raise UserError(
+            f"dataset {dataset.root}: actions of episode {episode.index} are outside of what "
+            f"{suite.name} takes, or not finite, so that a replay would say nothing: leave --suite "
+            "out, or name another one"
+        )
+    return np.asarray(np.clip(recorded, -1, 1), np.float32)
