@@ -4,6 +4,7 @@ executes."""
 import copy
 import json
 import mmap
+import shutil
 import signal
 import time
 from collections.abc import Mapping
@@ -367,6 +368,23 @@ def test_interrupted_anywhere_it_ends_with_the_same_bits(
     play(broken, config)
     assert files(broken, *LEFT) == files(whole, *LEFT)
     assert len(files(broken, *LEFT)) >= 4 + 4
+
+
+def test_a_deleted_buffer_of_demonstrations_is_made_again(config: Config, tmp_path: Path) -> None:
+    """As is advised where it is damaged."""
+    config = replace(
+        config, sac=replace(config.sac, steps=30), eval=replace(config.eval, interim=0)
+    )
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Metrics, "log", stop_at(rows=1))
+        with pytest.raises(KeyboardInterrupt):
+            play(tmp_path, config)
+    root = tmp_path / "latents" / TASK / "demonstrations"
+    before = (root / "records.bin").read_bytes()
+    shutil.rmtree(root)
+    play(tmp_path, config)
+    assert (root / "records.bin").read_bytes() == before
+    assert len(latents(tmp_path, "demonstrations").episodes) == 3
 
 
 def test_where_every_gradient_is_exactly_zero_it_says_so(

@@ -29,9 +29,10 @@ def collect_successes(
     without noise.
 
     Those of earlier rounds count. With `sac.keep_failures` those that fail begin the online buffer:
-    they are encoded already. Fewer are told; where there is none at all, `UserError`.
+    they are encoded already. Fewer are told; where there is none at all, `UserError`. A buffer that
+    was deleted, since it was damaged, is made again.
     """
-    if run.journal.done(stage.name) is not None:
+    if run.journal.done(stage.name) is not None and kept.demonstrations.episodes:
         return
     known = lengths(kept.demonstrations.episodes)
     done = {seed: steps for seed, steps in known.items() if not is_earlier(seed, stage)}
