@@ -43,6 +43,8 @@ from stage_two import CONFIG, FEW, STAGE
 from storms import NEVER, Killed, Storm, damage, drop, fill, kill, nothing
 from two_ranks import MODEL, frames
 
+pytestmark = pytest.mark.timeout(600)  # seconds each on a quiet core, minutes on a busy one
+
 TIMES = 50
 LAST = 4  # steps of the stage
 STEPS = replace(FEW, steps=LAST)
