@@ -17,8 +17,8 @@ class Killed(BaseException):
 class Storm:
     """What `fs` does, but that `happen` is called before operation number `at`, the first being 0.
 
-    A file is written in two halves, of which each is an operation. `lasting`: it happens before all
-    that follow, too. `writes`: operations that do not write are none.
+    A file is written in two halves, of which each is an operation. `times`: before so many in
+    turn. `writes`: operations that do not write are none.
     """
 
     def __init__(
@@ -27,15 +27,15 @@ class Storm:
         at: int,
         happen: Callable[[], None],
         *,
-        lasting: bool = False,
+        times: int = 1,
         writes: bool = False,
     ) -> None:
         self.seen = 0  # operations so far
-        self.struck = False
+        self.struck = 0  # times
         self._fs = fs
         self._at = at
         self._happen = happen
-        self._lasting = lasting
+        self._times = times
         self._writes = writes
 
     def __getattr__(self, name: str) -> Any:
@@ -46,8 +46,8 @@ class Storm:
             return
         due = self.seen >= self._at
         self.seen += 1
-        if due and (self._lasting or not self.struck):
-            self.struck = True
+        if due and self.struck < self._times:
+            self.struck += 1
             self._happen()
 
     def makedirs(self, *args: Any, **options: Any) -> Any:

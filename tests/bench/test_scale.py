@@ -46,7 +46,7 @@ def test_more_gpus_are_used_less_well_and_what_holds_them_up_is_named() -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(400)
+@pytest.mark.timeout(1200)
 def test_it_measures_and_plays_here(monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("ray")
     monkeypatch.setenv("RAY_USAGE_STATS_ENABLED", "0")

@@ -43,6 +43,8 @@ from stage_two import CONFIG, FEW, STAGE
 from storms import NEVER, Killed, Storm, damage, drop, fill, kill, nothing
 from two_ranks import MODEL, frames
 
+pytestmark = pytest.mark.timeout(600)  # seconds each on a quiet core, minutes on a busy one
+
 TIMES = 50
 LAST = 4  # steps of the stage
 STEPS = replace(FEW, steps=LAST)
@@ -95,7 +97,7 @@ class World:
         self.out = root / "run"
         compute = ComputeConfig(stage2="torchrun", share=str(self.place))
         self.config = replace(CONFIG, model=MODEL, sl=STEPS, compute=compute)
-        self.storms: dict[str, tuple[int, Callable[[], None], dict[str, bool]]] = {}
+        self.storms: dict[str, tuple[int, Callable[[], None], dict[str, int]]] = {}
         self.seen = {"here": 0, "there": 0}  # operations on the share by the last command
         self.struck = False
         self.taken = 0  # the newest checkpoint that the run has
@@ -273,7 +275,7 @@ def test_the_run_is_killed_and_so_results_arrive_twice(
 def test_the_connection_drops(worlds: Worlds, operations: Operations, side: str) -> None:
     """Of the run, in the middle of an upload among others, or of the trainer."""
     for world, luck in worlds:
-        world.storms = {side: (luck.randrange(operations[side]), drop, {"lasting": True})}
+        world.storms = {side: (luck.randrange(operations[side]), drop, {"times": NEVER})}
         assert world.command() or "reset by peer" in world.told[-1]
         world.nothing_half()
         world.ends_well()
@@ -281,7 +283,7 @@ def test_the_connection_drops(worlds: Worlds, operations: Operations, side: str)
 
 def test_the_disk_there_is_full(worlds: Worlds, operations: Operations) -> None:
     for world, luck in worlds:
-        how = {"lasting": True, "writes": True}
+        how = {"times": NEVER, "writes": True}
         world.storms = {"there": (luck.randrange(operations["there writing"]), fill, how)}
         assert world.command() or "No space left on device; make room and" in world.told[-1]
         world.nothing_half()
