@@ -89,6 +89,11 @@ def test_a_discrete_gripper_opens_and_closes_whatever_was_shown() -> None:
     assert scale.native(torch.tensor([[0.0, -1.0], [0.0, 1.0]]))[:, 1].tolist() == [-1, 1]
 
 
+def test_whether_it_reaches_from_open_to_closed() -> None:
+    assert fitted("min-max", SMALL, gripper=True).grips and ActionScale(1, "suite").grips
+    assert not fitted("min-max", SMALL).grips
+
+
 def test_the_suites_own_scale_changes_nothing() -> None:
     scale = fitted("suite", SMALL)
     actions = torch.randn(7, 1)

@@ -8,6 +8,7 @@ from unittest.mock import MagicMock
 
 import numpy as np
 import pytest
+import torch
 from recorded import IMAGES, copied, set_action
 
 from irevla.config import (
@@ -118,6 +119,22 @@ def test_a_small_vlm_is_not_shared_out() -> None:
 def test_a_method_that_begins_anew_takes_no_policy(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="leave from_checkpoint out"):
         Config(method="scratch", from_checkpoint=str(tmp_path))
+
+
+def test_a_gripper_that_never_opens_wholly_is_refused(tmp_path: Path) -> None:
+    given = tmp_path / "given"
+    model = replace(MODEL, action_scale="min-max")
+    policy = build_policy(model, action_dim=2, image_size=32)
+    policy.action_scale.fit(torch.tensor([[0.0, -0.5], [0.0, 0.5]]), gripper=False)
+    policy.save_pretrained(given)
+    config = Config(
+        suite="pointmass", rl="sac", from_checkpoint=str(given), env=EnvConfig(image_size=32)
+    )
+    with (
+        open_run(tmp_path / "run", replace(config, model=model)) as run,
+        pytest.raises(UserError, match="--sac.no-gripper"),
+    ):
+        starting_policy(run, POINTMASS)
 
 
 def test_another_policy_under_the_same_name_is_refused(tmp_path: Path) -> None:

@@ -277,6 +277,17 @@ def test_a_result_that_arrives_twice_is_one(
     assert robot.learn() == want and robot.updates == []
 
 
+def test_what_a_learner_before_said_is_no_word_of_this_one(
+    robot: Robot, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Folder, "drop", lambda self: None)
+    robot.learn()
+    monkeypatch.setattr(sac_trainer.Trainer, "learn", lambda self: time.sleep(1))
+    with robot.learning() as (remote, _):
+        time.sleep(0.5)
+        assert not remote._courier.heard
+
+
 def test_an_episode_that_is_damaged_on_its_way_is_sent_again(robot: Robot, want: str) -> None:
     put = SACFolder.put_episode
     torn = []

@@ -254,6 +254,8 @@ def test_a_second_round_begins_with_the_successes_of_the_first(
     taken = latents(tmp_path, "online", f"{TASK}@2").episodes[: len(practised)]
     assert [[e[k] for k in known] for e in taken] == [[e[k] for k in known] for e in practised]
     assert all(episode["earlier"] for episode in taken) and not all(e["success"] for e in taken)
+    images = {e.provenance.seed for e in EpisodeStore(tmp_path / "practice").episodes}
+    assert images == {e["seed"] for e in practised}, "the last round's is for nobody"
     rl = events(tmp_path)[f"rl:{TASK}@2"]
     assert rl["decisions"] < 40 + 12, "what was recalled is no practice of this round"
     per_decision = config.sac.updates_per_decision

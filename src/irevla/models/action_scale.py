@@ -42,6 +42,11 @@ class ActionScale(nn.Module):
         self.low.copy_(low.clamp(-1, 1))
         self.high.copy_(high.clamp(-1, 1))
 
+    @property
+    def grips(self) -> bool:
+        """Whether the last dimension reaches from open, -1, to closed, 1."""
+        return self.kind == "suite" or bool(self.low[-1] == -1 and self.high[-1] == 1)
+
     def native(self, actions: Float[Tensor, "B _"]) -> Float[Tensor, "B _"]:
         """Return actions of the head in the suite's scale; of a chunk, one step's after the
         other's."""

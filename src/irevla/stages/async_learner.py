@@ -183,7 +183,7 @@ class AsyncLearner:
         try:
             said = json.loads(self._pipe.recv_bytes())
         except (EOFError, OSError) as error:
-            if self._popen.wait(LEAVE) == 0:
+            if self._left() == 0:
                 raise EOFError from error
             raise _Lost(f"died (exit status {self._popen.returncode})") from error
         if "error" in said:
@@ -191,6 +191,12 @@ class AsyncLearner:
         self._ready = True
         self.updates = said.pop("updates")
         means.add(said)
+
+    def _left(self) -> int | None:
+        """Return the exit status of a learner that has hung up; None where it does not exit."""
+        with suppress(subprocess.TimeoutExpired):
+            self._popen.wait(LEAVE)
+        return self._popen.returncode
 
     def _replace(self, reason: str) -> None:
         """Start another learner in the place of one that was lost: it loses what it had not

@@ -92,9 +92,10 @@ def open_kept(
     if config.rounds > 1:
         images = open_store(suite, config.env, run.directory / "practice", kind="practice")
         recall(policy, stage, images, practice, gamma=config.sac.gamma, earlier=True)
+    to_come = images if stage.round < config.rounds else None
     recall(policy, stage, online, demonstrations, gamma=config.sac.gamma)
     successes = online if config.harvest.from_training else None
-    return Kept(demonstrations, practice, successes, images)
+    return Kept(demonstrations, practice, successes, to_come)
 
 
 def open_replay(

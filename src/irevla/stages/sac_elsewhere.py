@@ -182,7 +182,9 @@ class Courier(threading.Thread):
         self._stores = {name: reopen(latents / name) for name in STORES}
         self._names: dict[str, list[str]] = {name: [] for name in STORES}
         self._said: Played | None = None
-        self._last: Learnt | None = None
+        self._last: Learnt | None = None  # its last word
+        with suppress(UserError):
+            self._last = folder.learnt()  # what a learner before said is no word of this one
         self._checkpoint = learner.updates  # those in the newest that is in the run
         self._over = threading.Event()
 

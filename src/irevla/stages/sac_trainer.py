@@ -53,7 +53,7 @@ class Trainer:
         self._over = False  # whether nothing more is played
         self._told: tuple[int, ...] = ()  # how far it last said that it is ...
         self._quiet = 0.0  # ... until when it need not say so again ...
-        self._words = 0  # ... and how often it has said anything
+        self._words = time.time_ns()  # grows with each word, those of learners before it included
         self._reached = time.monotonic()  # when the share last was
 
     def learn(self) -> None:

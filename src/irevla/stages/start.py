@@ -8,6 +8,7 @@ from irevla.compute.device import find_device, seeded
 from irevla.data.demonstrated import Demonstrated
 from irevla.data.episodes import EpisodeStore, ExpertDataset
 from irevla.envs.suite import Suite
+from irevla.errors import UserError
 from irevla.models.files import WEIGHTS, check_fits
 from irevla.models.policy import VLAPolicy, build_policy
 from irevla.progress import console
@@ -83,6 +84,11 @@ def starting_policy(run: Run, suite: Suite) -> VLAPolicy:
         cameras=config.env.cameras,
         path=name,
     )
+    if config.discrete_gripper and not policy.action_scale.grips:
+        raise UserError(
+            f"SAC opens and closes the gripper wholly, and what {name} calls open and closed is "
+            "what its demonstrations showed: --sac.no-gripper, or make stage 0 with --rl sac"
+        )
     run.pin("policy", name, sha256=policy.hash())
     policy.discrete_gripper = config.discrete_gripper
     policy.set_execute(config.model.execute)
