@@ -132,7 +132,7 @@ def test_a_gripper_that_never_opens_wholly_is_refused(tmp_path: Path) -> None:
     )
     with (
         open_run(tmp_path / "run", replace(config, model=model)) as run,
-        pytest.raises(UserError, match="--sac.no-gripper"),
+        pytest.raises(UserError, match=r"--sac\.no-gripper"),
     ):
         starting_policy(run, POINTMASS)
 
