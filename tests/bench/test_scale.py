@@ -1,6 +1,7 @@
 """`irevla bench scale`: where its costs come from, and that it runs."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +35,7 @@ def test_more_gpus_are_used_less_well_and_what_holds_them_up_is_named() -> None:
         step=1e-3, encode=1e-3, image=1e-3, act=0.0, update=1e-4, pack=1e-9, unpack=1e-9,
         head=1e5, decision=5e3, **scale.NETWORK,
     )  # fmt: skip
+    assert len(list(scale._many(replace(costs, **scale.BLIP2)))) == 7
     rows = list(scale._many(costs))
     assert [row["gpus"] for row in rows] == [8, 16, 32, 64, 128, 256, 512]
     efficiency = [row["efficiency"] for row in rows]
