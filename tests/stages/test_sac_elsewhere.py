@@ -1,5 +1,6 @@
 """SAC whose learner is on another machine: the same result, whatever goes wrong on the way."""
 
+import shutil
 import threading
 import time
 from collections.abc import Iterator, Sequence
@@ -304,6 +305,68 @@ def test_an_episode_that_is_damaged_on_its_way_is_sent_again(robot: Robot, want:
         patch.setattr(SACFolder, "put_episode", damaged)
         assert robot.learn() == want
     assert len(torn) == 3
+
+
+def spoil(path: Path) -> None:
+    content = bytearray(path.read_bytes())
+    content[-1] ^= 1
+    path.write_bytes(content)
+
+
+@pytest.mark.parametrize("which", ["head", "checkpoint", "learnt", "played"])
+def test_what_a_learner_leaves_behind_is_damaged(
+    robot: Robot, want: str, monkeypatch: pytest.MonkeyPatch, which: str
+) -> None:
+    """It is gone by then, and cannot say it again: another goes on."""
+    exchange = sac_elsewhere.Courier._exchange
+    done: list[str] = []
+
+    def damaging(self: sac_elsewhere.Courier) -> bool:
+        folder = robot.folder
+        learnt = folder.learnt()
+        said_all = self._said is not None and self._said.over
+        if not done and which == "played" and said_all:
+            done.append(which)
+            (folder.job_folder / "played.json").write_bytes(b"{")
+        elif not done and which != "played" and learnt is not None and learnt.over:
+            done.append(which)
+            time.sleep(0.3)  # it leaves meanwhile
+            if which == "head":
+                spoil(folder.job_folder / "actors" / learnt.actor)
+            elif which == "checkpoint":
+                files = folder.progress().files
+                spoil(folder.job_folder / "files" / files["model.safetensors"])
+            else:
+                (folder.job_folder / "learnt.json").write_bytes(b"{")
+        return exchange(self)
+
+    monkeypatch.setattr(sac_elsewhere.Courier, "_exchange", damaging)
+    assert robot.learn() == want and done == [which]
+
+
+def test_a_damaged_checkpoint_that_the_run_has_is_given_again(
+    robot: Robot, want: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sac_trainer, "SAVE", 4)
+    robot.killed_at = [9] * 4
+    with pytest.raises(UserError, match="was lost"):
+        robot.learn()
+    files = robot.folder.progress().files
+    spoil(robot.folder.job_folder / "files" / files["model.safetensors"])
+    assert robot.learn() == want
+
+
+def test_a_run_that_begins_anew_has_a_learner_of_its_own(
+    robot: Robot, want: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sac_trainer, "SAVE", 4)
+    robot.killed_at = [9] * 4
+    with pytest.raises(UserError, match="was lost"):
+        robot.learn()
+    shutil.rmtree(robot.root / "run")
+    robot.updates.clear()
+    time.sleep(0.01)  # the clock of journals has milliseconds
+    assert robot.learn() == want and robot.updates == list(range(12))
 
 
 def test_a_damaged_head_is_never_installed(robot: Robot) -> None:

@@ -52,7 +52,8 @@ def submit_sac(run: Run, policy: VLAPolicy, stage: Stage, latents: LatentSpec) -
     """
     config = run.config
     share = Share(config.compute.share or str(cache_dir("share")))
-    job = SACJob(config.sac, run.draws(stage), latents, config.device, config.threads)
+    begun = next(iter(run.journal))["time"]
+    job = SACJob(config.sac, run.draws(stage), latents, config.device, config.threads, begun)
     return SACFolder(share, submit(share, job, policy.files()), SACJob.of_text)
 
 
@@ -70,13 +71,13 @@ class RemoteLearner:
         self._actor = learner.sac.actor
         self.updates = learner.updates
         self.moved = learner.moved  # until `finish`
-        if folder.progress().updates < learner.updates:
-            folder.publish(learner.updates, [], {**policy.files(), **learner.state()})
-        elif not learner.updates:
+        if run.checkpoints.newest(stage.folder) is None:
             save(run.checkpoints, policy, stage, learner)
+        self._give_if_missing(self.updates)
         self._courier = Courier(run, stage, folder, learner)
         self._stack = ExitStack()
         self._losses = 0
+        self._left_at: int | None = None  # which exchange was under way when the learner left
 
     def act(
         self, features: Features, *, noise: Float[Tensor, "B nA"], chance: Float[Tensor, "B ..."]
@@ -119,11 +120,25 @@ class RemoteLearner:
         self.moved = files["learner.json"]["moved"]
         self._folder.drop()
 
+    def _give_if_missing(self, updates: int) -> None:
+        """Let the learner begin with the run's newest checkpoint, unless a whole one is there, of
+        so many updates or more."""
+        with suppress(Damaged):
+            progress = self._folder.progress()
+            self._folder.load(progress.files)
+            if progress.updates >= updates:
+                return
+        found = self._run.checkpoints.newest(self._stage.folder)
+        assert found is not None, "there is one since the beginning"
+        _, own = found
+        self._folder.publish(own["learner.json"]["updates"], [], own)
+
     def _look_after(self) -> None:
         """See that there is a learner, and say what it cannot do."""
         if self._courier.fault:
             raise UserError(self._courier.fault)
-        if not self._engine.poll():  # it learns, or is done
+        status = self._engine.poll()
+        if status is None or (status == 0 and not self._left_damage()):
             return
         log = log_of(self._run, self._stage)
         if said := engine.last_word(log):
@@ -136,9 +151,19 @@ class RemoteLearner:
                 "newest checkpoint"
             )
         _log.warning("the learner was lost; another goes on from its newest checkpoint")
+        self._give_if_missing(0)
         self._start()
 
+    def _left_damage(self) -> bool:
+        """Return whether a learner that has left in order did not leave all behind: two exchanges
+        since then have not brought it."""
+        courier = self._courier
+        if self._left_at is None:
+            self._left_at = courier.exchanges
+        return courier.misses and courier.exchanges >= self._left_at + 2
+
     def _start(self) -> None:
+        self._left_at = None
         self._stack.close()
         settings = engine_settings(self._run.config, self._stage)
         job = [self._folder.share.place, self._folder.name]
@@ -172,6 +197,8 @@ class Courier(threading.Thread):
         self.heard = False  # whether the learner has ever said a word
         self.finish = threading.Event()  # set: nothing more will be played
         self.done = threading.Event()  # set: the last checkpoint is in the run
+        self.exchanges = 0  # so far, whatever came of them
+        self.misses = False  # whether what came last was damaged
         self.fault = ""  # why it or the learner cannot go on
         self._run_of = run
         self._stage = stage
@@ -202,6 +229,7 @@ class Courier(threading.Thread):
                 if self._exchange():
                     word = time.monotonic()
             except Damaged as error:
+                self.misses = True
                 _log.warning("passed over: %s", error)
             except UserError as error:
                 _log.warning("%s", error)
@@ -211,6 +239,7 @@ class Courier(threading.Thread):
             if time.monotonic() - word > SILENT:
                 _log.warning("the learner has said nothing for %g s; acting goes on", SILENT)
                 word = time.monotonic()
+            self.exchanges += 1
             if self._over.wait(POLL):
                 return
 
@@ -225,10 +254,13 @@ class Courier(threading.Thread):
         if _shapes(head) != self._shapes:
             raise Damaged(f"the head of update {learnt.updates} is of another policy")
         self._take_checkpoint()
+        if learnt.over and self._checkpoint < learnt.updates:
+            raise Damaged(f"the checkpoint of update {learnt.updates} is not there")
         self.heads.append(head)
         self.metrics.append(dict(learnt.metrics))
         self.updates = learnt.updates
         self.heard = True
+        self.misses = False
         self._last = learnt
         if learnt.over and self._is_all(learnt):
             self.done.set()
@@ -250,7 +282,7 @@ class Courier(threading.Thread):
                 self._names[name].append(self._folder.put_episode(store.read(index)))
         shown, online = (self._names[name] for name in STORES)
         played = Played(tuple(shown), tuple(online), over)
-        if played != self._said:
+        if played != self._said or played != self._folder.played():
             self._folder.say_played(played)
             self._said = played
 

@@ -41,6 +41,7 @@ class SACJob:
     latents: LatentSpec
     device: str  # as in the config
     threads: int
+    begun: float  # when the run did: one that begins anew has a learner of its own
     policy: Mapping[str, str] = field(default_factory=dict)  # it begins with: file -> sha256
 
     def beginning_with(self, policy: Mapping[str, str]) -> "SACJob":
