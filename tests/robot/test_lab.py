@@ -307,6 +307,28 @@ def test_an_arm_that_stands_waits_for_its_cameras() -> None:
     assert env.cell.arm.stopped, "one that moves does not wait"
 
 
+def test_who_waited_for_a_camera_is_asked_again() -> None:
+    """They pressed r, nothing moved, and they reached in again."""
+    env, person, driver, clock = env_of()
+    camera = env.cell.cameras["front"]
+    assert isinstance(camera, FakeCamera)
+    sent_at_asking: list[int] = []
+    ask = person.wait_ready
+
+    def asked(request: str, *, patience: float) -> bool:
+        sent_at_asking.append(len(driver.sent))
+        if len(person.asked) == 1:  # it freezes while things are put in place
+            camera.broken = True
+            ends = clock.time + 2.0
+            clock.asleep = lambda: setattr(camera, "broken", clock.time < ends)
+        return ask(request, patience=patience)
+
+    person.wait_ready = asked  # type: ignore[method-assign]
+    env.reset()
+    assert len(person.asked) == 3 and person.asked[1] == person.asked[2]
+    assert sent_at_asking[1] == sent_at_asking[2] == len(driver.sent) and not env.cell.arm.stopped
+
+
 def test_an_exposure_that_a_camera_does_not_take_is_told(tmp_path: Path) -> None:
     cv2 = pytest.importorskip("cv2")
     film = str(tmp_path / "film.avi")

@@ -428,20 +428,21 @@ def test_a_stop_holds_a_hand_that_a_spring_pulls(sim: SimulatedArm, tmp_path: Pa
     arm = spring_arm(sim, tmp_path)
     arm.approach(Pose(np.array([0.5, -0.2, 0.3]), arm.state().pose.quaternion))
     robot = driver_of(arm)._robot
-    speeds = []
-    for _ in range(12):
+    speeds = [0.0]
+    while speeds[-1] < 0.15 and len(speeds) < 100:  # a busy machine's simulator is slow
         arm.step(np.array([0.0, 0.04, 0.0]), np.zeros(3), shut=False)
         time.sleep(0.1)
         speeds.append(robot.state.O_dP_EE_est.linear[1])
     before = robot.state.O_T_EE.translation[1]
     arm.stop("a person pressed stop")
-    began = time.monotonic()
     way = [0.0]
-    while time.monotonic() < began + 0.6:
+
+    def rests() -> bool:
         way.append(robot.state.O_T_EE.translation[1] - before)
-        time.sleep(0.01)
-    assert 0.1 < max(speeds) < 0.25 and max(way) < 0.025, (max(speeds), max(way))
+        return not robot.is_in_control
+
+    wait_until(rests)  # by the arm's own controller from now on
+    assert 0.15 <= max(speeds) < 0.25 and 0.001 < max(way) < 0.025, (max(speeds), max(way))
     with pytest.raises(ArmStopped):
         arm.step(np.array([0.0, 0.04, 0.0]), np.zeros(3), shut=False)
-    assert not robot.is_in_control, "it stands by its own controller"
     arm.close()

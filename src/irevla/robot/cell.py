@@ -73,6 +73,10 @@ class Cell:
             self.clock.sleep(BEAT / 3)
         self.check_watched()
 
+    def watched(self) -> bool:
+        """Whether somebody is at the keys, and all cameras show the present."""
+        return self.teleop.present() and self._seen()
+
     def _look(self) -> None:
         for camera in self.cameras.values():
             camera.check()

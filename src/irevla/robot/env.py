@@ -102,8 +102,7 @@ class PandaRealEnv(PixelEnv):
             ) from fault
         arm.hold()
         if not goes_on:
-            self._ask(f"{self.task.name}: put things in place for {self.task.instruction!r}")
-            cell.await_person()
+            self._ask_for_the_scene()
         self._decisions = 0
         self._returned = cell.clock.now()
         self._late = 0
@@ -350,6 +349,14 @@ class PandaRealEnv(PixelEnv):
             return
         fingers = "close and open" if self.cell.homing else "open"
         self._ask(f"hands off: the fingers {fingers}, and the arm goes to its start")
+
+    def _ask_for_the_scene(self) -> None:
+        """Again, where a camera was waited for: they may have reached in meanwhile."""
+        request = f"{self.task.name}: put things in place for {self.task.instruction!r}"
+        self._ask(request)
+        while not self.cell.watched():
+            self.cell.await_person()
+            self._ask(request)
 
     def _ask(self, request: str) -> None:
         patience = TO_ANSWER * self.config.timeout  # the worker would be taken for hung
