@@ -19,6 +19,7 @@ from irevla.tasks import Stage
 BLUES = LinearSegmentedColormap.from_list("rates", ["#f1f5fa", "#08519c"])
 OWN = "#e69f00"
 PANELS = 2  # side by side
+FLAT = 8  # columns whose titles have room beside each other; of more they stand upright
 
 
 def matrix(found: Found, rows: Sequence[str], path: Path) -> None:
@@ -62,7 +63,8 @@ def _panel(axes: Axes, found: Found, runs: Sequence[Ran], tasks: Sequence[str]) 
     axes.set(xlim=(-1.5, len(columns) - 0.5), ylim=(len(tasks) - 0.5, -0.5))
     axes.xaxis.tick_top()
     titles = ["blind\nreplay", *(_title(each) for each in columns)]
-    axes.set_xticks(range(-1, len(columns)), titles, fontsize=7)
+    turn = 90 if len(columns) > FLAT else 0
+    axes.set_xticks(range(-1, len(columns)), titles, fontsize=7, rotation=turn)
     axes.set_yticks(range(len(tasks)), tasks, fontsize=8)
     axes.tick_params(length=0)
     axes.spines[:].set_visible(False)
