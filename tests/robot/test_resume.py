@@ -24,8 +24,9 @@ from irevla.rollout import played as played_by
 from irevla.rollout.demonstrations import open_store
 from irevla.rollout.episodes import EpisodeRecorder, Outcome
 from irevla.runs.run import Run, open_run
-from irevla.stages import harvest, sac
+from irevla.stages import harvest, sac, zero_shot
 from irevla.stages.contract import still_to_play
+from irevla.stages.keeping import Kept, open_kept
 from irevla.storage.metrics import Metrics, read_metrics
 from irevla.tasks import BLOCK, Purpose, Stage, TaskLists
 from irevla.types import Features
@@ -110,16 +111,16 @@ def test_zero_shot_successes_are_not_played_again_on_a_real_arm(
 ) -> None:
     suite = suite_of(real=real)
     policy = going_one_way()
-    store = sac.open_replay(run, policy, STAGE, "demonstrations", suite=suite)
     online = open_store(suite, CONFIG.env, run.directory / "online", kind="online")
-    asked = Jobs(sac, monkeypatch).asked
+    kept = open_kept(run, policy, STAGE, suite=suite, online=online)
+    store = kept.demonstrations
+    asked = Jobs(zero_shot, monkeypatch).asked
 
     def collect() -> None:
-        stage = STAGE.then("zero-shot")
-        sac.collect_seed_successes(run, policy, stage, suite=suite, store=store, online=online)
+        zero_shot.collect_successes(run, policy, STAGE.then("zero-shot"), suite=suite, kept=kept)
 
     with monkeypatch.context() as patch:
-        patch.setattr(sac, "_keep", stop_after(2, sac._keep))
+        patch.setattr(Kept, "_keep", stop_after(2, Kept._keep))
         with pytest.raises(KeyboardInterrupt):
             collect()
     done = {episode["seed"] for episode in store.episodes}
@@ -311,7 +312,7 @@ def test_a_stage_with_them_that_was_stopped_ends_with_the_same_bits(
             online = open_store(suite, CONFIG.env, run.directory / "online", kind="online")
             if name == "stopped":
                 with monkeypatch.context() as patch:
-                    patch.setattr(sac, "_keep", stop_after(6, sac._keep))
+                    patch.setattr(Kept, "_keep", stop_after(6, Kept._keep))
                     with pytest.raises(KeyboardInterrupt):
                         sac.run_sac(run, policy, STAGE, suite=suite, online=online)
                 policy = going_one_way()
