@@ -21,6 +21,7 @@ from irevla.robot.cameras import Camera
 from irevla.robot.live_page import Newest, Page
 from irevla.robot.live_view import ALL, LARGEST, LINE, SIDE, LiveView, Seen, jpeg, picture
 from irevla.robot.settings import read_settings
+from irevla.robot.sockets import listening
 
 
 class Counting(FakeCamera):
@@ -146,3 +147,8 @@ def test_a_port_that_is_taken_is_said_in_one_line(tmp_path: Path) -> None:
         with pytest.raises(UserError, match="choose another `view`") as told:
             commands.view(settings)
     assert "\n" not in str(told.value) and not settings.live_view.exists()
+
+
+def test_a_place_where_no_socket_can_be_is_said(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="cannot be made"):
+        listening(tmp_path / ("long" * 40), timeout=0.1)

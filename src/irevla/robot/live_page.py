@@ -1,7 +1,6 @@
 """`irevla arm view`: a page that shows what a session sends of its cameras, and a picture at
 /image.jpg."""
 
-import socket
 import threading
 import time
 from contextlib import suppress
@@ -12,6 +11,7 @@ from PIL import Image, ImageDraw
 
 from irevla.errors import UserError
 from irevla.robot.live_view import LARGEST, SIDE, jpeg
+from irevla.robot.sockets import listening
 
 SILENCE = 1.0  # s after which what came last is of the past
 LISTEN = 0.2  # s between two looks at whether it is over
@@ -27,17 +27,8 @@ class Newest:
 
     def __init__(self, path: Path) -> None:
         path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-        path.unlink(missing_ok=True)
         self._path = path
-        self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
-        self._socket.settimeout(LISTEN)
-        try:
-            self._socket.bind(str(path))
-        except OSError as error:
-            raise UserError(
-                f"the socket {path} cannot be made ({error.strerror}): choose a shorter, writable "
-                "place"
-            ) from error
+        self._socket = listening(path, timeout=LISTEN)
         self._image = b""
         self._came = -float("inf")
         self._nothing = jpeg(_told(NOTHING))

@@ -19,8 +19,8 @@ from typing import Protocol, runtime_checkable
 import numpy as np
 from jaxtyping import Float32
 
-from irevla.errors import UserError
 from irevla.robot.say import say
+from irevla.robot.sockets import listening
 
 ALIVE = b"\0"  # the sign of life
 BEAT = 0.3  # s between two of them
@@ -101,16 +101,7 @@ class KeyTeleop:
         self._scale = scale
         self._status = ""  # what their screen shows
         self._shown = -float("inf")  # when it was last sent
-        path.unlink(missing_ok=True)
-        self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
-        self._socket.settimeout(0.2)
-        try:
-            self._socket.bind(str(path))
-        except OSError as error:
-            raise UserError(
-                f"the socket {path} cannot be made ({error.strerror}): choose a shorter, writable "
-                "place"
-            ) from error
+        self._socket = listening(path, timeout=0.2)
         self._teller = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
         self._teller.setblocking(False)  # a screen that nobody reads keeps no arm waiting
         self._heard = -float("inf")  # when the last sign of life came
