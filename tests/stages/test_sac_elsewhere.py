@@ -254,14 +254,19 @@ def test_it_goes_on_from_its_checkpoint(
     assert robot.updates == [*range(7), *range(4, 12)]
 
 
+def lose(robot: Robot, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let a run end with its learner lost after update 9, its last checkpoint being of 8."""
+    monkeypatch.setattr(sac_trainer, "SAVE", 4)
+    robot.killed_at = [9] * 4
+    with pytest.raises(UserError, match="was lost"):
+        robot.learn()
+
+
 def test_a_run_that_was_stopped_goes_on_from_the_checkpoint_that_came_back(
     robot: Robot, want: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """And where the share is lost, from the one in the run."""
-    monkeypatch.setattr(sac_trainer, "SAVE", 4)
-    robot.killed_at = [9, 9, 9, 9]
-    with pytest.raises(UserError, match="was lost"):
-        robot.learn()
+    lose(robot, monkeypatch)
     robot.place.rename(robot.root / "lost")
     robot.updates.clear()
     assert robot.learn() == want
@@ -347,10 +352,7 @@ def test_what_a_learner_leaves_behind_is_damaged(
 def test_a_damaged_checkpoint_that_the_run_has_is_given_again(
     robot: Robot, want: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(sac_trainer, "SAVE", 4)
-    robot.killed_at = [9] * 4
-    with pytest.raises(UserError, match="was lost"):
-        robot.learn()
+    lose(robot, monkeypatch)
     files = robot.folder.progress().files
     spoil(robot.folder.job_folder / "files" / files["model.safetensors"])
     assert robot.learn() == want
@@ -359,10 +361,7 @@ def test_a_damaged_checkpoint_that_the_run_has_is_given_again(
 def test_a_run_that_begins_anew_has_a_learner_of_its_own(
     robot: Robot, want: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(sac_trainer, "SAVE", 4)
-    robot.killed_at = [9] * 4
-    with pytest.raises(UserError, match="was lost"):
-        robot.learn()
+    lose(robot, monkeypatch)
     shutil.rmtree(robot.root / "run")
     robot.updates.clear()
     time.sleep(0.01)  # the clock of journals has milliseconds
