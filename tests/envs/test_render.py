@@ -4,6 +4,7 @@ their cache."""
 import os
 import subprocess
 import sys
+import weakref
 from pathlib import Path
 
 import numpy as np
@@ -106,6 +107,17 @@ from tests.envs.test_render import scene, renderer
 model, data = scene(x=float(sys.argv[1]), rgb=sys.argv[2])
 np.save(sys.argv[3], renderer(model).draw(model, data, size=64))
 """
+
+
+def test_the_model_that_a_renderer_was_made_from_may_go() -> None:
+    """LIBERO makes it from one with large images, of 0.2 GB, and draws another's states."""
+    whole = scene()[0]
+    physics, data = scene(0.3)
+    light = renderer(whole)
+    gone = weakref.ref(whole)
+    del whole
+    light.draw(physics, data, size=16)
+    assert gone() is None
 
 
 def test_models_drawn_in_turn_look_as_each_does_alone(tmp_path: Path) -> None:

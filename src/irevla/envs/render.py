@@ -407,7 +407,7 @@ class Renderer:
         self._option = mujoco.MjvOption()
         self._camera = _fixed_camera(0)
         self._inset_camera = _fixed_camera(1)
-        self._pose = pose
+        self._pose: Any = None  # not `pose`: it would keep `model` alive, and its images
         self._turned = np.zeros(3)
         self._quat = np.zeros(4)
         self._size = 0
@@ -456,6 +456,8 @@ class Renderer:
     def _follow(self, model: Any, data: Any, sites: Sequence[tuple[int, np.ndarray]]) -> None:
         """Put every frame where its body or site is; kinematics run on a copy, and physics keeps
         its state."""
+        if self._pose is None:
+            self._pose = mujoco.MjData(model)
         pose = self._pose
         view = self._data
         n = model.nbody
