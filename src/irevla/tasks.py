@@ -15,11 +15,12 @@ from irevla.errors import unknown
 
 
 class Category(StrEnum):
-    """The paper's three groups of tasks (section V-A)."""
+    """The paper's three groups of tasks (section V-A), and one that no run takes by itself."""
 
     EXPERT = "expert"  # demonstrated in D_e
     RL = "rl"  # improved by online RL
     UNSEEN = "unseen"  # held out of all training
+    TEST = "test"  # held out of every choice too: made last, for `irevla eval --tasks`
 
 
 @dataclass(frozen=True)

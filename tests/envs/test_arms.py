@@ -16,7 +16,6 @@ from arms import PATIENT, STILL, SUITES, TASKS, blind, demonstration, play, repl
 from irevla.config import EnvConfig
 from irevla.envs.suite import load_suite
 
-DEMONSTRATIONS = 3  # that are replayed blindly, so that one lucky one does not decide
 PLAIN = [
     ("kitchen", "knob-on"),
     ("panda-sim", "button-press"),
@@ -144,7 +143,10 @@ def test_the_expert_solves_every_task(suite: str, task: str) -> None:
 def test_the_expert_solves_nearly_all_episodes_and_a_blind_one_does_not(
     suite: str, task: str
 ) -> None:
-    """Prints the tables of docs/kitchen.md and docs/panda-sim.md (-s)."""
+    """Prints the tables of docs/kitchen.md and docs/panda-sim.md (-s).
+
+    Each of 50 demonstrations is replayed once: one that is lucky decides nothing.
+    """
     env, lengths = blind(suite, task), []
     for seed in range(50):
         states, success = play(env, seed)
@@ -162,8 +164,8 @@ def test_the_expert_solves_nearly_all_episodes_and_a_blind_one_does_not(
             play(patient, seed, steps=PATIENT.horizon, noise=0.5)[1] for seed in range(50)
         )
     row += [f"{disturbed}/50"] if suite in DISTURBED else []
-    shown = [demonstration(env, seed) for seed in range(1000, 1000 + DEMONSTRATIONS)]
-    rates = [np.mean([replay(env, seed, actions) for seed in range(50)]) for actions in shown]
-    row.append(f"{np.mean(rates):.2f} ({', '.join(f'{rate:.2f}' for rate in rates)})")
+    shown = [demonstration(env, seed) for seed in range(1000, 1050)]
+    replayed = sum(replay(env, seed, actions) for seed, actions in enumerate(shown))
+    row.append(f"{replayed}/50")
     print(f"\n| {' | '.join(row)} |")
-    assert len(lengths) >= 48 and disturbed >= DISTURBED.get(suite, 0) and np.mean(rates) <= 0.35
+    assert len(lengths) >= 48 and disturbed >= DISTURBED.get(suite, 0) and replayed <= 0.35 * 50

@@ -15,7 +15,7 @@ from irevla.config import EnvConfig
 from irevla.envs.kitchen.env import KitchenEnv
 from irevla.envs.kitchen.experts import SCRIPTS
 from irevla.envs.kitchen.suite import KITCHEN
-from irevla.envs.kitchen.tasks import RL, SKILLS, SPECS, UNSEEN
+from irevla.envs.kitchen.tasks import RL, SKILLS, SPECS, TEST, UNSEEN
 from irevla.envs.suite import TaskEnv, load_suite
 from irevla.errors import UserError
 from irevla.tasks import Category
@@ -135,7 +135,7 @@ def test_asked_twice_the_expert_answers_alike() -> None:
 # --- variants
 
 
-@pytest.mark.parametrize("name", [*RL, *UNSEEN])
+@pytest.mark.parametrize("name", [*RL, *UNSEEN, *TEST])
 def test_a_variant_looks_different_and_stands_elsewhere(name: str) -> None:
     spec = SPECS[name]
     plain, varied = KitchenEnv(spec.script), KitchenEnv(name)

@@ -18,7 +18,7 @@ pytest.importorskip("metaworld")
 from irevla.config import EnvConfig
 from irevla.envs.metaworld.env import MetaWorldEnv, stock
 from irevla.envs.metaworld.suite import METAWORLD
-from irevla.envs.metaworld.tasks import EXPERT, RL, SPECS, UNSEEN, Variant
+from irevla.envs.metaworld.tasks import EXPERT, RL, SPECS, TEST, UNSEEN, Variant
 from irevla.envs.suite import TaskEnv, load_suite
 from irevla.errors import UserError
 from irevla.tasks import Category
@@ -181,8 +181,8 @@ def test_the_suite_holds_the_papers_three_categories() -> None:
     names = {
         category: [t.name for t in suite.tasks if t.category == category] for category in Category
     }
-    assert [len(names[c]) for c in (Category.EXPERT, Category.RL, Category.UNSEEN)] == [25, 5, 10]
-    assert len({t.name for t in suite.tasks}) == 40
+    assert [len(names[category]) for category in Category] == [25, 5, 10, 4]
+    assert len({t.name for t in suite.tasks}) == 44
     skills = {name.removesuffix("-new") for name in names[Category.RL]}
     assert skills == {"button-press", "drawer-open", "door-open", "window-open", "window-close"}
     for name, spec in SPECS.items():
@@ -191,7 +191,7 @@ def test_the_suite_holds_the_papers_three_categories() -> None:
     suite.check()
 
 
-@pytest.mark.parametrize("name", [*RL, *UNSEEN])
+@pytest.mark.parametrize("name", [*RL, *UNSEEN, *TEST])
 def test_variants_differ_in_colour_shape_and_place(name: str) -> None:
     spec = SPECS[name]
     varied, plain = stock(name), stock(spec.skill)

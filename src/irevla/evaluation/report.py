@@ -49,7 +49,12 @@ CAPTIONS = {
     ),
 }
 TRAINED = {"head": "the action head, with the VLM frozen", "all": "the whole model"}
-ORDER = (Category.RL, Category.EXPERT, Category.UNSEEN)  # what a reader wants to know first
+ORDER = (
+    Category.RL,
+    Category.EXPERT,
+    Category.UNSEEN,
+    Category.TEST,
+)  # what a reader wants to know first
 
 
 @dataclass(frozen=True)

@@ -26,7 +26,12 @@ from irevla.evaluation.stats import (
 from irevla.evaluation.transfer import EXPLAINED, LEARNT, backward_transfer, forgotten
 from irevla.tasks import SFT, Category, Stage
 
-TITLES = {Category.EXPERT: "Expert tasks", Category.RL: "RL tasks", Category.UNSEEN: "Unseen tasks"}
+TITLES = {
+    Category.EXPERT: "Expert tasks",
+    Category.RL: "RL tasks",
+    Category.UNSEEN: "Unseen tasks",
+    Category.TEST: "Test tasks",
+}
 NOISE, DROP, NONE = "≈", "▼", "–"
 POOLED = (
     "A category pools the episodes of its tasks. What RL trains counts as an RL task alone: the "

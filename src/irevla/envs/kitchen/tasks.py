@@ -1,5 +1,5 @@
-"""The Franka Kitchen suite as data: five expert tasks, one more for RL and five unseen ones (the
-paper's section V-A). Tune variants here alone.
+"""The Franka Kitchen suite as data: five expert tasks, one more for RL, five unseen ones (the
+paper's section V-A) and three to test with. Tune variants here alone.
 
 Every variant is a skill of the expert tasks with another colour and another place of its object:
 `docs/kitchen.md` has the measured rates.
@@ -125,6 +125,24 @@ UNSEEN: dict[str, tuple[str, Variant]] = {
     ),
 }
 
+TEST: dict[str, tuple[str, Variant]] = {
+    "slide-door-open-orange": (
+        "slide-door-open",
+        Variant({"M_slide_blue": ORANGE}, moved={"slidecabinet": (-0.03, -0.02, 0.01)}),
+    ),
+    "left-door-open-yellow": (
+        "left-door-open",
+        Variant({"M_hinge_blue": YELLOW}, moved={"hingecabinet": (0.01, -0.01, 0.02)}),
+    ),
+    "light-on-red": (
+        "light-on",
+        Variant(
+            painted={"lightswitchroot": RED, "lightswitchbaseroot": RED},
+            moved={"lightswitchbaseroot": (-0.02, 0.0, -0.01)},
+        ),
+    ),
+}
+
 
 @dataclass(frozen=True)
 class Spec:
@@ -149,6 +167,7 @@ def _specs() -> dict[str, Spec]:
     rows = [(skill, Category.EXPERT, skill, Variant()) for skill in SKILLS]
     rows += [(name, Category.RL, skill, variant) for name, (skill, variant) in RL.items()]
     rows += [(name, Category.UNSEEN, skill, variant) for name, (skill, variant) in UNSEEN.items()]
+    rows += [(name, Category.TEST, skill, variant) for name, (skill, variant) in TEST.items()]
     return {
         name: Spec(
             task=Task(name, category, SKILLS[skill].instruction, _note(variant)),

@@ -1,5 +1,5 @@
-"""The Meta-World suite as data: 25 expert tasks, 5 RL tasks and 10 unseen ones (the paper's section
-V-A). Tune variants here alone.
+"""The Meta-World suite as data: 25 expert tasks, 5 RL tasks, 10 unseen ones (the paper's section
+V-A) and 4 to test with. Tune variants here alone.
 
 Expert tasks are those whose goal can be seen in the image and whose scripted expert solves at
 least 90 % within the horizon. Every other task is a skill of them with other colours, another shape
@@ -215,6 +215,29 @@ UNSEEN: dict[str, tuple[str, Variant]] = {
     ),
 }
 
+TEST: dict[str, tuple[str, Variant]] = {
+    "button-press-topdown-pink": (
+        "button-press-topdown",
+        Variant(
+            {"btn_yellow": PINK}, _button(GREEN, 1.3), (-0.25, 0.75, 0.115), (0.25, 0.9, 0.115)
+        ),
+    ),
+    "door-open-white": (
+        "door-open",
+        Variant({"dl_metal2": WHITE}, _door(PURPLE, 1.15), (0.02, 0.72, 0.15), (0.27, 0.95, 0.15)),
+    ),
+    "faucet-close-yellow": (
+        "faucet-close",
+        Variant({"faucet_metal": YELLOW}, _faucet(DARK, 1.2), (-0.3, 0.7, 0.0), (0.3, 0.88, 0.0)),
+    ),
+    "window-open-teal": (
+        "window-open",
+        Variant(
+            {"window_red": TEAL}, _window(PINK, 1.4, True), (-0.3, 0.65, 0.16), (0.3, 0.95, 0.16)
+        ),
+    ),
+}
+
 
 @dataclass(frozen=True)
 class Spec:
@@ -238,6 +261,7 @@ def _specs() -> dict[str, Spec]:
     rows = [(skill, Category.EXPERT, skill, Variant()) for skill in EXPERT]
     rows += [(name, Category.RL, skill, variant) for name, (skill, variant) in RL.items()]
     rows += [(name, Category.UNSEEN, skill, variant) for name, (skill, variant) in UNSEEN.items()]
+    rows += [(name, Category.TEST, skill, variant) for name, (skill, variant) in TEST.items()]
     return {
         name: Spec(Task(name, category, EXPERT[skill], _note(variant)), skill, variant)
         for name, category, skill, variant in rows

@@ -189,17 +189,22 @@ def _button(spec: Any, thing: TableObject) -> None:
     )
     plunger.gravcomp = 1.0
     plunger.add_geom(
-        type=CYLINDER, size=[0.028, 0.012, 0], rgba=[0.85, 0.1, 0.1, 1], contype=0, mass=0.05
+        type=CYLINDER,
+        size=[0.028, 0.012, 0],
+        rgba=[*(thing.paint or (0.85, 0.1, 0.1)), 1],
+        contype=0,
+        mass=0.05,
     )
 
 
 def _drawer(spec: Any, thing: TableObject) -> None:
     """A cabinet whose drawer opens along its x."""
+    wood = thing.paint or WOOD
     body = spec.worldbody.add_body(name=thing.name)
-    _box(body, (0.075, 0.09, 0.005), (0.0, 0.0, 0.105), WOOD)
-    _box(body, (0.005, 0.09, 0.05), (-0.07, 0.0, 0.05), WOOD)
+    _box(body, (0.075, 0.09, 0.005), (0.0, 0.0, 0.105), wood)
+    _box(body, (0.005, 0.09, 0.05), (-0.07, 0.0, 0.05), wood)
     for sign in (-1, 1):
-        _box(body, (0.075, 0.005, 0.05), (0.0, sign * 0.085, 0.05), WOOD)
+        _box(body, (0.075, 0.005, 0.05), (0.0, sign * 0.085, 0.05), wood)
     drawer = body.add_body(name="drawer")
     drawer.add_joint(
         name="drawer",

@@ -1,12 +1,12 @@
 """The suite of the Panda on a table as data: the expert tasks of the paper's section V-D, two RL
-tasks and five unseen ones. Tune tasks here alone.
+tasks, five unseen ones and five to test with. Tune tasks here alone.
 
 The experts pick up blocks of four colours; RL and unseen tasks are about things of other shapes.
 `docs/panda-sim.md` has the measured rates.
 """
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from irevla.tasks import Category, Task
 
@@ -23,6 +23,7 @@ REACH = 0.04  # m of a full action; the real arm's is the same
 TURN = 0.25  # rad; likewise
 
 XY = tuple[float, float]
+RGB = tuple[float, float, float]
 
 
 @dataclass(frozen=True)
@@ -36,6 +37,7 @@ class TableObject:
     yaw: float = 0.0  # the middle of its direction, rad ...
     turn: float = math.pi / 4  # ... and how far it may be turned, to both sides
     room: float = 0.05  # radius, m
+    paint: RGB | None = None  # in the place of its own colour
 
 
 @dataclass(frozen=True)
@@ -69,9 +71,15 @@ VEGETABLES = {
         "potato": 0.06,
         "corn": 0.09,
         "mushroom": 0.05,
+        "cucumber": 0.09,
+        "lemon": 0.06,
+        "strawberry": 0.05,
     }.items()
 }
 RL = ("eggplant", "carrot")
+TEST = ("cucumber", "lemon", "strawberry")
+GREEN = (0.10, 0.62, 0.22)
+PURPLE = (0.50, 0.20, 0.60)
 TRAY = TableObject("tray", "tray", turn=0.5, room=0.10)
 BUTTON = TableObject("button", "button", turn=math.pi / 4, room=0.08)
 DRAWER = TableObject(
@@ -80,6 +88,9 @@ DRAWER = TableObject(
 CABLE = TableObject(
     "anchor", "cable", low=(0.46, -0.24), high=(0.56, -0.10), yaw=math.pi / 2, turn=0.15, room=0.10
 )
+
+
+TWO = (BLOCKS["blue"], BLOCKS["yellow"])
 
 
 def _pick(thing: TableObject, category: Category, others: tuple[TableObject, ...]) -> Spec:
@@ -93,8 +104,27 @@ def _pick(thing: TableObject, category: Category, others: tuple[TableObject, ...
     )
 
 
+def _press(button: TableObject, category: Category, name: str = "button-press") -> Spec:
+    return Spec(
+        task=Task(name, category, "press the button", "other colour" if button.paint else ""),
+        skill="press",
+        objects=(button, *TWO),
+        target="plunger",
+        joint="plunger",
+    )
+
+
+def _pull(cabinet: TableObject, category: Category, name: str = "drawer-open") -> Spec:
+    return Spec(
+        task=Task(name, category, "open the drawer", "other colour" if cabinet.paint else ""),
+        skill="pull",
+        objects=(cabinet,),
+        target="handle",
+        joint="drawer",
+    )
+
+
 def _specs() -> tuple[Spec, ...]:
-    two = (BLOCKS["blue"], BLOCKS["yellow"])
     rows = [
         _pick(block, Category.EXPERT, tuple(b for b in BLOCKS.values() if b != block))
         for block in BLOCKS.values()
@@ -107,20 +137,8 @@ def _specs() -> tuple[Spec, ...]:
             target="red block",
             goal="tray",
         ),
-        Spec(
-            task=Task("button-press", Category.EXPERT, "press the button"),
-            skill="press",
-            objects=(BUTTON, *two),
-            target="plunger",
-            joint="plunger",
-        ),
-        Spec(
-            task=Task("drawer-open", Category.EXPERT, "open the drawer"),
-            skill="pull",
-            objects=(DRAWER,),
-            target="handle",
-            joint="drawer",
-        ),
+        _press(BUTTON, Category.EXPERT),
+        _pull(DRAWER, Category.EXPERT),
         Spec(
             task=Task("cable-route", Category.EXPERT, "put the cable through the slot"),
             skill="route",
@@ -129,9 +147,15 @@ def _specs() -> tuple[Spec, ...]:
             goal="slot",
         ),
     ]
-    rows += [_pick(VEGETABLES[name], Category.RL, two) for name in RL]
-    unseen = [thing for name, thing in VEGETABLES.items() if name not in RL]
-    return (*rows, *(_pick(thing, Category.UNSEEN, two) for thing in unseen))
+    category = dict.fromkeys(RL, Category.RL) | dict.fromkeys(TEST, Category.TEST)
+    rows += [
+        _pick(thing, category.get(name, Category.UNSEEN), TWO) for name, thing in VEGETABLES.items()
+    ]
+    return (
+        *rows,
+        _press(replace(BUTTON, paint=GREEN), Category.TEST, "button-press-green"),
+        _pull(replace(DRAWER, paint=PURPLE), Category.TEST, "drawer-open-purple"),
+    )
 
 
 SPECS: dict[str, Spec] = {spec.task.name: spec for spec in _specs()}

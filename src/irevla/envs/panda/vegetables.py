@@ -22,6 +22,9 @@ PALE = (0.95, 0.90, 0.82)
 BANANA = (0.98, 0.85, 0.25)
 MAIZE = (0.98, 0.80, 0.12)
 PEAR = (0.70, 0.78, 0.22)
+CUCUMBER = (0.12, 0.38, 0.12)
+LEMON = (0.97, 0.90, 0.20)
+STRAWBERRY = (0.85, 0.10, 0.15)
 # Turns the axis of revolution from z to x.
 LIE = np.array([[0.0, 0.0, 1.0], [0.0, 1.0, 0.0], [-1.0, 0.0, 0.0]])
 
@@ -119,8 +122,40 @@ def mushroom() -> list[Piece]:
     return [(cap, TAN), (stem, PALE)]
 
 
+def cucumber() -> list[Piece]:
+    """Long, round at both ends and slightly bent."""
+    radii = [0.0, 0.012, 0.018, 0.020, 0.020, 0.017, 0.011, 0.0]
+    along = [-0.085, -0.078, -0.055, -0.02, 0.02, 0.055, 0.078, 0.085]
+    stalk = _turned([0.004, 0.003, 0.0], [0.082, 0.089, 0.090], bend=1.2)
+    return [(_turned(radii, along, bend=1.2), CUCUMBER), (stalk, BROWN)]
+
+
+def lemon() -> list[Piece]:
+    """An egg with a nipple at one end, and a stalk at the other."""
+    body = _turned(
+        [0.0, 0.013, 0.022, 0.026, 0.026, 0.022, 0.013, 0.006, 0.0],
+        [-0.036, -0.031, -0.02, -0.006, 0.006, 0.02, 0.031, 0.039, 0.040],
+    )
+    stalk = _turned([0.0, 0.004, 0.005, 0.0], [-0.044, -0.043, -0.034, -0.033])
+    return [(body, LEMON), (stalk, LEAF)]
+
+
+def strawberry() -> list[Piece]:
+    """A small cone with leaves at its blunt end."""
+    fruit = _turned(
+        [0.0, 0.007, 0.015, 0.020, 0.019, 0.011, 0.0],
+        [-0.028, -0.025, -0.010, 0.006, 0.016, 0.022, 0.023],
+    )
+    leaves = _turned([0.018, 0.010, 0.003, 0.0], [0.018, 0.025, 0.033, 0.034])
+    return [(fruit, STRAWBERRY), (leaves, LEAF)]
+
+
 MAKERS: Mapping[str, Callable[[], list[Piece]]] = {
-    maker.__name__: maker for maker in (eggplant, carrot, pear, banana, potato, corn, mushroom)
+    maker.__name__: maker
+    for maker in (
+        *(eggplant, carrot, pear, banana, potato, corn, mushroom),
+        *(cucumber, lemon, strawberry),
+    )
 }
 
 
