@@ -6,31 +6,21 @@ from random import Random
 from typing import Any
 
 import pytest
-from test_sac_elsewhere import CONFIG, STAGE, Killed, Robot, robot, setting
 
 from irevla.errors import UserError
-from irevla.runs.run import open_run
 from irevla.stages import sac_elsewhere, sac_trainer
 from irevla.stages.sac_elsewhere import Courier
 from irevla.stages.sac_job import SACFolder
 from irevla.storage.share import Share
-from irevla.types import tensors_hash, weights_hash
-from storms import Storm, drop, fill
+from irevla.types import tensors_hash
+from remote_sac import STAGE, Robot, robot, want
+from storms import Storm, drop, fill, kill
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
 
-__all__ = ["robot"]  # the fixture
+__all__ = ["robot", "want"]  # the fixtures
 
 TIMES = 50
-
-
-@pytest.fixture(scope="module")
-def want(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """The head that SAC in turn ends with."""
-    with open_run(tmp_path_factory.mktemp("inline"), CONFIG) as run:
-        policy, learner = setting(run, 4)
-        learner.finish()
-    return weights_hash(policy.action_head)
 
 
 class Sky:
@@ -80,10 +70,6 @@ def sky(robot: Robot, monkeypatch: pytest.MonkeyPatch) -> Iterator[Sky]:
     made = Sky(monkeypatch)
     yield made
     assert made.seen, "no head ever came"
-
-
-def kill() -> None:
-    raise Killed
 
 
 @pytest.mark.parametrize(
