@@ -16,18 +16,18 @@ import torch
 
 from irevla.compute import engine
 from irevla.compute.ranks import ALONE
-from irevla.config import (
-    ComputeConfig,
-)
+from irevla.config import ComputeConfig, RolloutsConfig
 from irevla.data.mixture import Batch
 from irevla.errors import UserError
 from irevla.learners.sft import SFT as Learner
 from irevla.models.policy import VLAPolicy
+from irevla.rollout import fleet
 from irevla.stages import elsewhere, trainer
 from irevla.stages.job import Job, JobFolder, Progress
 from irevla.storage import checkpoint
 from irevla.storage.share import Damaged, Share
 from irevla.tasks import SFT
+from players import Players
 from stage_two import CONFIG, STAGE, StageTwo
 
 
@@ -406,6 +406,25 @@ def test_a_job_is_data_without_paths_and_the_same_whoever_computes_it(setup: Sta
     text = (setup.job / "job.json").read_text()
     assert str(setup.root) not in text
     assert all(path.suffix in ("", ".json") for path in setup.place.rglob("*"))
+
+
+@pytest.mark.parametrize("backend", ["ray", "torchrun"])
+def test_actors_that_rest_leave_a_cluster_before_it_computes(
+    setup: StageTwo, want: Want, backend: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(fleet, "RayActors", Players)
+    monkeypatch.setattr(Players, "made", [])
+    left = []
+    setup.meanwhile = lambda: left.extend(each.closed for each in Players.made)
+    actors = RolloutsConfig(backend="ray", actors=2)
+    with fleet.fleet_outlives_stages():
+        with fleet.hired(actors, workers=1):
+            pass
+        assert setup.learn(backend).hash() == want[0]
+        with fleet.hired(actors, workers=1):  # whoever acts next
+            assert [each.closed for each in Players.made] == [*filter(None, left), False]
+    assert left == [backend == "ray"]
+    assert all(each.closed for each in Players.made)
 
 
 def test_which_processes_are_asked_for() -> None:

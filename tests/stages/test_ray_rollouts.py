@@ -130,11 +130,17 @@ def test_one_actor_gives_the_bits_of_this_process(
     assert_same(rollouts(policy, config), rollouts(policy, LOCAL))
 
 
-def test_a_run_whose_episodes_actors_play_gives_the_result_of_one_without(
-    config: RolloutsConfig, tmp_path: Path
+def test_a_run_on_a_node_with_room_for_one_gives_the_result_of_one_without_ray(
+    cluster: Any, tmp_path: Path
 ) -> None:
-    address = f"--rollouts.ray-address {config.ray_address} --rollouts.ray-resource remote"
-    ways = {"local": "", "ray": f"--rollouts.backend ray {address} --rollouts.device cpu"}
+    """Its episodes an actor plays, which leaves when stage 2 needs the node's CPU."""
+    there = [
+        f"--{section}.ray-address {cluster.address} --{section}.ray-resource local"
+        for section in ("rollouts", "compute")
+    ]
+    played = "--rollouts.backend ray --rollouts.device cpu"
+    learnt = f"--compute.stage2 ray --compute.share {tmp_path}/share"
+    ways = {"local": "", "ray": " ".join([played, learnt, *there])}
     for name, more in ways.items():
         out = str(tmp_path / name)
         assert main(["run", "pointmass", "--out", out, *SHORT.split(), *more.split()]) == 0

@@ -138,10 +138,16 @@ def fleet_outlives_stages() -> Iterator[None]:
         yield
     finally:
         if outer is None:
-            resting = _resting
+            let_go()
             _resting = None
-            for fleet in resting.values():
-                fleet.close()
+
+
+def let_go() -> None:
+    """Let the resting actors leave, as others need their CPUs and GPUs; the next stage that is
+    played starts its own."""
+    while _resting:
+        _, fleet = _resting.popitem()
+        fleet.close()
 
 
 @contextmanager

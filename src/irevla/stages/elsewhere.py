@@ -5,7 +5,7 @@ written. So the stage goes on from them here or elsewhere, with as many processe
 """
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +22,7 @@ from irevla.errors import UserError
 from irevla.learners.sft import SFT
 from irevla.models.policy import VLAPolicy
 from irevla.progress import Advance, bar, console
+from irevla.rollout.fleet import let_go
 from irevla.runs.run import Run
 from irevla.stages.fit import note
 from irevla.stages.job import SHARD, Job, JobFolder, submit
@@ -137,8 +138,7 @@ def _started(
     job = [folder.share.place, folder.name]
     if run.config.compute.shard:
         job.append(SHARD)
-    settings = engine_settings(run.config, stage)
-    return engine.started(settings, TRAINER, job, log=log_of(run, stage))
+    return start_engine(run, stage, TRAINER, job)
 
 
 def _follow(process: Popen[bytes], results: "Results", advance: Advance) -> None:
@@ -212,6 +212,19 @@ def engine_of(config: Config, stage: Stage) -> str:
     """Return who starts the processes of `stage`: see `ENGINES`."""
     compute = config.compute
     return {"sft": compute.stage0, "rl": compute.stage1}.get(stage.kind, compute.stage2)
+
+
+def start_engine(
+    run: Run, stage: Stage, module: str, job: Sequence[str]
+) -> AbstractContextManager[Popen[bytes]]:
+    """Let the engine of `stage` run `module` for a while.
+
+    Ray waits for free CPUs and GPUs, and actors that rest on its cluster have some: they leave.
+    """
+    if engine_of(run.config, stage) == "ray":
+        let_go()
+    settings = engine_settings(run.config, stage)
+    return engine.started(settings, module, job, log=log_of(run, stage))
 
 
 def engine_settings(config: Config, stage: Stage) -> list[str]:
