@@ -236,6 +236,27 @@ def test_a_learner_with_nothing_to_learn_is_not_silent(
     assert "has said nothing" not in caplog.text
 
 
+def test_an_outage_is_said_as_it_begins_and_when_it_is_over(
+    robot: Robot, want: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    read = Share.read
+    failures = {"Courier": 20, "Process": 20}  # of each side
+
+    def failing(self: Share, name: str, most: int) -> bytes | None:
+        side = type(threading.current_thread()).__name__
+        if failures.get(side):
+            failures[side] -= 1
+            raise UserError(f"{side}: connection reset")
+        return read(self, name, most)
+
+    monkeypatch.setattr(Share, "read", failing)
+    assert robot.learn() == want
+    assert not any(failures.values())
+    said = sorted(record.getMessage().partition(" after ")[0] for record in caplog.records)
+    begun = [f"{side}: connection reset (said once while it lasts)" for side in failures]
+    assert said == [*begun, *["the share is in order again,"] * 2]
+
+
 @pytest.mark.parametrize("word", range(5))
 def test_a_share_out_of_reach_stops_neither_side(
     robot: Robot, want: str, monkeypatch: pytest.MonkeyPatch, word: int

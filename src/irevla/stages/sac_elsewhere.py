@@ -26,13 +26,13 @@ from irevla.learners.optim import Means
 from irevla.models.policy import VLAPolicy
 from irevla.runs.run import Run
 from irevla.stages.contract import save
-from irevla.stages.elsewhere import engine_of, engine_settings, log_of
+from irevla.stages.elsewhere import engine_of, log_of, start_engine
 from irevla.stages.job import submit
 from irevla.stages.learner import SACLearner
 from irevla.stages.sac_job import Learnt, Played, SACFolder, SACJob
 from irevla.storage.checkpoint import series_name
 from irevla.storage.disk import cache_dir
-from irevla.storage.share import Damaged, Share
+from irevla.storage.share import Damaged, Outage, Share
 from irevla.tasks import Stage
 from irevla.types import Features
 
@@ -165,9 +165,8 @@ class RemoteLearner:
     def _start(self) -> None:
         self._left_at = None
         self._stack.close()
-        settings = engine_settings(self._run.config, self._stage)
         job = [self._folder.share.place, self._folder.name]
-        started = engine.started(settings, TRAINER, job, log=log_of(self._run, self._stage))
+        started = start_engine(self._run, self._stage, TRAINER, job)
         self._engine: subprocess.Popen[bytes] = self._stack.enter_context(started)
 
     def __enter__(self) -> "RemoteLearner":
@@ -224,15 +223,14 @@ class Courier(threading.Thread):
     def run(self) -> None:
         """Exchange until told to stop; what cannot be done now is tried again."""
         word = time.monotonic()  # when the learner last said one
+        outage = Outage()
         while not self.done.is_set():
             try:
-                if self._exchange():
-                    word = time.monotonic()
-            except Damaged as error:
-                self.misses = True
-                _log.warning("passed over: %s", error)
+                with outage.told():
+                    if self._exchange():
+                        word = time.monotonic()
             except UserError as error:
-                _log.warning("%s", error)
+                self.misses |= isinstance(error, Damaged)
             except Exception as error:  # a thread that dies silently would leave the arm alone
                 self.fault = f"{type(error).__name__}: {error}"
                 raise

@@ -18,7 +18,7 @@ from irevla.learners.optim import Means
 from irevla.stages.learning import Learning
 from irevla.stages.sac_job import Learnt, SACFolder, SACJob
 from irevla.storage.disk import cache_dir
-from irevla.storage.share import Damaged, Share
+from irevla.storage.share import Damaged, Outage, Share
 
 POLL = 0.5  # seconds between two exchanges with the share
 SAVE = 500  # updates between two checkpoints
@@ -54,7 +54,7 @@ class Trainer:
         self._told: tuple[int, ...] = ()  # how far it last said that it is ...
         self._quiet = 0.0  # ... until when it need not say so again ...
         self._words = time.time_ns()  # grows with each word, those of learners before it included
-        self._reached = time.monotonic()  # when the share last was
+        self._outage = Outage()
 
     def learn(self) -> None:
         """Make all updates for what is played until there is no more."""
@@ -106,24 +106,24 @@ class Trainer:
         Raises `UserError` where it has been for minutes.
         """
         try:
-            work()
+            with self._outage.told():
+                work()
         except UserError:
-            if time.monotonic() - self._reached > PATIENCE:
+            if self._outage.seconds > PATIENCE:
                 raise
-        else:
-            self._reached = time.monotonic()
 
 
 def patiently(work: Callable[[], T]) -> T:
     """Do what needs the share; where that is out of reach, again and again, for minutes."""
-    until = time.monotonic() + PATIENCE
+    outage = Outage()
     while True:
         try:
-            return work()
+            with outage.told():
+                return work()
         except Damaged:
             raise
         except UserError:
-            if time.monotonic() > until:
+            if outage.seconds > PATIENCE:
                 raise
             time.sleep(POLL)
 

@@ -6,6 +6,8 @@ Nothing has its name before it is whole.
 
 import hashlib
 import json
+import logging
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from typing import Any
@@ -20,9 +22,38 @@ from irevla.storage.read import LARGEST_TEXT, parse_json
 
 AGAIN = "give the same command again"
 
+_log = logging.getLogger(__name__)
+
 
 class Damaged(UserError):
     """A file of a share that is not what was put there, or is gone. The message names it."""
+
+
+class Outage:
+    """What a share does not let us do, where that is tried again and again: one line says so as it
+    begins, and one when it is over."""
+
+    def __init__(self) -> None:
+        self._since: float | None = None
+
+    @property
+    def seconds(self) -> float:
+        """How long it has lasted; 0 where there is none."""
+        return 0.0 if self._since is None else time.monotonic() - self._since
+
+    @contextmanager
+    def told(self) -> Iterator[None]:
+        """Raise what is raised within; say where an outage begins or is over."""
+        try:
+            yield
+        except UserError as error:
+            if self._since is None:
+                self._since = time.monotonic()
+                _log.warning("%s (said once while it lasts)", error)
+            raise
+        if self._since is not None:
+            _log.warning("the share is in order again, after %.0f s", self.seconds)
+            self._since = None
 
 
 class Share:
