@@ -117,6 +117,9 @@ def as_v21(source: Path, to: Path, *, chunk: int = 1000) -> Path:
         (to / "meta" / f"{file}.jsonl").write_text(text)
     info = json.loads((source / "meta/info.json").read_text())
     info |= {"codebase_version": "v2.1", "chunks_size": chunk, "total_chunks": 1}
+    info["data_path"] = "data/chunk-{episode_chunk:03d}/episode_{episode_index:06d}.parquet"
+    video = "videos/chunk-{episode_chunk:03d}/{video_key}/episode_{episode_index:06d}.mp4"
+    info["video_path"] = video
     (to / "meta/info.json").write_text(json.dumps(info))
     return to
 

@@ -1,5 +1,6 @@
 """Datasets that others recorded: read right, or refused in one line before anything is written."""
 
+import json
 import os
 import re
 import sys
@@ -138,6 +139,66 @@ def test_a_spoilt_dataset_of_version_2(tmp_path: Path, kind: str) -> None:
     with pytest.raises(UserError, match=message) as error:
         opened(root)
     assert "\n" not in str(error.value)
+
+
+def test_more_files_in_a_folder_than_ours(tmp_path: Path) -> None:
+    """LeRobot's chunks_size is a setting: its file 1500 of chunk 0 is in no chunk 1."""
+    root = copied(IMAGES, tmp_path / "images")
+    edit_info(root, chunks_size=2000)
+    split_data(root, 2)
+    for number, name in enumerate((999, 1000)):  # as text the other way round
+        found = root / f"data/chunk-000/file-{number:03d}.parquet"
+        found.rename(found.with_name(f"file-{name:03d}.parquet"))
+    set_column(root / EPISODES, "data/file_index", [999, 999, 1000, 1000])
+    np.testing.assert_array_equal(opened(root).read().images, opened(IMAGES).read().images)
+    root = copied(VIDEOS, tmp_path / "videos")
+    edit_info(root, chunks_size=2000)
+    (root / FRONT).rename((root / FRONT).with_name("file-1500.mp4"))
+    set_column(root / EPISODES, "videos/observation.images.front/file_index", [1500] * 4)
+    np.testing.assert_array_equal(videos(root).read().images, videos(VIDEOS).read().images)
+
+
+@pytest.mark.parametrize("version", ["v3.0", "v2.1"])
+def test_files_are_where_info_json_says(tmp_path: Path, version: str) -> None:
+    old = version == "v2.1"
+    root = as_v21(VIDEOS, tmp_path / "data") if old else copied(VIDEOS, tmp_path / "data")
+    want = videos(root).read()
+    (root / "data").rename(root / "frames")
+    (root / "videos").rename(root / "films")
+    info = json.loads((root / "meta/info.json").read_text())
+    data = info["data_path"].replace("data", "frames")
+    edit_info(root, data_path=data, video_path=info["video_path"].replace("videos", "films"))
+    found = videos(root).read()
+    np.testing.assert_array_equal(found.actions, want.actions)
+    np.testing.assert_array_equal(found.images, want.images)
+
+
+@pytest.mark.parametrize(
+    "pattern",
+    [
+        "/data/file.parquet",
+        "data/../../file.parquet",
+        ".hidden/file.parquet",
+        "data/{episode_index}.parquet",
+        "data/{file_index:99999999d}.parquet",
+        "data/{file_index.__class__}.parquet",
+        "data/{video_key}.parquet",
+        "data/{}.parquet",
+        "d" * 201,
+        "data\0",
+        7,
+    ],
+)
+def test_patterns_of_files_that_are_none(tmp_path: Path, pattern: Any) -> None:
+    """Whoever wrote a dataset reads no file of its reader's with it, and takes no memory."""
+    root = copied(IMAGES, tmp_path / "data")
+    edit_info(root, data_path=pattern)
+    with pytest.raises(UserError, match=r"info\.json is damaged") as error:
+        opened(root)
+    assert "\n" not in str(error.value)
+    edit_info(root, data_path=None, video_path="../{video_key}")
+    with pytest.raises(UserError, match=r"files called '\.\./{video_key}'"):
+        opened(root)
 
 
 def test_all_of_an_image_is_seen() -> None:
@@ -303,7 +364,7 @@ SPOILT: dict[str, tuple[Path, Spoil, str]] = {
     "v2.1 by name alone": (
         IMAGES,
         lambda root: edit_info(root, codebase_version="v2.1"),
-        "episodes.jsonl is missing",
+        "files called 'data/chunk-{chunk_index:03d}",
     ),
     "no dataset": (IMAGES, remove("meta/info.json"), "no LeRobotDataset"),
     "no JSON": (IMAGES, cut_file("meta/info.json"), "damaged"),

@@ -89,6 +89,13 @@ def test_the_videos_of_one_camera_of_version_2(hub: FakeHub, tmp_path: Path) -> 
     }  # fmt: skip
 
 
+def test_files_that_are_elsewhere(hub: FakeHub) -> None:
+    root = hub.put(VIDEOS)
+    (root / "data").rename(root / "frames")
+    edit_info(root, data_path="frames/chunk-{chunk_index:03d}/file-{file_index:03d}.parquet")
+    assert there(dataset_folder(REPO, ["front"])) == {"meta", "frames", "videos"}
+
+
 def test_irevla_data_needs_no_videos(hub: FakeHub, capsys: pytest.CaptureFixture[str]) -> None:
     hub.put(VIDEOS)
     assert main(["data", REPO, "--json"]) == 0

@@ -1,8 +1,8 @@
 """The files of a LeRobotDataset v3 that anybody wrote, read as a stranger's; those that v2 has in
 another place: `dataset_files_v2`.
 
-Names of files come from the format and never from the dataset, columns are cast or refused, and no
-code of the dataset is run.
+No name of a file leads out of the dataset's folder, columns are cast or refused, and no code of the
+dataset is run.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -17,20 +17,11 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from jaxtyping import Float32
 
-from irevla.data.lerobot import (
-    CHUNK,
-    DATA_PATH,
-    INFO_PATH,
-    STATE,
-    TASKS_PATH,
-    VERSION,
-    file_path,
-    read_as,
-)
+from irevla.data.dataset_paths import PATHS_2, PATHS_3, Paths, read_paths
+from irevla.data.lerobot import CHUNK, INFO_PATH, STATE, TASKS_PATH, VERSION, read_as
 from irevla.errors import UserError
 from irevla.storage.read import mapping, read_json, shaped
 
-VIDEO_FILE = "videos/{key}/chunk-{chunk:03d}/file-{file:03d}.mp4"
 SUCCESS = "next.success"
 REMEDY = "bring it from where it came again, or name another dataset"
 MOST_DIMENSIONS = 4096
@@ -77,7 +68,8 @@ class Info:
     """What meta/info.json says."""
 
     version: str
-    chunk: int  # files of a folder, in v2
+    paths: Paths  # of its files
+    chunk: int  # episodes of a folder, in v2
     fps: int  # frames per second
     frames: int
     cameras: tuple[Camera, ...]
@@ -115,6 +107,7 @@ def read_info(root: Path) -> Info:
             raise ValueError(f"{chunk} files in a folder")
         return Info(
             version=str(version),
+            paths=read_paths(content, PATHS_3 if version == VERSION else PATHS_2),
             chunk=chunk,
             fps=fps,
             frames=int(content["total_frames"]),
@@ -163,20 +156,20 @@ def _state_dim(feature: Mapping[str, Any] | None) -> int:
 # --- Places
 
 
-def _data_file(root: Path, row: Mapping[str, Any]) -> Path:
+def _data_file(root: Path, info: Info, row: Mapping[str, Any]) -> Path:
     """Return the data file of an episode."""
-    return root / file_path(DATA_PATH, _number(row, "data"))
+    return root / info.paths.data.format(**_numbers(row, "data"))
 
 
-def _video_place(root: Path, row: Mapping[str, Any], camera: Camera) -> VideoPlace:
+def _video_place(root: Path, info: Info, row: Mapping[str, Any], camera: Camera) -> VideoPlace:
     """Return where `camera` recorded an episode."""
-    chunk, file = divmod(_number(row, f"videos/{camera.key}"), CHUNK)
-    path = root / VIDEO_FILE.format(key=camera.key, chunk=chunk, file=file)
-    return VideoPlace(path, float(row[f"videos/{camera.key}/from_timestamp"]))
+    group = f"videos/{camera.key}"
+    path = root / info.paths.video.format(video_key=camera.key, **_numbers(row, group))
+    return VideoPlace(path, float(row[f"{group}/from_timestamp"]))
 
 
-def _number(row: Mapping[str, Any], group: str) -> int:
-    return int(row[f"{group}/chunk_index"] * CHUNK + row[f"{group}/file_index"])
+def _numbers(row: Mapping[str, Any], group: str) -> dict[str, int]:
+    return {name: row[f"{group}/{name}"] for name in ("chunk_index", "file_index")}
 
 
 def _episode_files(root: Path) -> list[Path]:
@@ -204,8 +197,8 @@ def read_rows(root: Path, info: Info) -> list[Row]:
                     index=row["episode_index"],
                     start=row["dataset_from_index"],
                     length=row["length"],
-                    data=_data_file(root, row),
-                    videos={each.key: _video_place(root, row, each) for each in videos},
+                    data=_data_file(root, info, row),
+                    videos={each.key: _video_place(root, info, row, each) for each in videos},
                 )
                 for row in found
             ]

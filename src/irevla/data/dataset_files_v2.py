@@ -14,8 +14,6 @@ from irevla.data.lerobot import INFO_PATH
 from irevla.storage.read import mapping, parse_json, read_bytes, shaped
 
 EPISODES, TASKS = "meta/episodes.jsonl", "meta/tasks.jsonl"
-DATA_FILE = "data/chunk-{chunk:03d}/episode_{episode:06d}.parquet"
-VIDEO_FILE = "videos/chunk-{chunk:03d}/{key}/episode_{episode:06d}.mp4"
 
 
 def read_rows(root: Path, info: Info) -> list[Row]:
@@ -35,14 +33,14 @@ def read_rows(root: Path, info: Info) -> list[Row]:
 
 
 def _row(root: Path, info: Info, number: int, *, start: int, length: int) -> Row:
-    chunk = number // info.chunk
+    numbers = {"episode_chunk": number // info.chunk, "episode_index": number}
     videos = [camera.key for camera in info.cameras if camera.kind == "video"]
-    files = {key: VIDEO_FILE.format(chunk=chunk, key=key, episode=number) for key in videos}
+    files = {key: info.paths.video.format(video_key=key, **numbers) for key in videos}
     return Row(
         index=number,
         start=start,
         length=length,
-        data=root / DATA_FILE.format(chunk=chunk, episode=number),
+        data=root / info.paths.data.format(**numbers),
         videos={key: VideoPlace(root / file, 0.0) for key, file in files.items()},
     )
 

@@ -10,7 +10,6 @@ from irevla.errors import UserError
 from irevla.storage.hub import REPOSITORY, in_one_line, library
 
 SETTINGS = ("meta/*", "meta/**")
-NUMBERS = ("data/**",)
 
 
 def dataset_folder(name: str, cameras: Sequence[str] | None) -> Path:
@@ -39,14 +38,14 @@ def _fetched(repo: str, revision: str, cameras: tuple[str, ...] | None) -> Path:
             )
 
         found = fetch(revision or None, SETTINGS)
-        videos = [each for each in read_info(found).cameras if each.kind == "video"]
+        info = read_info(found)
+        videos = [each for each in info.cameras if each.kind == "video"]
         if cameras is None:
             videos = []
         elif cameras:
             videos = [each for each in videos if {each.key, each.name} & {*cameras}]
-        # v3 has a folder for each camera, v2 one in each chunk
-        of_videos = [f"videos/{where}{each.key}/**" for each in videos for where in ("", "*/")]
-        return fetch(found.name, [*SETTINGS, *NUMBERS, *of_videos])
+        needed = info.paths.globs([each.key for each in videos])
+        return fetch(found.name, [*SETTINGS, *needed])
 
 
 def named(name: str) -> None:
