@@ -33,6 +33,11 @@ class Task:
     note: str = ""  # what differs from the expert task, for people
 
 
+def plain(instruction: str) -> str:
+    """Return what two ways to write one instruction have in common: not case, spaces, full stop."""
+    return " ".join(instruction.casefold().split()).rstrip(" .")
+
+
 @dataclass(frozen=True)
 class TaskLists:
     """The names of a run's tasks, in the paper's three categories."""

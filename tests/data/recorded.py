@@ -71,6 +71,15 @@ def split_data(root: Path, at: int) -> None:
     set_column(root / EPISODES, "data/file_index", [int(n >= at) for n in range(len(FRAMES))])
 
 
+def write_second_task(root: Path, instruction: str, first: int) -> None:
+    """Give the episodes from number `first` on, of a dataset of `record`, another instruction."""
+    numbers = [int(number >= first) for number in get_column(root / DATA, "episode_index")]
+    set_column(root / DATA, "task_index", numbers)
+    tasks = get_column(root / "meta/tasks.parquet", "task")
+    rows = [{"task_index": n, "task": text} for n, text in enumerate([*tasks, instruction])]
+    pq.write_table(pa.Table.from_pylist(rows), root / "meta/tasks.parquet")
+
+
 def shown(episode: int, frame: int) -> tuple[int, int]:
     """Red and green of a frame's image."""
     return 40 * episode, 10 * frame

@@ -35,9 +35,10 @@ from recorded import (
 
 from irevla.data import demonstrated
 from irevla.data.dataset import Dataset
-from irevla.data.demonstrated import Demonstrated, Wanted, plain
+from irevla.data.demonstrated import Demonstrated, Wanted
 from irevla.errors import UserError
 from irevla.storage import disk
+from irevla.tasks import plain
 
 ONE = np.ones(2, np.float32)
 WANTED = Wanted("toy", INSTRUCTIONS, -ONE, ONE, 10.0, 24)

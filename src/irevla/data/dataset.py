@@ -14,6 +14,7 @@ from irevla.data.dataset_files import REMEDY, V3, VERSIONS_2, Camera, Row, Video
 from irevla.data.dataset_files_v2 import V2
 from irevla.data.lerobot import STATE
 from irevla.errors import UserError
+from irevla.tasks import plain
 
 
 @dataclass(frozen=True)
@@ -60,11 +61,12 @@ class Dataset:
 
     @cached_property
     def by_instruction(self) -> dict[str, list[RecordedEpisode]]:
-        """The episodes of each instruction, in order of appearance."""
+        """The episodes of each instruction, in order of appearance; it is told as it is written
+        first, and however else it is written (case, spaces, full stop) the episodes are its own."""
         found: dict[str, list[RecordedEpisode]] = {}
         for episode in self.episodes:
-            found.setdefault(episode.instruction, []).append(episode)
-        return found
+            found.setdefault(plain(episode.instruction), []).append(episode)
+        return {episodes[0].instruction: episodes for episodes in found.values()}
 
     def hash(self, camera: Camera) -> str:
         """Return the sha256 over the contents of all files, as `camera` saw it.

@@ -19,6 +19,7 @@ from irevla.data.frame_cache import cached
 from irevla.data.lerobot import STATE, views
 from irevla.errors import UserError
 from irevla.progress import bar
+from irevla.tasks import plain
 
 DECODING = 1  # version of how images come out; raise it when they change: caches are made again
 SHOWN = 5  # instructions that a message lists
@@ -291,11 +292,6 @@ class Demonstrated:
             f"takes {low:.4g} to {high:.4g}: scale them, or name a dataset that was recorded with "
             "it"
         )
-
-
-def plain(instruction: str) -> str:
-    """Return what two ways to write one instruction have in common."""
-    return " ".join(instruction.casefold().split()).removesuffix(".")
 
 
 def _listed(instructions: Sequence[str]) -> str:

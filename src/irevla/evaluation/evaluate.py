@@ -18,7 +18,7 @@ from irevla.progress import bar
 from irevla.rollout.actors import BlindReplay, MeanActor
 from irevla.rollout.episodes import EpisodeRecorder, Outcome
 from irevla.rollout.played import Episodes, LocalEpisodes, open_episodes
-from irevla.tasks import BASELINE, Purpose, first_seed
+from irevla.tasks import BASELINE, Purpose, first_seed, plain
 from irevla.types import Policy
 
 WORDS = ("right", "empty", "another", "punctuated")
@@ -56,7 +56,7 @@ class Protocol:
         own = self.suite.task(task).instruction
         others = [self.suite.task(other).instruction for other in self.tasks]
         turn = self.tasks.index(task)
-        following = [words for words in others[turn:] + others[:turn] if words != own]
+        following = [words for words in others[turn:] + others[:turn] if plain(words) != plain(own)]
         if self.words == "another" and not following:
             raise UserError(f"there is no other instruction than {own!r} here: name more tasks")
         # One space, for a job without words has its task's.

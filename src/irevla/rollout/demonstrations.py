@@ -23,7 +23,7 @@ from irevla.rollout.actors import BlindReplay, ScriptedExpert
 from irevla.rollout.episodes import EpisodeRecorder, Outcome, in_order
 from irevla.rollout.serve import Server
 from irevla.storage import disk
-from irevla.tasks import Purpose, first_seed
+from irevla.tasks import Purpose, first_seed, plain
 from irevla.types import Episode
 
 ATTEMPTS = 20  # first attempts, then retries with new seeds for those that failed
@@ -319,9 +319,10 @@ def recorded_demonstrations(
     A task whose instruction it does not have is left out.
     """
     frames = expert.read()
+    written = np.array([plain(text) for text in frames.instructions])
     found = {}
     for task in tasks:
-        numbers = np.flatnonzero(np.array(frames.instructions) == suite.task(task).instruction)
+        numbers = np.flatnonzero(written == plain(suite.task(task).instruction))
         episodes = np.unique(frames.episode[np.isin(frames.instruction, numbers)])
         actions = [frames.actions[frames.episode == number] for number in episodes[:REPLAYED]]
         if actions:
