@@ -14,6 +14,11 @@ from recorded import record
 from test_gym_suite import INSTRUCTION, SLIDER
 
 from irevla.cli.main import main
+from irevla.config import EnvConfig
+from irevla.data.dataset import Dataset
+from irevla.envs.suite import load_suite
+from irevla.evaluation.blind_data import fitting
+from irevla.evaluation.evaluate import Evaluation, Played, Protocol, rows_of
 from irevla.storage import disk
 from irevla.storage.journal import read_lines
 
@@ -119,6 +124,46 @@ def test_before_any_work(
     assert said.count("\n") == 1
     assert re.search(message, said), said
     assert sorted(path.name for path in tmp_path.iterdir()) == ["slider.yaml"]
+
+
+@pytest.mark.parametrize(
+    ("asked", "done"),
+    [
+        ([], (1, 100, "10 decisions a second, at most 100")),  # as it was recorded
+        (["--env.action-repeat", "2", "--env.horizon", "7"], (2, 7, "5 decisions a second")),
+    ],
+)
+def test_blind_replay_for_a_page_is_as_fast_as_the_run(
+    asked: list[str],
+    done: tuple[int, int, str],
+    command: list[str],
+    recorded: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """It held each second action for two steps, whatever the run was to do."""
+    repeat, horizon, said = done
+    environments = []
+
+    def replay(shown: Any, protocol: Protocol) -> Evaluation:
+        environments.append(protocol.env)
+        return Evaluation(rows_of([Played("slide", 0, True, 3)], protocol, method="", stage=""), {})
+
+    monkeypatch.setattr("irevla.evaluation.blind_data.evaluate_blind_replay", replay)
+    page = tmp_path / "page.html"
+    suite = command[command.index("--suite") + 1]
+    assert main(["data", str(recorded), "--page", str(page), "--suite", suite, *asked]) == 0
+    (env,) = environments
+    assert (env.action_repeat, env.horizon) == (repeat, horizon) and said in page.read_text()
+
+
+def test_a_page_gives_the_longest_episode_its_time(tmp_path: Path) -> None:
+    images = np.zeros((130, 20, 40, 3), np.uint8)
+    record(tmp_path / "long", [(images, np.zeros((130, 1)))], instruction="slide", fps=5)
+    settings = tmp_path / "slider.yaml"
+    settings.write_text(yaml.safe_dump(SLIDER, sort_keys=False))
+    env = fitting(Dataset(tmp_path / "long"), load_suite(f"gym:{settings}"), EnvConfig())
+    assert (env.action_repeat, env.horizon) == (2, 130)
 
 
 def test_nothing_can_be_collected(

@@ -3,12 +3,23 @@
 import base64
 import io
 import re
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
-from recorded import IMAGES, VIDEOS, as_v21, copied, edit_info, record, set_action, shown
+from recorded import (
+    IMAGES,
+    VIDEOS,
+    as_v21,
+    copied,
+    edit_info,
+    record,
+    set_action,
+    shown,
+    write_second_task,
+)
 
 from irevla.cli.main import main
 from irevla.data.camera import find_camera, pick
@@ -17,6 +28,7 @@ from irevla.envs.suite import load_suite
 from irevla.errors import UserError
 from irevla.evaluation import data_page
 from irevla.evaluation.blind_data import blind_rates
+from irevla.evaluation.evaluate import Evaluation, Protocol
 from irevla.presets import PRESETS
 
 
@@ -99,6 +111,41 @@ def test_blind_replay_in_a_suite(tmp_path: Path, capsys: pytest.CaptureFixture[s
     assert {each.task: str(each.successes) for each in again} == {n: s for n, _, s in found}
 
 
+def test_two_ways_to_write_an_instruction_are_one_task(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The demonstrations of both are replayed, as both would be learnt from."""
+    episodes = [(np.zeros((4, 16, 16, 3), np.uint8), np.full((4, 2), n / 4)) for n in range(4)]
+    record(tmp_path / "data", episodes, instruction="Reach the left disc.", fps=10)
+    write_second_task(tmp_path / "data", "reach  the LEFT disc .", 2)
+    dataset = Dataset(tmp_path / "data")
+    assert [len(found) for found in dataset.by_instruction.values()] == [4]
+    page = written(tmp_path / "data", tmp_path)
+    assert "4 episodes of 1 task<" in page and "<h3>Reach the left disc.</h3>" in page
+    replayed = {}
+
+    def replay(shown: Mapping[str, Sequence[np.ndarray]], protocol: Protocol) -> Evaluation:
+        replayed.update(shown)
+        return Evaluation([], {})
+
+    monkeypatch.setattr("irevla.evaluation.blind_data.evaluate_blind_replay", replay)
+    env = PRESETS["pointmass"][1].env
+    blind_rates(dataset, load_suite("pointmass"), env=env, episodes=1)
+    assert [actions[0, 0] for actions in replayed["left-disc"]] == [0, 0.25, 0.5, 0.75]
+
+
+def test_no_stride_makes_the_rate(tmp_path: Path) -> None:
+    """It was replayed all the same, half as fast again."""
+    images = np.zeros((3, 16, 16, 3), np.uint8)
+    episodes = [(images, np.zeros((3, 2)))]
+    record(tmp_path / "data", episodes, instruction="reach the left disc", fps=15)
+    with pytest.raises(UserError, match="15 frames a second, and pointmass decides 10 times"):
+        blind_rates(
+            Dataset(tmp_path / "data"), load_suite("pointmass"), env=PRESETS["pointmass"][1].env,
+            episodes=1,
+        )  # fmt: skip
+
+
 @pytest.mark.parametrize(
     ("words", "said"),
     [
@@ -106,6 +153,8 @@ def test_blind_replay_in_a_suite(tmp_path: Path, capsys: pytest.CaptureFixture[s
         (["--page", "p.html", "--suite", "pointmas"], "did you mean 'pointmass'"),
         (["--page", "p.html", "--suite", "kitchen"], "no task of kitchen has an instruction"),
         (["--page", "p.html", "--episodes", "0"], "at least 1"),
+        (["--page", "p.html", "--env.horizon", "9"], "--env is for blind replay: name a --suite"),
+        (["--page", "p.html", "--suite", "pointmass", "--env.horizon", "-9"], "must be positive"),
     ],
 )
 def test_bad_input(

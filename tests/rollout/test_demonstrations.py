@@ -3,13 +3,15 @@ was faster."""
 
 from dataclasses import replace
 from pathlib import Path
+from unittest.mock import create_autospec
 
 import numpy as np
 import pytest
 
 from irevla.compute.device import seeded
 from irevla.config import Config, EnvConfig, ExpertConfig, ModelConfig
-from irevla.data.episodes import EpisodeStore
+from irevla.data.dataset_files import read_info
+from irevla.data.episodes import EpisodeStore, Frames
 from irevla.envs.suite import load_suite
 from irevla.envs.vector import Job
 from irevla.errors import UserError
@@ -19,6 +21,7 @@ from irevla.rollout.demonstrations import (
     collect_expert,
     in_turn,
     open_store,
+    recorded_demonstrations,
     replayed_demonstrations,
 )
 from irevla.rollout.episodes import Outcome, in_order
@@ -101,6 +104,35 @@ def test_some_demonstrations_of_each_task_for_blind_replay() -> None:
     assert set(found) == set(TASKS) and {len(outcomes) for outcomes in found.values()} == {REPLAYED}
     assert all(outcome.success for outcomes in found.values() for outcome in outcomes)
     assert len({outcome.job.seed for outcome in found["left-disc"]}) == REPLAYED
+
+
+def test_an_instruction_is_the_tasks_however_it_is_written() -> None:
+    """Tasks of a YAML file may differ in a capital and a full stop: what is recorded of one is
+    replayed in the other."""
+    task = replace(POINTMASS.tasks[0], instruction="Reach it.")
+    numbers = np.array([0, 0, 1])
+    frames = Frames(
+        images=np.zeros((3, 8, 8, 3), np.uint8),
+        actions=np.eye(3, dtype=np.float32),
+        instruction=numbers,
+        task=numbers,
+        episode=numbers,
+        instructions=("reach it", "go home"),
+        tasks=("reach", "go"),
+    )
+    expert = create_autospec(EpisodeStore, read=lambda: frames)
+    found = recorded_demonstrations(replace(POINTMASS, tasks=(task,)), [task.name], expert)
+    (actions,) = found[task.name]
+    np.testing.assert_array_equal(actions, frames.actions[:2])
+
+
+@pytest.mark.parametrize(("repeat", "fps"), [(1, 20), (2, 10), (4, 5)])
+def test_a_dataset_has_the_rate_at_which_it_was_collected(
+    repeat: int, fps: int, tmp_path: Path
+) -> None:
+    """Whatever was held how long, info.json said 10 a second."""
+    open_store(POINTMASS, replace(ENV, action_repeat=repeat), tmp_path / "data")
+    assert read_info(tmp_path / "data").fps == fps
 
 
 CHANGED = {

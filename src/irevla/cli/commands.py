@@ -213,6 +213,16 @@ def data(argv: Sequence[str]) -> None:
     """What is in a LeRobotDataset: tasks, cameras, actions; with --page images too."""
 
     @dataclasses.dataclass(frozen=True)
+    class ReplayConfig:
+        """How it is replayed, as `irevla run` has it."""
+
+        action_repeat: int = 0  # control steps a decision; 0: of the preset called like the suite;
+        # where there is none, so many that a frame is a decision
+        horizon: int = (
+            0  # decisions of an episode; 0: likewise, 100, or as many as the longest has frames
+        )
+
+    @dataclasses.dataclass(frozen=True)
     class DataArguments:
         """Tasks, episodes, cameras, rate and ranges of actions in a LeRobotDataset, of irevla or of
         others: what --expert.dataset would find."""
@@ -221,12 +231,17 @@ def data(argv: Sequence[str]) -> None:
         page: Path | None = None  # write a self-contained HTML page too, with images
         suite: str = ""  # replay demonstrations with closed eyes in its tasks, for the page
         episodes: int = 20  # of each task, then
+        env: ReplayConfig = dataclasses.field(default_factory=ReplayConfig)
         json: bool = False  # print as JSON
 
     arguments = parse(DataArguments, argv, prog="irevla data")
     page, suite = arguments.page, arguments.suite
+    asked = {name: value for name, value in vars(arguments.env).items() if value}
     if suite and page is None:
         raise UserError("--suite is for the page: name a file as --page")
+    if asked and not suite:
+        raise UserError("--env is for blind replay: name a --suite")
+    EnvConfig(**asked)  # for what it refuses
     if arguments.episodes < 1:
         raise UserError("--episodes must be at least 1")
     if page is not None:
@@ -240,14 +255,16 @@ def data(argv: Sequence[str]) -> None:
     dataset = Dataset(dataset_folder(arguments.path, () if page else None))
     if page is not None:
         from irevla.envs.suite import load_suite
-        from irevla.evaluation.blind_data import blind_rates
+        from irevla.evaluation.blind_data import blind_rates, fitting
         from irevla.evaluation.data_page import write_data_page
 
-        env = (PRESETS[suite][1] if suite in PRESETS else Config()).env
-        found = suite and blind_rates(
-            dataset, load_suite(suite), env=env, episodes=arguments.episodes
-        )
-        write_data_page(dataset, page, found or ())
+        rates = []
+        if suite:
+            found = load_suite(suite)
+            known = PRESETS[suite][1].env if suite in PRESETS else None
+            env = dataclasses.replace(known or fitting(dataset, found, EnvConfig()), **asked)
+            rates = blind_rates(dataset, found, env=env, episodes=arguments.episodes)
+        write_data_page(dataset, page, rates)
     summary = summary_of(dataset)
     if arguments.json:
         print(json.dumps(summary.to_json(), indent=1))

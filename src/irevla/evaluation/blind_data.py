@@ -1,20 +1,20 @@
 """How a blind replay of somebody's demonstrations does in a suite: what success is worth."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from jaxtyping import Float32
 
 from irevla.config import EnvConfig
 from irevla.data.dataset import Dataset, RecordedEpisode
-from irevla.data.demonstrated import plain
 from irevla.data.episodes import LARGEST_ACTION
 from irevla.envs.suite import Suite
 from irevla.errors import UserError
 from irevla.evaluation.evaluate import Protocol, evaluate_blind_replay
 from irevla.evaluation.stats import Interval
 from irevla.rollout.demonstrations import REPLAYED
+from irevla.tasks import plain
 
 
 @dataclass(frozen=True)
@@ -27,6 +27,17 @@ class BlindRate:
     episodes: int
     rate: float
     ci95: Interval
+    fps: float  # decisions per second
+    horizon: int  # decisions, at most
+
+
+def fitting(dataset: Dataset, suite: Suite, env: EnvConfig) -> EnvConfig:
+    """Return `env` with a decision for each frame, where the rates allow it, and with time for the
+    longest episode."""
+    once = replace(env, action_repeat=1)
+    repeat = max(1, round(suite.rate(once) / dataset.info.fps))
+    longest = max(each.length for each in dataset.episodes)
+    return replace(env, action_repeat=repeat, horizon=max(env.horizon, longest))
 
 
 def blind_rates(
@@ -35,8 +46,8 @@ def blind_rates(
     """Replay demonstrations with closed eyes in every task whose instruction the dataset has.
 
     Up to five of each, in turn, on evaluation seeds; frames are taken at the suite's rate. Raises
-    `UserError` where no task has the instruction, where actions are not the suite's, and for a real
-    arm.
+    `UserError` where no task has the instruction, where actions or rate are not the suite's, and
+    for a real arm.
     """
     if suite.real_arm is not None:
         raise UserError(f"{suite.name} moves a real arm, which nobody may with closed eyes")
@@ -50,7 +61,7 @@ def blind_rates(
         raise UserError(
             f"no task of {suite.name} has an instruction of {dataset.root}: name another --suite"
         )
-    stride = max(1, round(dataset.info.fps / suite.rate(env)))
+    stride = _stride(dataset, suite, suite.rate(env))
     shown = {
         task: [_actions(dataset, suite, each)[::stride] for each in _chosen(dataset, text)]
         for task, text in told.items()
@@ -59,9 +70,30 @@ def blind_rates(
     protocol = Protocol(suite, tuple(told), env, episodes, seed=0)
     rows = evaluate_blind_replay(shown, protocol).rows
     return [
-        BlindRate(row.task, told[row.task], row.successes, row.episodes, row.rate, row.ci95)
+        BlindRate(
+            row.task,
+            told[row.task],
+            row.successes,
+            row.episodes,
+            row.rate,
+            row.ci95,
+            fps=suite.rate(env),
+            horizon=env.horizon,
+        )
         for row in rows
     ]
+
+
+def _stride(dataset: Dataset, suite: Suite, rate: float) -> int:
+    """Return of how many frames one is a decision. Raises `UserError` where it is no number."""
+    fps = dataset.info.fps
+    stride = max(1, round(fps / rate))
+    if round(fps / stride) != round(rate):
+        raise UserError(
+            f"dataset {dataset.root} has {fps} frames a second, and {suite.name} decides "
+            f"{rate:.3g} times a second: another --env.action-repeat, or leave --suite out"
+        )
+    return stride
 
 
 def _chosen(dataset: Dataset, instruction: str) -> Sequence[RecordedEpisode]:

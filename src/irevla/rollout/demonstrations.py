@@ -43,7 +43,7 @@ def open_store(
         suite=suite.name,
         image_shape=config.image_shape,
         action_dim=suite.action_dim,
-        fps=suite.fps,
+        fps=max(1, round(suite.rate(config))),
         state_dim=suite.state_dim(config),
         cameras=config.cameras,
         render=dict(suite.render_settings(config)),
