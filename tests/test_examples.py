@@ -10,7 +10,10 @@ import pytest
 from irevla.storage import disk
 
 EXAMPLES = sorted((Path(__file__).parents[1] / "examples").glob("*.py"))
-NEEDS = {"gym_hil_pick": "gym_hil"}  # examples of packages that irevla does not need
+NEEDS = {
+    "gym_hil_pick": "gym_hil",
+    "gym_pusht_push": "gym_pusht",
+}  # examples of packages that irevla does not need
 
 
 @pytest.mark.timeout(300)
@@ -33,6 +36,8 @@ def test_it_runs_and_says_something(
     assert not list(tmp_path.iterdir()), "it leaves nothing behind"
     if path.stem == "gym_hil_pick":
         assert "picks up 10 of 10" in done.stdout
+    if path.stem == "gym_pusht_push":
+        assert "brings 10 of 10" in done.stdout
     if path.stem == "sac_on_latents":  # SAC solves it, from a demonstrator who mostly misses
         first, *_, last = [float(rate) for rate in re.findall(r"success ([\d.]+)", done.stdout)]
         assert 0.2 < first < 0.4 and last >= 0.9

@@ -1,6 +1,8 @@
 """Any gymnasium environment as a suite: what a YAML file says, and what does not fit, in one
 line."""
 
+import os
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -87,6 +89,25 @@ def test_success_ends_the_episode_and_a_fall_does_without_one(tmp_path: Path) ->
     inner.place, inner.mark = 0.05, 0.9
     *_, info = ended = env.step(np.array([-1.0], np.float32))
     assert ended[1:4] == (0.0, True, False) and info["success"] is False
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="others have one library")
+def test_mujoco_finds_a_library_where_there_is_no_display(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """gym-aloha, by dm_control, took the one for windows, and ended with a traceback."""
+    for name in ("MUJOCO_GL", "DISPLAY", "WAYLAND_DISPLAY", "LP_NUM_THREADS"):
+        monkeypatch.setenv(name, "")  # so that it is as before in the end
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("DISPLAY", ":0")
+    suite(tmp_path)
+    assert "MUJOCO_GL" not in os.environ
+    monkeypatch.delenv("DISPLAY")
+    suite(tmp_path)
+    assert os.environ["MUJOCO_GL"] in ("egl", "osmesa")
+    monkeypatch.setenv("MUJOCO_GL", "glfw")
+    suite(tmp_path)
+    assert os.environ["MUJOCO_GL"] == "glfw"
 
 
 def test_the_horizon_is_ours_alone(tmp_path: Path) -> None:

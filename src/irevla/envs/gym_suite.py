@@ -12,6 +12,7 @@ import numpy as np
 from jaxtyping import Float32, UInt8
 
 from irevla.config import EnvConfig
+from irevla.envs import gl
 from irevla.envs.gym_settings import INFO, RENDER, REWARD, GymSettings, read_settings
 from irevla.envs.pixel_env import PixelEnv
 from irevla.envs.suite import ActionRange, Suite
@@ -100,6 +101,7 @@ def _make_env(settings: GymSettings, task: str) -> gym.Env[Any, Any]:
     Raises `UserError` where it cannot.
     """
     keywords = settings.keywords(task)
+    gl.choose_without_display()
     try:
         return gym.make(settings.id, max_episode_steps=-1, disable_env_checker=True, **keywords)
     except Exception as error:  # whatever an environment of others raises

@@ -19,18 +19,12 @@ import importlib
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
-
-# Before mujoco is imported.
-os.environ.setdefault("MUJOCO_GL", "egl" if Path("/dev/nvidia0").exists() else "osmesa")
-# llvmpipe's own threads cost more than they bring at these sizes.
-os.environ.setdefault("LP_NUM_THREADS", "0")
 
 import numpy as np
 from jaxtyping import Float, UInt8
 
-from irevla.envs import meshes
+from irevla.envs import gl, meshes
 from irevla.errors import UserError
 
 
@@ -46,6 +40,7 @@ def _no_gl(error: Exception) -> UserError:
     )
 
 
+gl.choose()
 try:
     import mujoco  # which loads the GL library, and fails in many ways where there is none
 except ModuleNotFoundError:
