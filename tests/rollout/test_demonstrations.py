@@ -120,7 +120,8 @@ def test_an_instruction_is_the_tasks_however_it_is_written() -> None:
         instructions=("reach it", "go home"),
         tasks=("reach", "go"),
     )
-    expert = create_autospec(EpisodeStore, read=lambda: frames)
+    expert = create_autospec(EpisodeStore, instance=True)
+    expert.read.return_value = frames
     found = recorded_demonstrations(replace(POINTMASS, tasks=(task,)), [task.name], expert)
     (actions,) = found[task.name]
     np.testing.assert_array_equal(actions, frames.actions[:2])
