@@ -16,8 +16,9 @@ from test_gym_suite import INSTRUCTION, SLIDER
 from irevla.cli.main import main
 from irevla.config import EnvConfig
 from irevla.data.dataset import Dataset
+from irevla.data.episodes import EpisodeStore
 from irevla.envs.suite import load_suite
-from irevla.evaluation.blind_data import fitting
+from irevla.evaluation.blind_data import blind_rates, fitting
 from irevla.evaluation.evaluate import Evaluation, Played, Protocol, rows_of
 from irevla.storage import disk
 from irevla.storage.journal import read_lines
@@ -174,8 +175,11 @@ def test_nothing_can_be_collected(
     assert "no scripted expert" in capsys.readouterr().err
 
 
-def test_a_scripted_expert_collects(command: list[str], tmp_path: Path) -> None:
-    """And its demonstrations are D_e of a run, which replays them with closed eyes."""
+def test_a_scripted_expert_collects(
+    command: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And its demonstrations are D_e of a run, which replays them with closed eyes; so does
+    `irevla data`, which scaled their actions once more."""
     settings = tmp_path / "slider.yaml"
     with settings.open("a") as file:
         print("expert: others_env:expert", file=file)
@@ -184,6 +188,17 @@ def test_a_scripted_expert_collects(command: list[str], tmp_path: Path) -> None:
     demos = tmp_path / "demos"
     few = ["--env.image-size", "32", "--expert.episodes", "4", "--out", str(demos)]
     assert main(["collect", suite, *env, *few]) == 0
+    replayed = {}
+
+    def replay(shown: dict[str, list[np.ndarray]], protocol: Protocol) -> Evaluation:
+        replayed.update(shown)
+        return Evaluation([], {})
+
+    with monkeypatch.context() as patched:
+        patched.setattr("irevla.evaluation.blind_data.evaluate_blind_replay", replay)
+        blind_rates(Dataset(demos), load_suite(suite), env=EnvConfig(action_repeat=1), episodes=1)
+    for actions, episode in zip(replayed["slide"], EpisodeStore(demos), strict=True):
+        np.testing.assert_array_equal(actions, episode.actions)
     out = tmp_path / "run"
     learnt = ["--method", "sft", "--eval.no-videos", "--expert.dataset", str(demos)]
     assert main([*command, *learnt, "--out", str(out)]) == 0

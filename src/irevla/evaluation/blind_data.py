@@ -9,6 +9,7 @@ from jaxtyping import Float32
 from irevla.config import EnvConfig
 from irevla.data.dataset import Dataset, RecordedEpisode
 from irevla.data.episodes import LARGEST_ACTION
+from irevla.data.store_spec import is_ours
 from irevla.envs.suite import Suite
 from irevla.errors import UserError
 from irevla.evaluation.evaluate import Protocol, evaluate_blind_replay
@@ -112,7 +113,7 @@ def _actions(
             f"dataset {dataset.root} has actions of {recorded.shape[1]} dimensions, and "
             f"{suite.name} takes {suite.action_dim}: name another --suite"
         )
-    if suite.action_range is not None:
+    if suite.action_range is not None and not is_ours(dataset.root):  # irevla's are scaled
         low, high = suite.action_range.low, suite.action_range.high
         recorded = 2 * (recorded - low) / (high - low) - 1
     if not (np.abs(recorded) <= LARGEST_ACTION).all():  # NaN is not
