@@ -7,7 +7,7 @@ import dataclasses
 import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 
@@ -15,6 +15,10 @@ from irevla.cli.arguments import parse, writable
 from irevla.config import Config, EnvConfig, ExpertConfig, PretrainConfig
 from irevla.errors import UserError
 from irevla.presets import PRESETS, find_preset
+
+if TYPE_CHECKING:
+    from irevla.data.dataset import Dataset
+    from irevla.evaluation.blind_data import BlindRate
 
 
 def run(argv: Sequence[str]) -> None:
@@ -216,11 +220,8 @@ def data(argv: Sequence[str]) -> None:
     class ReplayConfig:
         """How it is replayed, as `irevla run` has it."""
 
-        action_repeat: int = 0  # control steps a decision; 0: of the preset called like the suite;
-        # where there is none, so many that a frame is a decision
-        horizon: int = (
-            0  # decisions of an episode; 0: likewise, 100, or as many as the longest has frames
-        )
+        action_repeat: int = 0  # control steps a decision; 0: the preset's, or one for each frame
+        horizon: int = 0  # decisions; 0: the preset's, or time for the longest episode
 
     @dataclasses.dataclass(frozen=True)
     class DataArguments:
@@ -254,16 +255,9 @@ def data(argv: Sequence[str]) -> None:
 
     dataset = Dataset(dataset_folder(arguments.path, () if page else None))
     if page is not None:
-        from irevla.envs.suite import load_suite
-        from irevla.evaluation.blind_data import blind_rates, fitting
         from irevla.evaluation.data_page import write_data_page
 
-        rates = []
-        if suite:
-            found = load_suite(suite)
-            known = PRESETS[suite][1].env if suite in PRESETS else None
-            env = dataclasses.replace(known or fitting(dataset, found, EnvConfig()), **asked)
-            rates = blind_rates(dataset, found, env=env, episodes=arguments.episodes)
+        rates = _blind_rates(dataset, suite, asked, arguments.episodes) if suite else ()
         write_data_page(dataset, page, rates)
     summary = summary_of(dataset)
     if arguments.json:
@@ -273,6 +267,20 @@ def data(argv: Sequence[str]) -> None:
         screen.print(each, soft_wrap=isinstance(each, str))
     if page is not None:
         screen.print(f"page: {page}", soft_wrap=True)
+
+
+def _blind_rates(
+    dataset: "Dataset", name: str, asked: dict[str, Any], episodes: int
+) -> list["BlindRate"]:
+    """Replay the demonstrations of `dataset` in the suite `name`, as `asked` says and else as a run
+    of it would."""
+    from irevla.envs.suite import load_suite
+    from irevla.evaluation.blind_data import blind_rates, fitting
+
+    suite = load_suite(name)
+    env = PRESETS[name][1].env if name in PRESETS else fitting(dataset, suite, EnvConfig())
+    env = dataclasses.replace(env, **asked)
+    return blind_rates(dataset, suite, env=env, episodes=episodes)
 
 
 def tasks(argv: Sequence[str]) -> None:
