@@ -92,9 +92,9 @@ def test_words_put_into_instructions_are_no_tasks_own() -> None:
     """What is told of an unseen task is never trained on, not even by chance."""
     suite = load_suite("panda-sim")
     words = set(out_of_suite_words(suite))
-    assert len(words) > 1000 and {"cat", "lemon"} <= words
+    assert len(words) > 1000 and {"cat", "apple"} <= words
     told = {word for task in suite.tasks for word in task.instruction.split()}
-    assert {"pear", "banana", "red", "drawer"} <= told and not words & told
+    assert {"pear", "banana", "lemon", "red", "drawer"} <= told and not words & told
 
 
 def test_a_policy_that_does_not_fit(tmp_path: Path) -> None:
