@@ -4,11 +4,13 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
 from irevla.errors import UserError
+from irevla.storage import checkpoint
 from irevla.storage.checkpoint import (
     Checkpoints,
     CorruptCheckpoint,
@@ -60,6 +62,22 @@ def test_saving_again_replaces_and_leaves_nothing_behind(tmp_path: Path) -> None
     save(tmp_path / "sft", {"state.json": {"step": 8}})
     assert load(tmp_path / "sft") == {"state.json": {"step": 8}}
     assert [path.name for path in tmp_path.iterdir()] == ["sft"]
+
+
+def test_one_that_is_replaced_while_it_is_read_is_read_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read = checkpoint._manifest
+    save(tmp_path / "a", {"config.json": {"old": 1}})
+
+    def replaced(directory: Path) -> dict[str, Any]:
+        manifest = read(directory)
+        if "old" in (directory / "config.json").read_text():
+            save(directory, {"config.json": {"another": 2}})
+        return manifest
+
+    monkeypatch.setattr(checkpoint, "_manifest", replaced)
+    assert load(tmp_path / "a") == {"config.json": {"another": 2}}
 
 
 @pytest.mark.parametrize("name", ["weights.safetensors", "state.json", "MANIFEST.json"])

@@ -78,9 +78,29 @@ def load(directory: Path, *, as_saved: bool = False) -> dict[str, Any]:
     """Return what `save` was given, tensors on the CPU.
 
     Raises `CorruptCheckpoint` where a byte differs from the manifest and, `as_saved`, where the
-    checkpoint was saved under another name: two whole ones may have been swapped.
+    checkpoint was saved under another name: two whole ones may have been swapped. One that another
+    process replaces while it is read is read again.
     """
-    _recover(directory)
+    while True:
+        _recover(directory)
+        before = _identity(directory)
+        try:
+            return _load(directory, as_saved=as_saved)
+        except CorruptCheckpoint:
+            if _identity(directory) == before:
+                raise
+
+
+def _identity(directory: Path) -> tuple[int, int] | None:
+    """What tells a folder from the one that takes its place; None: there is none."""
+    try:
+        found = directory.stat()
+    except FileNotFoundError:
+        return None
+    return found.st_ino, found.st_mtime_ns
+
+
+def _load(directory: Path, *, as_saved: bool) -> dict[str, Any]:
     if as_saved:
         saved = _manifest(directory).get("name", directory.name)  # version 0.1 noted no name
         if saved != directory.name:
