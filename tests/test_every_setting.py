@@ -699,6 +699,7 @@ SETTINGS: dict[str, Seen] = {
     "compute.ray_resource": Seen(partial(engines, stage=SFT), "remote", RAY),
     "rollouts.backend": Seen(actors, "ray"),
     "rollouts.actors": Seen(actors, 2, ACTORS),
+    "rollouts.encoder": Seen(actors, "ray"),
     "rollouts.device": Seen(actors, "cpu", ACTORS),
     "rollouts.ray_address": Seen(actors, "10.0.0.1:6379", ACTORS),
     "rollouts.ray_resource": Seen(actors, "sim", ACTORS),

@@ -5,7 +5,7 @@ its help from the comments behind the fields.
 """
 
 import re
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -474,28 +474,44 @@ BACKENDS = ("local", "ray")
 
 @dataclass(frozen=True)
 class RolloutsConfig:
-    """Who plays PPO's stage 1, the harvest and the evaluations. A run may go on with other ones.
+    """Who plays PPO's stage 1, the harvest and the evaluations, and where the VLM is of those who
+    play here. A run may go on with other ones.
 
     SAC's stage 1 is always played here: its learner takes each episode as it ends.
     """
 
     backend: str = "local"  # local (this process and its workers) or ray (see docs/scale-out.md)
     actors: int = 1  # of ray: processes with a VLM and `env.workers` workers of their own each
+    encoder: str = "local"  # of what is played here: local, or ray (images travel to a server)
     device: str = "auto"  # of their VLMs; auto: a GPU each where the cluster has any, else the CPU
     ray_address: str = "auto"  # of the cluster; auto: the one that this machine is a node of
     ray_resource: str = ""  # custom resource of the nodes that play, one an actor; empty: any
 
     def __post_init__(self) -> None:
-        if self.backend not in BACKENDS:
-            raise unknown("rollouts.backend", self.backend, BACKENDS)
+        for name in ("backend", "encoder"):
+            if getattr(self, name) not in BACKENDS:
+                raise unknown(f"rollouts.{name}", getattr(self, name), BACKENDS)
         _positive(self, "rollouts.", "actors")
         _at_most(self, "rollouts.", actors=4096)
-        unset = all(getattr(self, each.name) == each.default for each in fields(self)[1:])
         _check(
-            self.backend == "ray" or unset,
-            "rollouts.actors, device, ray_address and ray_resource are for ray: choose it as "
-            "rollouts.backend, or leave them out",
+            "local" in (self.backend, self.encoder),
+            "the actors of rollouts.backend ray have VLMs of their own: leave rollouts.encoder out",
         )
+        _check(
+            self.backend == "ray" or self.actors == RolloutsConfig.actors,
+            "rollouts.actors is for ray: choose it as rollouts.backend, or leave it out",
+        )
+        default = RolloutsConfig.device, RolloutsConfig.ray_address, RolloutsConfig.ray_resource
+        _check(
+            self.uses_ray or (self.device, self.ray_address, self.ray_resource) == default,
+            "rollouts.device, ray_address and ray_resource are for ray: choose it as "
+            "rollouts.backend or rollouts.encoder, or leave them out",
+        )
+
+    @property
+    def uses_ray(self) -> bool:
+        """Whether any of it is on a cluster."""
+        return "ray" in (self.backend, self.encoder)
 
 
 @dataclass(frozen=True)
@@ -586,6 +602,11 @@ class Config:
             self.rollouts.backend == "local" or METHODS[self.method].rl != "all",
             f"to the actors of rollouts.backend ray go heads alone, but method {self.method} "
             "trains the VLM in stage 1: choose rollouts.backend local, or method irevla",
+        )
+        _check(
+            self.rollouts.encoder == "local" or METHODS[self.method].rl != "all",
+            f"the VLM of rollouts.encoder ray is frozen, but method {self.method} trains it in "
+            "stage 1: choose rollouts.encoder local, or method irevla",
         )
         _check(
             self.rl == "sac" or not self.harvest.from_training,

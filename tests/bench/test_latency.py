@@ -26,7 +26,7 @@ SMALL = replace(
 def test_acting_keeps_its_rate_while_sac_learns() -> None:
     for decisions in (20, 60, 180):  # longer where a busy machine leaves the learner no time
         found = latency.run(decisions=decisions, hz=20.0, config=SMALL)
-        if min(found[way]["updates_per_s"] for way in latency.WAYS if way != "off") > 0:
+        if min(found[way]["updates_per_s"] for way in ("async", "elsewhere", "thread")) > 0:
             break
     assert found["off"]["updates_per_s"] == 0
     for way in ("off", "async", "elsewhere", "thread"):

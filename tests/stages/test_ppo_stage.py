@@ -236,3 +236,5 @@ def test_with_two_it_is_interrupted_and_goes_on_though_one_is_lost(
 def test_where_the_vlm_trains_actors_are_refused() -> None:
     with pytest.raises(UserError, match="heads alone, but method ppo-full trains the VLM in stage"):
         Config(method="ppo-full", rollouts=ONE)
+    with pytest.raises(UserError, match=r"the VLM of rollouts\.encoder ray is frozen, but method"):
+        Config(method="ppo-full", rollouts=RolloutsConfig(encoder="ray"))

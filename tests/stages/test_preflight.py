@@ -211,6 +211,8 @@ def test_actors_without_ray_or_for_an_arm_are_refused(monkeypatch: pytest.Monkey
     monkeypatch.setattr(preflighting, "find_spec", lambda name: None if name == "ray" else name)
     with pytest.raises(UserError, match=r"no Ray here: pip install 'irevla\[ray\]'"):
         preflight(config)
+    with pytest.raises(UserError, match=r"no Ray here: pip install 'irevla\[ray\]'"):
+        preflight(replace(config, rollouts=RolloutsConfig(encoder="ray")))
     arm = replace(POINTMASS, real_arm=MagicMock(spec=RealArm))
     monkeypatch.setattr(preflighting, "load_suite", lambda name: arm)
     monkeypatch.setattr(preflighting, "_check_real_arm", lambda *args: None)
@@ -233,7 +235,14 @@ def test_what_actors_do_not_play_is_said(
     ("wrong", "said"),
     [
         ({"backend": "rya"}, "'ray'"),
-        ({"actors": 2}, "are for ray: choose it as rollouts.backend"),
+        ({"actors": 2}, "rollouts.actors is for ray: choose it as rollouts.backend"),
+        ({"actors": 2, "encoder": "ray"}, "rollouts.actors is for ray"),
+        (
+            {"ray_address": "auto6"},
+            "are for ray: choose it as rollouts.backend or rollouts.encoder",
+        ),
+        ({"encoder": "server"}, "rollouts.encoder"),
+        ({"backend": "ray", "encoder": "ray"}, "VLMs of their own: leave rollouts.encoder out"),
         ({"backend": "ray", "actors": 0}, "rollouts.actors must be positive"),
     ],
 )

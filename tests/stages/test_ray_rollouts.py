@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from irevla.cli.main import main
-from irevla.config import EnvConfig, ModelConfig, RolloutsConfig
+from irevla.config import ComputeConfig, Config, EnvConfig, ModelConfig, RolloutsConfig
 from irevla.data.buffers import RolloutBatch
 from irevla.envs.suite import Authorization, load_suite
 from irevla.envs.vector import Job
@@ -130,6 +130,16 @@ def test_one_actor_gives_the_bits_of_this_process(
     assert_same(rollouts(policy, config), rollouts(policy, LOCAL))
 
 
+@pytest.mark.parametrize("lost", [False, True])
+def test_a_server_that_encodes_gives_the_bits_of_this_process(
+    policy: VLAPolicy, config: RolloutsConfig, lost: bool
+) -> None:
+    """Though it is killed in between."""
+    server = replace(config, backend="local", encoder="ray")
+    lose = (lambda: os.kill(max(actors()), signal.SIGKILL)) if lost else None
+    assert_same(rollouts(policy, server, lose=lose), rollouts(policy, LOCAL))
+
+
 def test_a_run_on_a_node_with_room_for_one_gives_the_result_of_one_without_ray(
     cluster: Any, tmp_path: Path
 ) -> None:
@@ -208,14 +218,22 @@ def test_episodes_are_those_of_this_process_though_an_actor_dies(
 def test_what_a_cluster_has_not_is_said_in_one_line(config: RolloutsConfig) -> None:
     said = "of 'remote', and 6 actors need one each: add nodes, or lower rollouts.actors"
     with pytest.raises(UserError, match=said):
-        check_cluster(replace(config, actors=6), workers=1)
+        check_cluster(Config(rollouts=replace(config, actors=6)), workers=1)
     with pytest.raises(UserError, match="of 'CPU', and 2 actors need 9 each"):
-        check_cluster(replace(config, actors=2), workers=9)
+        check_cluster(Config(rollouts=replace(config, actors=2)), workers=9)
     room = "have room for 0 of 1 actors, each with 1 of 'remote', 3 of 'CPU' of one node: add"
     with pytest.raises(UserError, match=room):
-        check_cluster(config, workers=3)
+        check_cluster(Config(rollouts=config), workers=3)
     with pytest.raises(UserError, match=r"no Ray cluster answers at rollouts.ray_address '127.0.0"):
-        check_cluster(replace(config, ray_address="127.0.0.1:9"), workers=1)
+        check_cluster(Config(rollouts=replace(config, ray_address="127.0.0.1:9")), workers=1)
+    beside = ComputeConfig(
+        stage1="ray", ray_address=config.ray_address, ray_resource=config.ray_resource
+    )
+    four = replace(config, actors=4)
+    check_cluster(Config(rollouts=four), workers=1)
+    check_cluster(Config(rollouts=four, compute=beside), workers=1)  # PPO learns here
+    with pytest.raises(UserError, match="at once, and need 5 of 'remote' together, where it has 4"):
+        check_cluster(Config(rl="sac", rollouts=four, compute=beside), workers=1)
 
 
 def test_no_actor_outlives_what_it_plays_for(policy: VLAPolicy, config: RolloutsConfig) -> None:

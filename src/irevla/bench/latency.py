@@ -3,15 +3,15 @@ one that an engine has started (as on another machine), and in a thread.
 
 The toy suite stands for the arm: its worker shows an image when it has done what it was told. A
 decision begins at its beat, with that image, and is missed where the action is not sent before the
-next beat.
+next beat. With a server, also decisions whose VLM is there, with SAC idle.
 """
 
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,13 +21,14 @@ from jaxtyping import Float
 from torch import Tensor
 
 from irevla.compute.device import threads
-from irevla.config import ComputeConfig, Config, EnvConfig, SACConfig
+from irevla.config import ComputeConfig, Config, EnvConfig, RolloutsConfig, SACConfig
 from irevla.data.replay import LatentEpisode
 from irevla.envs.suite import load_suite
 from irevla.envs.vector import VectorEnv
 from irevla.learners.sac import SAC
 from irevla.models.policy import VLAPolicy, build_policy
 from irevla.rollout.actors import Decide
+from irevla.rollout.encoder import encoder_of
 from irevla.rollout.episodes import endless_jobs
 from irevla.runs.run import Run, open_run
 from irevla.stages.async_learner import AsyncLearner
@@ -64,30 +65,41 @@ Way = Callable[[Run, VLAPolicy, SACLearner], AbstractContextManager[Acting]]
 """One way to learn while acting."""
 
 
-def run(*, decisions: int = 300, hz: float = 10.0, config: Config = CONFIG) -> dict[str, Any]:
-    """Make `decisions` at `hz` in each way.
+def run(
+    *,
+    decisions: int = 300,
+    hz: float = 10.0,
+    config: Config = CONFIG,
+    ways: Sequence[str] = (),
+    ray_address: str = "",
+    ray_resource: str = "",
+) -> dict[str, Any]:
+    """Make `decisions` at `hz` in each way; without `ways` in all, with the VLM on a server if
+    `config` or a `ray_address` names its cluster.
 
     "ratio" is the 99th percentile of the whole latency while SAC learns in its own process, over
-    that while it does not learn.
+    that while it does not learn; of other ways there is none.
     """
+    if ray_address:
+        rollouts = RolloutsConfig(encoder="ray", ray_address=ray_address, ray_resource=ray_resource)
+        config = replace(config, rollouts=rollouts)
     found = {}
     with tempfile.TemporaryDirectory() as folder, threads(1):
-        for name, way in WAYS.items():
+        served = config.rollouts.encoder == "ray"
+        for name in ways or [name for name in WAYS if name != "server" or served]:
             with open_run(Path(folder) / name, config) as opened:
-                found[name] = _measure_way(opened, way, decisions=decisions, hz=hz)
+                found[name] = _measure_way(opened, WAYS[name], decisions=decisions, hz=hz)
     settings = {
         "decisions": decisions,
         "hz": hz,
-        "vlm": config.model.vlm,
+        "vlm": Path(config.model.vlm).name,
         "image_size": config.env.image_size,
         "batch": config.sac.batch,
         "utd": config.sac.utd,
     }
-    return {
-        "ratio": found["async"]["total"]["p99_ms"] / found["off"]["total"]["p99_ms"],
-        **found,
-        "settings": settings,
-    }
+    late = {name: each["total"]["p99_ms"] for name, each in found.items()}
+    ratio = {"ratio": late["async"] / late["off"]} if {"async", "off"} <= late.keys() else {}
+    return {**ratio, **found, "settings": settings}
 
 
 def _measure_way(opened: Run, way: Way, *, decisions: int, hz: float) -> dict[str, Any]:
@@ -173,13 +185,20 @@ def _learner(opened: Run, policy: VLAPolicy) -> SACLearner:
     return SACLearner(sac, **stores)
 
 
-# --- ways to learn
+# --- ways to learn, or not to
 
 
 @contextmanager
 def _off(opened: Run, policy: VLAPolicy, learner: SACLearner) -> Iterator[Acting]:
     """Do not learn at all."""
     yield Acting(learner.act, lambda: learner.updates)
+
+
+@contextmanager
+def _server(opened: Run, policy: VLAPolicy, learner: SACLearner) -> Iterator[Acting]:
+    """Do not learn, and let a server encode, as a run with `rollouts.encoder ray` does."""
+    with encoder_of(opened.config.rollouts, policy, stored=True):
+        yield Acting(learner.act, lambda: learner.updates)
 
 
 @contextmanager
@@ -237,6 +256,7 @@ def _thread(opened: Run, policy: VLAPolicy, learner: SACLearner) -> Iterator[Act
 
 WAYS: dict[str, Way] = {
     "off": _off,
+    "server": _server,
     "async": _async,
     "elsewhere": _elsewhere,
     "thread": _thread,

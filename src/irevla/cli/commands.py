@@ -350,6 +350,8 @@ def bench(argv: Sequence[str]) -> None:
         compile: bool = (
             False  # encode and sft of blip2: torch.compile, which takes a minute at first
         )
+        ray_address: str = ""  # latency: of a cluster, to measure with the VLM there as well ...
+        ray_resource: str = ""  # ... on a node that has this custom resource
 
     arguments = parse(BenchArguments, argv, prog="irevla bench")
 

@@ -15,6 +15,9 @@ from typing import Any, Protocol, runtime_checkable
 from irevla.compute.ray_cluster import connect, shares
 from irevla.errors import UserError
 
+PART = 96_000  # bytes: up to 100 kB travel with a call, what is larger takes ways of its own
+PARTS = 8  # of an answer
+MOST_PARTS = 16  # of a message: one that is larger goes in one piece
 START = 600.0  # seconds for an actor to start: a busy node needs minutes to import torch
 
 
@@ -38,8 +41,14 @@ class Host:
         module, _, name = kind.partition(":")
         self._guest: Answering = getattr(importlib.import_module(module), name)()
 
-    def answer(self, message: bytes) -> tuple[str, bytes]:
-        """Return ("ok", answer), ("user", what a user can mend) or ("fault", traceback)."""
+    def answer(self, *message: bytes) -> tuple[str | bytes, ...]:
+        """Return "ok" and the answer in `PARTS`, "user" and what a user can mend, or "fault" and a
+        traceback. The message comes in parts, too."""
+        kind, content = self._answer(b"".join(message))
+        size = -(-len(content) // PARTS)
+        return kind, *(content[size * part : size * (part + 1)] for part in range(PARTS))
+
+    def _answer(self, message: bytes) -> tuple[str, bytes]:
         try:
             return "ok", self._guest.answer(message)
         except UserError as error:
@@ -140,24 +149,27 @@ class RayActors:
 
     def ask(self, index: int, message: bytes) -> Any:
         """Send a message to an actor; return what `answer` takes. It answers them in order."""
-        return self._actors[index].answer.remote(message)
+        size = PART if len(message) <= MOST_PARTS * PART else len(message)
+        parts = [message[start : start + size] for start in range(0, len(message), size)]
+        return self._actors[index].answer.options(num_returns=1 + PARTS).remote(*parts)
 
     def answer(self, index: int, asked: Any) -> bytes:
         """Wait for an answer. Raises `Lost`, or the `UserError` that the object raised."""
         import ray
 
         try:
-            while not ray.wait([asked], timeout=self._patience)[0]:
+            while not ray.wait(asked[:1], timeout=self._patience)[0]:
                 self._check_alive(index)
-            kind, content = ray.get(asked)
+            kind, *parts = ray.get(asked)
         except ray.exceptions.RayError as error:
             raise Lost(f"{type(error).__name__}: {str(error).strip().splitlines()[-1]}") from error
         self._up.add(index)
+        content = b"".join(parts)
         if kind == "user":
             raise UserError(content.decode())
         if kind != "ok":
             raise Lost("raised an exception:\n" + content.decode())
-        return bytes(content)
+        return content
 
     def _check_alive(self, index: int) -> None:
         import ray
@@ -173,8 +185,8 @@ class RayActors:
         import ray
 
         while True:
-            done, _ = ray.wait(list(asked.values()), timeout=self._patience)
-            found = [index for index, each in asked.items() if each in done]
+            done, _ = ray.wait([each[0] for each in asked.values()], timeout=self._patience)
+            found = [index for index, each in asked.items() if each[0] in done]
             found = found or [index for index in asked if self._is_lost(index)]
             if found:
                 return found

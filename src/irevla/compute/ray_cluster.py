@@ -62,10 +62,12 @@ def connect(address: str, *, asked: str = "compute.ray_address", quietly: bool =
             socket.create_connection((host, int(port)), WAIT).close()
         level = logging.ERROR if quietly else logging.INFO
         ray.init(address=address, log_to_driver=not quietly, logging_level=level)
-    except (ConnectionError, OSError, ValueError) as error:
+    except (OSError, ValueError, RuntimeError, ray.exceptions.RayError) as error:
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise UserError(
-            f"no Ray cluster answers at {asked} {address!r} "
-            f"({str(error).splitlines()[0]}): start one with `ray start --head`, or name another"
+            f"no Ray cluster answers at {asked} {address!r} ({reason}): start one with `ray start "
+            "--head`, or name another; where one asks for a token, let RAY_AUTH_MODE be token here "
+            "as well (docs/scale-out.md, a closed cluster)"
         ) from error
 
 
@@ -104,6 +106,21 @@ def shares(
             f"{asked} of one node: add nodes, or lower {lower}"
         )
     return each
+
+
+def check_together(*groups: tuple[int, Mapping[str, float]]) -> None:
+    """Raise `UserError` where the cluster cannot hold so many of each group at once."""
+    import ray
+
+    there = ray.cluster_resources()
+    for name in sorted({name for _, each in groups for name in each}):
+        wanted = sum(number * each.get(name, 0.0) for number, each in groups)
+        if there.get(name, 0.0) < wanted:
+            raise UserError(
+                f"those who play and those who learn are on the Ray cluster at once, and need "
+                f"{wanted:g} of {name!r} together, where it has {there.get(name, 0.0):g}: add "
+                "nodes, lower rollouts.actors or compute.processes, or leave compute.pipeline out"
+            )
 
 
 def room_for(each: Mapping[str, float], nodes: Sequence[Mapping[str, float]]) -> int:

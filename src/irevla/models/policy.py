@@ -2,7 +2,7 @@
 
 import hashlib
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -90,6 +90,7 @@ class VLAPolicy(nn.Module):
         self._modules["state_scale"] = StateScale(self.state_dim)
         self._modules["action_scale"] = ActionScale(self.action_dim, config.action_scale)
         self.discrete_gripper = False
+        self.encoder: Callable[[Observation], Features] | None = None  # who encodes in its place
         self.noise = nn.ParameterDict({"log_std": torch.zeros(self.action_dim)})
 
     @property
@@ -159,10 +160,12 @@ class VLAPolicy(nn.Module):
         Under `torch.no_grad`, as where RL acts, the tokens are plain tensors on which the head can
         be trained. CUDA computes in bfloat16, and so does a small VLM on a CPU that is fast at it,
         unless `config.dtype` is float32. Raises `UserError` for images of another size than the
-        model's.
+        model's. While there is an `encoder`, it does that, without gradients.
         """
         self._check_size(observation.images)
         self._check_state(observation.state)
+        if self.encoder is not None:
+            return self.encoder(observation)
         return self._encode(observation, mixed=self.config.dtype == "auto")
 
     def _encode(self, observation: Observation, *, mixed: bool) -> Features:

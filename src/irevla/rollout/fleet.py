@@ -7,7 +7,8 @@ from contextlib import contextmanager
 from typing import Any
 
 from irevla.compute.ray_actors import Lost, RayActors, actor_shares, joined
-from irevla.config import RolloutsConfig
+from irevla.compute.ray_cluster import check_together, shares
+from irevla.config import Config, RolloutsConfig
 from irevla.errors import UserError
 from irevla.models.policy import VLAPolicy
 from irevla.rollout.player import COMMAND, HEAD, SELF
@@ -95,8 +96,8 @@ class Fleet:
                 last = reason.strip().splitlines()[-1]
                 raise UserError(
                     f"rollout actor {index} was lost {self._losses[index]} times in a row, at "
-                    f"last: {last}; look at its node, or choose --rollouts.backend local: the same "
-                    "command goes on"
+                    f"last: {last}; look at its node, or choose local as --rollouts.backend and "
+                    "--rollouts.encoder: the same command goes on"
                 )
             _log.warning("rollout actor %d was lost (%s); replaced", index, reason)
             self._actors.replace(index)
@@ -170,10 +171,24 @@ def hired(config: RolloutsConfig, *, workers: int) -> Iterator[Fleet]:
         _resting[kind] = fleet
 
 
-def check_cluster(config: RolloutsConfig, *, workers: int) -> None:
-    """Raise `UserError` where the cluster has not what the actors need, before they are needed."""
-    with joined(config.ray_address, asked=ADDRESS):
-        actor_shares(config.actors, config.ray_resource, config.device, cpus=workers)
+def check_cluster(config: Config, *, workers: int) -> None:
+    """Raise `UserError` where the cluster has not what the actors need, with what learns at the
+    same time, before they are needed."""
+    rollouts = config.rollouts
+    compute = config.compute
+    with joined(rollouts.ray_address, asked=ADDRESS):
+        each = actor_shares(rollouts.actors, rollouts.ray_resource, rollouts.device, cpus=workers)
+        beside = _learning_beside(config)
+        if beside and compute.ray_address == rollouts.ray_address:
+            learner = shares(beside, compute.ray_resource, config.device)
+            check_together((rollouts.actors, each), (beside, learner))
+
+
+def _learning_beside(config: Config) -> int:
+    """Return how many processes on a cluster learn while others play."""
+    stage_1 = config.rl == "sac" and config.compute.stage1 == "ray"
+    stage_2 = config.compute.pipeline and config.compute.stage2 == "ray"
+    return max(int(stage_1), config.compute.processes if stage_2 else 0)
 
 
 def _new_fleet(config: RolloutsConfig, workers: int) -> Fleet:

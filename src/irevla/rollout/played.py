@@ -14,6 +14,7 @@ from irevla.config import EnvConfig, RolloutsConfig
 from irevla.envs.suite import Authorization, Suite
 from irevla.envs.vector import Job, VectorEnv, lost_note
 from irevla.models.policy import VLAPolicy
+from irevla.rollout.encoder import encoder_of
 from irevla.rollout.episodes import EpisodeRecorder, Outcome
 from irevla.rollout.fleet import Fleet, command, hired
 from irevla.rollout.serve import Actor, Server
@@ -60,7 +61,10 @@ def open_episodes(
             yield RemoteEpisodes(fleet, jobs, opening | {"policy": acting})
         return
     who = Authorization(acting)
-    with VectorEnv(suite, env, iter(jobs), authorization=who) as vec:
+    with (
+        encoder_of(config, cast(VLAPolicy, policy)),
+        VectorEnv(suite, env, iter(jobs), authorization=who) as vec,
+    ):
         yield LocalEpisodes(vec, actor, EpisodeRecorder(vec, policy_hash=acting, images=images))
 
 

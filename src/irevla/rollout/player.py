@@ -6,6 +6,7 @@ It obeys messages (`storage.message`), each a "command.json" with files beside i
 - head: take the weights that stage 1 changes;
 - rollouts: open environments that play one task for ever, or go on with what was under way;
 - collect: take a head, play so many decisions; answered with latents, never images;
+- encode: answered with the latents of what is seen by somebody else, who acts;
 - episodes: open environments for some jobs;
 - next: answered with the next episode that has ended, or that all have.
 
@@ -15,6 +16,8 @@ A head is installed only if its sha256 is the one that was told, and wholly or n
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from typing import Any
+
+import torch
 
 from irevla.compute.device import find_device, threads
 from irevla.config import EnvConfig
@@ -30,7 +33,14 @@ from irevla.rollout.batches import Collector, RolloutRecorder
 from irevla.rollout.episodes import EpisodeRecorder, Outcome, endless_jobs
 from irevla.rollout.exploration import PinkNoise
 from irevla.rollout.serve import Server
-from irevla.rollout.wire import jobs_of_json, jobs_to_json, outcome_to_files, rollout_to_files
+from irevla.rollout.wire import (
+    features_to_files,
+    jobs_of_json,
+    jobs_to_json,
+    observation_of_files,
+    outcome_to_files,
+    rollout_to_files,
+)
 from irevla.storage.checkpoint import Files
 from irevla.storage.message import pack, unpack
 from irevla.types import tensors_hash
@@ -64,6 +74,7 @@ class Player:
             "head": self._take_head,
             "rollouts": self._open_rollouts,
             "collect": self._collect,
+            "encode": self._encode,
             "episodes": self._open_episodes,
             "next": self._next,
         }
@@ -98,6 +109,11 @@ class Player:
                 "used; give the same command again"
             )
         self._acting.load_head(files[HEAD])
+
+    @torch.no_grad()
+    def _encode(self, files: Files, *, stored: bool) -> Files:
+        features = self._acting.encode(observation_of_files(files))
+        return features_to_files(features.rounded().float() if stored else features)
 
     def _open(self, suite: str, env: dict[str, Any], jobs: Any, *, state: Any = None) -> VectorEnv:
         """Close the environments that were open, and return others."""

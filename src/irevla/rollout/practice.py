@@ -18,6 +18,7 @@ from irevla.envs.vector import Job, VectorEnv, lost_note
 from irevla.models.policy import VLAPolicy
 from irevla.rollout.actors import GaussianActor
 from irevla.rollout.batches import Collector, Columns, Critic, RolloutRecorder, RolloutStats
+from irevla.rollout.encoder import encoder_of
 from irevla.rollout.episodes import endless_jobs
 from irevla.rollout.exploration import PinkNoise
 from irevla.rollout.fleet import Fleet, command, head_message, hired
@@ -83,7 +84,10 @@ def open_rollouts(
     if ACTORS in files:  # others have played so far
         state = {"handed_out": _handed_out(files), "workers": []}
     jobs = endless_jobs(practice.task, practice.first)
-    with VectorEnv(practice.suite, practice.env, jobs, authorization=acting, state=state) as vec:
+    with (
+        encoder_of(config, policy, stored=True),
+        VectorEnv(practice.suite, practice.env, jobs, authorization=acting, state=state) as vec,
+    ):
         noise = PinkNoise(practice.explore, decisions=practice.env.horizon, execute=policy.execute)
         actor = GaussianActor(policy, noise, kept=not live)
         server = Server(vec, actor, RolloutRecorder(vec, gamma=practice.gamma))

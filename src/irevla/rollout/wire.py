@@ -12,7 +12,7 @@ from irevla.envs.vector import Job
 from irevla.rollout.batches import Columns, Final, Finished, RolloutStats
 from irevla.rollout.episodes import Outcome
 from irevla.storage.checkpoint import Files
-from irevla.types import Episode, Features, Provenance
+from irevla.types import Episode, Features, Observation, Provenance
 
 FLAT = (
     "places",
@@ -66,6 +66,31 @@ def rollout_of_files(files: Files) -> tuple[Columns, RolloutStats]:
     flat = {name: tensors[name] for name in FLAT}
     columns = Columns(features=_features(tensors, "features"), finals=finals, **flat)
     return columns, RolloutStats(finished=finished, **stats)
+
+
+def observation_to_files(observation: Observation) -> dict[str, Any]:
+    """Return what is seen as files."""
+    tensors = {"images": observation.images.cpu().contiguous(), "state": observation.state.cpu()}
+    return {"seen.safetensors": tensors, "told.json": {"instructions": observation.instructions}}
+
+
+def observation_of_files(files: Files) -> Observation:
+    """Return the inverse of `observation_to_files`."""
+    tensors = files["seen.safetensors"]
+    instructions = tuple(files["told.json"]["instructions"])
+    return Observation(tensors["images"], instructions, tensors["state"])
+
+
+def features_to_files(features: Features) -> dict[str, Any]:
+    """Return latents as files: in bfloat16 where that loses nothing, as of those that are kept."""
+    rounded = features.rounded()
+    lossless = torch.equal(rounded.tokens.float(), features.tokens)
+    return {"latents.safetensors": _tensors(rounded if lossless else features, "latents")}
+
+
+def features_of_files(files: Files, device: torch.device) -> Features:
+    """Return the inverse of `features_to_files`, on a device, in float32."""
+    return _features(files["latents.safetensors"], "latents").to(device).float()
 
 
 def _tensors(features: Features, name: str) -> dict[str, Tensor]:

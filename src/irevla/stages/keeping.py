@@ -107,9 +107,10 @@ def open_replay(
         text = suite.task(stage.task).instruction
         latents = policy.encode(Observation(blank, (text,), torch.zeros(1, policy.state_dim)))
     _, tokens, width = latents.tokens.shape
+    where = policy.device.type if policy.encoder is None else "ray"
     spec = LatentSpec(
         weights=policy.vlm_hash(),
-        encoder=f"{policy.device.type} {policy.config.dtype}",
+        encoder=f"{where} {policy.config.dtype}",
         suite=suite.name,
         tokens=tokens,
         width=width,

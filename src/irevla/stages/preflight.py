@@ -37,6 +37,8 @@ def preflight(config: Config) -> tuple[Suite, TaskLists]:
         raise UserError("there is no Ray here: pip install 'irevla[ray]', or choose torchrun")
     if config.rollouts.backend == "ray":
         _check_actors(suite, config, model)
+    if config.rollouts.encoder == "ray":
+        _check_cluster(config, workers=1)
     if config.eval.videos and find_spec("av") is None:
         raise UserError("videos need PyAV: pip install 'irevla[report]', or --eval.no-videos")
     tasks = suite.task_lists(config)
@@ -53,9 +55,7 @@ def _check_actors(suite: Suite, config: Config, model: ModelConfig) -> None:
         )
     if suite.real_arm is not None:
         raise UserError(f"{config.suite} moves an arm, which is here: --rollouts.backend local")
-    if find_spec("ray") is None:
-        raise UserError("there is no Ray here: pip install 'irevla[ray]', or leave rollouts out")
-    check_cluster(config.rollouts, workers=config.env.workers)
+    _check_cluster(config, workers=config.env.workers)
     if config.rl == "sac" and METHODS[config.method].rl != "none":
         console.print(
             "stage 1 by SAC plays in this process's environments, since its learner takes each "
@@ -63,6 +63,12 @@ def _check_actors(suite: Suite, config: Config, model: ModelConfig) -> None:
             "evaluations",
             soft_wrap=True,
         )
+
+
+def _check_cluster(config: Config, *, workers: int) -> None:
+    if find_spec("ray") is None:
+        raise UserError("there is no Ray here: pip install 'irevla[ray]', or leave rollouts out")
+    check_cluster(config, workers=workers)
 
 
 def _check_demonstrations(suite: Suite, tasks: TaskLists, config: Config) -> None:

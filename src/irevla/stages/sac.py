@@ -21,6 +21,7 @@ from irevla.learners.sac import SAC
 from irevla.models.policy import VLAPolicy
 from irevla.progress import Advance, bar
 from irevla.rollout.actors import ExploringActor
+from irevla.rollout.encoder import encoder_of
 from irevla.rollout.episodes import Outcome
 from irevla.rollout.exploration import PinkNoise
 from irevla.rollout.serve import Server
@@ -48,9 +49,17 @@ def run_sac(
     """
     if load_if_done(run, policy, stage):
         return policy
-    config = run.config.sac
     policy.eval()
     policy.trainable("head")
+    with encoder_of(run.config.rollouts, policy, stored=True):
+        _run_sac(run, policy, stage, suite=suite, online=online)
+    return policy
+
+
+def _run_sac(
+    run: Run, policy: VLAPolicy, stage: Stage, *, suite: Suite, online: EpisodeStore
+) -> None:
+    config = run.config.sac
     acting = policy.hash()  # as the stage begins: what its episodes are marked with
     kept = open_kept(run, policy, stage, suite=suite, online=online)
     collect_successes(run, policy, stage.then("zero-shot"), suite=suite, kept=kept)
@@ -85,7 +94,6 @@ def run_sac(
     check_learnt(stage, updates=learning.updates - config.warmup, moved=learning.moved)
     remark = vec.lost_note | _remark(progress)
     complete(run, policy, stage, **progress.facts(), **remark, updates=learning.updates)
-    return policy
 
 
 def _noise(run: Run, policy: VLAPolicy, stage: Stage) -> PinkNoise:
