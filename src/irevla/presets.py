@@ -95,8 +95,9 @@ PRESETS: dict[str, tuple[str, Config]] = {
         "door, 5 unseen",
         Config(
             suite="kitchen",
+            rl="sac",
             rl_tasks=("slide-door-open-red", "left-door-open"),
-            env=EnvConfig(horizon=80),
+            env=EnvConfig(horizon=80, state=True),
             expert=ExpertConfig(episodes=200, noisy_fraction=0.9, noise=0.7, burst=8, horizon=140),
             sft=SFTConfig(
                 steps=12_000,
@@ -112,7 +113,10 @@ PRESETS: dict[str, tuple[str, Config]] = {
                 augment=AugmentConfig(colour_share=0.5),
             ),
             ppo=PPOConfig(steps=80_000, rollout=256, epochs=8, lr=1e-4),
+            sac=SACConfig(gripper=False),
             harvest=HarvestConfig(episodes=100, attempts=200),
+            # D_e has the left door as well, as stage 0 opens it: half from D_RL keeps what RL found
+            mixture=MixtureConfig(online_share=0.5),
         ),
     ),
     "kitchen-mini": (
