@@ -58,8 +58,10 @@ def test_the_kitchens_settings_of_version_0_1_are_todays() -> None:
     config = read_run(RESULTS / "kitchen" / "seed-0")
     preset = find_preset("kitchen")
     assert (config.sft, config.sl) == (preset.sft, preset.sl)
-    assert (config.ppo, config.harvest, config.env) == (preset.ppo, preset.harvest, preset.env)
-    assert config.mixture == MixtureConfig()
+    assert (config.ppo, config.harvest) == (preset.ppo, preset.harvest)
+    assert config.env == replace(preset.env, state=False), "it is told the state now"
+    assert (config.rl, preset.rl) == ("ppo", "sac")
+    assert config.mixture == replace(preset.mixture, online_share=0.25)
     assert config.from_checkpoint and config.expert.dataset
 
 
