@@ -4,14 +4,17 @@ import os
 import signal
 from collections.abc import Iterator
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 from test_vector import CONFIG, REAL, SCRIPTED, gone_within, numbered, shown, walk, zeros
 
-from irevla.envs.processes import workers_outlive_stages
+from irevla.config import EnvConfig, ExpertConfig
+from irevla.envs.processes import let_go, workers_outlive_stages
 from irevla.envs.suite import load_suite
 from irevla.envs.vector import Job, VectorEnv
+from irevla.rollout.demonstrations import collect_expert
 
 POINTMASS = load_suite("pointmass")
 
@@ -50,6 +53,24 @@ def test_at_the_end_all_leave() -> None:
             assert pids_of() == first
         assert pids_of() == first, "the outer one says when"
     assert gone_within(list(first), seconds=5)
+
+
+def test_who_is_let_go_leaves_and_the_next_ones_stay(kept: None) -> None:
+    first = pids_of()
+    let_go()
+    assert gone_within(list(first), seconds=5)
+    assert pids_of() == pids_of() != first
+
+
+def test_who_demonstrated_leaves(kept: None, tmp_path: Path) -> None:
+    """They have compiled what nobody plays next, for as many environments as there are."""
+    env = EnvConfig(image_size=16, workers=1, envs_per_worker=2)
+    with VectorEnv(POINTMASS, env, iter([Job("left-disc", 0)])) as vec:
+        list(walk(vec))
+        before = vec.pids
+    expert = ExpertConfig(episodes=1)
+    collect_expert(POINTMASS, ("left-disc",), expert, env=env, seed=0, root=tmp_path)
+    assert gone_within(list(before), seconds=5)
 
 
 def test_who_died_at_rest_is_not_sent_for(kept: None) -> None:

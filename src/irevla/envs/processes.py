@@ -155,6 +155,14 @@ def workers_outlive_stages() -> Iterator[None]:
             dismiss(resting)
 
 
+def let_go() -> None:
+    """Let all who rest leave, where what comes next needs other tasks than they have compiled."""
+    if _resting:
+        resting = list(_resting)
+        _resting.clear()
+        dismiss(resting)
+
+
 def hire(greeting: dict[str, Any], *, timeout: float) -> WorkerProcess:
     """Return a worker that rests, if it is of that suite and size, or a new one; it is greeted."""
     kind = {name: greeting[name] for name in ("suite", "buffers")}

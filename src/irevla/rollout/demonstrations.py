@@ -15,6 +15,7 @@ from irevla.data.episodes import EpisodeStore, ExpertDataset
 from irevla.data.fetched import dataset_folder
 from irevla.data.lerobot import EpisodeInfo
 from irevla.data.store_spec import Kind, StoreSpec, is_ours
+from irevla.envs.processes import let_go
 from irevla.envs.suite import PERSON, ActionRange, Authorization, Suite
 from irevla.envs.vector import Job, VectorEnv
 from irevla.errors import UserError
@@ -140,6 +141,7 @@ def collect_expert(
                 store.extend(episodes)
                 advance(len(store), "")
             advance(len(store), f"{len(store)} episodes")
+    let_go()  # a model of each task for each environment: 2.4 GB in the kitchen
     counts = store.counts()
     lacking = [
         f"{task} {counts.get(task, 0)}" for task in tasks if counts.get(task, 0) < wanted[task]
