@@ -1,5 +1,5 @@
 """Decisions at 10 Hz with the VLM here and on a server, over links of several delays and losses.
-One JSON object a line, into FILE. Linux, as root, with Ray.
+One JSON object a line, into FILE. Linux, as root, with Ray; stop it with Ctrl-C alone.
 
     python scripts/measure_link.py FILE
 
@@ -11,11 +11,12 @@ each tower, with random weights.
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -27,6 +28,7 @@ from irevla.bench.blip2 import FULL, Sizes, model, processor
 from irevla.bench.latency import CONFIG, run
 from irevla.bench.link import HERE, THERE, bad_link
 from irevla.config import Config, LoRAConfig, ModelConfig, RolloutsConfig
+from irevla.errors import UserError
 from irevla.storage.provenance import git_commit, machine
 
 LINKS = ((0.0, 0.0), (0.001, 0.0), (0.01, 0.0), (0.01, 0.01), (0.02, 0.0), (0.02, 0.01))
@@ -49,27 +51,34 @@ def configs(folder: Path) -> dict[str, Config]:
 
 @contextmanager
 def cluster(inside: list[str], folder: str) -> Iterator[RolloutsConfig]:
-    """Be a Ray cluster of two nodes, whose head is a server at the other end of the link; yield
+    """Be a Ray cluster of two nodes, of which one is a server at the other end of the link; yield
     what lets it encode."""
-    ray = f"{sys.executable} -m ray.scripts.scripts"
-    head = (
-        f"{ray} start --head --port 6379 --num-cpus 2 --node-ip-address {THERE} "
-        f"--include-dashboard false --temp-dir {folder} --resources"
-    )
-    try:
-        _quietly([*inside, *head.split(), '{"server": 1}'])
-        _quietly(
-            f"{ray} start --address {THERE}:6379 --node-ip-address {HERE} --num-cpus 1".split()
-        )
+    node = f"{sys.executable} -m ray.scripts.scripts start --block --node-ip-address"
+    head = f"{node} {HERE} --head --port 6379 --num-cpus 1 --include-dashboard false --temp-dir"
+    server = f"{node} {THERE} --address {HERE}:6379 --num-cpus 2 --resources"
+    with running([*head.split(), folder]), running([*inside, *server.split(), '{"server": 1}']):
         yield RolloutsConfig(
-            encoder="ray", device="cpu", ray_address=f"{THERE}:6379", ray_resource="server"
+            encoder="ray", device="cpu", ray_address=f"{HERE}:6379", ray_resource="server"
         )
-    finally:
-        _quietly(f"{ray} stop --force".split())
 
 
-def _quietly(command: list[str]) -> None:
-    subprocess.run(command, check=True, capture_output=True)
+@contextmanager
+def running(command: list[str]) -> Iterator[None]:
+    """Run a node of Ray; return when it has started. In the end all of its processes end."""
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, process_group=0
+    ) as node:
+        try:
+            assert node.stdout is not None
+            if not any("Ray runtime started" in line for line in node.stdout):
+                raise UserError(f"no node: {' '.join(command)}")
+            yield
+        finally:
+            node.terminate()  # Ray ends what it has started
+            with suppress(subprocess.TimeoutExpired):
+                node.wait(20)
+            with suppress(ProcessLookupError):
+                os.killpg(node.pid, signal.SIGKILL)
 
 
 def measured(delay: float, loss: float, config: Config, decisions: int) -> dict[str, Any]:

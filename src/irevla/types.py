@@ -122,6 +122,20 @@ class Features:
 
 
 @runtime_checkable
+class Encoder(Protocol):
+    """Who encodes in the place of a policy's own VLM."""
+
+    @property
+    def device_type(self) -> str:
+        """What it computes on: "cpu" or "cuda"."""
+        ...
+
+    def __call__(self, observation: Observation) -> Features:
+        """Return the VLM's latents, without gradients."""
+        ...
+
+
+@runtime_checkable
 class Policy(Protocol):
     """A VLA policy in its two halves, pi(a | o, l): the VLM, then the action head."""
 

@@ -341,6 +341,22 @@ def test_a_policy_that_thinks_too_long_is_told(monkeypatch: pytest.MonkeyPatch) 
     assert "the arm held 2 times" in said[-1]
 
 
+def test_after_a_long_silence_a_person_is_asked_before_the_arm_moves() -> None:
+    """As where a server that encodes was away: somebody may have come near."""
+    env, _, driver, clock = env_of()
+    ahead = np.array([1, 0, 0, 0, 0, 0, -1], np.float32)
+    env.reset()
+    env.step(ahead)
+    clock.time += 9.5
+    assert not env.step(ahead)[3]
+    where = driver.pose.position.copy()
+    clock.time += 11
+    _, reward, terminated, truncated, info = env.step(ahead)
+    assert (reward, terminated, truncated) == (0.0, False, True)
+    assert info["fault"] == "no decision came for 11 s"
+    assert (driver.pose.position == where).all()
+
+
 def test_a_thinking_policy_keeps_ten_decisions_a_second() -> None:
     env, _, _, clock = env_of()
     env.reset()

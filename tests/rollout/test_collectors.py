@@ -304,7 +304,7 @@ def test_fifty_times_an_actor_or_a_node_is_lost(policy: VLAPolicy) -> None:
 
 def test_an_actor_that_is_lost_again_and_again_is_told_in_one_line(policy: VLAPolicy) -> None:
     LOST.extend((0, when) for when in (3, 6, 9, 12))
-    said = "rollout actor 0 was lost 4 times in a row, at last: died; look at its node, or choose"
+    said = "rollout actor 0 was lost 4 times in a row, at last: died; look at its node, and give"
     with pytest.raises(UserError, match=said):
         rollouts(policy, TWO)
 

@@ -4,13 +4,16 @@ The server is a player in this process; `tests/stages/test_ray_rollouts.py` has 
 """
 
 from collections.abc import Iterator
+from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
 from irevla.cli.main import main
-from irevla.config import EnvConfig, ModelConfig, RolloutsConfig
+from irevla.config import ComputeConfig, Config, EnvConfig, ModelConfig, RolloutsConfig, SACConfig
 from irevla.envs.suite import Authorization, load_suite
 from irevla.envs.vector import Job
 from irevla.errors import UserError
@@ -21,9 +24,12 @@ from irevla.rollout.encoder import encoder_of
 from irevla.rollout.fleet import fleet_outlives_stages
 from irevla.rollout.played import open_episodes
 from irevla.rollout.practice import Practice, open_rollouts
+from irevla.runs.run import open_run
 from irevla.stages import preflight
+from irevla.stages.keeping import open_replay
 from irevla.storage.message import unpack
 from irevla.storage.read import read_json
+from irevla.tasks import Stage
 from irevla.types import Features, Observation
 from players import LOST, Players
 
@@ -128,9 +134,80 @@ def test_a_server_that_is_lost_is_replaced_and_asked_again(policy: VLAPolicy, wh
 
 def test_one_that_is_lost_again_and_again_is_told_in_one_line(policy: VLAPolicy) -> None:
     LOST.extend((0, when) for when in (3, 5, 7, 9))
-    with pytest.raises(UserError, match=r"lost 4 times in a row.*local as --rollouts\.backend and"):
+    with pytest.raises(
+        UserError, match=r"lost 4 times in a row.*give the same command again, with"
+    ):
         latents_and_actions(policy, SERVER)
     assert policy.encoder is None
+
+
+def test_several_cameras_a_state_and_chunks_go_there_too() -> None:
+    model = replace(MODEL, chunk=4, execute=3)
+    made = build_policy(
+        model, action_dim=2, image_size=32, state_dim=3, cameras=("front", "wrist")
+    ).eval()
+    images = torch.randint(0, 256, (2, 64, 32, 3), dtype=torch.uint8)
+    seen = Observation(images, ("a disc", "a longer instruction"), torch.randn(2, 6)[:, ::2])
+    with torch.no_grad():
+        want = made.encode(seen)
+        with encoder_of(SERVER, made):
+            found = made.encode(seen)
+    for name in ("tokens", "mask", "state"):
+        assert torch.equal(getattr(found, name), getattr(want, name)), name
+
+
+SAC = SACConfig(gripper=False)
+LEARNER, STAGE_2 = {"stage1": "ray"}, {"stage2": "ray", "pipeline": True, "processes": 2}
+PLAYERS = RolloutsConfig(backend="ray", actors=3)
+
+
+@pytest.mark.parametrize(
+    ("rollouts", "compute", "changes", "beside"),
+    [
+        (SERVER, LEARNER, {"rl": "sac"}, 1),
+        (SERVER, LEARNER, {"rl": "sac", "method": "more-sft"}, 0),  # which has no stage 1
+        (SERVER, STAGE_2, {}, 2),
+        (SERVER, LEARNER | STAGE_2, {"rl": "sac"}, 3),
+        (PLAYERS, LEARNER, {"rl": "sac"}, 0),  # they leave before its learner starts
+        (PLAYERS, LEARNER | STAGE_2, {"rl": "sac"}, 2),
+        (SERVER, STAGE_2 | {"ray_address": "ray://10.8.0.1:10001"}, {}, 0),  # another cluster
+    ],
+)
+def test_the_cluster_has_room_for_all_who_are_there_at_once(
+    monkeypatch: pytest.MonkeyPatch,
+    rollouts: RolloutsConfig,
+    compute: dict[str, Any],
+    changes: dict[str, Any],
+    beside: int,
+) -> None:
+    asked: list[Any] = []
+    monkeypatch.setattr(fleet, "joined", lambda address, *, asked: nullcontext())
+    monkeypatch.setattr(fleet, "actor_shares", lambda *args, cpus: {"CPU": cpus})
+    monkeypatch.setattr(fleet, "shares", lambda *args: {"CPU": 1.0})
+    monkeypatch.setattr(fleet, "check_together", lambda *groups: asked.extend(groups))
+    config = Config(rollouts=rollouts, compute=ComputeConfig(**compute), sac=SAC, **changes)
+    fleet.check_cluster(config, workers=2)
+    assert asked == ([(rollouts.actors, {"CPU": 2}), (beside, {"CPU": 1.0})] if beside else [])
+
+
+def test_one_cluster_is_known_by_its_host() -> None:
+    hosts = [fleet._host(each) for each in ("auto", "10.8.0.1:6379", "ray://10.8.0.1:10001")]
+    assert hosts == ["auto", "10.8.0.1", "10.8.0.1"]
+
+
+def test_latents_say_on_what_they_were_made(policy: VLAPolicy, tmp_path: Path) -> None:
+    """A server like this machine may take its place in the middle of a stage; another may not."""
+    config = Config(suite="pointmass", model=MODEL, env=ENV, device="cpu")
+    stage = Stage("rl", "left-disc-new")
+    with open_run(tmp_path, config) as run:
+        open_replay(run, policy, stage, "online", suite=POINTMASS)
+        with encoder_of(SERVER, policy):
+            assert policy.encoder is not None and policy.encoder.device_type == "cpu"
+            open_replay(run, policy, stage, "online", suite=POINTMASS)
+            policy.encoder._fleet.device_type = "cuda"  # type: ignore[attr-defined]
+            said = r"made on 'cpu auto', and would be made on 'cuda auto' now: let the VLM be there"
+            with pytest.raises(UserError, match=said):
+                open_replay(run, policy, stage, "online", suite=POINTMASS)
 
 
 def test_a_run_ends_as_one_with_a_vlm_here(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -227,13 +227,16 @@ def test_what_a_cluster_has_not_is_said_in_one_line(config: RolloutsConfig) -> N
     with pytest.raises(UserError, match=r"no Ray cluster answers at rollouts.ray_address '127.0.0"):
         check_cluster(Config(rollouts=replace(config, ray_address="127.0.0.1:9")), workers=1)
     beside = ComputeConfig(
-        stage1="ray", ray_address=config.ray_address, ray_resource=config.ray_resource
+        stage2="ray",
+        pipeline=True,
+        processes=4,
+        ray_address=config.ray_address,
+        ray_resource=config.ray_resource,
     )
-    four = replace(config, actors=4)
-    check_cluster(Config(rollouts=four), workers=1)
-    check_cluster(Config(rollouts=four, compute=beside), workers=1)  # PPO learns here
+    one = Config(rollouts=replace(config, backend="local", encoder="ray"), compute=beside)
     with pytest.raises(UserError, match="at once, and need 5 of 'remote' together, where it has 4"):
-        check_cluster(Config(rl="sac", rollouts=four, compute=beside), workers=1)
+        check_cluster(one, workers=1)
+    check_cluster(replace(one, compute=replace(beside, processes=3)), workers=1)
 
 
 def test_no_actor_outlives_what_it_plays_for(policy: VLAPolicy, config: RolloutsConfig) -> None:

@@ -25,6 +25,7 @@ from irevla.config import ComputeConfig, Config, EnvConfig, RolloutsConfig, SACC
 from irevla.data.replay import LatentEpisode
 from irevla.envs.suite import load_suite
 from irevla.envs.vector import VectorEnv
+from irevla.errors import UserError
 from irevla.learners.sac import SAC
 from irevla.models.policy import VLAPolicy, build_policy
 from irevla.rollout.actors import Decide
@@ -80,6 +81,8 @@ def run(
     "ratio" is the 99th percentile of the whole latency while SAC learns in its own process, over
     that while it does not learn; of other ways there is none.
     """
+    if ray_resource and not ray_address:
+        raise UserError("--ray-resource is of a cluster: name it as --ray-address")
     if ray_address:
         rollouts = RolloutsConfig(encoder="ray", ray_address=ray_address, ray_resource=ray_resource)
         config = replace(config, rollouts=rollouts)

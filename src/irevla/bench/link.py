@@ -16,7 +16,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 from irevla.errors import UserError
 
@@ -94,7 +94,8 @@ def carry(ends: tuple[int, int], *, delay: float, loss: float) -> None:
                 heapq.heappush(under_way, (arrival, next(number), other, packet))
         while under_way and under_way[0][0] <= time.monotonic():
             _, _, end, packet = heapq.heappop(under_way)
-            os.write(end, packet)
+            with suppress(OSError):  # a packet that does not go out is one that is lost
+                os.write(end, packet)
 
 
 if __name__ == "__main__":

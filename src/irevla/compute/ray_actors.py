@@ -162,6 +162,7 @@ class RayActors:
                 self._check_alive(index)
             kind, *parts = ray.get(asked)
         except ray.exceptions.RayError as error:
+            self._check_here()
             raise Lost(f"{type(error).__name__}: {str(error).strip().splitlines()[-1]}") from error
         self._up.add(index)
         content = b"".join(parts)
@@ -174,11 +175,24 @@ class RayActors:
     def _check_alive(self, index: int) -> None:
         import ray
 
+        self._check_here()
         patience = self._patience if index in self._up else START
         alive = self._actors[index].alive.options(concurrency_group="alive").remote()
         if not ray.wait([alive], timeout=patience)[0]:
             raise Lost(f"gave no answer for {patience:g} s")
         ray.get(alive)  # raises what has become of it
+
+    def _check_here(self) -> None:
+        """Raise `UserError` where this machine is no part of the cluster any more: nobody that it
+        could start would answer."""
+        import ray
+
+        here = ray.get_runtime_context().get_node_id()
+        if not any(node["NodeID"] == here and node["Alive"] for node in ray.nodes()):
+            raise UserError(
+                "this machine is no node of the Ray cluster any more: `ray start` it again, and "
+                "give the same command again"
+            )
 
     def ready(self, asked: Mapping[int, Any]) -> Sequence[int]:
         """Return the actors, of those asked, that have an answer or are lost; wait for one."""
@@ -201,12 +215,16 @@ class RayActors:
         return False
 
     def replace(self, index: int) -> None:
-        """End an actor, if it still is, and start another in its place."""
+        """End an actor, if it still is, and start another in its place. Raises `Lost` where that
+        cannot be."""
         import ray
 
-        ray.kill(self._actors[index])
-        self._up.discard(index)
-        self._actors[index] = self._new()
+        try:
+            ray.kill(self._actors[index])
+            self._up.discard(index)
+            self._actors[index] = self._new()
+        except ray.exceptions.RayError as error:
+            raise Lost(f"{type(error).__name__}: {error}") from error
 
     def close(self) -> None:
         """End all actors."""

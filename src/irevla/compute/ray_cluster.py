@@ -20,6 +20,7 @@ from irevla.compute.engine import REFUSED
 from irevla.compute.processes import outlive_nobody
 from irevla.errors import UserError
 
+MOST_SAID = 400  # characters of an error of Ray
 RESTARTS = 3  # of all processes, after one was lost
 WAIT = 20.0  # seconds for a cluster to answer
 START = 600  # seconds for its processes to start: a busy node needs minutes to import torch
@@ -62,13 +63,24 @@ def connect(address: str, *, asked: str = "compute.ray_address", quietly: bool =
             socket.create_connection((host, int(port)), WAIT).close()
         level = logging.ERROR if quietly else logging.INFO
         ray.init(address=address, log_to_driver=not quietly, logging_level=level)
-    except (OSError, ValueError, RuntimeError, ray.exceptions.RayError) as error:
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+    except (OSError, ValueError) as error:
         raise UserError(
-            f"no Ray cluster answers at {asked} {address!r} ({reason}): start one with `ray start "
-            "--head`, or name another; where one asks for a token, let RAY_AUTH_MODE be token here "
-            "as well (docs/scale-out.md, a closed cluster)"
+            f"no Ray cluster answers at {asked} {address!r} ({_line(error)}): start one with `ray "
+            "start --head`, or name another; where one asks for a token, let RAY_AUTH_MODE be "
+            "token here as well (docs/scale-out.md, a closed cluster)"
         ) from error
+    except (RuntimeError, ray.exceptions.RayError) as error:
+        raise UserError(
+            f"the Ray cluster at {asked} {address!r} does not let us in ({_line(error)}): let Ray "
+            "and Python be the same there and here, and where it asks for a token, let "
+            "RAY_AUTH_MODE be token here as well (docs/scale-out.md, a closed cluster)"
+        ) from error
+
+
+def _line(error: Exception) -> str:
+    """Return what an error says in one line, and its end where that is long."""
+    said = " ".join(str(error).split()) or type(error).__name__
+    return said if len(said) < MOST_SAID else "... " + said[-MOST_SAID:]
 
 
 def shares(

@@ -305,6 +305,12 @@ def _check_header(root: Path, spec: LatentSpec) -> None:
     with shaped(root / HEADER, remedy=ANEW):
         found = mapping(header, "the header")
     for name, wanted in {"format": FORMAT, **asdict(spec)}.items():
+        if name == "encoder" and found.get(name) != wanted:
+            raise UserError(
+                f"the latents in {root} were made on {found.get(name)!r}, and would be made on "
+                f"{wanted!r} now: let the VLM be there again until this stage is over "
+                "(rollouts.encoder, rollouts.device, device)"
+            )
         if found.get(name) != wanted:
             raise UserError(
                 f"the latents in {root} were made with {name} = {found.get(name)!r}, but "

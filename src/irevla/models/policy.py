@@ -2,7 +2,7 @@
 
 import hashlib
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -55,7 +55,7 @@ from irevla.models.views import Views
 from irevla.models.vlm.base import VLM
 from irevla.models.vlm.registry import build_vlm
 from irevla.tasks import Parts
-from irevla.types import STATELESS, Features, Observation, tensors_hash
+from irevla.types import STATELESS, Encoder, Features, Observation, tensors_hash
 
 MAKERS = ("vlm.", "views.")  # how the names of those weights begin that make the latents
 
@@ -90,7 +90,7 @@ class VLAPolicy(nn.Module):
         self._modules["state_scale"] = StateScale(self.state_dim)
         self._modules["action_scale"] = ActionScale(self.action_dim, config.action_scale)
         self.discrete_gripper = False
-        self.encoder: Callable[[Observation], Features] | None = None  # who encodes in its place
+        self.encoder: Encoder | None = None
         self.noise = nn.ParameterDict({"log_std": torch.zeros(self.action_dim)})
 
     @property

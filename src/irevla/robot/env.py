@@ -24,6 +24,7 @@ from irevla.robot.safe_arm import ArmFault
 from irevla.robot.settings import HZ, POLICY_CAMERAS
 
 TO_ANSWER = 0.4  # share of a worker's time to answer that a person has, each of two times
+SILENT = 10.0  # s without a decision after which an episode is over: people may have come near
 SLOW = 1.2  # periods that a policy may think, before a person is told
 LIFT = 0.05  # m that the hand rises before it goes to its start, so that it drags nothing along
 
@@ -122,12 +123,16 @@ class PandaRealEnv(PixelEnv):
     def step(
         self, action: Float32[np.ndarray, " A"]
     ) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
-        """Carry out one decision.
+        """Carry out one decision; where the last one is long past, end the episode instead, so that
+        a person is asked before the arm moves again.
 
         The image is taken just so long before the next one that the policy's thinking fits between.
         """
         cell = self.cell
         began = cell.clock.now()
+        silent = began - self._returned
+        if silent > SILENT:
+            return self._break_off(f"no decision came for {silent:.0f} s", person=False)
         chosen, person = self._chosen(np.asarray(action, np.float32))
         by_hand = person or cell.arm.who == PERSON
         cell.teleop.tell(f"{self.task.name}: {'you drive' if by_hand else 'the policy acts'}")
@@ -318,7 +323,7 @@ class PandaRealEnv(PixelEnv):
         arm.say(
             f"{self._late} of {self._decisions} decisions took more than {patience:.0f} ms, the "
             f"slowest {1000 * self._slowest:.0f}, and the arm held {held} times: use a smaller "
-            "policy, or a faster machine"
+            "policy, a faster machine, or a better link where a server encodes"
         )
 
     def _open_fingers(self) -> None:

@@ -45,9 +45,14 @@ class RemoteEncoder:
         self._policy = policy
         self._stored = stored
 
+    @property
+    def device_type(self) -> str:
+        """What it computes on."""
+        return self._fleet.device_type
+
     def __call__(self, observation: Observation) -> Features:
         """Return h of an observation, without gradients."""
-        asking = command("encode", observation_to_files(observation), stored=self._stored)
-        asked = self._fleet.ask(0, asking)
-        answer = self._fleet.answer(0, asked, again=pack(asking))
+        seen = observation_to_files(observation)
+        asking = pack(command("encode", seen, stored=self._stored))
+        answer = self._fleet.answer(0, self._fleet.ask(0, asking), again=asking)
         return features_of_files(answer, self._policy.device)

@@ -8,7 +8,7 @@ from typing import Any
 
 from irevla.compute.ray_actors import Lost, RayActors, actor_shares, joined
 from irevla.compute.ray_cluster import check_together, shares
-from irevla.config import Config, RolloutsConfig
+from irevla.config import METHODS, Config, RolloutsConfig
 from irevla.errors import UserError
 from irevla.models.policy import VLAPolicy
 from irevla.rollout.player import COMMAND, HEAD, SELF
@@ -35,6 +35,7 @@ class Fleet:
         self._device = device
         self._policy: VLAPolicy | None = None
         self._vlm = ""  # sha256 of what makes the latents there
+        self.device_type = ""  # what it makes them on: "cpu" or "cuda"
         self._losses = [0] * len(actors)  # in a row
 
     def __len__(self) -> int:
@@ -45,8 +46,10 @@ class Fleet:
         self._policy = policy
         vlm = policy.vlm_hash()
         message = head_message(policy, "head") if vlm == self._vlm else self._whole()
-        self.tell_all([message] * len(self))
+        answer, *_ = self.tell_all([message] * len(self))
         self._vlm = vlm
+        if "told.json" in answer:
+            self.device_type = answer["told.json"]["device"]
 
     def _whole(self) -> Files:
         assert self._policy is not None
@@ -67,9 +70,9 @@ class Fleet:
             for index in range(len(sent))
         ]
 
-    def ask(self, index: int, message: Files) -> Any:
-        """Send a message to one actor; return what `ready` and `answer` take."""
-        return self._actors.ask(index, pack(message))
+    def ask(self, index: int, message: bytes) -> Any:
+        """Send a packed message to one actor; return what `ready` and `answer` take."""
+        return self._actors.ask(index, message)
 
     def ready(self, asked: Mapping[int, Any]) -> Sequence[int]:
         """Return those of the asked that have answered or are lost; wait for one."""
@@ -96,12 +99,12 @@ class Fleet:
                 last = reason.strip().splitlines()[-1]
                 raise UserError(
                     f"rollout actor {index} was lost {self._losses[index]} times in a row, at "
-                    f"last: {last}; look at its node, or choose local as --rollouts.backend and "
-                    "--rollouts.encoder: the same command goes on"
+                    f"last: {last}; look at its node, and give the same command again, with "
+                    "--rollouts.backend and --rollouts.encoder local if it is to go on here"
                 )
-            _log.warning("rollout actor %d was lost (%s); replaced", index, reason)
-            self._actors.replace(index)
+            _log.warning("rollout actor %d was lost (%s); another is asked for", index, reason)
             try:
+                self._actors.replace(index)
                 for message in (self._whole(), *restore(index)):
                     self._actors.answer(index, self._actors.ask(index, pack(message)))
                 return
@@ -179,16 +182,26 @@ def check_cluster(config: Config, *, workers: int) -> None:
     with joined(rollouts.ray_address, asked=ADDRESS):
         each = actor_shares(rollouts.actors, rollouts.ray_resource, rollouts.device, cpus=workers)
         beside = _learning_beside(config)
-        if beside and compute.ray_address == rollouts.ray_address:
-            learner = shares(beside, compute.ray_resource, config.device)
+        if beside and _host(compute.ray_address) == _host(rollouts.ray_address):
+            learner = shares(1, compute.ray_resource, config.device)
             check_together((rollouts.actors, each), (beside, learner))
 
 
 def _learning_beside(config: Config) -> int:
-    """Return how many processes on a cluster learn while others play."""
-    stage_1 = config.rl == "sac" and config.compute.stage1 == "ray"
-    stage_2 = config.compute.pipeline and config.compute.stage2 == "ray"
-    return max(int(stage_1), config.compute.processes if stage_2 else 0)
+    """Return how many processes on a cluster learn while these actors are at work.
+
+    Actors that play have left before SAC's learner starts: its stage 1 is played here.
+    """
+    compute = config.compute
+    by_sac = config.rl == "sac" and METHODS[config.method].rl != "none"
+    stage_1 = by_sac and compute.stage1 == "ray" and config.rollouts.encoder == "ray"
+    stage_2 = compute.pipeline and compute.stage2 == "ray"
+    return int(stage_1) + (compute.processes if stage_2 else 0)
+
+
+def _host(address: str) -> str:
+    """Return the host of a cluster, which clients and nodes reach at other ports."""
+    return address.rpartition("://")[2].rpartition(":")[0] or address
 
 
 def _new_fleet(config: RolloutsConfig, workers: int) -> Fleet:

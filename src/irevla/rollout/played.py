@@ -100,15 +100,14 @@ class RemoteEpisodes:
         self._dropped = 0
 
     def __iter__(self) -> Iterator[Outcome]:
-        asking = command("next")
-        again = pack(asking)
+        asking = pack(command("next"))
         busy = [index for index, left in enumerate(self._left) if left]
         self._fleet.tell_all([self._open(index) for index in range(len(self._left))])
         asked = {index: self._fleet.ask(index, asking) for index in busy}
         while asked:
             for index in self._fleet.ready(asked):
                 answer = self._fleet.answer(
-                    index, asked.pop(index), again=again, restore=self._restore
+                    index, asked.pop(index), again=asking, restore=self._restore
                 )
                 told = answer["told.json"]
                 self._drop(index, jobs_of_json(told["given_up"]))

@@ -2,7 +2,8 @@
 
 It obeys messages (`storage.message`), each a "command.json" with files beside it:
 
-- policy: take all weights; the VLM is loaded once, and then only what changes of it;
+- policy: take all weights; the VLM is loaded once, and then only what changes of it; answered with
+  the kind of device that it is on;
 - head: take the weights that stage 1 changes;
 - rollouts: open environments that play one task for ever, or go on with what was under way;
 - collect: take a head, play so many decisions; answered with latents, never images;
@@ -91,7 +92,11 @@ class Player:
         assert self._policy is not None, "a policy comes first"
         return self._policy
 
-    def _take_policy(self, files: Files, *, device: str) -> None:
+    def _take_policy(self, files: Files, *, device: str) -> Files:
+        self._load(files, device)
+        return {"told.json": {"device": self._acting.device.type}}
+
+    def _load(self, files: Files, device: str) -> None:
         described = {name: files[CONFIG][name] for name in files[CONFIG] if name != FINGERPRINT}
         if self._policy is None or described != self._described:
             self._policy = VLAPolicy.from_files(files, device=find_device(device))

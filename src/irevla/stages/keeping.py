@@ -107,7 +107,7 @@ def open_replay(
         text = suite.task(stage.task).instruction
         latents = policy.encode(Observation(blank, (text,), torch.zeros(1, policy.state_dim)))
     _, tokens, width = latents.tokens.shape
-    where = policy.device.type if policy.encoder is None else "ray"
+    where = policy.device.type if policy.encoder is None else policy.encoder.device_type
     spec = LatentSpec(
         weights=policy.vlm_hash(),
         encoder=f"{where} {policy.config.dtype}",
