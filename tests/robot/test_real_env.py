@@ -341,9 +341,13 @@ def test_a_policy_that_thinks_too_long_is_told(monkeypatch: pytest.MonkeyPatch) 
     assert "the arm held 2 times" in said[-1]
 
 
-def test_after_a_long_silence_a_person_is_asked_before_the_arm_moves() -> None:
+def test_after_a_long_silence_a_person_is_asked_before_the_arm_moves(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     """As where a server that encodes was away: somebody may have come near."""
     env, _, driver, clock = env_of()
+    said: list[str] = []
+    monkeypatch.setattr(env.cell.arm, "_announce", said.append)
     ahead = np.array([1, 0, 0, 0, 0, 0, -1], np.float32)
     env.reset()
     env.step(ahead)
@@ -354,6 +358,9 @@ def test_after_a_long_silence_a_person_is_asked_before_the_arm_moves() -> None:
     _, reward, terminated, truncated, info = env.step(ahead)
     assert (reward, terminated, truncated) == (0.0, False, True)
     assert info["fault"] == "no decision came for 11 s"
+    assert any(
+        text.startswith("no decision came for 11 s, so this episode is over") for text in said
+    )
     assert (driver.pose.position == where).all()
 
 

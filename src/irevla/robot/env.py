@@ -132,7 +132,9 @@ class PandaRealEnv(PixelEnv):
         began = cell.clock.now()
         silent = began - self._returned
         if silent > SILENT:
-            return self._break_off(f"no decision came for {silent:.0f} s", person=False)
+            fault = f"no decision came for {silent:.0f} s"
+            cell.arm.say(f"{fault}, so this episode is over: nothing moves before you say so")
+            return self._break_off(fault, person=False)
         chosen, person = self._chosen(np.asarray(action, np.float32))
         by_hand = person or cell.arm.who == PERSON
         cell.teleop.tell(f"{self.task.name}: {'you drive' if by_hand else 'the policy acts'}")
