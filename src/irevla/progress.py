@@ -16,6 +16,8 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
+from irevla.ctrl_c import heed_ctrl_c
+
 # No markup: "[/x]" in a path is a path.
 console = Console(stderr=True, highlight=False, markup=False)  # for people who wait
 screen = Console(highlight=False, markup=False)  # for results
@@ -42,6 +44,7 @@ def bar(title: str, total: int) -> Iterator[Advance]:
         task = progress.add_task(title, total=total, note="")
 
         def advance(done: int, note: str = "") -> None:
+            heed_ctrl_c()
             last[0] = note
             progress.update(task, completed=done, note=note)
 

@@ -6,6 +6,7 @@ import sys
 from collections.abc import Sequence
 
 from irevla.cli.commands import COMMANDS
+from irevla.ctrl_c import ctrl_c_is_kept
 from irevla.errors import UserError, unknown
 from irevla.storage.disk import remedy
 
@@ -50,7 +51,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             return 0
         if words[0] not in COMMANDS:
             raise unknown("command", words[0], COMMANDS)
-        COMMANDS[words[0]](words[1:])
+        with ctrl_c_is_kept():
+            COMMANDS[words[0]](words[1:])
     except BrokenPipeError:  # the reader of our output has left, as `| head` does
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
