@@ -1,6 +1,7 @@
 """Actors of a cluster without a cluster: players in this process, which can be lost."""
 
 from collections.abc import Callable, Mapping, Sequence
+from math import inf
 from typing import Any
 
 from irevla.compute.ray_actors import Lost, RayActors
@@ -29,7 +30,7 @@ class Players(RayActors):
     def ask(self, index: int, message: bytes) -> Any:
         return message
 
-    def answer(self, index: int, asked: Any) -> bytes:
+    def answer(self, index: int, asked: Any, *, most: float = inf) -> bytes:
         self.heard[index].append(asked)
         answer = self.players[index].answer(type(self).spoil(asked))
         mark = (index, len(self.heard[index]))

@@ -152,3 +152,15 @@ def test_a_port_that_is_taken_is_said_in_one_line(tmp_path: Path) -> None:
 def test_a_place_where_no_socket_can_be_is_said(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="cannot be made"):
         listening(tmp_path / ("long" * 40), timeout=0.1)
+
+
+def test_who_listens_keeps_the_socket_until_they_end(tmp_path: Path) -> None:
+    path = tmp_path / "view"
+    with closing(listening(path, timeout=0.1)) as first:
+        with pytest.raises(UserError, match=r"another process listens at .*view.*end it first"):
+            listening(path, timeout=0.1)
+        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sender:
+            sender.sendto(b"still heard", str(path))
+        assert first.recv(100) == b"still heard"
+    with closing(listening(path, timeout=0.1)):  # its file was left, as by one that was killed
+        assert path.is_socket()

@@ -25,7 +25,7 @@ from irevla.rollout.demonstrations import open_store
 from irevla.rollout.episodes import EpisodeRecorder, Outcome
 from irevla.runs.run import Run, open_run
 from irevla.stages import harvest, sac, zero_shot
-from irevla.stages.contract import still_to_play
+from irevla.stages.contract import note_failure, still_to_play
 from irevla.stages.keeping import Kept, open_kept
 from irevla.storage.metrics import Metrics, read_metrics
 from irevla.tasks import BLOCK, Purpose, Stage, TaskLists
@@ -190,15 +190,26 @@ def test_practice_is_not_rewound_on_a_real_arm(
     assert len(set(seeds)) == len(seeds)
 
 
-def test_where_enough_have_succeeded_nothing_is_played_on_an_arm() -> None:
+def test_where_enough_have_succeeded_nothing_is_played_on_an_arm(run: Run) -> None:
     jobs = [Job(TASK, seed) for seed in range(5)]
+    arm, simulator = suite_of(real=True), suite_of(real=False)
     done = {1: 4, 3: 6}
-    assert still_to_play(suite_of(real=True), jobs, done, wanted=2) == ([], 2, 10)
+    assert still_to_play(run, arm, STAGE, jobs, done, wanted=2) == ([], 2, 2, 10)
     # A simulator plays them again: the failures between them count too.
-    assert still_to_play(suite_of(real=False), jobs, done, wanted=2) == (jobs, 0, 0)
-    rest, tried, decisions = still_to_play(suite_of(real=True), jobs, {1: 4, 3: 6}, wanted=3)
-    assert ([job.seed for job in rest], tried, decisions) == ([0, 2, 4], 2, 10)
-    assert still_to_play(suite_of(real=False), jobs, {1: 4}, wanted=3) == (jobs, 0, 0)
+    assert still_to_play(run, simulator, STAGE, jobs, done, wanted=2) == (jobs, 0, 0, 0)
+    left, *counts = still_to_play(run, arm, STAGE, jobs, done, wanted=3)
+    assert ([job.seed for job in left], counts) == ([0, 2, 4], [2, 2, 10])
+    assert still_to_play(run, simulator, STAGE, jobs, {1: 4}, wanted=3) == (jobs, 0, 0, 0)
+
+
+def test_failures_on_an_arm_count_after_a_break_and_are_not_watched_again(run: Run) -> None:
+    jobs = [Job(TASK, seed) for seed in range(5)]
+    arm, simulator = suite_of(real=True), suite_of(real=False)
+    for suite, other in ((arm, STAGE.then("harvest")), (arm, STAGE), (simulator, STAGE)):
+        note_failure(run, suite, other, Outcome(jobs[2], False, np.zeros((7, 2), np.float32)))
+    left, *counts = still_to_play(run, arm, STAGE, jobs, {1: 4}, wanted=2)
+    assert ([job.seed for job in left], counts) == ([0, 3, 4], [2, 1, 11])
+    assert len([record for record in run.journal if "failed in" in record["event"]]) == 2
 
 
 def test_an_evaluation_on_an_arm_has_the_arms_own_time_and_no_second_environment() -> None:

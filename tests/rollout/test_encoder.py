@@ -3,6 +3,7 @@
 The server is a player in this process; `tests/stages/test_ray_rollouts.py` has one of Ray.
 """
 
+import json
 from collections.abc import Iterator
 from contextlib import nullcontext
 from dataclasses import replace
@@ -25,7 +26,6 @@ from irevla.rollout.fleet import fleet_outlives_stages
 from irevla.rollout.played import open_episodes
 from irevla.rollout.practice import Practice, open_rollouts
 from irevla.runs.run import open_run
-from irevla.stages import preflight
 from irevla.stages.keeping import open_replay
 from irevla.storage.message import unpack
 from irevla.storage.read import read_json
@@ -210,10 +210,13 @@ def test_latents_say_on_what_they_were_made(policy: VLAPolicy, tmp_path: Path) -
                 open_replay(run, policy, stage, "online", suite=POINTMASS)
 
 
-def test_a_run_ends_as_one_with_a_vlm_here(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """Through stage 2, after which the server has another VLM, and a second round."""
-    monkeypatch.setattr(preflight, "check_cluster", lambda config, *, workers: None)
-    monkeypatch.setattr(preflight, "find_spec", lambda name: name)
+def test_a_run_ends_as_one_with_a_vlm_here(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Through stage 2, after which the server has another VLM, and a second round; `irevla eval` of
+    what comes of it as well."""
+    monkeypatch.setattr(fleet, "check_cluster", lambda config, *, workers: None)
+    monkeypatch.setattr(fleet, "find_spec", lambda name: name)
     for where in ("local", "ray"):
         out = ["--out", str(tmp_path / where), "--rollouts.encoder", where]
         assert main(["run", "pointmass", *out, *SHORT.split()]) == 0
@@ -226,3 +229,10 @@ def test_a_run_ends_as_one_with_a_vlm_here(monkeypatch: pytest.MonkeyPatch, tmp_
     did = told(players)
     assert {"policy", "head", "encode"} == set(did)
     assert did.count("policy") == 3  # after stages 0, 2 and 2
+    evaluated = []
+    for options in ([], ["--rollouts.encoder", "ray"]):
+        capsys.readouterr()
+        assert main(["eval", str(tmp_path / "ray"), "--episodes", "2", "--json", *options]) == 0
+        evaluated.append([row | {"seconds": 0.0} for row in json.loads(capsys.readouterr().out)])
+    assert evaluated[0] == evaluated[1]
+    assert "encode" in told(Players.made[-1]) and len(Players.made) == 2

@@ -26,6 +26,7 @@ from irevla.evaluation.evaluate import Evaluation, Protocol
 from irevla.evaluation.stats import Row
 from irevla.models.policy import build_policy
 from irevla.presets import find_preset
+from irevla.rollout import fleet
 from irevla.rollout.demonstrations import collect_expert, open_demonstrations, open_store
 from irevla.runs.run import open_run
 from irevla.stages import preflight as preflighting
@@ -208,7 +209,7 @@ ACTORS = RolloutsConfig(backend="ray")
 
 def test_actors_without_ray_or_for_an_arm_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     config = Config(suite="pointmass", model=MODEL, rollouts=ACTORS)
-    monkeypatch.setattr(preflighting, "find_spec", lambda name: None if name == "ray" else name)
+    monkeypatch.setattr(fleet, "find_spec", lambda name: None if name == "ray" else name)
     with pytest.raises(UserError, match=r"no Ray here: pip install 'irevla\[ray\]'"):
         preflight(config)
     with pytest.raises(UserError, match=r"no Ray here: pip install 'irevla\[ray\]'"):
@@ -223,8 +224,8 @@ def test_actors_without_ray_or_for_an_arm_are_refused(monkeypatch: pytest.Monkey
 def test_what_actors_do_not_play_is_said(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(preflighting, "find_spec", lambda name: name)
-    monkeypatch.setattr(preflighting, "check_cluster", lambda config, *, workers: None)
+    monkeypatch.setattr(fleet, "find_spec", lambda name: name)
+    monkeypatch.setattr(fleet, "check_cluster", lambda config, *, workers: None)
     for rl in ("ppo", "sac"):
         preflight(Config(suite="pointmass", model=MODEL, rl=rl, rollouts=ACTORS))
         said = "stage 1 by SAC plays in this process's environments" in capsys.readouterr().err

@@ -13,6 +13,7 @@ import pytest
 import torch
 
 from irevla.cli.main import main
+from irevla.compute.ray_actors import Lost, RayActors
 from irevla.config import ComputeConfig, Config, EnvConfig, ModelConfig, RolloutsConfig
 from irevla.data.buffers import RolloutBatch
 from irevla.envs.suite import Authorization, load_suite
@@ -52,7 +53,8 @@ Found = list[tuple[RolloutBatch, RolloutStats]]
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[Any]:
     """A head that is "local", and two nodes that are "remote"."""
-    places = [Path(__file__).parents[2] / "src", Path(__file__).parents[1]]
+    here = Path(__file__).parent
+    places = [here.parents[1] / "src", here.parent, here]
     path = os.pathsep.join([*map(str, places), os.environ.get("PYTHONPATH", "")])
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PYTHONPATH", path)
@@ -213,6 +215,36 @@ def test_episodes_are_those_of_this_process_though_an_actor_dies(
         assert len(set(before) & set(actors())) == 1, "they stay, and one was replaced"
     assert found == again == want
     assert facts["dropped"] in (1, 2)
+
+
+class Hanging:
+    """Answers what it is told, unless that is to hang."""
+
+    def answer(self, message: bytes) -> bytes:
+        while message == b"hang":
+            time.sleep(0.1)
+        return message
+
+
+def test_an_actor_that_is_alive_and_hangs_is_lost(cluster: Any) -> None:
+    actors = RayActors(
+        "test_ray_rollouts:Hanging",
+        number=1,
+        address=cluster.address,
+        asked="rollouts.ray_address",
+        resource="remote",
+        cpus=1,
+        device="cpu",
+        patience=1.0,
+    )
+    try:
+        assert actors.answer(0, actors.ask(0, b"hello"), most=60) == b"hello"
+        with pytest.raises(Lost, match="is alive, but gave no answer for 3 s"):
+            actors.answer(0, actors.ask(0, b"hang"), most=2.5)
+        actors.replace(0)
+        assert actors.answer(0, actors.ask(0, b"hello again")) == b"hello again"
+    finally:
+        actors.close()
 
 
 def test_what_a_cluster_has_not_is_said_in_one_line(config: RolloutsConfig) -> None:

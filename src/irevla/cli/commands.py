@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import tyro
 
 from irevla.cli.arguments import parse, writable
-from irevla.config import Config, EnvConfig, ExpertConfig, PretrainConfig
+from irevla.config import Config, EnvConfig, ExpertConfig, PretrainConfig, RolloutsConfig
 from irevla.errors import UserError
 from irevla.presets import PRESETS, find_preset
 
@@ -128,6 +128,7 @@ def evaluate(argv: Sequence[str]) -> None:
         words: Literal["right", "empty", "another", "punctuated"] = "right"  # what it is told: the
         # instruction; nothing; the next task's; its own in capitals with an exclamation mark
         execute: int = 0  # actions of a chunk that it executes before it looks again; 0: its own
+        rollouts: RolloutsConfig = dataclasses.field(default_factory=RolloutsConfig)
         json: bool = False  # print rows as JSON
 
     arguments = parse(EvalArguments, argv, prog="irevla eval")
@@ -156,6 +157,7 @@ def evaluate(argv: Sequence[str]) -> None:
             suite=arguments.suite,
             words=arguments.words,
             execute=arguments.execute,
+            rollouts=arguments.rollouts,
         )
     except Interrupted as error:
         show(error.rows)

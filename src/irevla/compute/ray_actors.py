@@ -10,6 +10,7 @@ import logging
 import traceback
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
+from math import inf
 from typing import Any, Protocol, runtime_checkable
 
 from irevla.compute.ray_cluster import connect, shares
@@ -153,13 +154,18 @@ class RayActors:
         parts = [message[start : start + size] for start in range(0, len(message), size)]
         return self._actors[index].answer.options(num_returns=1 + PARTS).remote(*parts)
 
-    def answer(self, index: int, asked: Any) -> bytes:
-        """Wait for an answer. Raises `Lost`, or the `UserError` that the object raised."""
+    def answer(self, index: int, asked: Any, *, most: float = inf) -> bytes:
+        """Wait for an answer, `most` seconds after which even an actor that is alive counts as
+        lost. Raises `Lost`, or the `UserError` that the object raised."""
         import ray
 
+        waited = 0.0
         try:
             while not ray.wait(asked[:1], timeout=self._patience)[0]:
                 self._check_alive(index)
+                waited += self._patience
+                if waited >= most:
+                    raise Lost(f"is alive, but gave no answer for {waited:g} s")
             kind, *parts = ray.get(asked)
         except ray.exceptions.RayError as error:
             self._check_here()

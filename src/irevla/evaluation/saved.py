@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from irevla.compute.device import find_device, threads
-from irevla.config import Config
+from irevla.config import Config, RolloutsConfig
 from irevla.envs.suite import load_suite, suite_of_file
 from irevla.errors import UserError
 from irevla.evaluation.evaluate import Played, Protocol, evaluate_policy, rows_of
@@ -16,6 +16,7 @@ from irevla.models.files import CONFIG, check_fits
 from irevla.models.hub import locate
 from irevla.models.policy import VLAPolicy
 from irevla.presets import PRESETS
+from irevla.rollout.fleet import check_rollouts
 from irevla.runs.run import read_config
 
 
@@ -36,10 +37,12 @@ def evaluate_saved(
     suite: str = "",
     words: str = "right",
     execute: int = 0,
+    rollouts: RolloutsConfig | None = None,
 ) -> list[Row]:
     """Return the success rates of the policy in `path`, with the environment settings of its run.
 
     Of the actions that it gives at once it executes as many as it was trained to, or `execute`.
+    Who plays, and where its VLM is, `rollouts` says; without, all is here.
     `path` is a run (its newest policy), a checkpoint, an exported folder, or "owner/name" on the
     Hub. On the suite of its run, or on another one; told `words` (see `WORDS`). Raises `UserError`
     where they do not fit, `Interrupted` where a person leaves an arm.
@@ -62,7 +65,9 @@ def evaluate_saved(
         cameras=env.cameras,
         path=str(path),
     )
-    protocol = Protocol(found, chosen, env, episodes, seed, words)
+    playing = Config(env=env, rollouts=rollouts or RolloutsConfig())
+    check_rollouts(found, playing, execute=policy.execute)
+    protocol = Protocol(found, chosen, env, episodes, seed, words, playing.rollouts)
     method = config.method + ("" if words == "right" else f", {words} words")
     named: Any = {"method": method, "stage": path.absolute().name, "run_seed": config.seed}
     played: list[Played] = []

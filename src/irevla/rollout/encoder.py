@@ -14,6 +14,8 @@ from irevla.rollout.wire import features_of_files, observation_to_files
 from irevla.storage.message import pack
 from irevla.types import Features, Observation
 
+LONGEST = 300.0  # seconds for an image: a driver that hangs says that it is alive
+
 
 @contextmanager
 def encoder_of(
@@ -54,5 +56,5 @@ class RemoteEncoder:
         """Return h of an observation, without gradients."""
         seen = observation_to_files(observation)
         asking = pack(command("encode", seen, stored=self._stored))
-        answer = self._fleet.answer(0, self._fleet.ask(0, asking), again=asking)
+        answer = self._fleet.answer(0, self._fleet.ask(0, asking), again=asking, most=LONGEST)
         return features_of_files(answer, self._policy.device)

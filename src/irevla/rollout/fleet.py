@@ -4,11 +4,14 @@ lost."""
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from importlib.util import find_spec
+from math import inf
 from typing import Any
 
 from irevla.compute.ray_actors import Lost, RayActors, actor_shares, joined
 from irevla.compute.ray_cluster import check_together, shares
 from irevla.config import METHODS, Config, RolloutsConfig
+from irevla.envs.suite import Suite
 from irevla.errors import UserError
 from irevla.models.policy import VLAPolicy
 from irevla.rollout.player import COMMAND, HEAD, SELF
@@ -79,12 +82,19 @@ class Fleet:
         return self._actors.ready(asked)
 
     def answer(
-        self, index: int, asked: Any, *, again: bytes, restore: Restore = lambda index: ()
+        self,
+        index: int,
+        asked: Any,
+        *,
+        again: bytes,
+        restore: Restore = lambda index: (),
+        most: float = inf,
     ) -> dict[str, Any]:
-        """Return an answer. An actor that was lost is replaced, restored and told `again`."""
+        """Return an answer. An actor that was lost, or needs more than `most` seconds, is replaced,
+        restored and told `again`."""
         while True:
             try:
-                answer = unpack(self._actors.answer(index, asked))
+                answer = unpack(self._actors.answer(index, asked, most=most))
                 self._losses[index] = 0
                 return answer
             except Lost as reason:
@@ -172,6 +182,24 @@ def hired(config: RolloutsConfig, *, workers: int) -> Iterator[Fleet]:
         fleet.close()
     else:
         _resting[kind] = fleet
+
+
+def check_rollouts(suite: Suite, config: Config, *, execute: int) -> None:
+    """Raise `UserError` where those on a cluster cannot play, or encode for, a policy that executes
+    so many actions at once, before they are needed."""
+    rollouts = config.rollouts
+    if not rollouts.uses_ray:
+        return
+    if rollouts.backend == "ray" and execute > 1:
+        raise UserError(
+            "the actors of rollouts.backend ray ask the policy at each step: let it execute one "
+            "action (--model.execute 1, of irevla eval --execute 1), or --rollouts.backend local"
+        )
+    if rollouts.backend == "ray" and suite.real_arm is not None:
+        raise UserError(f"{suite.name} moves an arm, which is here: --rollouts.backend local")
+    if find_spec("ray") is None:
+        raise UserError("there is no Ray here: pip install 'irevla[ray]', or leave rollouts out")
+    check_cluster(config, workers=config.env.workers if rollouts.backend == "ray" else 1)
 
 
 def check_cluster(config: Config, *, workers: int) -> None:

@@ -5,12 +5,13 @@ is what the policy, the learner and the stage say they need to go on, each by fi
 """
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 from irevla.envs.suite import Suite
 from irevla.envs.vector import Job
 from irevla.errors import UserError
 from irevla.progress import console
+from irevla.rollout.episodes import Outcome
 from irevla.runs.run import Run
 from irevla.storage.checkpoint import Checkpoints, load, series_name
 from irevla.tasks import Stage
@@ -117,18 +118,49 @@ def complete(run: Run, policy: Policy, stage: Stage, **facts: Any) -> None:
     run.checkpoints.drop(stage.folder)
 
 
+class ToPlay(NamedTuple):
+    """What is left of episodes that are played until enough have succeeded, and what was played
+    before."""
+
+    left: list[Job]
+    tried: int
+    solved: int
+    decisions: int
+
+
 def still_to_play(
-    suite: Suite, jobs: Sequence[Job], done: Mapping[int, int], *, wanted: int
-) -> tuple[list[Job], int, int]:
-    """Return the jobs to play until `wanted` have succeeded, and the episodes and decisions before.
+    run: Run,
+    suite: Suite,
+    stage: Stage,
+    jobs: Sequence[Job],
+    done: Mapping[int, int],
+    *,
+    wanted: int,
+) -> ToPlay:
+    """Return what of `jobs` is to be played until `wanted` have succeeded.
 
     `done` has the seed and the decisions of each that has succeeded. In a simulator they are played
     again, so that the counts come out as if nothing had been interrupted; on a real arm, where a
-    person watches, they are not, and count as played before.
+    person watches, they are not, nor are those that failed (`note_failure`), and all count as
+    played before.
     """
     if suite.real_arm is None:
-        return list(jobs), 0, 0
-    if len(done) >= wanted:
-        return [], len(done), sum(done.values())
-    rest = [job for job in jobs if job.seed not in done]
-    return rest, len(done), sum(done.values())
+        return ToPlay(list(jobs), 0, 0, 0)
+    failed = {
+        record["seed"]: record["decisions"]
+        for record in run.journal
+        if record["event"] == _failure(stage)
+    }
+    played = {**failed, **done}
+    left = [job for job in jobs if job.seed not in played] if len(done) < wanted else []
+    return ToPlay(left, len(played), len(done), sum(played.values()))
+
+
+def note_failure(run: Run, suite: Suite, stage: Stage, outcome: Outcome) -> None:
+    """Write down an episode that failed on a real arm, so that nobody has to watch it again."""
+    if suite.real_arm is not None:
+        run.journal.append(_failure(stage), seed=outcome.job.seed, decisions=outcome.length)
+
+
+def _failure(stage: Stage) -> str:
+    return f"failed in {stage.name}"

@@ -11,7 +11,7 @@ from irevla.rollout.actors import MeanActor
 from irevla.rollout.episodes import in_order
 from irevla.rollout.played import open_episodes
 from irevla.runs.run import Run
-from irevla.stages.contract import still_to_play
+from irevla.stages.contract import note_failure, still_to_play
 from irevla.tasks import SHARE, Purpose, Stage, first_seed
 
 
@@ -39,8 +39,9 @@ def run_harvest(
         if info.provenance.task == stage.task and info.provenance.seed in seeds
     }
     wanted = config.episodes
-    jobs, tried, decisions = still_to_play(suite, jobs, done, wanted=wanted + practice)
-    kept = tried  # of those that are not played again
+    jobs, tried, kept, decisions = still_to_play(
+        run, suite, stage, jobs, done, wanted=wanted + practice
+    )
     left = config.attempts
     with (
         threads(1),
@@ -64,6 +65,8 @@ def run_harvest(
                 assert outcome.episode is not None
                 online.append(outcome.episode)
                 done[outcome.job.seed] = outcome.length
+            elif not outcome.success:
+                note_failure(run, suite, stage, outcome)
             wanted += practising and outcome.success
             left -= not practising
             advance(decisions if practice else kept, f"{kept} successes in {tried} episodes")

@@ -12,7 +12,7 @@ from irevla.models.hub import locate
 from irevla.models.vlm.registry import VLMS, check_model
 from irevla.progress import console
 from irevla.rollout.demonstrations import open_demonstrations
-from irevla.rollout.fleet import check_cluster
+from irevla.rollout.fleet import check_rollouts
 from irevla.tasks import TaskLists
 
 
@@ -35,10 +35,9 @@ def preflight(config: Config) -> tuple[Suite, TaskLists]:
         )
     if "ray" in config.compute.engines and find_spec("ray") is None:
         raise UserError("there is no Ray here: pip install 'irevla[ray]', or choose torchrun")
-    if config.rollouts.backend == "ray":
-        _check_actors(suite, config, model)
-    if config.rollouts.encoder == "ray":
-        _check_cluster(config, workers=1)
+    check_rollouts(suite, config, execute=model.execute)
+    if config.rollouts.backend == "ray" and config.rl == "sac":
+        _say_who_plays_sac(config)
     if config.eval.videos and find_spec("av") is None:
         raise UserError("videos need PyAV: pip install 'irevla[report]', or --eval.no-videos")
     tasks = suite.task_lists(config)
@@ -46,29 +45,14 @@ def preflight(config: Config) -> tuple[Suite, TaskLists]:
     return suite, tasks
 
 
-def _check_actors(suite: Suite, config: Config, model: ModelConfig) -> None:
-    """Raise `UserError` where actors on a cluster cannot play; say what they do not play."""
-    if model.execute > 1:
-        raise UserError(
-            "the actors of rollouts.backend ray ask the policy at each step: --model.execute 1, or "
-            "--rollouts.backend local"
-        )
-    if suite.real_arm is not None:
-        raise UserError(f"{config.suite} moves an arm, which is here: --rollouts.backend local")
-    _check_cluster(config, workers=config.env.workers)
-    if config.rl == "sac" and METHODS[config.method].rl != "none":
+def _say_who_plays_sac(config: Config) -> None:
+    if METHODS[config.method].rl != "none":
         console.print(
             "stage 1 by SAC plays in this process's environments, since its learner takes each "
             "episode as it ends: the actors of rollouts.backend ray play the harvest and the "
             "evaluations",
             soft_wrap=True,
         )
-
-
-def _check_cluster(config: Config, *, workers: int) -> None:
-    if find_spec("ray") is None:
-        raise UserError("there is no Ray here: pip install 'irevla[ray]', or leave rollouts out")
-    check_cluster(config, workers=workers)
 
 
 def _check_demonstrations(suite: Suite, tasks: TaskLists, config: Config) -> None:

@@ -14,7 +14,7 @@ from irevla.rollout.actors import MeanActor
 from irevla.rollout.episodes import Outcome, in_order
 from irevla.rollout.serve import Server
 from irevla.runs.run import Run
-from irevla.stages.contract import still_to_play
+from irevla.stages.contract import note_failure, still_to_play
 from irevla.stages.keeping import Kept, encoded, is_earlier, lengths, open_environments, recorder
 from irevla.stages.words import Words, taught
 from irevla.tasks import Purpose, Stage, first_seed
@@ -72,8 +72,7 @@ def _play(
     config = run.config.sac
     first = first_seed(Purpose.ZERO_SHOT, run.config.seed, round=stage.round)
     jobs = [Job(stage.task, first + index) for index in range(config.attempts)]
-    jobs, tried, decisions = still_to_play(suite, jobs, done, wanted=wanted)
-    solved = tried  # of those that are not played again
+    jobs, tried, solved, decisions = still_to_play(run, suite, stage, jobs, done, wanted=wanted)
     words = _words(run, suite, stage)
     acting = policy.hash()
     with (
@@ -90,8 +89,10 @@ def _play(
             outcome = _as_of_the_task(policy, suite, outcome, gamma=config.gamma)
             if outcome.success and outcome.job.seed not in done:
                 kept.keep_success(outcome)
-            elif config.keep_failures and not outcome.success:
-                kept.keep_failure(outcome)
+            elif not outcome.success:
+                if config.keep_failures:
+                    kept.keep_failure(outcome)
+                note_failure(run, suite, stage, outcome)
             advance(solved, f"{solved} successes in {tried} episodes")
             if solved >= wanted:
                 break
