@@ -11,6 +11,7 @@ from irevla.storage import disk
 
 EXAMPLES = sorted((Path(__file__).parents[1] / "examples").glob("*.py"))
 NEEDS = {
+    "gym_aloha_transfer": "gym_aloha",
     "gym_hil_pick": "gym_hil",
     "gym_pusht_push": "gym_pusht",
 }  # examples of packages that irevla does not need
@@ -34,6 +35,8 @@ def test_it_runs_and_says_something(
     assert done.stdout.strip()
     assert "Traceback" not in done.stderr
     assert not list(tmp_path.iterdir()), "it leaves nothing behind"
+    if path.stem == "gym_aloha_transfer":
+        assert "hands over 10 of 10" in done.stdout
     if path.stem == "gym_hil_pick":
         assert "picks up 10 of 10" in done.stdout
     if path.stem == "gym_pusht_push":
