@@ -1,10 +1,9 @@
 """Actors of a cluster without a cluster: players in this process, which can be lost."""
 
 from collections.abc import Callable, Mapping, Sequence
-from math import inf
 from typing import Any
 
-from irevla.compute.ray_actors import Lost, RayActors
+from irevla.compute.ray_actors import LONGEST, Lost, RayActors
 from irevla.rollout.player import Player
 
 LOST: list[tuple[int, int]] = []  # (actor, which message to it) at which it dies, once each
@@ -30,7 +29,7 @@ class Players(RayActors):
     def ask(self, index: int, message: bytes) -> Any:
         return message
 
-    def answer(self, index: int, asked: Any, *, most: float = inf) -> bytes:
+    def answer(self, index: int, asked: Any, *, most: float = LONGEST) -> bytes:
         self.heard[index].append(asked)
         answer = self.players[index].answer(type(self).spoil(asked))
         mark = (index, len(self.heard[index]))

@@ -52,6 +52,7 @@ class Robot:
         self.place = root / "share"
         self.killed_at: list[int] = []  # before these updates a learner is killed
         self.learners = 0  # that were started
+        self.courier: threading.Thread | None = None
         self.updates: list[int] = []  # in the order in which they were made
 
     @property

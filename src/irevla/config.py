@@ -23,6 +23,17 @@ def _check(condition: bool, message: str) -> None:
         raise UserError(message)
 
 
+NAMED = ("abfs", "abfss", "sftp", "ssh")
+"""Kinds of URIs in which what is before an @ is a name: of a container, or of a user."""
+
+
+def _has_secret(uri: str) -> bool:
+    """Return whether a URI may hold a password or a token."""
+    kind, _, rest = uri.partition("://")
+    user, at, _ = rest.partition("/")[0].rpartition("@")
+    return "?" in rest or (bool(at) and (":" in user or kind not in NAMED))
+
+
 def is_folder(name: str | Path) -> bool:
     """Return whether there is a folder of that name: not of one that no file can have, either."""
     try:
@@ -441,8 +452,9 @@ class ComputeConfig:
         _positive(self, "compute.", "processes")
         _at_most(self, "compute.", processes=4096)
         _check(
-            "@" not in self.share.partition("://")[2].partition("/")[0],
-            "compute.share must have no user or password: let them be in the environment",
+            not any(_has_secret(part) for part in self.share.split("::")),
+            "compute.share must have no user, password or query: let what opens it be in the "
+            "environment",
         )
         _check(
             not self.pipeline or self.stage2 != "inline",

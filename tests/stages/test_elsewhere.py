@@ -450,12 +450,24 @@ def test_which_processes_are_asked_for() -> None:
         ({"stage1": "torchrun", "shard": True}, "compute.shard are for stages 0 and 2"),
         ({"stage2": "torchrun", "ray_address": "a:1"}, "ray_resource are for ray"),
         ({"stage2": "torchrun", "processes": 0}, "compute.processes must be positive"),
-        ({"stage2": "ray", "share": "s3://me:secret@bucket"}, "no user or password"),
+        ({"stage2": "ray", "share": "s3://me:secret@bucket"}, "no user, password or query"),
+        ({"stage2": "ray", "share": "sftp://me:secret@host/x"}, "no user, password or query"),
+        ({"stage2": "ray", "share": "https://token@host/x"}, "no user, password or query"),
+        ({"stage2": "ray", "share": "zip://x::ftp://me:secret@host/y"}, "no user, password or"),
+        ({"stage2": "ray", "share": "abfs://box/x?sas_token=secret"}, "no user, password or query"),
     ],
 )
 def test_what_cannot_be_asked_for_is_refused(settings: dict[str, Any], complaint: str) -> None:
     with pytest.raises(UserError, match=complaint):
         ComputeConfig(**settings)
+
+
+@pytest.mark.parametrize(
+    "share",
+    ["/mnt/a@b?c", "s3://box/x@y", "abfs://box@account.dfs.core.windows.net/x", "sftp://me@host/x"],
+)
+def test_names_in_the_place_of_a_share_are_no_secrets(share: str) -> None:
+    assert ComputeConfig(stage2="ray", share=share).share == share
 
 
 def test_no_process_is_without_samples() -> None:

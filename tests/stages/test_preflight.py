@@ -1,6 +1,7 @@
 """What is refused before any work, what a run is pinned to, and what an experiment keeps of its
 evaluations."""
 
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -29,6 +30,7 @@ from irevla.presets import find_preset
 from irevla.rollout import fleet
 from irevla.rollout.demonstrations import collect_expert, open_demonstrations, open_store
 from irevla.runs.run import open_run
+from irevla.stages import elsewhere
 from irevla.stages import preflight as preflighting
 from irevla.stages.preflight import preflight
 from irevla.stages.start import expert_dataset, starting_policy
@@ -106,9 +108,37 @@ def test_a_policy_that_does_not_fit(tmp_path: Path) -> None:
 
 
 def test_a_cluster_needs_the_package_that_reaches_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("irevla.stages.preflight.find_spec", lambda name: name != "ray" or None)
+    monkeypatch.setattr("irevla.stages.elsewhere.find_spec", lambda name: name != "ray" or None)
     with pytest.raises(UserError, match=r"pip install 'irevla\[ray\]', or choose torchrun"):
         preflight(Config(suite="pointmass", compute=ComputeConfig(stage2="ray")))
+
+
+def test_where_others_cannot_compute_is_said_before_any_work(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    compute = ComputeConfig(stage2="torchrun", share="nosuch://bucket/irevla")
+    with pytest.raises(UserError, match=r"compute\.share 'nosuch://bucket/irevla' cannot be used"):
+        preflight(Config(suite="pointmass", compute=compute))
+    asked = []
+
+    def none_answers(address: str, *, asked: str) -> None:
+        raise UserError(f"no Ray cluster answers at {asked} {address!r}")
+
+    monkeypatch.setattr(elsewhere, "find_spec", lambda name: name)
+    monkeypatch.setattr(elsewhere, "joined", none_answers)
+    for stage in ("stage0", "stage1", "stage2"):
+        rl = "sac" if stage == "stage1" else "ppo"
+        compute = ComputeConfig(**{stage: "ray"}, ray_address="10.8.0.1:6379")
+        with pytest.raises(UserError, match=r"answers at compute.ray_address '10.8.0.1:6379'"):
+            preflight(Config(suite="pointmass", rl=rl, compute=compute))
+    monkeypatch.setattr(elsewhere, "joined", lambda address, *, asked: nullcontext())
+    monkeypatch.setattr(elsewhere, "shares", lambda *wanted: asked.append(wanted))
+    for compute in (
+        ComputeConfig(stage2="ray", processes=4, ray_resource="remote"),
+        ComputeConfig(stage1="ray", ray_resource="remote"),
+    ):
+        preflight(Config(suite="pointmass", rl="sac", device="cpu", compute=compute))
+    assert asked == [(4, "remote", "cpu"), (1, "remote", "cpu")]
 
 
 def test_a_small_vlm_is_not_shared_out() -> None:

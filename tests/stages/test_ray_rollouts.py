@@ -238,8 +238,8 @@ def test_an_actor_that_is_alive_and_hangs_is_lost(cluster: Any) -> None:
         patience=1.0,
     )
     try:
-        assert actors.answer(0, actors.ask(0, b"hello"), most=60) == b"hello"
-        with pytest.raises(Lost, match="is alive, but gave no answer for 3 s"):
+        assert actors.answer(0, actors.ask(0, b"hello"), most=60.0) == b"hello"
+        with pytest.raises(Lost, match=r"is alive, but gave no answer for [34] s"):
             actors.answer(0, actors.ask(0, b"hang"), most=2.5)
         actors.replace(0)
         assert actors.answer(0, actors.ask(0, b"hello again")) == b"hello again"

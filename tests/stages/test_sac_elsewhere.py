@@ -13,6 +13,7 @@ import torch
 from irevla.config import ComputeConfig
 from irevla.data.replay import LatentEpisode
 from irevla.errors import UserError
+from irevla.models.files import WEIGHTS
 from irevla.stages import sac_elsewhere, sac_trainer
 from irevla.stages.sac_job import Learnt, Played, SACFolder, SACJob
 from irevla.storage.share import Damaged, Share
@@ -197,6 +198,36 @@ def test_a_run_that_begins_anew_has_a_learner_of_its_own(
     robot.updates.clear()
     time.sleep(0.01)  # the clock of journals has milliseconds
     assert robot.learn() == want and robot.updates == list(range(12))
+
+
+@pytest.mark.parametrize("other", [lambda weights: {}, lambda weights: widened(weights)])
+def test_a_checkpoint_of_another_policy_never_gets_into_the_run(
+    robot: Robot, want: str, monkeypatch: pytest.MonkeyPatch, other: Any
+) -> None:
+    monkeypatch.setattr(sac_trainer, "SAVE", 4)
+    load = Folder.load
+
+    def changed(self: Folder, files: dict[str, str]) -> dict[str, Any]:
+        found = load(self, files)
+        if threading.current_thread() is robot.courier:
+            return {**found, WEIGHTS: other(found[WEIGHTS])}
+        return found
+
+    monkeypatch.setattr(Folder, "load", changed)
+    with robot.learning() as (remote, _):
+        robot.courier = remote._courier
+        deadline = time.monotonic() + 20
+        while not remote._courier.misses:
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+    found = robot.run.checkpoints.newest(STAGE.folder)
+    assert found is not None and found[1]["learner.json"]["updates"] == 0
+    monkeypatch.setattr(Folder, "load", load)
+    assert robot.learn() == want
+
+
+def widened(weights: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    return {name: torch.cat([tensor, tensor]) for name, tensor in weights.items()}
 
 
 def test_a_damaged_head_is_never_installed(robot: Robot) -> None:

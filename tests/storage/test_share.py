@@ -134,6 +134,31 @@ def test_a_write_that_fails_on_the_way_leaves_nothing(
     assert share.get("episodes", name, most=len(CONTENT)) == CONTENT
 
 
+@pytest.mark.parametrize("call", ["put", "hear", "sizes", "remove"])
+def test_what_a_bucket_s_library_raises_is_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: str
+) -> None:
+    """That of S3 has errors of its own, as where there are no credentials."""
+    share = Share(str(tmp_path))
+
+    class NoCredentials(Exception):
+        pass
+
+    def fail(*args: Any, **keywords: Any) -> Any:
+        raise NoCredentials("Unable to locate\n  credentials")
+
+    for name in ("makedirs", "open", "mv", "rm", "ls", "size", "cat_file"):
+        monkeypatch.setattr(share._fs, name, fail)
+    asked: dict[str, Callable[[], Any]] = {
+        "put": lambda: share.put("episodes", CONTENT),
+        "hear": lambda: share.hear("jobs/a.json"),
+        "sizes": lambda: share.sizes("episodes"),
+        "remove": lambda: share.remove("jobs"),
+    }
+    with pytest.raises(UserError, match="Unable to locate credentials; give the same command ag"):
+        asked[call]()
+
+
 def test_a_kill_while_it_writes_leaves_nothing_of_that_name(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

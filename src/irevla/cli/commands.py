@@ -137,7 +137,7 @@ def evaluate(argv: Sequence[str]) -> None:
     if arguments.execute < 0:
         raise UserError("--execute must be at least 1, or 0 for the policy's own")
 
-    from irevla.evaluation.saved import Interrupted, evaluate_saved
+    from irevla.evaluation.saved import Interrupted, Unfinished, evaluate_saved
     from irevla.evaluation.stats import Row
     from irevla.evaluation.tables import rows_table
     from irevla.progress import screen
@@ -159,7 +159,7 @@ def evaluate(argv: Sequence[str]) -> None:
             execute=arguments.execute,
             rollouts=arguments.rollouts,
         )
-    except Interrupted as error:
+    except (Interrupted, Unfinished) as error:
         show(error.rows)
         raise
     show(rows)

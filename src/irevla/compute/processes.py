@@ -8,6 +8,8 @@ from collections.abc import Callable, Sequence
 
 from irevla.errors import UserError
 
+ENGINE = "IREVLA_ENGINE"  # variable with the process id of the engine that starts processes
+
 
 def outlive_nobody(parent: int) -> None:
     """Exit when the parent is gone, even when it was killed while this process is busy or waits."""
@@ -21,7 +23,9 @@ def obey(run: Callable[[Sequence[str]], None]) -> None:
 
     What a user can mend ends it with one line and exit code 2.
     """
-    threading.Thread(target=outlive_nobody, args=(os.getppid(),), daemon=True).start()
+    # Told by the engine: one that died while we imported torch is our parent no more.
+    engine = int(os.environ.get(ENGINE, os.getppid()))
+    threading.Thread(target=outlive_nobody, args=(engine,), daemon=True).start()
     try:
         run(sys.argv[1:])
     except UserError as error:

@@ -7,10 +7,10 @@ who send and read them (`storage.message`).
 
 import importlib
 import logging
+import time
 import traceback
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
-from math import inf
+from contextlib import ExitStack, contextmanager, suppress
 from typing import Any, Protocol, runtime_checkable
 
 from irevla.compute.ray_cluster import connect, shares
@@ -19,6 +19,7 @@ from irevla.errors import UserError
 PART = 96_000  # bytes: up to 100 kB travel with a call, what is larger takes ways of its own
 PARTS = 8  # of an answer
 MOST_PARTS = 16  # of a message: one that is larger goes in one piece
+LONGEST = 4 * 3600.0  # seconds for any answer: a driver that hangs says that it is alive
 START = 600.0  # seconds for an actor to start: a busy node needs minutes to import torch
 
 
@@ -89,6 +90,7 @@ def own_cluster(*, cpus: int, path: str) -> Iterator[None]:
 
     ray.init(
         num_cpus=cpus,
+        _node_ip_address="127.0.0.1",
         include_dashboard=False,
         log_to_driver=False,
         logging_level=logging.ERROR,
@@ -131,6 +133,7 @@ class RayActors:
         self._kind = kind
         self._patience = patience
         self._up: set[int] = set()  # those that have answered
+        self._asked: dict[int, float] = {}  # when each was last asked
         self._life = ExitStack()
         self._life.enter_context(joined(address, asked=asked))
         with self._life:
@@ -152,22 +155,21 @@ class RayActors:
         """Send a message to an actor; return what `answer` takes. It answers them in order."""
         size = PART if len(message) <= MOST_PARTS * PART else len(message)
         parts = [message[start : start + size] for start in range(0, len(message), size)]
+        self._asked[index] = time.monotonic()
         return self._actors[index].answer.options(num_returns=1 + PARTS).remote(*parts)
 
-    def answer(self, index: int, asked: Any, *, most: float = inf) -> bytes:
-        """Wait for an answer, `most` seconds after which even an actor that is alive counts as
-        lost. Raises `Lost`, or the `UserError` that the object raised."""
+    def answer(self, index: int, asked: Any, *, most: float = LONGEST) -> bytes:
+        """Wait for an answer to what was asked last, `most` seconds after which even an actor that
+        is alive counts as lost. Raises `Lost`, or the `UserError` that the object raised."""
         import ray
 
-        waited = 0.0
         try:
             while not ray.wait(asked[:1], timeout=self._patience)[0]:
                 self._check_alive(index)
-                waited += self._patience
-                if waited >= most:
-                    raise Lost(f"is alive, but gave no answer for {waited:g} s")
+                if self._waited(index) >= most:
+                    raise Lost(f"is alive, but gave no answer for {self._waited(index):.0f} s")
             kind, *parts = ray.get(asked)
-        except ray.exceptions.RayError as error:
+        except (ray.exceptions.RayError, ConnectionError) as error:  # the second: of a client
             self._check_here()
             raise Lost(f"{type(error).__name__}: {str(error).strip().splitlines()[-1]}") from error
         self._up.add(index)
@@ -177,6 +179,9 @@ class RayActors:
         if kind != "ok":
             raise Lost("raised an exception:\n" + content.decode())
         return content
+
+    def _waited(self, index: int) -> float:
+        return time.monotonic() - self._asked[index]
 
     def _check_alive(self, index: int) -> None:
         import ray
@@ -193,8 +198,14 @@ class RayActors:
         could start would answer."""
         import ray
 
-        here = ray.get_runtime_context().get_node_id()
-        if not any(node["NodeID"] == here and node["Alive"] for node in ray.nodes()):
+        try:
+            here = ray.get_runtime_context().get_node_id()
+            left = not any(node["NodeID"] == here and node["Alive"] for node in ray.nodes())
+        except ConnectionError as error:
+            raise UserError(
+                f"the link to the Ray cluster is gone ({error}): give the same command again"
+            ) from error
+        if left:
             raise UserError(
                 "this machine is no node of the Ray cluster any more: `ray start` it again, and "
                 "give the same command again"
@@ -214,9 +225,11 @@ class RayActors:
     def _is_lost(self, index: int) -> bool:
         import ray
 
+        if self._waited(index) >= LONGEST:
+            return True
         try:
             self._check_alive(index)
-        except (Lost, ray.exceptions.RayError):
+        except (Lost, ray.exceptions.RayError, ConnectionError):
             return True
         return False
 
@@ -229,14 +242,15 @@ class RayActors:
             ray.kill(self._actors[index])
             self._up.discard(index)
             self._actors[index] = self._new()
-        except ray.exceptions.RayError as error:
+        except (ray.exceptions.RayError, ConnectionError) as error:
             raise Lost(f"{type(error).__name__}: {error}") from error
 
     def close(self) -> None:
         """End all actors."""
         import ray
 
-        for actor in self._actors:
-            ray.kill(actor)
+        with suppress(ConnectionError):  # a client's: its actors leave with it
+            for actor in self._actors:
+                ray.kill(actor)
         self._actors = []
         self._life.close()

@@ -23,6 +23,8 @@ from irevla.errors import UserError
 MOST_SAID = 400  # characters of an error of Ray
 RESTARTS = 3  # of all processes, after one was lost
 WAIT = 20.0  # seconds for a cluster to answer
+SETTINGS = 4  # the type of the first frame of either side in HTTP/2, without content here:
+GREETING = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes([0, 0, 0, SETTINGS, 0, 0, 0, 0, 0])
 START = 600  # seconds for its processes to start: a busy node needs minutes to import torch
 
 
@@ -58,9 +60,9 @@ def connect(address: str, *, asked: str = "compute.ray_address", quietly: bool =
     import ray
 
     try:
-        if address != "auto":  # Ray itself would try for minutes
-            host, _, port = address.rpartition("://")[2].rpartition(":")
-            socket.create_connection((host, int(port)), WAIT).close()
+        named = os.environ.get("RAY_ADDRESS", "") if address == "auto" else address
+        if ":" in named:  # Ray itself would try for minutes
+            _check_answer(named)
         level = logging.ERROR if quietly else logging.INFO
         ray.init(address=address, log_to_driver=not quietly, logging_level=level)
     except (OSError, ValueError) as error:
@@ -75,6 +77,19 @@ def connect(address: str, *, asked: str = "compute.ray_address", quietly: bool =
             "and Python be the same there and here, and where it asks for a token, let "
             "RAY_AUTH_MODE be token here as well (docs/scale-out.md, a closed cluster)"
         ) from error
+
+
+def _check_answer(address: str) -> None:
+    """Raise `OSError` or `ValueError` where nothing at `address` speaks as Ray does, by HTTP/2."""
+    host, _, port = address.rpartition("://")[2].rpartition(":")
+    with socket.create_connection((host, int(port)), WAIT) as link:
+        if os.environ.get("RAY_USE_TLS", "0") not in ("", "0"):
+            return
+        link.sendall(GREETING)
+        with link.makefile("rb") as answer:
+            frame = answer.read(9)
+    if len(frame) < 9 or frame[3] != SETTINGS:
+        raise ValueError("what answers there is no Ray")
 
 
 def _line(error: Exception) -> str:
@@ -147,15 +162,16 @@ def _train(settings: dict[str, Any], processes: int, each: dict[str, float], not
     from ray.train import FailureConfig, RunConfig, ScalingConfig
     from ray.train.torch import TorchTrainer
 
+    # By default Ray waits without an end for nodes that are gone.
+    limits = ("max_failures", "controller_failure_limit", "max_preemption_failures")
+    failures: dict[str, Any] = dict.fromkeys(limits, RESTARTS)
     TorchTrainer(
         _work,
         train_loop_config=settings,
         scaling_config=ScalingConfig(
             num_workers=processes, use_gpu="GPU" in each, resources_per_worker=each
         ),
-        run_config=RunConfig(
-            storage_path=notes, failure_config=FailureConfig(max_failures=RESTARTS)
-        ),
+        run_config=RunConfig(storage_path=notes, failure_config=FailureConfig(**failures)),
     ).fit()
 
 

@@ -1,15 +1,18 @@
 """The engine torchrun: several processes of this machine, one for each GPU if there are any.
 
-They meet on the loopback interface. One that dies ends all.
+They find each other through a file that is this user's alone: torch unpickles what lies there.
+They talk on the loopback interface. One that dies ends all.
 """
 
 import os
 import sys
 import threading
+from tempfile import TemporaryDirectory
+from uuid import uuid4
 
 from torch.distributed import run
 
-from irevla.compute.processes import outlive_nobody
+from irevla.compute.processes import ENGINE, outlive_nobody
 
 LOOPBACK = {"GLOO_SOCKET_IFNAME": "lo", "NCCL_SOCKET_IFNAME": "lo"}
 
@@ -19,8 +22,15 @@ def main() -> None:
     parent, processes, module, *arguments = sys.argv[1:]
     threading.Thread(target=outlive_nobody, args=(int(parent),), daemon=True).start()
     os.environ.update(LOOPBACK)
-    settings = ["--standalone", "--local-addr", "127.0.0.1", "--nproc-per-node", processes]
-    run.main([*settings, "--module", module, *arguments])
+    os.environ[ENGINE] = str(os.getpid())
+    with TemporaryDirectory() as folder:
+        run.main([*meeting(folder), "--nproc-per-node", processes, "--module", module, *arguments])
+
+
+def meeting(folder: str) -> list[str]:
+    """Return the settings with which processes of this machine find each other in a folder."""
+    place = ["--rdzv-endpoint", f"{folder}/meeting", "--rdzv-conf", "store_type=file"]
+    return ["--rdzv-backend", "c10d", *place, "--rdzv-id", uuid4().hex, "--local-addr", "127.0.0.1"]
 
 
 if __name__ == "__main__":

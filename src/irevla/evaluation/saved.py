@@ -28,6 +28,14 @@ class Interrupted(KeyboardInterrupt):
         self.rows = rows
 
 
+class Unfinished(UserError):
+    """An evaluation on a real arm cannot go on; `rows` are of what was played until then."""
+
+    def __init__(self, reason: str, rows: list[Row]) -> None:
+        super().__init__(reason)
+        self.rows = rows
+
+
 def evaluate_saved(
     path: Path,
     tasks: Sequence[str],
@@ -45,7 +53,8 @@ def evaluate_saved(
     Who plays, and where its VLM is, `rollouts` says; without, all is here.
     `path` is a run (its newest policy), a checkpoint, an exported folder, or "owner/name" on the
     Hub. On the suite of its run, or on another one; told `words` (see `WORDS`). Raises `UserError`
-    where they do not fit, `Interrupted` where a person leaves an arm.
+    where they do not fit, `Interrupted` where a person leaves an arm, `Unfinished` where it cannot
+    go on.
     """
     place, config = _find(path, suite)
     found = load_suite(suite) if suite else suite_of_file(config.suite, path)
@@ -74,10 +83,12 @@ def evaluate_saved(
     try:
         with threads(1):
             return evaluate_policy(policy, protocol, **named, keep=played.append).rows
-    except KeyboardInterrupt as error:
+    except (KeyboardInterrupt, UserError) as error:
         if found.real_arm is None or not played:
             raise
         rows = rows_of(played, protocol, **named, chunk=policy.chunk, execute=policy.execute)
+        if isinstance(error, UserError):
+            raise Unfinished(str(error), rows) from error
         raise Interrupted(rows) from error
 
 

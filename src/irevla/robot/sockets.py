@@ -14,7 +14,8 @@ def listening(path: Path, *, timeout: float) -> socket.socket:
             f"another process listens at {path}, as a second one of the same command would: end it "
             "first"
         )
-    path.unlink(missing_ok=True)
+    if path.is_socket():
+        path.unlink()
     made = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
     made.settimeout(timeout)
     try:
@@ -22,7 +23,8 @@ def listening(path: Path, *, timeout: float) -> socket.socket:
     except OSError as error:
         made.close()
         raise UserError(
-            f"the socket {path} cannot be made ({error.strerror}): choose a shorter, writable place"
+            f"the socket {path} cannot be made ({error.strerror or error}): choose a shorter, "
+            "writable place"
         ) from error
     return made
 

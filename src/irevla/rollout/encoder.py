@@ -14,7 +14,7 @@ from irevla.rollout.wire import features_of_files, observation_to_files
 from irevla.storage.message import pack
 from irevla.types import Features, Observation
 
-LONGEST = 300.0  # seconds for an image: a driver that hangs says that it is alive
+LOOK = 300.0  # seconds for an image
 
 
 @contextmanager
@@ -56,5 +56,5 @@ class RemoteEncoder:
         """Return h of an observation, without gradients."""
         seen = observation_to_files(observation)
         asking = pack(command("encode", seen, stored=self._stored))
-        answer = self._fleet.answer(0, self._fleet.ask(0, asking), again=asking, most=LONGEST)
+        answer = self._fleet.answer(0, self._fleet.ask(0, asking), again=asking, most=LOOK)
         return features_of_files(answer, self._policy.device)

@@ -5,10 +5,9 @@ import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from importlib.util import find_spec
-from math import inf
 from typing import Any
 
-from irevla.compute.ray_actors import Lost, RayActors, actor_shares, joined
+from irevla.compute.ray_actors import LONGEST, Lost, RayActors, actor_shares, joined
 from irevla.compute.ray_cluster import check_together, shares
 from irevla.config import METHODS, Config, RolloutsConfig
 from irevla.envs.suite import Suite
@@ -21,6 +20,7 @@ from irevla.types import tensors_hash
 
 MOST_LOSSES = 3  # of one actor in a row, without an answer between
 ADDRESS = "rollouts.ray_address"  # the setting that names the cluster
+INSTALL = 1800.0  # seconds for one in the place of a lost one to stand where that was
 PATIENCE = 60.0  # seconds after which an actor that does not even say that it is alive is replaced
 
 _log = logging.getLogger(__name__)
@@ -88,7 +88,7 @@ class Fleet:
         *,
         again: bytes,
         restore: Restore = lambda index: (),
-        most: float = inf,
+        most: float = LONGEST,
     ) -> dict[str, Any]:
         """Return an answer. An actor that was lost, or needs more than `most` seconds, is replaced,
         restored and told `again`."""
@@ -116,7 +116,8 @@ class Fleet:
             try:
                 self._actors.replace(index)
                 for message in (self._whole(), *restore(index)):
-                    self._actors.answer(index, self._actors.ask(index, pack(message)))
+                    asked = self._actors.ask(index, pack(message))
+                    self._actors.answer(index, asked, most=INSTALL)
                 return
             except Lost as error:
                 reason = str(error)

@@ -8,6 +8,7 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from subprocess import Popen
 from typing import Any
@@ -15,6 +16,8 @@ from typing import Any
 import torch
 
 from irevla.compute import engine
+from irevla.compute.ray_actors import joined
+from irevla.compute.ray_cluster import shares
 from irevla.config import Config
 from irevla.data.episodes import Frames
 from irevla.data.shared_frames import put_frames
@@ -37,6 +40,22 @@ POLL = 0.5  # seconds between two looks at how far a job is
 LEARNER = "learner.json"  # the file of a checkpoint that says how many steps were taken
 LOG = "trainer.log"  # in the run's directory: what the processes of stages 0 and 2 print
 SAC_LOG = "learner.log"  # what those of stage 1 print
+
+
+def check_engines(config: Config) -> None:
+    """Raise `UserError` where those who compute elsewhere cannot, before any work: a share that
+    cannot be used, no Ray, a cluster that does not answer or has too little."""
+    compute = config.compute
+    if compute.engines == {"inline"}:
+        return
+    Share(compute.share or str(cache_dir("share")))
+    if "ray" not in compute.engines:
+        return
+    if find_spec("ray") is None:
+        raise UserError("there is no Ray here: pip install 'irevla[ray]', or choose torchrun")
+    supervised = "ray" in (compute.stage0, compute.stage2)
+    with joined(compute.ray_address, asked="compute.ray_address"):
+        shares(compute.processes if supervised else 1, compute.ray_resource, config.device)
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,7 @@ from irevla.models.vlm.registry import VLMS, check_model
 from irevla.progress import console
 from irevla.rollout.demonstrations import open_demonstrations
 from irevla.rollout.fleet import check_rollouts
+from irevla.stages.elsewhere import check_engines
 from irevla.tasks import TaskLists
 
 
@@ -33,8 +34,7 @@ def preflight(config: Config) -> tuple[Suite, TaskLists]:
             "compute.shard is for a VLM of transformers with LoRA (--model.lora.rank) that is not "
             "quantized: leave it out"
         )
-    if "ray" in config.compute.engines and find_spec("ray") is None:
-        raise UserError("there is no Ray here: pip install 'irevla[ray]', or choose torchrun")
+    check_engines(config)
     check_rollouts(suite, config, execute=model.execute)
     if config.rollouts.backend == "ray" and config.rl == "sac":
         _say_who_plays_sac(config)

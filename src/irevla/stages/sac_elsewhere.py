@@ -23,6 +23,7 @@ from irevla.compute import engine
 from irevla.data.replay import LatentSpec, reopen
 from irevla.errors import UserError
 from irevla.learners.optim import Means
+from irevla.models.files import WEIGHTS
 from irevla.models.policy import VLAPolicy
 from irevla.runs.run import Run
 from irevla.stages.contract import save
@@ -110,6 +111,12 @@ class RemoteLearner:
         self._courier.finish.set()
         while not self._courier.done.is_set():
             self._look_after()
+            if self._courier.outage.seconds > SILENT:
+                raise UserError(
+                    f"the share {self._folder.share.place} cannot be reached from here for "
+                    f"{SILENT:g} s, while all that is left is to take what was learnt: give the "
+                    "same command again"
+                )
             time.sleep(POLL)
         self._courier.stop()
         found = self._run.checkpoints.newest(self._stage.folder)
@@ -151,6 +158,7 @@ class RemoteLearner:
                 "newest checkpoint"
             )
         _log.warning("the learner was lost; another goes on from its newest checkpoint")
+        log.replace(log.with_suffix(f".lost-{self._losses}.log"))  # what it said last
         self._give_if_missing(0)
         self._start()
 
@@ -203,6 +211,9 @@ class Courier(threading.Thread):
         self._stage = stage
         self._folder = folder
         self._shapes = _shapes(learner.sac.actor.head.state_dict())
+        newest = run.checkpoints.newest(stage.folder)
+        assert newest is not None, "there is one since the beginning"
+        self._weights = _shapes(newest[1][WEIGHTS])
         # Buffers of its own: those of the stage grow meanwhile, in another thread.
         latents = run.directory / "latents" / stage.target
         self._stores = {name: reopen(latents / name) for name in STORES}
@@ -213,6 +224,7 @@ class Courier(threading.Thread):
             self._last = folder.learnt()  # what a learner before said is no word of this one
         self._checkpoint = learner.updates  # those in the newest that is in the run
         self._over = threading.Event()
+        self.outage = Outage()  # of the share, seen from here
 
     def stop(self) -> None:
         """Make it leave after the exchange that it is at."""
@@ -223,10 +235,9 @@ class Courier(threading.Thread):
     def run(self) -> None:
         """Exchange until told to stop; what cannot be done now is tried again."""
         word = time.monotonic()  # when the learner last said one
-        outage = Outage()
         while not self.done.is_set():
             try:
-                with outage.told():
+                with self.outage.told():
                     if self._exchange():
                         word = time.monotonic()
             except UserError as error:
@@ -290,8 +301,10 @@ class Courier(threading.Thread):
         if progress.updates <= self._checkpoint:
             return
         files: dict[str, Any] = self._folder.load(progress.files)
-        if files["learner.json"]["updates"] != progress.updates:
+        if files.get("learner.json", {}).get("updates") != progress.updates:
             raise Damaged(f"the checkpoint of update {progress.updates} is another")
+        if _shapes(files.get(WEIGHTS, {})) != self._weights:
+            raise Damaged(f"the checkpoint of update {progress.updates} is of another policy")
         self._run_of.checkpoints.save(series_name(self._stage.folder, progress.updates), files)
         self._checkpoint = progress.updates
 

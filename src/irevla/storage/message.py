@@ -39,6 +39,6 @@ def unpack(message: bytes) -> dict[str, Any]:
             start += size
         if start != len(message):
             raise ValueError("it is of another length")
-    except (ValueError, TypeError, UserError) as error:
+    except (ValueError, TypeError, RecursionError, UserError) as error:
         raise Damaged(f"a message of another process is damaged ({error}); {AGAIN}") from error
     return files

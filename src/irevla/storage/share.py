@@ -67,10 +67,10 @@ class Share:
         try:
             # Other machines write there too: a listing that is kept would hide what they bring.
             self._fs, self._root = fsspec.core.url_to_fs(place, use_listings_cache=False)
-        except (ImportError, ValueError) as error:
+        except Exception as error:  # each kind of URI has faults of its own
             raise UserError(
-                f"compute.share {place!r} cannot be used: {error}; name a folder that all machines "
-                "see, or install what that kind of URI needs"
+                f"compute.share {place!r} cannot be used: {_line(error)}; name a folder that all "
+                "machines see, or install what that kind of URI needs"
             ) from error
         self.place: str = self._fs.unstrip_protocol(self._root)  # whole, for other processes
         self._is_near = isinstance(self._fs, LocalFileSystem)
@@ -151,8 +151,8 @@ class Share:
                 with self._fs.open(aside, "wb") as file:
                     file.write(content)
                 self._fs.mv(aside, path)
-            except OSError:
-                with suppress(OSError):
+            except Exception:
+                with suppress(Exception):
                     self._fs.rm(aside)
                 raise
 
@@ -170,9 +170,19 @@ class Share:
 
     @contextmanager
     def _told(self, name: str) -> Iterator[None]:
-        """Say in one line what the place does not let us do."""
+        """Say in one line what the place does not let us do.
+
+        Libraries for buckets raise errors of many kinds: without credentials, or a network.
+        """
         try:
             yield
-        except OSError as error:
-            reason = error.strerror or str(error) or type(error).__name__
-            raise UserError(f"{self.place}/{name}: {reason}; {remedy(error)}") from error
+        except (UserError, FileNotFoundError):
+            raise
+        except Exception as error:
+            reason = getattr(error, "strerror", None) or _line(error)
+            advice = remedy(error) if isinstance(error, OSError) else AGAIN
+            raise UserError(f"{self.place}/{name}: {reason}; {advice}") from error
+
+
+def _line(error: Exception) -> str:
+    return " ".join(str(error).split()) or type(error).__name__
