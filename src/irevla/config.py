@@ -302,9 +302,10 @@ class MixtureConfig:
     validation: float = 0.05  # share of the episodes held out of both stages
     online_share: float = 0.25  # stage 2: share of every batch from D_RL; the rest is from D_e
     discount: float = 1.0  # D_RL: a frame is drawn as discount^(decisions until success)
+    trained: float = 1.0  # stage 2: how often a task of D_e is drawn that D_RL has, to 1 of another
 
     def __post_init__(self) -> None:
-        _shares(self, "mixture.", "validation", "online_share", "discount")
+        _shares(self, "mixture.", "validation", "online_share", "discount", "trained")
         _check(
             self.validation < 1, "mixture.validation must leave something to train on: less than 1"
         )

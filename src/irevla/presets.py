@@ -115,8 +115,8 @@ PRESETS: dict[str, tuple[str, Config]] = {
             ppo=PPOConfig(steps=80_000, rollout=256, epochs=8, lr=1e-4),
             sac=SACConfig(gripper=False),
             harvest=HarvestConfig(episodes=100, attempts=200),
-            # D_e has the left door as well, as stage 0 opens it: half from D_RL keeps what RL found
-            mixture=MixtureConfig(online_share=0.5),
+            # D_e has the left door as well, as stage 0 opens it: stage 2 keeps to what RL found.
+            mixture=MixtureConfig(online_share=0.5, trained=0.0),
         ),
     ),
     "kitchen-mini": (

@@ -268,3 +268,24 @@ def test_a_chunk_of_one_draws_the_same_samples() -> None:
     )
     assert torch.equal(one.observation.images, four.observation.images)
     assert torch.equal(one.actions, four.actions[:, :3]) and one.shown.all()
+
+
+def test_demonstrations_of_a_task_that_d_rl_has_weigh_less() -> None:
+    """Task 0 is in D_RL: of D_e it is drawn a quarter as often as each of the two others."""
+    config = MixtureConfig(validation=0.0, online_share=0.5, trained=0.25)
+    mix = Mixture(EXPERT, ONLINE, config, seed=0)
+    drawn = torch.cat([mix.batch(step, 2000).actions for step in range(20)])
+    expert = drawn[drawn[:, 0] < 5000]
+    assert len(expert) == len(drawn) / 2
+    shares = [float((expert[:, 2] == task).float().mean()) for task in range(3)]
+    assert shares == pytest.approx([1 / 9, 4 / 9, 4 / 9], abs=0.01)
+
+
+def test_demonstrations_of_trained_tasks_can_be_left_out() -> None:
+    config = MixtureConfig(validation=0.0, online_share=0.5, trained=0.0)
+    expert = Mixture(EXPERT, ONLINE, config, seed=0).batch(0, 2000).actions[:1000]
+    assert set(expert[:, 2].tolist()) == {1, 2}
+    alone = frames([10] * 4, [0] * 4)  # all tasks are trained: there is nothing else to draw
+    assert len(Mixture(alone, ONLINE, config, seed=0).batch(0, 8).actions) == 8
+    stage_0 = Mixture(EXPERT, None, config, seed=0).batch(0, 2000).actions
+    assert torch.equal(stage_0, mixture(online=None).batch(0, 2000).actions), "stage 0 is as ever"

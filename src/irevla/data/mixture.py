@@ -1,8 +1,10 @@
 """What the supervised stages learn from: (o, l, a) of D_e, or of D_e and D_RL."""
 
 import hashlib
+from collections.abc import Mapping
 from fractions import Fraction
 from math import ceil, floor
+from types import MappingProxyType
 from typing import NamedTuple
 
 import numpy as np
@@ -33,7 +35,9 @@ class Mixture:
     Batch number `step` is a function of `seed` and `step` alone: a resumed run draws what an
     uninterrupted one would, and no generator's state need be saved. Every task of a store is drawn
     equally often; within a task, a frame of D_RL in proportion to its return, discount^(decisions
-    until success). Without online data its share is 0. Frames are not copied.
+    until success). A task of D_e that D_RL has too is drawn `trained` times as often as another:
+    what RL found need not be learnt against how stage 0 was shown it. Without online data its share
+    is 0. Frames are not copied.
     """
 
     def __init__(
@@ -46,14 +50,16 @@ class Mixture:
         chunk: int = 1,
     ) -> None:
         self._seed = seed
-        self._expert = _Source("expert", expert, config.validation, chunk=chunk)
         self._online: _Source | None = None
         self.online_share = 0.0
+        trained: dict[str, float] = {}
         if online is not None and len(online):
+            trained = dict.fromkeys(_tasks(online), config.trained)
             self._online = _Source(
                 "online", online, config.validation, config.discount, chunk=chunk
             )
             self.online_share = config.online_share
+        self._expert = _Source("expert", expert, config.validation, weights=trained, chunk=chunk)
 
     def batch(self, step: int, size: int, part: Part | None = None) -> Batch:
         """Return batch number `step`: `online_count(step, size)` samples of D_RL after D_e's.
@@ -140,6 +146,7 @@ class _Source:
         validation: float,
         discount: float = 1.0,
         *,
+        weights: Mapping[str, float] | None = None,
         chunk: int,
     ) -> None:
         assert len(frames) > 0, f"{name}: no frames"
@@ -147,7 +154,7 @@ class _Source:
         out = held_out(frames.episode, validation, store=name)
         if out.all():  # so few episodes that nothing would be left to learn from
             out[:] = False
-        self.train = _Pool(frames, np.flatnonzero(~out), discount, chunk)
+        self.train = _Pool(frames, np.flatnonzero(~out), discount, chunk, weights or {})
         self.held_out = _Pool(frames, np.flatnonzero(out), discount, chunk) if out.any() else None
 
 
@@ -155,7 +162,12 @@ class _Pool:
     """Some frames of a store, sorted by task for drawing."""
 
     def __init__(
-        self, frames: Frames, chosen: Int64[np.ndarray, " K"], discount: float, chunk: int
+        self,
+        frames: Frames,
+        chosen: Int64[np.ndarray, " K"],
+        discount: float,
+        chunk: int,
+        weights: Mapping[str, float] = MappingProxyType({}),
     ) -> None:
         self._frames = frames
         self._ahead = torch.arange(chunk)
@@ -165,7 +177,8 @@ class _Pool:
         self._state = torch.from_numpy(frames.state)
         tasks = frames.task[chosen]
         self._order = chosen[np.argsort(tasks, kind="stable")]
-        _, self._counts = np.unique(tasks, return_counts=True)
+        present, self._counts = np.unique(tasks, return_counts=True)
+        self._odds = _odds([weights.get(frames.tasks[task], 1.0) for task in present])
         self._starts = np.cumsum(self._counts) - self._counts
         self._sums: np.ndarray | None = None  # of the returns before each place of `_order`
         if discount < 1:
@@ -174,7 +187,10 @@ class _Pool:
 
     def draw(self, size: int, generator: np.random.Generator, rows: slice = slice(None)) -> Batch:
         """Draw `size` with replacement, a task, then a frame of it; return the `rows` of them."""
-        task = generator.integers(len(self._counts), size=size)
+        if self._odds is None:
+            task = generator.integers(len(self._counts), size=size)
+        else:
+            task = generator.choice(len(self._counts), size=size, p=self._odds)
         start = self._starts[task]
         stop = start + self._counts[task]
         if self._sums is None:
@@ -201,6 +217,20 @@ class _Pool:
         actions = self._actions[rows]
         shown = (self._ahead <= to_go)[..., None].expand_as(actions)
         return actions.flatten(1), shown.flatten(1)
+
+
+def _tasks(frames: Frames) -> list[str]:
+    """Return the names of the tasks that have frames."""
+    return [frames.tasks[task] for task in np.unique(frames.task)]
+
+
+def _odds(weights: list[float]) -> np.ndarray | None:
+    """Return the probabilities of tasks of such weights; None: all the same, as where none has
+    any."""
+    total = sum(weights)
+    if total == 0 or min(weights) == max(weights):
+        return None
+    return np.array(weights) / total
 
 
 def _to_go(episode: Int64[np.ndarray, " N"]) -> Int64[np.ndarray, " N"]:
