@@ -116,7 +116,7 @@ PRESETS: dict[str, tuple[str, Config]] = {
             sac=SACConfig(gripper=False),
             harvest=HarvestConfig(episodes=100, attempts=200),
             # D_e has the left door as well, as stage 0 opens it: stage 2 keeps to what RL found.
-            mixture=MixtureConfig(online_share=0.5, trained=0.0),
+            mixture=MixtureConfig(trained=0.0),
         ),
     ),
     "kitchen-mini": (
