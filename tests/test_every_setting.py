@@ -250,11 +250,12 @@ def episode(job: Job, *, success: bool) -> Episode:
 
 
 def supervised(config: Config, folder: Path, *, stage: Stage) -> Any:
-    """What is learnt from a few episodes, half of them with a colour's name."""
+    """What is learnt from a few episodes, half of them with a colour's name; D_RL has one of the
+    two tasks of D_e."""
     stores = []
-    for name in ("expert", "online"):
+    for name, other in {"expert": "left-square-orange", "online": "left-disc"}.items():
         store = open_store(POINTMASS, config.env, folder / name, kind=name)
-        jobs = [Job("left-disc", 100 + seed) for seed in range(8)]
+        jobs = [Job(other if seed % 3 else "left-disc", 100 + seed) for seed in range(8)]
         store.extend([episode(job, success=True) for job in jobs])
         stores.append(store)
     expert, online = stores
@@ -671,6 +672,7 @@ SETTINGS: dict[str, Seen] = {
     "mixture.validation": Seen(stage_0, 0.5),
     "mixture.online_share": Seen(stage_2, 0.75),
     "mixture.discount": Seen(stage_2, 0.5),
+    "mixture.trained": Seen(stage_2, 0.0),
     **{f"ppo.{name}": Seen(optimised, value) for name, value in PPO.items()},
     "ppo.converged": Seen(optimised, 0.5, {"ppo.window": 8}),
     "ppo.hopeless": Seen(partial(optimised, rollouts=UnluckyRollouts), 8),
