@@ -9,7 +9,9 @@ from irevla.bench.latency import CONFIG, keep_time
 from irevla.config import ModelConfig
 from irevla.envs.suite import load_suite
 from irevla.envs.vector import VectorEnv
+from irevla.errors import UserError
 from irevla.models.policy import build_policy
+from irevla.rollout import fleet
 from irevla.rollout.episodes import endless_jobs
 from irevla.types import Features
 
@@ -59,3 +61,12 @@ def test_a_late_decision_is_seen() -> None:
     assert np.flatnonzero(seconds[:, -1] > 0.2).tolist() == [2, 5, 8]
     assert seconds[2, 1] == pytest.approx(0.2, abs=0.05)
     assert elapsed > 1.1  # six beats, and three of two
+
+
+def test_a_cluster_that_is_not_there_is_said_before_anything_is_measured(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(fleet, "find_spec", lambda name: None)
+    monkeypatch.setattr(latency, "_measure_way", lambda *args, **keywords: pytest.fail("measured"))
+    with pytest.raises(UserError, match="no Ray here"):
+        latency.run(config=SMALL, ray_address="127.0.0.1:1")

@@ -31,6 +31,7 @@ from irevla.models.policy import VLAPolicy, build_policy
 from irevla.rollout.actors import Decide
 from irevla.rollout.encoder import encoder_of
 from irevla.rollout.episodes import endless_jobs
+from irevla.rollout.fleet import check_rollouts
 from irevla.runs.run import Run, open_run
 from irevla.stages.async_learner import AsyncLearner
 from irevla.stages.keeping import open_replay
@@ -89,6 +90,7 @@ def run(
     found = {}
     with tempfile.TemporaryDirectory() as folder, threads(1):
         served = config.rollouts.encoder == "ray"
+        check_rollouts(load_suite(config.suite), config, execute=1)  # others take minutes
         for name in ways or [name for name in WAYS if name != "server" or served]:
             with open_run(Path(folder) / name, config) as opened:
                 found[name] = _measure_way(opened, WAYS[name], decisions=decisions, hz=hz)
