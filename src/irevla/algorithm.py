@@ -4,6 +4,8 @@
 the journal says that it is done, and goes on from its newest checkpoint where it was interrupted.
 """
 
+import copy
+
 from irevla.config import METHODS
 from irevla.envs.processes import workers_outlive_stages
 from irevla.evaluation.in_run import baselines, evaluate_stage, videos
@@ -11,6 +13,7 @@ from irevla.models.policy import VLAPolicy
 from irevla.rollout.demonstrations import open_store
 from irevla.rollout.fleet import fleet_outlives_stages
 from irevla.runs.run import Run
+from irevla.stages.giving_up import give_up_if_worse
 from irevla.stages.harvest import run_harvest
 from irevla.stages.pipeline import SecondStages
 from irevla.stages.ppo import run_ppo
@@ -55,6 +58,7 @@ def run_algorithm(run: Run) -> VLAPolicy:
                 policy = new_policy(run, suite, stage, expert)
 
             # Stage 1, lines 4 and 5: online RL until convergence (equation 3)
+            before = copy.deepcopy(policy.action_head.state_dict())
             if method.rl != "none":
                 if config.rl == "sac":
                     policy = run_sac(run, policy, stage, suite=suite, online=online)
@@ -67,6 +71,7 @@ def run_algorithm(run: Run) -> VLAPolicy:
             if method.sl != "none":
                 if method.harvest:  # line 6
                     run_harvest(run, policy, stage.then("harvest"), suite=suite, online=online)
+                    give_up_if_worse(run, policy, stage, before)
 
                 # Stage 2, lines 8 and 9: supervised learning on D_e + D_RL (equation 4)
                 stage_2 = stage.then("sl")
