@@ -17,6 +17,7 @@ from irevla.config import Config, EnvConfig, EvalConfig, HarvestConfig, ModelCon
 from irevla.data.replay import LatentEpisode, LatentReplay, reopen
 from irevla.envs.suite import RealArm, Suite, load_suite
 from irevla.envs.vector import Job, VectorEnv
+from irevla.errors import UserError
 from irevla.evaluation import in_run, saved
 from irevla.evaluation.evaluate import Protocol
 from irevla.models.policy import VLAPolicy, build_policy
@@ -283,6 +284,32 @@ def test_who_leaves_an_evaluation_on_an_arm_sees_what_was_played(
     said = capsys.readouterr()
     (row,) = json.loads(said.out)
     assert row["episodes"] == 2 and "goes on" not in said.err
+
+
+def test_an_evaluation_on_an_arm_that_cannot_go_on_shows_what_was_played(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As where a server that encodes is lost again and again."""
+    going_one_way().save_pretrained(tmp_path / "policy")
+    monkeypatch.setattr(saved, "load_suite", lambda name: suite_of(real=True))
+    real = saved.evaluate_policy
+    kept: list[Any] = []
+
+    def losing(*what: Any, keep: Any, **more: Any) -> Any:
+        def noted(played: Any) -> None:
+            keep(played)
+            kept.append(played)
+            if len(kept) == 2:
+                raise UserError("rollout actor 0 was lost 4 times in a row")
+
+        return real(*what, keep=noted, **more)
+
+    monkeypatch.setattr(saved, "evaluate_policy", losing)
+    command = ["eval", str(tmp_path / "policy"), "--suite", "pointmass", "--tasks", TASK, "--json"]
+    assert main([*command, "--episodes", "5"]) == 2
+    said = capsys.readouterr()
+    (row,) = json.loads(said.out)
+    assert row["episodes"] == 2 and "lost 4 times in a row" in said.err
 
 
 # --- what was encoded already, and what people showed
