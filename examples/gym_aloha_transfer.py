@@ -7,7 +7,6 @@ waypoints of both hands by the clock, which inverse kinematics turns into joints
 """
 
 from collections.abc import Sequence
-from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -62,12 +61,6 @@ def waypoints(cube: np.ndarray) -> dict[str, list[tuple[Any, ...]]]:
     }
 
 
-@cache
-def renderer(model: Any) -> Renderer:
-    """Draws what the camera on top sees."""
-    return Renderer(model, camera=TOP)
-
-
 class Transfer(gym.Wrapper[Any, Any, Any, Any]):
     """The environment of the package, drawn light. Observation: an image and the arms' joints."""
 
@@ -78,7 +71,9 @@ class Transfer(gym.Wrapper[Any, Any, Any, Any]):
         inner._format_raw_obs = lambda raw: self._observation()
         self._task = inner._env.task
         self._physics = inner._env.physics
-        self._physics.model.ptr.geom("red_box").rgba[:3] = colour
+        model = self._physics.model.ptr
+        model.geom("red_box").rgba[:3] = colour
+        self._renderer = Renderer(model, camera=TOP)
         image = gym.spaces.Box(0, 255, (SIZE, SIZE, 3), np.uint8)
         state = gym.spaces.Box(-np.inf, np.inf, (14,), np.float64)
         self.observation_space = gym.spaces.Dict({"image": image, "state": state})
@@ -90,9 +85,9 @@ class Transfer(gym.Wrapper[Any, Any, Any, Any]):
         return seen
 
     def _observation(self) -> dict[str, np.ndarray]:
-        model, data = self._physics.model.ptr, self._physics.data.ptr
-        upside_down = renderer(model).draw(model, data, size=SIZE)
-        return {"image": upside_down[::-1].copy(), "state": self._task.get_qpos(self._physics)}
+        physics = self._physics
+        upside_down = self._renderer.draw(physics.model.ptr, physics.data.ptr, size=SIZE)
+        return {"image": upside_down[::-1].copy(), "state": self._task.get_qpos(physics)}
 
 
 def expert(env: gym.Env[Any, Any]) -> np.ndarray:
