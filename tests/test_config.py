@@ -61,7 +61,7 @@ def test_the_kitchens_settings_of_version_0_1_are_todays() -> None:
     assert (config.ppo, config.harvest) == (preset.ppo, preset.harvest)
     assert config.env == replace(preset.env, state=False), "it is told the state now"
     assert (config.rl, preset.rl) == ("ppo", "sac")
-    assert config.mixture == replace(preset.mixture, online_share=0.25)
+    assert config.mixture == replace(preset.mixture, trained=1.0), "D_e whole"
     assert config.from_checkpoint and config.expert.dataset
 
 
