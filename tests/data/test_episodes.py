@@ -374,6 +374,7 @@ for _ in itertools.count():
 """
 
 
+@pytest.mark.timeout(400)  # a machine that stands still for a minute was seen
 def test_kill_9_leaves_whole_episodes_only(tmp_path: Path) -> None:
     root = tmp_path / "s"
     repository = Path(__file__).parents[2]
@@ -388,11 +389,13 @@ def test_kill_9_leaves_whole_episodes_only(tmp_path: Path) -> None:
             env=dict(os.environ),
         )
         assert writer.stdout is not None
-        writer.stdout.readline()
-        time.sleep(delay)
-        writer.send_signal(signal.SIGKILL)
-        writer.wait()
-        writer.stdout.close()
+        try:
+            writer.stdout.readline()
+            time.sleep(delay)
+        finally:
+            writer.kill()
+            writer.wait()
+            writer.stdout.close()
         store = EpisodeStore(root, SPEC)
         assert len(store) >= seen
         seen = len(store)
