@@ -2,7 +2,6 @@ import errno
 import itertools
 import json
 import os
-import signal
 import subprocess
 import sys
 import time
