@@ -114,6 +114,7 @@ def writes(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[OSError | None
     [
         (OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)), "No space left on device; make room"),
         (ConnectionResetError(errno.ECONNRESET, "Connection reset by peer"), "reset by peer"),
+        (FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT)), "No such file or directory"),
     ],
 )
 def test_a_write_that_fails_on_the_way_leaves_nothing(

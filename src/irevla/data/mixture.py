@@ -146,7 +146,7 @@ class _Source:
         validation: float,
         discount: float = 1.0,
         *,
-        weights: Mapping[str, float] | None = None,
+        weights: Mapping[str, float] = MappingProxyType({}),
         chunk: int,
     ) -> None:
         assert len(frames) > 0, f"{name}: no frames"
@@ -154,7 +154,7 @@ class _Source:
         out = held_out(frames.episode, validation, store=name)
         if out.all():  # so few episodes that nothing would be left to learn from
             out[:] = False
-        self.train = _Pool(frames, np.flatnonzero(~out), discount, chunk, weights or {})
+        self.train = _Pool(frames, np.flatnonzero(~out), discount, chunk, weights)
         self.held_out = _Pool(frames, np.flatnonzero(out), discount, chunk) if out.any() else None
 
 

@@ -176,7 +176,7 @@ class Share:
         """
         try:
             yield
-        except (UserError, FileNotFoundError):
+        except UserError:
             raise
         except Exception as error:
             reason = getattr(error, "strerror", None) or _line(error)
