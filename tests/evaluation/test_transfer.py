@@ -9,6 +9,7 @@ import pytest
 
 from irevla.config import Config
 from irevla.config_io import to_dict
+from irevla.envs.suite import SUITES
 from irevla.evaluation.practice import per_hour, robot_hours
 from irevla.evaluation.report import write_report
 from irevla.evaluation.stats import Results, Row, read_results
@@ -88,6 +89,12 @@ def test_gains_in_an_hour_of_the_arm() -> None:
     assert headers(idle)[-1] == "Difference" and practised(idle) == ""
     assert "not known" in practised(replace(one, practice=None))
     assert headers(one)[-1] in markdown(one) and headers(one)[-1] not in markdown(idle)
+
+
+def test_results_are_read_where_the_suites_package_is_not(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(SUITES, "metaworld", "no_such_package.suite:METAWORLD")
+    assert robot_hours(results()) is None
+    assert "not known" in practised(results()) and markdown(results())
 
 
 def test_practice_is_that_of_the_journal(make_run: Callable[..., Path]) -> None:

@@ -2,19 +2,24 @@
 
 from irevla.config import EnvConfig
 from irevla.envs.suite import SUITES, load_suite
+from irevla.errors import UserError
 from irevla.evaluation.stats import Change, Results
 
 
 def seconds_of_decision(results: Results) -> float | None:
-    """Return how long a decision takes the arm; None for a suite that these results alone name.
+    """Return how long a decision takes the arm; None where that is not known here.
 
-    Such a suite may be code from elsewhere, which is not run for a number.
+    A suite that these results alone name may be code from elsewhere: it is not run for a number.
+    A suite of ours may need a package that is not here: its results are read without it.
     """
     settings = results.settings
     if settings["suite"] not in SUITES:
         return None
     env = EnvConfig(action_repeat=int(settings["env"]["action_repeat"]))
-    return 1 / load_suite(str(settings["suite"])).rate(env)
+    try:
+        return 1 / load_suite(str(settings["suite"])).rate(env)
+    except UserError:
+        return None
 
 
 def robot_hours(results: Results) -> float | None:
