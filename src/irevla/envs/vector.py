@@ -18,6 +18,7 @@ import numpy as np
 from jaxtyping import Bool, Float32, Int, UInt8
 
 from irevla.config import EnvConfig
+from irevla.envs.by_task import ByTask
 from irevla.envs.processes import Lost, WorkerProcess, dismiss, hire, rest
 from irevla.envs.suite import Authorization, Suite
 from irevla.envs.worker import Job as Job
@@ -91,8 +92,9 @@ def _observation(
 class _WorkerState:
     """The driver's book about one worker: which episode each slot plays, and what comes next."""
 
-    def __init__(self, size: dict[str, int]) -> None:
+    def __init__(self, worker: int, size: dict[str, int]) -> None:
         n = size["n"]
+        self.worker = worker
         self.process: WorkerProcess | None = None  # None: it never had a job
         self.buffers = SharedBuffers.on(mmap.mmap(-1, SharedBuffers.nbytes(**size)), **size)
         self.jobs: list[Job | None] = [None] * n
@@ -142,9 +144,10 @@ class VectorEnv:
 
     A slot whose episode ends starts its next job in the same step; the job of a lost episode starts
     again in the same slot. With `state`, which `state()` returned, the episodes go on that were
-    under way then: their actions are taken again, and `jobs` is the same as then. `authorization`
-    says who may act on a real arm. Raises `UserError` for an unknown task, and whatever `UserError`
-    an environment raises.
+    under way then: their actions are taken again, and `jobs` is the same as then. `by_task`: each
+    worker keeps to tasks of its own as far as that goes, so that a task is made in one of them;
+    jobs are then not played in their order. `authorization` says who may act on a real arm. Raises
+    `UserError` for an unknown task, and whatever `UserError` an environment raises.
     """
 
     def __init__(
@@ -153,10 +156,12 @@ class VectorEnv:
         config: EnvConfig,
         jobs: Iterator[Job],
         *,
+        by_task: bool = False,
         authorization: Authorization | None = None,
         state: dict[str, Any] | None = None,
         max_retries: int = 3,
     ) -> None:
+        assert not (by_task and state), "what goes on is a beginning of the jobs, in their order"
         suite.check()
         suite.check_senses(config)
         self.suite = suite
@@ -181,9 +186,10 @@ class VectorEnv:
             "buffers": size,
             "authorization": None if authorization is None else asdict(authorization),
         }
-        self._states = [_WorkerState(size) for _ in range(self.workers)]
+        self._states = [_WorkerState(worker, size) for worker in range(self.workers)]
         self._alone = suite.real_arm is not None  # a person sees to it between two episodes
         self._jobs = jobs
+        self._by_task = ByTask(jobs, self.workers) if by_task else None
         self._handed_out = 0
         self.resumed = state is not None and self._fits(state)  # episodes under way go on
         if state is not None:
@@ -196,6 +202,7 @@ class VectorEnv:
     def play(self, jobs: Iterator[Job]) -> None:
         """Play further jobs, once all that were there before have ended."""
         assert not any(state.playing().any() for state in self._states), "episodes are under way"
+        assert self._by_task is None
         self._jobs = jobs
         self._handed_out = 0
         self._deal()
@@ -204,12 +211,12 @@ class VectorEnv:
         """Begin an episode in every slot."""
         for slot in range(self.n):  # few jobs are spread over all workers
             for state in self._states:
-                state.jobs[slot] = self._next_job()
+                state.jobs[slot] = self._next_job(state.worker)
         for state in self._states:
             state.waiting = True
             state.stepping = False
             if any(state.playing()) or state.process is not None:
-                state.deck = [self._job_on_deck() for _ in range(self.n)]
+                state.deck = [self._job_on_deck(state.worker) for _ in range(self.n)]
                 state.begin_again(state.process or self._new_process())
 
     def deal_next(self) -> bool:
@@ -219,7 +226,7 @@ class VectorEnv:
         Elsewhere a job is on deck while another is played. Here the episode before it must have
         been told: a person is asked for the next one, and may leave instead.
         """
-        job = self._next_job() if self._alone else None
+        job = self._next_job(0) if self._alone else None
         if job is None:
             return False
         (state,) = self._states
@@ -236,6 +243,7 @@ class VectorEnv:
         Only while no worker is at a step: after each `recv`, before the next `send`.
         """
         assert not any(state.waiting for state in self._states), "a worker is at a step"
+        assert self._by_task is None
         workers = [
             {"jobs": _as_json(state.jobs), "deck": _as_json(state.deck), "taken": state.taken}
             for state in self._states
@@ -304,7 +312,7 @@ class VectorEnv:
                 self._replace(worker, str(reason))
         state.waiting = False
         for slot in state.count_step() if state.stepping else []:
-            state.deck[slot] = self._job_on_deck()
+            state.deck[slot] = self._job_on_deck(worker)
         return self._result(worker, previous, lost)
 
     def close(self) -> None:
@@ -326,11 +334,11 @@ class VectorEnv:
                 state.process = None
         self.close()
 
-    def _job_on_deck(self) -> Job | None:
-        return None if self._alone else self._next_job()
+    def _job_on_deck(self, worker: int) -> Job | None:
+        return None if self._alone else self._next_job(worker)
 
-    def _next_job(self) -> Job | None:
-        job = next(self._jobs, None)
+    def _next_job(self, worker: int) -> Job | None:
+        job = self._by_task.next(worker) if self._by_task else next(self._jobs, None)
         if job is None:
             return None
         self._handed_out += 1
@@ -369,7 +377,7 @@ class VectorEnv:
                 "more such episodes: --env.lost-share"
             )
         state.jobs[slot] = state.deck[slot]
-        state.deck[slot] = self._job_on_deck()
+        state.deck[slot] = self._job_on_deck(state.worker)
         state.losses[slot] = 0
 
     @property

@@ -109,7 +109,13 @@ def evaluate_policy(
     def play(jobs: Sequence[Job]) -> AbstractContextManager[Episodes]:
         env = protocol.together()
         return open_episodes(
-            protocol.rollouts, MeanActor(policy), policy, protocol.suite, env, jobs
+            protocol.rollouts,
+            MeanActor(policy),
+            policy,
+            protocol.suite,
+            env,
+            jobs,
+            by_task=protocol.suite.real_arm is None,
         )
 
     return _evaluate(
@@ -132,7 +138,8 @@ def evaluate_blind_replay(
 
     @contextmanager
     def play(jobs: Sequence[Job]) -> Iterator[Episodes]:
-        with VectorEnv(protocol.suite, protocol.together(), iter(jobs)) as vec:
+        by_task = protocol.suite.real_arm is None
+        with VectorEnv(protocol.suite, protocol.together(), iter(jobs), by_task=by_task) as vec:
             yield LocalEpisodes(vec, BlindReplay(demonstrations), EpisodeRecorder(vec))
 
     return _evaluate(

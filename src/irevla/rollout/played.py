@@ -51,8 +51,12 @@ def open_episodes(
     jobs: Sequence[Job],
     *,
     images: bool = False,
+    by_task: bool = False,
 ) -> Iterator[Episodes]:
-    """Yield the episodes of `policy`, which `actor` plays here. Leave whenever you have enough."""
+    """Yield the episodes of `policy`, which `actor` plays here. Leave whenever you have enough.
+
+    `by_task`: see `VectorEnv`; actors on a cluster play their shares in their order.
+    """
     acting = policy.hash()
     if config.backend == "ray":
         with hired(config, workers=env.workers) as fleet:
@@ -63,7 +67,7 @@ def open_episodes(
     who = Authorization(acting)
     with (
         encoder_of(config, cast(VLAPolicy, policy)),
-        VectorEnv(suite, env, iter(jobs), authorization=who) as vec,
+        VectorEnv(suite, env, iter(jobs), by_task=by_task, authorization=who) as vec,
     ):
         yield LocalEpisodes(vec, actor, EpisodeRecorder(vec, policy_hash=acting, images=images))
 
