@@ -3,6 +3,7 @@ really differ."""
 
 import importlib.util
 from dataclasses import replace
+from typing import Any
 
 import gymnasium as gym
 import numpy as np
@@ -91,6 +92,31 @@ def test_starts_are_spread_over_all_that_the_task_says() -> None:
     reached = np.ptp(shifts, axis=0)
     assert (reached > 0.8 * (high - low)).all() and (reached <= high - low).all()
     assert (np.ptp(postures, axis=0)[[0, 2, 3]] > 0.1).all()
+
+
+def test_environments_of_a_task_do_not_move_each_others_kitchen() -> None:
+    """They share one model, and each has its own place in it."""
+    config = EnvConfig(horizon=20)
+    action = np.full(7, 0.5, np.float32)
+
+    def played(env: gym.Env[Any, Any], seed: int, *, beside: gym.Env[Any, Any] | None) -> list[Any]:
+        seen = [env.reset(seed=seed)[0]]
+        for number in range(6):
+            if beside is not None:
+                beside.reset(seed=number) if number % 2 else beside.step(action)
+            seen.append(env.step(action)[0])
+        return [*seen, env.unwrapped.data.qpos.copy(), env.unwrapped.render()]  # type: ignore[attr-defined]
+
+    def make() -> KitchenEnv:
+        return KitchenEnv("slide-door-open", config)
+
+    alone = played(make(), 3, beside=None)
+    other = make()
+    other.reset(seed=9)
+    late = make()  # made while the other's kitchen is shifted
+    together = played(late, 3, beside=other)
+    assert all(np.array_equal(a, b) for a, b in zip(alone, together, strict=True))
+    assert late.model is other.model
 
 
 # --- success

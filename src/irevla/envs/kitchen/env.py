@@ -7,7 +7,6 @@ gravity compensation (the hand sinks) and no randomness at the start, so that a 
 do. Here the whole kitchen is shifted at random, and the arm starts in a random posture.
 """
 
-import copy
 import functools
 from pathlib import Path
 from typing import Any
@@ -52,22 +51,33 @@ class KitchenEnv(PixelEnv):
             control_hz=CONTROL_HZ,
             render_mode=render_mode,
         )
-        self.model = copy.copy(model_of(task))  # its own: the kitchen is shifted in it
+        self._shared = model_of(task)
+        self._furniture = self._shared.body(FURNITURE).id
+        self._rest = _rest(task)
+        self._place = self._rest  # where the kitchen is in this environment
         self.data = mujoco.MjData(self.model)
         self._substeps = round(1 / (CONTROL_HZ * self.model.opt.timestep))
         self.arm = Arm(self.model, self.data, motion=MOTION)
-        self._rest = self.model.body_pos[self.model.body(FURNITURE).id].copy()
         self._joint = int(self.model.joint(SPECS[task].skill.joint).qposadr[0])
         self._expert = Expert(SPECS[task].script)
 
+    @property
+    def model(self) -> Any:
+        """The task's model, with the kitchen where it is here: ask for it anew each time.
+
+        All environments of a task share one, of 60 MB.
+        """
+        self._shared.body_pos[self._furniture] = self._place
+        return self._shared
+
     def _set_scene(self) -> None:
         random = self.np_random
-        model = self.model
         data = self.data
-        mujoco.mj_resetData(model, data)
         skill = SPECS[self.task.name].skill
         shift = random.uniform(skill.low, skill.high)
-        model.body_pos[model.body(FURNITURE).id] = self._rest + shift
+        self._place = self._rest + shift
+        model = self.model
+        mujoco.mj_resetData(model, data)
         kettle = int(model.joint(KETTLE).qposadr[0])
         data.qpos[kettle : kettle + 3] += shift
         data.qpos[:9] = START
@@ -97,7 +107,7 @@ class KitchenEnv(PixelEnv):
 
     def show(self, qpos: Float[np.ndarray, "30"]) -> None:
         """Put the arm and the kitchen, which is not shifted, into a recorded state."""
-        self.model.body_pos[self.model.body(FURNITURE).id] = self._rest
+        self._place = self._rest
         self.data.qpos[:] = qpos
         self.data.qvel[:] = 0.0
         mujoco.mj_forward(self.model, self.data)
@@ -142,8 +152,8 @@ def model_path() -> Path:
 
 @functools.cache
 def model_of(task: str) -> Any:
-    """The compiled model of `task`, shared by all its environments in this process: do not change
-    it."""
+    """The compiled model of `task`, shared by all its environments in this process: the place of
+    the kitchen alone is changed in it."""
     spec = mujoco.MjSpec.from_file(str(model_path()))
     variant = SPECS[task].variant
     for body in spec.bodies:
@@ -162,6 +172,13 @@ def model_of(task: str) -> Any:
         moved = spec.body(name)
         moved.pos = np.array(moved.pos) + shift
     return spec.compile()
+
+
+@functools.cache
+def _rest(task: str) -> Float[np.ndarray, "3"]:
+    """Return where the kitchen is in the model of `task`: asked for before anything moves it."""
+    model = model_of(task)
+    return np.array(model.body(FURNITURE).pos)
 
 
 @functools.cache
