@@ -93,6 +93,11 @@ def test_it_ends_as_here(setup: StageTwo, want: Want) -> None:
     assert not (setup.place / "jobs").exists() or not list((setup.place / "jobs").iterdir())
 
 
+def test_each_stage_has_a_log_of_its_own(setup: StageTwo) -> None:
+    setup.learn()
+    assert [log.name for log in (setup.out / "logs").iterdir()] == ["sl-left-disc-new.log"]
+
+
 def test_chunks_of_scaled_actions_end_as_here(setup: StageTwo, tmp_path: Path) -> None:
     model = replace(CONFIG.model, chunk=3, action_scale="min-max")
     here = StageTwo(tmp_path / "here", replace(CONFIG, model=model)).learn("inline")

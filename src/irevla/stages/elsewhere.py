@@ -38,8 +38,7 @@ from irevla.tasks import Parts, Stage
 TRAINER = "irevla.stages.trainer"
 POLL = 0.5  # seconds between two looks at how far a job is
 LEARNER = "learner.json"  # the file of a checkpoint that says how many steps were taken
-LOG = "trainer.log"  # in the run's directory: what the processes of stages 0 and 2 print
-SAC_LOG = "learner.log"  # what those of stage 1 print
+LOGS = "logs"  # in the run's directory: what the processes of each stage print
 
 
 def check_engines(config: Config) -> None:
@@ -243,7 +242,9 @@ def start_engine(
     if engine_of(run.config, stage) == "ray":
         let_go()
     settings = engine_settings(run.config, stage)
-    return engine.started(settings, module, job, log=log_of(run, stage))
+    log = log_of(run, stage)
+    log.parent.mkdir(exist_ok=True)
+    return engine.started(settings, module, job, log=log)
 
 
 def engine_settings(config: Config, stage: Stage) -> list[str]:
@@ -261,8 +262,8 @@ def engine_settings(config: Config, stage: Stage) -> list[str]:
 
 
 def log_of(run: Run, stage: Stage) -> Path:
-    """Return where the other processes of a stage print to: in a pipeline there are two."""
-    return run.directory / (SAC_LOG if stage.kind == "rl" else LOG)
+    """Return where the other processes of a stage print to."""
+    return run.directory / LOGS / f"{stage.folder}.log"
 
 
 def _fault(run: Run, stage: Stage, folder: JobFolder[Job], updates: int) -> UserError:
