@@ -38,6 +38,12 @@ def plain(instruction: str) -> str:
     return " ".join(instruction.casefold().split()).rstrip(" .")
 
 
+def series(task: str) -> str:
+    """Return what numbered tasks have in common, "spatial" of "spatial-3"; of others nothing."""
+    name, _, number = task.rpartition("-")
+    return name if number.isdecimal() else ""
+
+
 @dataclass(frozen=True)
 class TaskLists:
     """The names of a run's tasks, in the paper's three categories."""

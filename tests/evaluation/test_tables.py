@@ -1,4 +1,5 @@
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 from rich.console import Console
@@ -159,3 +160,13 @@ def test_the_rows_of_one_evaluation(make_run: Make) -> None:
     assert line_of(text, "push").split() == ["push", "expert", "0.80", "[0.67,", "0.89]", "40/50"]
     assert "177/200" in line_of(text, "Expert tasks (4)")
     assert "tasks" not in printed(rows_table(rows[:1]))
+
+
+def test_the_rows_of_numbered_tasks_have_the_mean_of_each_series(make_run: Make) -> None:
+    rows = [row for row in results_of(make_run()).rows if row.stage == "sft"][:4]
+    names = ["spatial-0", "spatial-10", "object-swap-3", "push"]
+    numbered = [replace(row, task=name) for row, name in zip(rows, names, strict=True)]
+    text = printed(rows_table(numbered))
+    solved = sum(row.successes for row in rows[:2])
+    assert f"{solved}/100" in line_of(text, "spatial (2)")
+    assert "object-swap (1)" not in text and "push (" not in text

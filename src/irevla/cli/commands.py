@@ -121,7 +121,8 @@ def evaluate(argv: Sequence[str]) -> None:
         policy: tyro.conf.Positional[
             Path
         ]  # a run directory, a checkpoint, or a policy that push has written
-        tasks: tuple[str, ...] = ()  # tasks of the suite; none: all of the run's
+        tasks: tuple[str, ...] = ()  # of the suite, or series of them, as spatial for spatial-0,
+        # spatial-1 and so on; none: all of the run's
         suite: str = ""  # another one than the run's, as `panda` for a policy of panda-sim
         episodes: int = 50  # per task
         seed: int = 0  # which block of evaluation seeds
@@ -204,7 +205,7 @@ def collect(argv: Sequence[str]) -> None:
 
     suite = load_suite(arguments.suite)
     suite.check()
-    names = suite.named(arguments.tasks, Category.EXPERT)
+    names = suite.several(arguments.tasks) or suite.named((), Category.EXPERT)
     writable(arguments.out)
     expert, env, root = arguments.expert, arguments.env, arguments.out
     if arguments.demonstrations:

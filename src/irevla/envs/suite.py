@@ -13,7 +13,7 @@ from jaxtyping import Float32
 
 from irevla.config import Config, EnvConfig
 from irevla.errors import UserError, unknown
-from irevla.tasks import Category, Task, TaskLists
+from irevla.tasks import Category, Task, TaskLists, series
 
 if TYPE_CHECKING:
     from irevla.types import Episode  # which imports torch, and workers have none
@@ -134,6 +134,15 @@ class Suite:
         """Return `names`, each known here; or all tasks of `category` where none is named."""
         every = tuple(task.name for task in self.tasks if task.category is category)
         return tuple(self.task(name).name for name in names) or every
+
+    def several(self, names: Sequence[str]) -> tuple[str, ...]:
+        """Return the tasks that `names` name: each one task, or a series, as "spatial" names
+        "spatial-0", "spatial-1" and so on."""
+        found: list[str] = []
+        for name in names:
+            numbered = [task.name for task in self.tasks if series(task.name) == name]
+            found += numbered or [self.task(name).name]
+        return tuple(dict.fromkeys(found))
 
     def task_lists(self, config: Config) -> TaskLists:
         """Return the tasks of a run. Raises `UserError` for an unknown one and for a leak."""

@@ -60,7 +60,7 @@ def evaluate_saved(
     found = load_suite(suite) if suite else suite_of_file(config.suite, path)
     config = replace(config, suite=found.source)
     found.check()
-    chosen = tuple(found.task(task).name for task in tasks) or found.task_lists(config).all
+    chosen = found.several(tasks) or found.task_lists(config).all
     policy = VLAPolicy.from_pretrained(place, device=find_device(config.device))
     policy.set_execute(execute or policy.execute)
     env = replace(config.env, state=policy.state_dim > 0, cameras=policy.cameras)
@@ -107,7 +107,7 @@ def evaluate_on(
     """
     found = load_suite(suite)
     found.check()
-    chosen = tuple(found.task(task).name for task in tasks)
+    chosen = found.several(tasks)
     config = _usual(suite)
     if not isinstance(policy, VLAPolicy):
         policy = VLAPolicy.from_pretrained(policy, device=find_device(config.device))

@@ -24,7 +24,7 @@ from irevla.evaluation.stats import (
     pool,
 )
 from irevla.evaluation.transfer import EXPLAINED, LEARNT, backward_transfer, forgotten
-from irevla.tasks import SFT, Category, Stage
+from irevla.tasks import SFT, Category, Stage, series
 
 TITLES = {
     Category.EXPERT: "Expert tasks",
@@ -246,7 +246,8 @@ def chunks(chunk: int, execute: int) -> str:
 def rows_table(rows: Sequence[Row]) -> Table:
     """Return rows of one evaluation for the terminal.
 
-    Every task, and every category with more than one.
+    Every task, every category with more than one, and every series (`tasks.series`) with more than
+    one.
     """
     said = {chunks(row.chunk, row.execute) for row in rows}
     caption = " ".join(["Intervals: 95%, Wilson.", *sorted(said - {""})])
@@ -263,15 +264,20 @@ def rows_table(rows: Sequence[Row]) -> Table:
             _add_count(table, title, category, pooled, style="bold")
         for row in own:
             _add_count(table, row.task, category, row)
+    for name in dict.fromkeys(series(row.task) for row in rows):
+        own = [row for row in rows if series(row.task) == name]
+        pooled = pool(own)
+        if name and len(own) > 1 and pooled:
+            _add_count(table, f"{name} ({pooled.tasks})", "", pooled, style="bold")
     return table
 
 
 def _add_count(
-    table: Table, title: str, category: Category, count: Count | Row, *, style: str = ""
+    table: Table, title: str, category: str, count: Count | Row, *, style: str = ""
 ) -> None:
     table.add_row(
         title,
-        str(category),
+        category,
         number(count.rate),
         Text(interval(count.ci95)),
         f"{count.successes}/{count.episodes}",
