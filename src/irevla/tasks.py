@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from enum import IntEnum, StrEnum
 from typing import Literal
 
-from irevla.errors import unknown
+from irevla.errors import UserError, unknown
 
 
 class Category(StrEnum):
@@ -31,6 +31,22 @@ class Task:
     category: Category
     instruction: str  # free-form language; variants of one skill share it
     note: str = ""  # what differs from the expert task, for people
+
+
+def described(name: str, category: str, instruction: str, note: str = "", *, where: str) -> Task:
+    """Return the task that a person describes in a file, at `where` in it.
+
+    Raises `UserError` where its name is no name of a folder, its category unknown, or its
+    instruction empty.
+    """
+    if not re.fullmatch(r"\w[\w.-]*", name):
+        raise UserError(f"{where}: a task's name has letters, digits, '-', '_' and '.' alone")
+    known = [each.value for each in Category]
+    if category not in known:
+        raise unknown(f"category of {where}", category, known)
+    if not instruction.strip():
+        raise UserError(f"{where} has no instruction; say in words what is to be done")
+    return Task(name, Category(category), instruction, note)
 
 
 def plain(instruction: str) -> str:

@@ -73,10 +73,12 @@ class SimulatedCell:
                 target=self.stream.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True
             ),
         ]
+        self._changes: dict[str, Any] = {}
         self.describe()
 
     def describe(self, **changes: Any) -> None:
-        """Write the settings."""
+        """Write the settings; what is changed stays so."""
+        self._changes |= changes
         camera = {
             "kind": "opencv",
             "device": f"http://127.0.0.1:{self.stream.server_port}/stream.mjpg",
@@ -88,7 +90,7 @@ class SimulatedCell:
             "home": {"position": [0.42, 0.0, 0.3]}, "cameras": {"front": camera, "wrist": camera},
             "limits": {"max_age": 0.5},
         }  # fmt: skip
-        self.path.write_text(yaml.safe_dump(found | changes))
+        self.path.write_text(yaml.safe_dump(found | self._changes))
 
     @property
     def settings(self) -> Settings:

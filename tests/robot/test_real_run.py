@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from recorded import record
 
 pytest.importorskip("franky_sim")
 
@@ -26,7 +27,7 @@ from irevla.config import (
 )
 from irevla.data.episodes import EpisodeStore
 from irevla.data.replay import LatentReplay, reopen
-from irevla.envs.panda.tasks import SPECS
+from irevla.envs.panda.tasks import REACH, SPECS, TURN
 from irevla.envs.suite import load_suite
 from irevla.envs.vector import VectorEnv
 from irevla.errors import UserError
@@ -136,9 +137,11 @@ def replay(directory: Path, name: str) -> LatentReplay:
     return reopen(directory / "latents" / TASK / name)
 
 
-def test_algorithm_1_with_sac_on_an_arm(
-    cell: SimulatedCell, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def played_to_the_end(
+    cell: SimulatedCell, directory: Path, config: Config, monkeypatch: pytest.MonkeyPatch
+) -> dict[str, Any]:
+    """The journal of a run, by its events."""
+
     class Freshly(VectorEnv):
         """With a new arm each time (see `SimulatedCell.replace_arm`)."""
 
@@ -148,7 +151,6 @@ def test_algorithm_1_with_sac_on_an_arm(
 
     for module in (played, keeping):
         monkeypatch.setattr(module, "VectorEnv", Freshly)
-    config, directory = shortened(tmp_path), tmp_path / "run"
     watching = Watching(cell, directory / "latents" / TASK / "online" / "episodes.jsonl")
     stops: list[str] = []
     with cell.person(watching):
@@ -162,9 +164,15 @@ def test_algorithm_1_with_sac_on_an_arm(
                 stops.append(str(error))
                 cell.stop_latch.release()
     print(f"{len(stops)} stops: {stops}")
-
     journal = map(json.loads, (directory / "journal.jsonl").read_text().splitlines())
-    done = {record["event"]: record for record in journal}
+    return {event["event"]: event for event in journal}
+
+
+def test_algorithm_1_with_sac_on_an_arm(
+    cell: SimulatedCell, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config, directory = shortened(tmp_path), tmp_path / "run"
+    done = played_to_the_end(cell, directory, config, monkeypatch)
     rows = done[f"evaluated sl:{TASK}"]["rows"]
     assert [row["task"] for row in rows] == [
         EXPERT,
@@ -188,3 +196,33 @@ def test_algorithm_1_with_sac_on_an_arm(
     assert weights_hash(after.vlm) == weights_hash(before.vlm)
     assert weights_hash(after.action_head) != weights_hash(before.action_head)
     assert not cell.stop_latch.reason
+
+
+def test_own_tasks_begin_with_a_dataset_of_others(
+    cell: SimulatedCell, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    short = shortened(tmp_path)
+    left = {"category": "expert", "instruction": "go to the left"}
+    far = {"category": "rl", "instruction": "go far to the left"}
+    cell.describe(tasks={"go-left": left, "go-far": far})
+    way = np.tile(WAY * [REACH, REACH, REACH, TURN, TURN, TURN, 1], (6, 1)).astype(np.float32)
+    images = np.full((6, 48, 64, 3), 90, np.uint8)
+    record(tmp_path / "mine", [(images, way)] * 4, instruction="Go to the left.", fps=10)
+    config = replace(
+        short,
+        method="sft",
+        from_checkpoint="",
+        expert_tasks=(), rl_tasks=(), unseen_tasks=(),
+        env=replace(short.env, cameras=(), state=False),
+        expert=replace(short.expert, dataset=str(tmp_path / "mine")),
+        sft=replace(short.sl, steps=60, lr=1e-2, validate_every=60),
+    )  # fmt: skip
+    done = played_to_the_end(cell, tmp_path / "run", config, monkeypatch)
+    rows = done["evaluated sft"]["rows"]
+    assert [(row["task"], row["category"]) for row in rows] == [
+        ("go-left", "expert"),
+        ("go-far", "rl"),
+    ]
+    policy = VLAPolicy.from_pretrained(tmp_path / "run" / "checkpoints" / "sft")
+    action = policy.act(np.full((64, 64, 3), 90, np.uint8), "go to the left")
+    assert np.abs(action - WAY).max() < 0.2, "metres and radians are shares of a full action"

@@ -7,8 +7,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import yaml
+from recorded import record
 
-from irevla.config import EnvConfig
+from irevla.config import EnvConfig, ExpertConfig
+from irevla.data.demonstrated import Demonstrated
 from irevla.envs.panda.suite import PANDA_SIM
 from irevla.envs.panda.tasks import SPECS
 from irevla.envs.suite import Suite, load_suite
@@ -17,8 +19,9 @@ from irevla.presets import find_preset
 from irevla.robot.driver import FRANKA_HAND
 from irevla.robot.settings import FILE, read_settings
 from irevla.robot.suite import PANDA
-from irevla.rollout.demonstrations import open_store
+from irevla.rollout.demonstrations import open_demonstrations, open_store
 from irevla.stages.preflight import preflight
+from irevla.storage import disk
 from irevla.types import Episode, Provenance
 
 GOOD = {
@@ -37,7 +40,7 @@ GOOD = {
 
 def written(folder: Path, **changes: object) -> Path:
     path = folder / "arm.yaml"
-    path.write_text(yaml.safe_dump({**GOOD, **changes}))
+    path.write_text(yaml.safe_dump({**GOOD, **changes}, sort_keys=False))
     return path
 
 
@@ -94,6 +97,82 @@ def test_it_reads_what_was_written(tmp_path: Path) -> None:
     ],
 )
 def test_what_is_wrong_is_said_in_one_line(
+    tmp_path: Path, changes: dict[str, object], words: str
+) -> None:
+    with pytest.raises(UserError, match=words) as told:
+        read_settings(written(tmp_path, **changes))
+    assert "\n" not in str(told.value) and "arm.yaml" in str(told.value)
+
+
+TOWELS = {
+    "fold-towel": {"category": "expert", "instruction": "fold the towel"},
+    "fold-red-towel": {"category": "rl", "instruction": "fold the red towel", "note": "red"},
+}
+
+
+def test_a_person_names_tasks_of_their_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(FILE, str(written(tmp_path, tasks=TOWELS, undoes={})))
+    suite = load_suite("panda")
+    assert [(task.name, task.instruction) for task in suite.tasks] == [
+        ("fold-towel", "fold the towel"),
+        ("fold-red-towel", "fold the red towel"),
+    ]
+    preset = find_preset("panda")
+    mine = replace(preset, expert_tasks=(), rl_tasks=(), unseen_tasks=())
+    assert suite.task_lists(mine).expert == ("fold-towel",)
+    assert suite.task_lists(mine).rl == ("fold-red-towel",)
+    with pytest.raises(
+        UserError, match="unknown task of panda 'pick-red-block'; choose from: fold"
+    ):
+        suite.task_lists(preset)
+    monkeypatch.setenv(FILE, str(written(tmp_path)))
+    assert load_suite("panda").tasks == PANDA.tasks
+    monkeypatch.delenv(FILE)
+    assert load_suite("panda").tasks == PANDA.tasks
+
+
+def test_stage_0_of_own_tasks_is_from_a_dataset_of_others(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its actions are displacements in m, turns in rad, and the gripper's."""
+    monkeypatch.setenv(FILE, str(written(tmp_path, tasks=TOWELS)))
+    monkeypatch.setenv(disk.CACHE, str(tmp_path / "cache"))
+    actions = np.tile(np.array([0.04, -0.02, 0, 0.125, 0, 0, 1], np.float32), (3, 1))
+    episodes = [(np.zeros((3, 48, 64, 3), np.uint8), actions)]
+    record(tmp_path / "mine", episodes, instruction="Fold the towel.", fps=10)
+    suite = load_suite("panda")
+    expert = ExpertConfig(dataset=str(tmp_path / "mine"))
+    shown = open_demonstrations(suite, ["fold-towel"], expert, env=EnvConfig())
+    assert isinstance(shown, Demonstrated)
+    assert np.allclose(shown.read().actions[0], [1, -0.5, 0, 0.5, 0, 0, 1])
+    record(tmp_path / "far", [(episodes[0][0], 2 * actions)], instruction="fold the towel", fps=10)
+    far = ExpertConfig(dataset=str(tmp_path / "far"))
+    with pytest.raises(UserError, match=r"action is 0\.08 .* and panda takes -0\.04 to 0\.04"):
+        opened = open_demonstrations(suite, ["fold-towel"], far, env=EnvConfig())
+        assert isinstance(opened, Demonstrated) and opened.read()
+    assert np.array_equal(PANDA_SIM.action_range.high, PANDA.action_range.high)  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"tasks": ["fold"]}, "tasks must be settings with names"),
+        ({"tasks": {"fold": "fold the towel"}}, "tasks.fold must be settings with names"),
+        ({"tasks": {"fold": {"category": "rl"}}}, "tasks.fold has no instruction"),
+        ({"tasks": {"fold": {"instruction": "fold"}}}, "unknown category of tasks.fold ''"),
+        (
+            {"tasks": {"fold": {"category": "experts", "instruction": "fold"}}},
+            "did you mean 'expert'",
+        ),
+        (
+            {"tasks": {"../fold": {"category": "rl", "instruction": "fold"}}},
+            "a task's name has letters",
+        ),
+        ({"tasks": TOWELS, "homes": {"pick-carrot": {}}}, "unknown task of homes 'pick-carrot'"),
+        ({"tasks": TOWELS, "undoes": {"fold-towel": "pick-carrot"}}, "unknown task of undoes"),
+    ],
+)
+def test_what_is_wrong_with_own_tasks_is_said(
     tmp_path: Path, changes: dict[str, object], words: str
 ) -> None:
     with pytest.raises(UserError, match=words) as told:

@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from irevla.config_io import from_dict
-from irevla.errors import UserError, unknown
+from irevla.errors import UserError
 from irevla.storage.read import read_yaml
-from irevla.tasks import Category, Task
+from irevla.tasks import Category, Task, described
 
 RENDER = "render()"  # for `image`: what the environment renders, not what it observes
 REWARD = "reward"  # for `success`: the episode terminates with a reward above 0
@@ -46,7 +46,7 @@ class GymSettings:
     def task_list(self) -> tuple[Task, ...]:
         """Return the tasks."""
         return tuple(
-            Task(name, Category(each.category), each.instruction, each.note)
+            described(name, each.category, each.instruction, each.note, where=f"tasks.{name}")
             for name, each in self.tasks.items()
         )
 
@@ -91,19 +91,16 @@ def read_settings(path: Path) -> GymSettings:
     for name in ("low", "high"):
         if not all(isinstance(value, int | float) for value in getattr(settings, name)):
             raise UserError(f"{path}: {name!r} must be a list of numbers, one for each dimension")
-    tasks = {name: _task(f"{path}: tasks.{name}", each) for name, each in settings.tasks.items()}
+    tasks = {str(name): _task(path, str(name), each) for name, each in settings.tasks.items()}
     if not any(task.category == Category.EXPERT for task in tasks.values()):
         raise UserError(f"{path}: no task is of the category 'expert'; demonstrations are of those")
     return GymSettings(**{**vars(settings), "tasks": tasks})
 
 
-def _task(where: str, content: Any) -> TaskSettings:
+def _task(path: Path, name: str, content: Any) -> TaskSettings:
+    where = f"{path}: tasks.{name}"
     if not isinstance(content, Mapping):
         raise UserError(f"{where} must be a group with category and instruction, not {content!r}")
     task: TaskSettings = from_dict(content, kind=TaskSettings, where=f"{where}.")
-    known = [category.value for category in Category]
-    if task.category not in known:
-        raise unknown(f"category of {where}", task.category, known)
-    if not task.instruction.strip():
-        raise UserError(f"{where} has no instruction; say in words what is to be done")
+    described(name, task.category, task.instruction, where=where)
     return task

@@ -64,6 +64,8 @@ class RealArm:
     only_policy: Callable[[], str]  # sha256, or its beginning, of the one that may act; "": any
     env_config: Callable[[EnvConfig], EnvConfig]  # one worker, one environment, time for a person
     cameras: Callable[[], tuple[str, ...]] = lambda: ()  # that its cell has, beside `Suite.cameras`
+    tasks: Callable[[], tuple[Task, ...]] = lambda: ()
+    """Those that its settings name in the place of `Suite.tasks`; none: these."""
     partner: Callable[[str], str] = lambda task: ""
     """(task) -> the task that begins where it succeeds, and succeeds where it begins; "": none."""
 
@@ -213,7 +215,8 @@ def load_suite(name: str) -> Suite:
     """Return the suite called `name`: one of `SUITES`, `gym:FILE`, or `module:attribute` of your
     own.
 
-    Raises `UserError` for any other, and where a package that it imports is missing.
+    Raises `UserError` for any other, where a package that it imports is missing, and where the
+    settings of a real arm are wrong.
     """
     path = SUITES.get(name, name)
     module, _, attribute = path.partition(":")
@@ -233,7 +236,8 @@ def load_suite(name: str) -> Suite:
         raise UserError(f"suite {name!r} needs the package {error.name!r}: {remedy}") from error
     if not isinstance(suite, Suite):
         raise UserError(f"suite {name!r}: {attribute} in {module} is no irevla.envs.suite.Suite")
-    return replace(suite, source=name)
+    own = suite.real_arm.tasks() if suite.real_arm is not None else ()
+    return replace(suite, source=name, tasks=own or suite.tasks)
 
 
 def suite_of_file(name: str, path: Path) -> Suite:

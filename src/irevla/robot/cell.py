@@ -17,11 +17,12 @@ from irevla.robot.home import Home
 from irevla.robot.live_view import LiveView, Seen
 from irevla.robot.safe_arm import SafeArm
 from irevla.robot.say import say
-from irevla.robot.settings import Settings, read_settings
+from irevla.robot.settings import SIMULATED, Settings, read_settings
 from irevla.robot.stop_latch import Session
 from irevla.robot.success import ClassifierDetector, KeyDetector, SuccessDetector
 from irevla.robot.teleop import BEAT, SILENCE, KeyTeleop, Teleop
 from irevla.robot.view import MISTAKES, check_view
+from irevla.tasks import Task
 
 
 @dataclass
@@ -35,6 +36,7 @@ class Cell:
     success_detector: SuccessDetector
     clock: Clock = field(default_factory=WallClock)
     demonstrations: Path | None = None  # where episodes go that a person took part in
+    tasks: tuple[Task, ...] = SIMULATED  # that it is laid out for
     homes: Mapping[str, Home] = field(default_factory=dict)  # of tasks that start elsewhere
     partners: Mapping[str, str] = field(default_factory=dict)  # tasks that undo each other
     homing: bool = False  # the fingers must find their ends before the first episode
@@ -168,6 +170,7 @@ def open_cell(settings: Settings, who: Authorization | None) -> Cell:
         teleop,
         success_detector,
         demonstrations=folder,
+        tasks=settings.tasks,
         homes=settings.homes,
         partners=settings.partners,
         homing=settings.homing and settings.driver == "franka",

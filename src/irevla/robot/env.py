@@ -9,7 +9,7 @@ from jaxtyping import Float32, UInt8
 
 from irevla.config import EnvConfig
 from irevla.envs.arm_state import STATE
-from irevla.envs.panda.tasks import ACTION_DIM, REACH, SPECS, TURN
+from irevla.envs.panda.tasks import ACTION_DIM, REACH, TURN
 from irevla.envs.pixel_env import PixelEnv
 from irevla.envs.suite import PERSON
 from irevla.errors import UserError, unknown
@@ -47,12 +47,13 @@ class PandaRealEnv(PixelEnv):
     """
 
     def __init__(self, task: str, config: EnvConfig | None = None, *, cell: Cell) -> None:
-        if task not in SPECS:
-            raise unknown("task of panda", task, SPECS)
+        tasks = {each.name: each for each in cell.tasks}
+        if task not in tasks:
+            raise unknown("task of panda", task, tasks)
         config = config or EnvConfig()
         ticks = HZ * config.action_repeat
         super().__init__(
-            SPECS[task].task,
+            tasks[task],
             config,
             action_dim=ACTION_DIM,
             control_hz=ticks,

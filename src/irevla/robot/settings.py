@@ -28,6 +28,7 @@ from irevla.robot.values import (
     within,
 )
 from irevla.storage.read import read_yaml
+from irevla.tasks import Task, described
 
 HZ = 10  # decisions per second
 SERL_PORT = 5000  # of a robot server whose address names none
@@ -49,7 +50,10 @@ MOST_VETO = 30.0  # s
 MOST_COST = 0.2  # of a success, which is worth 1
 MOST_SPREAD = 0.2  # m
 MOST_TURN = 1.6  # rad
-GROUPS = ("limits", "fingertips", "detector", "homes", "undoes", "collision", "compliance")
+SIMULATED = tuple(spec.task for spec in SPECS.values())  # panda-sim's: what they name is laid out
+GROUPS = (
+    *("limits", "fingertips", "detector", "tasks", "homes", "undoes", "collision", "compliance"),
+)
 NEEDED = ("driver", "host", "workspace", "home", "cameras")
 RENAMED = {"judge": "success_detector"}  # settings of files that were written for version 0.1
 
@@ -83,6 +87,15 @@ class DetectorSettings:
     def view(self) -> dict[str, Any]:
         """What a classifier sees, as the folders of its images and itself say it."""
         return {"camera": self.camera, "crop": list(self.crop)}
+
+
+@dataclass(frozen=True)
+class TaskSettings:
+    """A task of one's own."""
+
+    category: str = ""  # one of `Category`
+    instruction: str = ""
+    note: str = ""  # what differs from the expert task, for people
 
 
 @dataclass(frozen=True)
@@ -132,6 +145,7 @@ class Settings:
     cameras: dict[str, CameraSettings]  # by name: POLICY_CAMERAS, and others
     fingertips: Pose = field(default_factory=lambda: FRANKA_HAND)  # seen from the flange
     detector: DetectorSettings = field(default_factory=DetectorSettings)
+    tasks: tuple[Task, ...] = SIMULATED
     homes: dict[str, Home] = field(default_factory=dict)  # of tasks that start elsewhere
     partners: dict[str, str] = field(default_factory=dict)  # tasks that undo each other, both ways
     collision: Collision = field(default_factory=Collision)  # franka
@@ -245,6 +259,8 @@ def _settings(found: dict[str, Any], path: Path) -> Settings:
             "classifier` wrote"
         )
     limits = _limits(found)
+    tasks = _tasks(mapping(found.get("tasks") or {}, "tasks"))
+    names = [task.name for task in tasks]
     cameras = _cameras(mapping(found["cameras"], "cameras"))
     return Settings(
         path=path,
@@ -252,8 +268,9 @@ def _settings(found: dict[str, Any], path: Path) -> Settings:
         host=as_kind(found["host"], str, "host"),
         limits=limits,
         home=_home(found["home"], limits),
-        homes=_homes(mapping(found.get("homes") or {}, "homes"), limits),
-        partners=_partners(mapping(found.get("undoes") or {}, "undoes")),
+        tasks=tasks,
+        homes=_homes(mapping(found.get("homes") or {}, "homes"), limits, names),
+        partners=_partners(mapping(found.get("undoes") or {}, "undoes"), names),
         cameras=cameras,
         fingertips=_fingertips(found),
         detector=_detector(mapping(found.get("detector") or {}, "detector"), tuple(cameras)),
@@ -314,20 +331,30 @@ def _home(found: Any, limits: Limits, name: str = "home") -> Home:
     return Home(np.array(position), turned(DOWN, np.array([0.0, 0.0, yaw])), spread, turn)
 
 
-def _homes(found: dict[str, Any], limits: Limits) -> dict[str, Home]:
+def _tasks(found: dict[str, Any]) -> tuple[Task, ...]:
+    """Return a person's own tasks, or else those of the simulated arm."""
+    tasks = []
+    for name, content in found.items():
+        where = f"tasks.{name}"
+        own = group_of(TaskSettings, mapping(content, where), where)
+        tasks.append(described(str(name), own.category, own.instruction, own.note, where=where))
+    return tuple(tasks) or SIMULATED
+
+
+def _homes(found: dict[str, Any], limits: Limits, tasks: list[str]) -> dict[str, Home]:
     for task in found:
-        if task not in SPECS:
-            raise unknown("task of homes", task, SPECS)
+        if task not in tasks:
+            raise unknown("task of homes", str(task), tasks)
     return {task: _home(home, limits, f"homes.{task}") for task, home in found.items()}
 
 
-def _partners(found: dict[str, Any]) -> dict[str, str]:
+def _partners(found: dict[str, Any], tasks: list[str]) -> dict[str, str]:
     """Return the other task of each that has one: where one succeeds, the other begins."""
     partners: dict[str, str] = {}
     for back, forward in found.items():
         for task in (back, forward):
-            if task not in SPECS:
-                raise unknown("task of undoes", str(task), SPECS)
+            if task not in tasks:
+                raise unknown("task of undoes", str(task), tasks)
             if task in partners or back == forward:
                 raise UserError(f"undoes: {task} must be in one pair, with another task")
         partners |= {back: forward, forward: back}

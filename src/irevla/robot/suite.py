@@ -2,6 +2,7 @@
 before an environment is made."""
 
 import importlib.util
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -12,16 +13,24 @@ import numpy as np
 
 from irevla.config import EnvConfig
 from irevla.envs.arm_state import STATE
-from irevla.envs.panda.tasks import ACTION_DIM, REACH, SPECS, TURN, WRIST_SHARE
+from irevla.envs.panda.suite import ACTIONS
+from irevla.envs.panda.tasks import ACTION_DIM, REACH, TURN, WRIST_SHARE
 from irevla.envs.suite import Authorization, RealArm, Suite
 from irevla.errors import UserError
-from irevla.robot.settings import HZ, POLICY_CAMERAS, read_settings, settings_path
+from irevla.robot.settings import (
+    FILE,
+    HZ,
+    POLICY_CAMERAS,
+    SIMULATED,
+    read_settings,
+    settings_path,
+)
+from irevla.tasks import Task
 
 if TYPE_CHECKING:
     from irevla.types import Episode
 
 NAME = "panda"
-TASKS = tuple(spec.task for spec in SPECS.values())  # lay out what their instructions name
 PATIENCE = 120.0  # s: the least `env.timeout`, as a person puts things back within it
 
 
@@ -97,6 +106,11 @@ def _partner(task: str) -> str:
     return read_settings(settings_path()).partners.get(task, "")
 
 
+def _tasks() -> tuple[Task, ...]:
+    """Return the tasks of the settings; where none are named yet, those of the simulated arm."""
+    return read_settings(settings_path()).tasks if FILE in os.environ else SIMULATED
+
+
 def _cameras() -> tuple[str, ...]:
     """Return the cameras of the settings."""
     return tuple(read_settings(settings_path()).cameras)
@@ -123,11 +137,12 @@ def _demonstrations(
         raise UserError(
             f"{path} shows no {', no '.join(lacking)}: choose --tasks among what people have shown"
         )
+    instructions = {task.name: task.instruction for task in _tasks()}
     for task in tasks:
         for number, shown in enumerate(found[task][:most]):
             rewards = np.zeros(len(shown.actions), np.float32)
             rewards[-1] = 1.0
-            instruction = SPECS[task].task.instruction
+            instruction = instructions[task]
             made = Provenance(NAME, task, number, "expert")
             yield Episode(
                 shown.images, shown.actions, rewards, instruction, True, made, shown.state
@@ -136,13 +151,14 @@ def _demonstrations(
 
 PANDA = Suite(
     name=NAME,
-    tasks=TASKS,
+    tasks=SIMULATED,
     action_dim=ACTION_DIM,
     state=STATE,
     cameras=POLICY_CAMERAS,
     fps=HZ,
     make=_make,
     render_settings=_render_settings,
+    action_range=ACTIONS,
     check=_check,
     demonstrations=_demonstrations,
     real_arm=RealArm(
@@ -152,5 +168,6 @@ PANDA = Suite(
         env_config=_env_config,
         partner=_partner,
         cameras=_cameras,
+        tasks=_tasks,
     ),
 )

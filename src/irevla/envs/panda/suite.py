@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import gymnasium as gym
+import numpy as np
 
 from irevla.config import EnvConfig
 from irevla.envs.arm_state import STATE
@@ -13,14 +14,19 @@ from irevla.envs.panda.tasks import (
     CAMERA_POS,
     CONTROL_HZ,
     LOOK_AT,
+    REACH,
     SPECS,
+    TURN,
     WRIST_POS,
     WRIST_SHARE,
 )
-from irevla.envs.suite import Suite, register
+from irevla.envs.suite import ActionRange, Suite, register
 
 DRAWING = 2  # version of how images look; raise it when they change: old datasets are refused
 DYNAMICS = 1  # version of how actions act; likewise
+
+_MOST = np.array([REACH, REACH, REACH, TURN, TURN, TURN, 1.0], np.float32)
+ACTIONS = ActionRange(-_MOST, _MOST)  # of datasets of others: m, rad, and -1 (open) to 1 (closed)
 
 
 def _make(task: str, config: EnvConfig) -> gym.Env[Any, Any]:
@@ -52,6 +58,7 @@ PANDA_SIM = Suite(
     fps=CONTROL_HZ // EnvConfig().action_repeat,
     make=_make,
     render_settings=_render_settings,
+    action_range=ACTIONS,
     check=check,
 )
 register(PANDA_SIM, "irevla.envs.panda.env:PandaEnv")
