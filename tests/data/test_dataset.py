@@ -1,5 +1,6 @@
 """Datasets that others recorded: read right, or refused in one line before anything is written."""
 
+import io
 import json
 import os
 import re
@@ -11,8 +12,10 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import torch
+from PIL import Image
 from recorded import (
     DATA,
     EPISODES,
@@ -34,6 +37,7 @@ from recorded import (
 )
 
 from irevla.data import demonstrated
+from irevla.data.camera import find_camera
 from irevla.data.dataset import Dataset
 from irevla.data.demonstrated import Demonstrated, Wanted
 from irevla.errors import UserError
@@ -41,6 +45,7 @@ from irevla.storage import disk
 from irevla.tasks import plain
 
 ONE = np.ones(2, np.float32)
+FROM = "videos/observation.images.front/from_timestamp"
 WANTED = Wanted("toy", INSTRUCTIONS, -ONE, ONE, 10.0, 24)
 
 
@@ -234,15 +239,13 @@ def test_several_data_files(tmp_path: Path) -> None:
     np.testing.assert_array_equal(found.actions, want.actions)
 
 
-def test_an_episode_in_the_middle_of_a_video(tmp_path: Path) -> None:
-    """Its time in the video counts, not its place in the dataset."""
+def test_an_episode_is_where_its_time_in_the_video_says(tmp_path: Path) -> None:
+    """That counts, not its place in the dataset: here two of one length have changed places."""
     root = copied(VIDEOS, tmp_path / "data")
-    name = "videos/observation.images.front/from_timestamp"
-    starts = get_column(root / EPISODES, name)
-    set_column(root / EPISODES, name, [starts[0], starts[1] + 3 / 30, *starts[2:]])
-    images = videos(root).read().images
-    want = [shown(1, frame) for frame in (3, 6)] + [shown(2, 0)]
-    assert np.abs(colours(images[:3]) - want).max() <= 4
+    first, *others, last = get_column(root / EPISODES, FROM)
+    set_column(root / EPISODES, FROM, [last, *others, first])
+    images = videos(root).read().images  # of the episodes 1 and 0, and then of 2
+    assert np.abs(colours(images[3:6]) - [shown(3, frame) for frame in (0, 3, 6)]).max() <= 4
 
 
 def test_actions_are_scaled_from_the_suites_own_units() -> None:
@@ -439,8 +442,7 @@ def test_a_task_whose_episodes_all_failed(tmp_path: Path) -> None:
 
 def test_a_video_that_ends_too_early(tmp_path: Path, cache: Path) -> None:
     root = copied(VIDEOS, tmp_path / "data")
-    name = "videos/observation.images.front/from_timestamp"
-    set_column(root / EPISODES, name, [0.0, 9.0, 0.5, 0.7])
+    set_column(root / EPISODES, FROM, [0.0, 9.0, *get_column(root / EPISODES, FROM)[2:]])
     with pytest.raises(UserError, match=re.escape(f"{FRONT}: 3 images are missing")):
         videos(root).read()
     assert not list(cache.iterdir())
@@ -480,3 +482,165 @@ def test_mutated_files_are_read_or_refused_in_one_line(tmp_path: Path) -> None:
         except UserError:
             outcomes.add("refused")
     assert outcomes == {"read", "refused"}
+
+
+# --- what would pair images with the actions of others, or take a failure for a success
+
+
+@pytest.mark.parametrize(
+    ("fps", "message"),
+    [
+        (25, r"frame 4 is recorded at 0\.1333 s .* at 25 frames a second .* 0\.16 s: mend fps"),
+        (15, "mend fps"),
+        (60, "mend fps"),
+        (29.97, "fps is 29.97, and must be a whole number"),
+        (True, "fps is True"),
+        ("30", "fps is '30'"),
+    ],
+)
+@pytest.mark.parametrize("source", [VIDEOS, IMAGES])
+def test_a_rate_that_is_not_that_of_the_frames(
+    source: Path, fps: Any, message: str, tmp_path: Path
+) -> None:
+    root = copied(source, tmp_path / "data")
+    edit_info(root, fps=fps)
+    with pytest.raises(UserError, match=message if source is VIDEOS else "fps"):
+        Dataset(root)
+
+
+def test_two_rates_are_one_where_they_are_near() -> None:
+    opened(IMAGES, fps=10.4)  # 12 for the kitchen's 12.5 is as near
+    for fps in (9.0, 10.6, 1.0):
+        with pytest.raises(UserError, match="frames a second"):
+            opened(IMAGES, fps=fps)
+
+
+@pytest.mark.parametrize(
+    ("starts", "message"),
+    [
+        ([0.0, 0.0, 0.0, 0.0], "episodes 0 and 1 overlap"),
+        ([0.0, 0.2, 0.57, 0.9], "episodes 0 and 1 overlap"),
+        ([float("nan"), 0.27, 0.57, 0.9], "episode 0 begins at nan s"),
+        ([0.0, float("inf"), 0.57, 0.9], "begins at inf s"),
+        ([0.0, 0.27, -1.0, 0.9], "begins at -1.0 s"),
+    ],
+)
+def test_a_place_in_a_video_that_cannot_be(
+    starts: list[float], message: str, tmp_path: Path
+) -> None:
+    root = copied(VIDEOS, tmp_path / "data")
+    set_column(root / EPISODES, FROM, starts)
+    with pytest.raises(UserError, match=message):
+        Dataset(root)
+
+
+def test_a_recorded_failure_counts_whatever_info_lists(tmp_path: Path) -> None:
+    root = copied(VIDEOS, tmp_path / "data")
+    features = json.loads((root / "meta/info.json").read_text())["features"]
+    features.pop("next.success")
+    edit_info(root, features=features)
+    failed = [False] * len(get_column(root / DATA, "next.success"))
+    set_column(root / DATA, "next.success", failed)
+    with pytest.raises(UserError, match="no successful episode"):
+        videos(root)
+
+
+@pytest.mark.parametrize("value", [0.1, float("nan"), 2, -1])
+def test_a_score_is_no_success(value: float, tmp_path: Path) -> None:
+    root = copied(VIDEOS, tmp_path / "data")
+
+    def scored(score: float) -> Dataset:
+        def edit(table: pa.Table) -> pa.Table:
+            column = pa.array([score] * len(table))
+            place = table.schema.get_field_index("next.success")
+            return table.set_column(place, "next.success", column)
+
+        edit_table(root / DATA, edit)
+        return Dataset(root)
+
+    with pytest.raises(UserError, match="neither true nor false"):
+        scored(value)
+    assert all(episode.success for episode in scored(1.0).episodes)
+
+
+def test_a_task_has_one_instruction(tmp_path: Path) -> None:
+    root = copied(IMAGES, tmp_path / "data")
+    path = root / "meta/tasks.parquet"
+    table = pq.read_table(path)
+    pq.write_table(pa.concat_tables([table, table]), path)
+    Dataset(root)  # twice the same is no harm
+    twice = [0] * len(table)
+    set_column(path, "task_index", [*twice, *twice])
+    with pytest.raises(UserError, match="task_index 0 has two instructions"):
+        Dataset(root)
+
+
+@pytest.mark.parametrize(
+    ("file", "old", "new", "message"),
+    [
+        ("tasks", '"task_index": 0', '"task_index": 0.5', "task_index is 0.5"),
+        ("episodes", '"length": 8', '"length": 8.9', "length is 8.9"),
+    ],
+)
+def test_version_2_has_whole_numbers(
+    file: str, old: str, new: str, message: str, tmp_path: Path
+) -> None:
+    root = as_v21(IMAGES, tmp_path / "data")
+    path = root / f"meta/{file}.jsonl"
+    text = path.read_text()
+    assert old in text
+    path.write_text(text.replace(old, new))
+    with pytest.raises(UserError, match=message):
+        Dataset(root)
+
+
+def test_cameras_that_end_alike_are_told_by_their_whole_key(tmp_path: Path) -> None:
+    root = copied(IMAGES, tmp_path / "data")
+    features = json.loads((root / "meta/info.json").read_text())["features"]
+    (key,) = [each for each in features if "images" in each]
+    stem = key.rpartition(".")[2]
+    twin = f"observation.left.{stem}"
+    edit_info(root, features={**features, twin: features[key]})
+    edit_table(root / DATA, lambda table: table.append_column(twin, table[key]))
+    for name in (stem, ""):
+        with pytest.raises(UserError, match=f"{re.escape(key)} or {re.escape(twin)}"):
+            find_camera(Dataset(root), name)
+    assert find_camera(Dataset(root), twin).key == twin
+
+
+def _png(mode: str, value: int) -> bytes:
+    file = io.BytesIO()
+    Image.new(mode, (24, 24), value).save(file, "PNG")
+    return file.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (_png("I;16", 32_000), "more than 8 bits"),
+        (_png("L", 9)[:45], "is broken"),
+        (_png("P", 9).replace(b"PLTE", b"tRNS", 1), "is broken"),
+    ],
+)
+def test_an_image_that_would_come_out_wrong(content: bytes, message: str, tmp_path: Path) -> None:
+    root = copied(IMAGES, tmp_path / "data")
+    images = get_column(root / DATA, "observation.images.front")
+    for image in images:
+        image["bytes"] = content
+    set_column(root / DATA, "observation.images.front", images)
+    with pytest.raises(UserError, match=message):
+        opened(root).read()
+
+
+def test_a_folder_with_a_colon(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    copied(VIDEOS, tmp_path / "demo2026-11-27T10:30")
+    monkeypatch.chdir(tmp_path)
+    assert len(videos(Path("demo2026-11-27T10:30")).read().images) > 0
+
+
+@pytest.mark.parametrize("name", ["index", "action", "next.success"])
+def test_a_column_that_is_missing_is_named(name: str, tmp_path: Path) -> None:
+    root = copied(VIDEOS, tmp_path / "data")
+    edit_table(root / DATA, lambda table: table.drop_columns([name]))
+    with pytest.raises(UserError, match=f"has no column '{name}'"):
+        Dataset(root)

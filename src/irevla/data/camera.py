@@ -1,6 +1,8 @@
 """The images of a recorded camera, decoded: PNG and JPEG in data files, or videos."""
 
 import io
+import struct
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -20,6 +22,7 @@ from irevla.storage.read import shaped
 TOGETHER = 64  # images of a data file that are read at once
 LARGEST = 8192  # pixels of a side: a small file can unpack to more than any memory
 FORMATS = ("PNG", "JPEG")
+BROKEN = (OSError, SyntaxError, ValueError, TypeError, LookupError, ArithmeticError, struct.error)
 
 Places = dict[int, list[int]]
 """Number of a frame in its file -> places of its image among those that are wanted."""
@@ -35,13 +38,18 @@ def find_camera(dataset: Dataset, name: str) -> Camera:
     Raises `UserError` where there is none of that name, or a choice without a name.
     """
     cameras = dataset.info.cameras
-    names = [camera.name for camera in cameras]
+    every = Counter(camera.name for camera in cameras)
+    # Where two keys end alike, the last part says nothing.
+    names = [camera.name if every[camera.name] == 1 else camera.key for camera in cameras]
     if not cameras:
         raise UserError(f"dataset {dataset.root} has no images; name one with a camera")
     if name:
-        for camera in cameras:
-            if name in (camera.key, camera.name):
+        for camera, short in zip(cameras, names, strict=True):
+            if name in (camera.key, short):
                 return camera
+        if name in every:
+            alike = " or ".join(camera.key for camera in cameras if camera.name == name)
+            raise UserError(f"dataset {dataset.root} has several cameras {name!r}: say {alike}")
         raise unknown(f"camera of {dataset.root}", name, names)
     if len(cameras) > 1:
         raise UserError(
@@ -152,7 +160,7 @@ def _wanted(
 
 def _images(path: Path, key: str) -> Iterator[Frame]:
     try:
-        batches = pq.ParquetFile(path).iter_batches(TOGETHER, columns=[key])
+        batches = pq.ParquetFile(path.absolute()).iter_batches(TOGETHER, columns=[key])
         number = 0
         for batch in batches:
             with shaped(path, remedy=REMEDY):
@@ -172,9 +180,13 @@ def _unpacker(content: bytes | None, where: str) -> Unpack:
             opened = Image.open(io.BytesIO(content), formats=FORMATS)
             if max(opened.size) > LARGEST:
                 raise UserError(f"{where} is {opened.size}, larger than {LARGEST}; {REMEDY}")
+            if opened.mode[0] in "IF":  # 16 bits and more, which would come out white
+                raise UserError(f"{where} has more than 8 bits a colour; convert it")
             return np.asarray(opened.convert("RGB"))
+        except UserError:
+            raise
         # What Pillow raises for a broken file, and for one of a size that would fill the memory.
-        except (OSError, SyntaxError, Image.DecompressionBombError) as error:
+        except (*BROKEN, Image.DecompressionBombError) as error:
             raise UserError(f"{where} is broken; {REMEDY}") from error
 
     return unpack
@@ -196,7 +208,7 @@ def _video_frames(path: Path) -> Iterator[tuple[float, Unpack]]:
     if not path.is_file():
         raise UserError(f"{path} is missing; {REMEDY}")
     try:
-        with av.open(str(path), metadata_errors="ignore") as container:
+        with av.open(str(path.absolute()), metadata_errors="ignore") as container:
             stream = container.streams.video[0]
             stream.thread_type = "AUTO"
             for frame in container.decode(stream):

@@ -2,12 +2,13 @@
 
 import hashlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
-from jaxtyping import Float32
+from jaxtyping import Float32, Float64
 
 from irevla.data import dataset_files as files
 from irevla.data.dataset_files import REMEDY, V3, VERSIONS_2, Camera, Row, VideoPlace
@@ -44,13 +45,18 @@ class Dataset:
 
     def __init__(self, root: Path) -> None:
         self.root = root
-        self.info = files.read_info(root)
-        self._layout = V2 if self.info.version in VERSIONS_2 else V3
-        rows = files.in_order(root, self._layout.rows(root, self.info))
+        info = files.read_info(root)
+        self._layout = V2 if info.version in VERSIONS_2 else V3
+        rows = files.in_order(root, self._layout.rows(root, info))
+        # Whatever info.json lists: a failure that is recorded is no demonstration.
+        recorded = any(files.SUCCESS in files.columns_of(path) for path in self._data_files(rows))
+        self.info = replace(info, has_success=info.has_success or recorded)
         self._check_length(rows)
         numbers = [files.read_numbers(path, self.info) for path in self._data_files(rows)]
         columns = {name: np.concatenate([part[name] for part in numbers]) for name in numbers[0]}
         self._check_order(rows, columns)
+        self._check_times(rows, columns.get(files.TIME))
+        self._check_videos(rows)
         instructions = self._layout.instructions(root)
         self.actions: Float32[np.ndarray, "N A"] = columns["action"]  # as recorded
         self.state: Float32[np.ndarray, "N S"] | None = columns.get(STATE)  # the robot's
@@ -116,6 +122,41 @@ class Dataset:
                 f"dataset {self.root}: the frames in data/ are not those that meta/episodes tells "
                 f"of; {REMEDY}"
             )
+
+    def _check_times(self, rows: Sequence[Row], times: Float64[np.ndarray, " N"] | None) -> None:
+        """Raise `UserError` unless each frame has the time that the rate gives it, where times are
+        recorded: videos are read by time, and the rate is what decisions are counted by."""
+        if times is None:
+            return
+        steps = np.concatenate([np.arange(row.length) for row in rows])
+        late = np.abs(times - steps / self.info.fps) > 0.5 / self.info.fps
+        late |= ~np.isfinite(times)
+        if late.any():
+            frame = int(np.argmax(late))
+            raise UserError(
+                f"dataset {self.root}: frame {frame} is recorded at {times[frame]:.4g} s of its "
+                f"episode, and at {self.info.fps} frames a second (fps in info.json) it would be "
+                f"at {steps[frame] / self.info.fps:.4g} s: mend fps, or name another dataset"
+            )
+
+    def _check_videos(self, rows: Sequence[Row]) -> None:
+        """Raise `UserError` where two episodes have the same images of a video."""
+        for camera in self.info.cameras if rows[0].videos else ():
+            if camera.kind != "video":
+                continue
+            places: dict[Path, list[tuple[float, Row]]] = {}
+            for row in rows:
+                place = row.videos[camera.key]
+                places.setdefault(place.path, []).append((place.start, row))
+            for path, found in places.items():
+                found.sort(key=lambda each: each[0])
+                for (start, row), (after, following) in pairwise(found):
+                    if start + (row.length - 0.5) / self.info.fps > after:
+                        raise UserError(
+                            f"dataset {self.root}: episodes {row.index} and {following.index} "
+                            f"overlap in {path} (from_timestamp {start:.4g} and {after:.4g} s); "
+                            f"{REMEDY}"
+                        )
 
     def _episode(
         self, row: Row, columns: Mapping[str, np.ndarray], instructions: Mapping[int, str]

@@ -5,7 +5,7 @@ No name of a file leads out of the dataset's folder, columns are cast or refused
 dataset is run.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +15,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
-from jaxtyping import Float32
+from jaxtyping import Bool, Float32
 
 from irevla.data.dataset_paths import PATHS_2, PATHS_3, Paths, read_paths
 from irevla.data.lerobot import CHUNK, INFO_PATH, STATE, TASKS_PATH, VERSION, read_as
@@ -23,9 +23,11 @@ from irevla.errors import UserError
 from irevla.storage.read import mapping, read_json, shaped
 
 SUCCESS = "next.success"
+TIME = "timestamp"  # s since the episode's first frame
 REMEDY = "bring it from where it came again, or name another dataset"
 MOST_DIMENSIONS = 4096
 MOST_RATE = 1000  # frames per second
+MOST_SECONDS = 1e7  # of a video: four months
 
 VERSIONS_2 = ("v2.0", "v2.1")
 
@@ -99,7 +101,7 @@ def read_info(root: Path) -> Info:
                 f"{root} has no feature 'action', but {', '.join(sorted(features)) or 'none'}: "
                 "rename what is done, or name another dataset"
             )
-        fps = int(content["fps"])
+        fps = whole(content["fps"], "fps")
         if not 0 < fps <= MOST_RATE:
             raise ValueError(f"{fps} frames a second")
         chunk = int(content.get("chunks_size", CHUNK))
@@ -110,13 +112,21 @@ def read_info(root: Path) -> Info:
             paths=read_paths(content, PATHS_3 if version == VERSION else PATHS_2),
             chunk=chunk,
             fps=fps,
-            frames=int(content["total_frames"]),
+            frames=whole(content["total_frames"], "total_frames"),
             cameras=tuple(_cameras(features)),
             action_names=_action_names(features["action"]),
             has_success=SUCCESS in features,
             robot=str(content.get("robot_type") or ""),
             state_dim=_state_dim(features.get(STATE)),
         )
+
+
+def whole(value: Any, what: str) -> int:
+    """Return a whole number. Raises `TypeError`, for `shaped`, for anything else: rounded, a rate
+    of 29.97 would pair images with the actions of others."""
+    if isinstance(value, bool) or not isinstance(value, int | float) or value != int(value):
+        raise TypeError(f"{what} is {value!r}, and must be a whole number")
+    return int(value)
 
 
 def _cameras(features: Mapping[str, Mapping[str, Any]]) -> Iterator[Camera]:
@@ -165,7 +175,10 @@ def _video_place(root: Path, info: Info, row: Mapping[str, Any], camera: Camera)
     """Return where `camera` recorded an episode."""
     group = f"videos/{camera.key}"
     path = root / info.paths.video.format(video_key=camera.key, **_numbers(row, group))
-    return VideoPlace(path, float(row[f"{group}/from_timestamp"]))
+    start = float(row[f"{group}/from_timestamp"])
+    if not 0 <= start < MOST_SECONDS:  # NaN is not
+        raise ValueError(f"episode {row['episode_index']} begins at {start} s of {path.name}")
+    return VideoPlace(path, start)
 
 
 def _numbers(row: Mapping[str, Any], group: str) -> dict[str, int]:
@@ -239,27 +252,57 @@ def read_instructions(root: Path) -> dict[int, str]:
     with shaped(path, remedy=REMEDY):
         (name,) = [column for column in table.column_names if column != "task_index"]
         typed = read_as(table, {"task_index": pa.int64(), name: pa.string()})
-        return dict(zip(typed["task_index"].to_pylist(), typed[name].to_pylist(), strict=True))
+        return once(zip(typed["task_index"].to_pylist(), typed[name].to_pylist(), strict=True))
+
+
+def once(instructions: Iterable[tuple[int, str]]) -> dict[int, str]:
+    """Return the instruction of each task_index. Raises `ValueError` where one is told twice."""
+    told: dict[int, str] = {}
+    for index, instruction in instructions:
+        if told.setdefault(index, instruction) != instruction:
+            raise ValueError(f"task_index {index} has two instructions")
+    return told
 
 
 def count_rows(path: Path) -> int:
     """Return how many frames a data file has, by its foot alone. Raises `UserError`."""
     with _readable(path):
-        return int(pq.read_metadata(path).num_rows)
+        return int(pq.read_metadata(path.absolute()).num_rows)
+
+
+def columns_of(path: Path) -> list[str]:
+    """Return the names of a data file's columns. Raises `UserError`."""
+    with _readable(path):
+        return list(pq.read_schema(path.absolute()).names)
 
 
 def read_numbers(path: Path, info: Info) -> dict[str, np.ndarray]:
-    """Return the numbers of each frame of a data file: where it belongs, and its action."""
+    """Return the numbers of each frame of a data file: where it belongs, its time in its episode
+    (where that is recorded), and its action."""
     types = dict.fromkeys(("index", "episode_index", "task_index"), pa.int64())
-    if info.has_success:
-        types[SUCCESS] = pa.bool_()
+    if TIME in columns_of(path):
+        types[TIME] = pa.float64()
+    success = [SUCCESS] if info.has_success else []
     state = [STATE] if info.state_dim else []
-    table = read_table(path, [*types, "action", *state])
+    table = read_table(path, [*types, *success, "action", *state])
     with shaped(path, remedy=REMEDY):
         typed = read_as(table, types)
         numbers = {name: np.asarray(typed[name].combine_chunks()) for name in types}
+        if success:
+            numbers[SUCCESS] = _yes_or_no(table[SUCCESS])
         sizes = {"action": len(info.action_names), **dict.fromkeys(state, info.state_dim)}
         return numbers | {name: _vectors(table[name], name, size) for name, size in sizes.items()}
+
+
+def _yes_or_no(column: pa.ChunkedArray) -> Bool[np.ndarray, " N"]:
+    """Return what was recorded as true or false, or as 1 or 0. Raises what `shaped` understands:
+    a score is neither."""
+    if column.null_count:
+        raise ValueError(f"{SUCCESS} has gaps")
+    values = np.asarray(column.combine_chunks().cast(pa.float64()))
+    if not np.isin(values, (0.0, 1.0)).all():
+        raise ValueError(f"{SUCCESS} is neither true nor false, but {values.max()}")
+    return np.asarray(values == 1.0)
 
 
 def _vectors(column: pa.ChunkedArray, name: str, dimensions: int) -> Float32[np.ndarray, "N A"]:
@@ -280,16 +323,18 @@ def _vectors(column: pa.ChunkedArray, name: str, dimensions: int) -> Float32[np.
 
 def check_column(path: Path, name: str) -> None:
     """Raise `UserError` where a data file lacks a column."""
-    with _readable(path):
-        names = pq.read_schema(path).names
-    if name not in names:
+    if name not in columns_of(path):
         raise UserError(f"{path} has no column {name!r}; {REMEDY}")
 
 
 def read_table(path: Path, columns: list[str] | None = None) -> pa.Table:
-    """Return the columns of a parquet file that are there. Raises `UserError`."""
+    """Return all columns of a parquet file, or some. Raises `UserError`, which names a column that
+    is not there."""
+    for name in columns or ():
+        check_column(path, name)
     with _readable(path):
-        return pq.read_table(path, columns=columns, partitioning=None)
+        # A relative path with a colon would be taken for an address.
+        return pq.read_table(path.absolute(), columns=columns, partitioning=None)
 
 
 @contextmanager

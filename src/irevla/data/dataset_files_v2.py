@@ -9,7 +9,7 @@ from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
-from irevla.data.dataset_files import REMEDY, Info, Layout, Row, VideoPlace
+from irevla.data.dataset_files import REMEDY, Info, Layout, Row, VideoPlace, once, whole
 from irevla.data.lerobot import INFO_PATH
 from irevla.storage.read import mapping, parse_json, read_bytes, shaped
 
@@ -21,7 +21,10 @@ def read_rows(root: Path, info: Info) -> list[Row]:
     path = root / EPISODES
     found = _read_lines(path)
     with shaped(path, remedy=REMEDY):
-        lengths = {int(each["episode_index"]): int(each["length"]) for each in found}
+        lengths = {
+            whole(each["episode_index"], "episode_index"): whole(each["length"], "length")
+            for each in found
+        }
         if len(lengths) < len(found):
             raise ValueError("an episode is told twice")
     numbers = sorted(lengths)
@@ -50,7 +53,15 @@ def read_instructions(root: Path) -> dict[int, str]:
     path = root / TASKS
     found = _read_lines(path)
     with shaped(path, remedy=REMEDY):
-        return {int(each["task_index"]): str(each["task"]) for each in found}
+        return once(
+            (whole(each["task_index"], "task_index"), _text(each["task"])) for each in found
+        )
+
+
+def _text(value: Any) -> str:
+    if not isinstance(value, str):
+        raise TypeError(f"a task is {value!r}, and no text")
+    return value
 
 
 def settings_files(root: Path) -> list[Path]:

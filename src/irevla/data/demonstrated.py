@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -23,6 +24,7 @@ from irevla.tasks import plain
 
 DECODING = 1  # version of how images come out; raise it when they change: caches are made again
 SHOWN = 5  # instructions that a message lists
+SAME_RATE = 0.05  # how far two rates may be apart: datasets have whole ones
 
 
 @dataclass(frozen=True)
@@ -194,9 +196,9 @@ class Demonstrated:
         """Raise `UserError` unless the suite decides as often as the dataset does at the stride."""
         fps = self._dataset.info.fps
         wanted = self._wanted.fps
-        if round(fps / self._stride) != round(wanted):
+        if not math.isclose(fps / self._stride, wanted, rel_tol=SAME_RATE):
             stride = max(1, round(fps / wanted))
-            fits = round(fps / stride) == round(wanted)
+            fits = math.isclose(fps / stride, wanted, rel_tol=SAME_RATE)
             remedy = f"--expert.stride {stride}" if fits else "no stride makes one of the other"
             raise UserError(
                 f"dataset {self.root} has {fps} frames a second, {fps / self._stride:.3g} at "
