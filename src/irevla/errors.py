@@ -1,7 +1,16 @@
-"""The one exception that a user is meant to read."""
+"""The one exception that a user is meant to read, and what others wrote as they may read it."""
 
 import difflib
 from collections.abc import Iterable
+
+MOST_SHOWN = 200  # characters of a text of others
+
+
+def printable(text: str) -> str:
+    """Return a text of others as a terminal may be given it: without what would control it, and
+    with an end."""
+    shown = "".join(each if each.isprintable() else "�" for each in text[:MOST_SHOWN])
+    return shown if len(text) <= MOST_SHOWN else f"{shown}..."
 
 
 class UserError(ValueError):

@@ -39,8 +39,10 @@ def described(name: str, category: str, instruction: str, note: str = "", *, whe
     Raises `UserError` where its name is no name of a folder, its category unknown, or its
     instruction empty.
     """
-    if not re.fullmatch(r"\w[\w.-]*", name):
-        raise UserError(f"{where}: a task's name has letters, digits, '-', '_' and '.' alone")
+    if not re.fullmatch(r"\w[\w.-]{0,99}", name):
+        raise UserError(
+            f"{where:.200}: a task's name has letters, digits, '-', '_' and '.' alone, 100 at most"
+        )
     known = [each.value for each in Category]
     if category not in known:
         raise unknown(f"category of {where}", category, known)

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from recorded import IMAGES, VIDEOS, copied, edit_info, set_action
+from recorded import IMAGES, VIDEOS, copied, edit_info, record, set_action
 
 from irevla.cli.main import main
 from irevla.data.episodes import EpisodeStore
@@ -60,3 +60,14 @@ def test_what_is_no_dataset(tmp_path: Path, capsys: pytest.CaptureFixture[str]) 
     edit_info(root, codebase_version="v1.6")
     assert main(["data", str(root)]) == 2
     assert "convert" in capsys.readouterr().err
+
+
+def test_what_would_steer_a_terminal_is_not_printed(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = "\x1b[2J\x1b]0;mine\x07 pick\nit " + "up" * 5_000
+    images, actions = np.zeros((3, 16, 16, 3), np.uint8), np.zeros((3, 2), np.float32)
+    record(tmp_path / "data", [(images, actions)], instruction=words, fps=10)
+    assert main(["data", str(tmp_path / "data")]) == 0
+    out = capsys.readouterr().out
+    assert "\x1b" not in out and "\x07" not in out and "pick" in out and len(out) < 3_000

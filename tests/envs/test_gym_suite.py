@@ -191,20 +191,36 @@ def test_images_that_nobody_looks_at_are_not_rendered(tmp_path: Path) -> None:
         ({"id": "others_env:Slidr-v0"}, "gymnasium cannot make others_env:Slidr-v0"),
         ({"id": "nowhere_env:Slider-v0"}, "gymnasium cannot make.*install its package"),
         ({"make": {"colours": 3}}, "gymnasium cannot make.*colours"),
-        ({"image": "pixels.side"}, "no image 'pixels.side': there is depth, top; name the key"),
+        ({"image": "pixels.side"}, "no image 'pixels.side'.*: there is depth, top; name the key"),
         ({"image": ""}, "no image 'the observation'"),
         ({"image": "state"}, "no image 'state'"),
         ({"image": "pixels.depth"}, "no image 'pixels.depth'"),
         ({"make": {"bounded": False}}, "actions without bounds.*low and high"),
         ({"low": [0.0, 1.0]}, "takes 1 numbers, and low or high has others"),
         ({"low": ["a"]}, "'low' must be a list of numbers"),
-        ({"low": [10.0]}, "actions without bounds"),
+        ({"low": [10.0]}, "low must be below high"),
+        ({"low": [10**400]}, "'low' must be a list of numbers"),
+        ({"high": [1e39]}, "'high' must be a list of numbers"),
+        ({"make": {"most": 3e38}}, "actions without bounds"),
+        ({"success": "info."}, "'info.is_success'"),
+        ({"expert": "others_env:SCALE"}, "cannot be imported: SCALE is 50.0, and no function"),
+        ({"id": "gone:Slider-v0"}, "gymnasium cannot make gone:Slider-v0.*(SystemExit)"),
+        ({"expert": "gone:expert"}, "cannot be imported.*(SystemExit)"),
+        ({"tasks": {"a/b": SLIDER["tasks"]["slide"]}}, "a task's name has letters"),
+        ({"tasks": {"a:b": SLIDER["tasks"]["slide"]}}, "a task's name has letters"),
+        ({"tasks": {"a" * 101: SLIDER["tasks"]["slide"]}}, "100 at most"),
         ({"fps": "often"}, "fps' must be float"),
     ],
 )
 def test_one_line(
-    changes: dict[str, Any], message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    changes: dict[str, Any],
+    message: str,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    (tmp_path / "gone.py").write_text("raise SystemExit(0)")
+    monkeypatch.syspath_prepend(str(tmp_path))
     name = described(tmp_path, **changes)
     with pytest.raises(UserError, match=message):
         load_suite(name)
@@ -291,3 +307,146 @@ def test_a_name_that_is_no_file(tmp_path: Path) -> None:
 def test_no_file_of_others_names_one(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="code from elsewhere"):
         suite_of_file(described(tmp_path), tmp_path / "config.yaml")
+
+
+def test_a_key_that_is_told_twice(tmp_path: Path) -> None:
+    path = tmp_path / "slider.yaml"
+    path.write_text(yaml.safe_dump(SLIDER) + "image: render()\n")
+    with pytest.raises(UserError, match="'image' is told twice"):
+        load_suite(f"gym:{path}")
+
+
+class Odd(gym.Env[Any, Any]):
+    """It is not as gymnasium has it, in one respect."""
+
+    metadata = {"render_modes": ["rgb_array"], "render_fps": 10}  # noqa: RUF012
+    observation_space = gym.spaces.Box(0, 255, (8, 8, 3), np.uint8)
+    action_space: gym.spaces.Box = gym.spaces.Box(-1, 1, (1,), np.float32)
+
+    def __init__(self, what: str, value: Any = None) -> None:
+        print("made")
+        self.what = what
+        self.value = value
+        self.seen: list[Any] = []
+        if what == "fps":
+            self.metadata = {**self.metadata, "render_fps": value}
+        if what == "channels":
+            self.observation_space = gym.spaces.Box(0, 255, (8, 8, value), np.uint8)
+        if what == "integers":
+            self.action_space = gym.spaces.Box(0, value, (1,), np.int64)
+        if what == "bound":
+            self.action_space = gym.spaces.Box(0.0, value, (1,), np.float64)
+
+    def reset(self, *, seed: int | None = None, options: Any = None) -> Any:
+        return self._image() if self.what == "reset" else (self._image(), {})
+
+    def step(self, action: Any) -> Any:
+        self.seen.append(action)
+        if self.what == "four":
+            return self._image(), 0.0, False, {}
+        info = {"is_succes": False} if self.what == "typo" else {"is_success": False}
+        if self.what in ("success", "info"):
+            info = {"is_success": self.value} if self.what == "success" else self.value
+        reward = self.value if self.what == "reward" else 0.0
+        return self._image(), reward, self.what == "reward", False, info
+
+    def close(self) -> None:
+        if self.what == "close":
+            raise RuntimeError("it will not close")
+
+    @staticmethod
+    def _image() -> np.ndarray:
+        return np.zeros((8, 8, 3), np.uint8)
+
+
+def odd(folder: Path, what: str, value: Any = None, **changes: Any) -> Suite:
+    if "Odd-v0" not in gym.registry:
+        gym.register("Odd-v0", entry_point=Odd)
+    return suite(
+        folder, **{"id": "Odd-v0", "image": "", "make": {"what": what, "value": value}, **changes}
+    )
+
+
+def played(found: Suite, *, decisions: int = 20) -> list[bool]:
+    env = found.make("slide", ENV)
+    env.reset(seed=0)
+    return [env.step(np.zeros(1, np.float32))[4]["success"] for _ in range(decisions)]
+
+
+ODD_TASKS = {"tasks": {"slide": SLIDER["tasks"]["slide"]}}
+
+
+@pytest.mark.parametrize(
+    ("what", "value", "message"),
+    [
+        ("channels", 1, "no image 'the observation', uint8"),
+        ("channels", 4, "no image"),
+        ("close", None, "it will not close"),
+        ("fps", "fast", "set fps in"),
+        ("fps", float("nan"), "set fps in"),
+    ],
+)
+def test_an_odd_environment_is_told_before_any_work(
+    what: str, value: Any, message: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(UserError, match=message):
+        odd(tmp_path, what, value, **ODD_TASKS)
+    assert "made" not in capfd.readouterr().out, "what it prints is no output of ours"
+
+
+@pytest.mark.parametrize(
+    ("what", "value", "message"),
+    [
+        ("reset", None, r"reset of Odd-v0 is .*, and must be \(observation, info\)"),
+        ("four", None, "step of Odd-v0"),
+        ("info", None, "step of Odd-v0"),
+        (
+            "success",
+            "False",
+            r"info\['is_success'\] of Odd-v0 is 'False', and must be true or false",
+        ),
+        ("success", 0.01, "true or false"),
+        ("success", float("nan"), "true or false"),
+        ("success", [True, False], "true or false"),
+        ("success", {"a": False}, "true or false"),
+        ("typo", None, r"without info\['is_success'\] .it has is_succes"),
+    ],
+)
+def test_an_odd_step_is_told(what: str, value: Any, message: str, tmp_path: Path) -> None:
+    found = odd(tmp_path, what, value, **ODD_TASKS)
+    with pytest.raises(UserError, match=message):
+        played(found)
+
+
+@pytest.mark.parametrize("value", [None, [1.0, 2.0], "1"])
+def test_a_reward_is_a_number(value: Any, tmp_path: Path) -> None:
+    found = odd(tmp_path, "reward", value, success="reward", **ODD_TASKS)
+    with pytest.raises(UserError, match="a reward that is a number"):
+        played(found)
+    assert played(odd(tmp_path, "reward", 1.0, success="reward", **ODD_TASKS), decisions=1) == [
+        True
+    ]
+
+
+@pytest.mark.parametrize("value", [True, 1, 1.0, np.bool_(True), np.array([True])])
+def test_what_is_true(value: Any, tmp_path: Path) -> None:
+    env = odd(tmp_path, "success", False, **ODD_TASKS).make("slide", ENV)
+    env.reset(seed=0)
+    env.unwrapped._inner.unwrapped.value = value  # type: ignore[attr-defined]
+    assert env.step(np.zeros(1, np.float32))[4]["success"]
+
+
+def test_actions_in_whole_numbers_are_rounded(tmp_path: Path) -> None:
+    found = odd(tmp_path, "integers", 10, **ODD_TASKS)
+    assert found.action_range is not None
+    env = found.make("slide", ENV)
+    env.reset(seed=0)
+    for number in range(11):
+        env.step(found.action_range.scaled(np.array([number], np.float32)))
+    seen = env.unwrapped._inner.unwrapped.seen  # type: ignore[attr-defined]
+    assert [int(action[0]) for action in seen] == list(range(11))
+    env = odd(tmp_path, "bound", 0.3, **ODD_TASKS).make("slide", ENV)
+    env.reset(seed=0)
+    env.step(np.ones(1, np.float32))
+    inner: Any = env.unwrapped._inner.unwrapped  # type: ignore[attr-defined]
+    assert inner.action_space.contains(inner.seen[0]) and inner.seen[0][0] == 0.3

@@ -153,6 +153,7 @@ def test_no_stride_makes_the_rate(tmp_path: Path) -> None:
         (["--page", "p.html", "--suite", "pointmas"], "did you mean 'pointmass'"),
         (["--page", "p.html", "--suite", "kitchen"], "no task of kitchen has an instruction"),
         (["--page", "p.html", "--episodes", "0"], "at least 1"),
+        (["--page", str(IMAGES / "meta" / "info.json")], "name a file .html, not"),
         (["--page", "p.html", "--env.horizon", "9"], "--env is for blind replay: name a --suite"),
         (["--page", "p.html", "--suite", "pointmass", "--env.horizon", "-9"], "must be positive"),
     ],

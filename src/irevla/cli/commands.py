@@ -243,6 +243,8 @@ def data(argv: Sequence[str]) -> None:
     asked = {name: value for name, value in vars(arguments.env).items() if value}
     if suite and page is None:
         raise UserError("--suite is for the page: name a file as --page")
+    if page is not None and page.suffix not in (".html", ".htm"):
+        raise UserError(f"--page writes HTML over what is there: name a file .html, not {page}")
     if asked and not suite:
         raise UserError("--env is for blind replay: name a --suite")
     EnvConfig(**asked)  # for what it refuses

@@ -18,7 +18,7 @@ from irevla.data.dataset_files import Camera
 from irevla.data.episodes import LARGEST_ACTION, Frames
 from irevla.data.frame_cache import cached
 from irevla.data.lerobot import STATE, views
-from irevla.errors import UserError
+from irevla.errors import UserError, printable
 from irevla.progress import bar
 from irevla.tasks import plain
 
@@ -298,6 +298,6 @@ class Demonstrated:
 
 def _listed(instructions: Sequence[str]) -> str:
     """Return some of the instructions, and how many more there are."""
-    names = ", ".join(repr(text) for text in instructions[:SHOWN])
+    names = ", ".join(repr(printable(text)) for text in instructions[:SHOWN])
     more = len(instructions) - SHOWN
     return f"{names} and {more} more" if more > 0 else names

@@ -10,6 +10,7 @@ from rich.table import Table
 
 from irevla.data.dataset import Dataset, RecordedEpisode
 from irevla.data.spread import spread
+from irevla.errors import printable
 
 BINS = 24  # of a histogram
 USUAL = 1.0  # actions of irevla's own suites are in [-1, 1]
@@ -178,7 +179,8 @@ def _task_table(summary: Summary) -> Table:
     for task in summary.tasks:
         succeeded = "not recorded" if task.succeeded is None else str(task.succeeded)
         seconds = f"{task.shortest:.1f} to {task.longest:.1f}"
-        table.add_row(task.instruction, str(task.episodes), succeeded, seconds, _short(task.spread))
+        instruction = printable(task.instruction)
+        table.add_row(instruction, str(task.episodes), succeeded, seconds, _short(task.spread))
     return table
 
 

@@ -77,7 +77,7 @@ def read_settings(path: Path) -> GymSettings:
     for name in ("id", "success", "tasks"):
         if not getattr(settings, name):
             raise UserError(f"{path}: {name!r} is missing; docs/your-data.md shows what to write")
-    if settings.success != REWARD and not settings.success.startswith(INFO):
+    if settings.success != REWARD and not re.fullmatch(rf"{re.escape(INFO)}.+", settings.success):
         raise UserError(
             f"{path}: 'success' is {settings.success!r}, and must be {REWARD!r} or what info calls "
             "it, as 'info.is_success'"
@@ -89,7 +89,8 @@ def read_settings(path: Path) -> GymSettings:
                 f"are, as 'wrist: pixels.wrist', not {name!r}: {place!r}"
             )
     for name in ("low", "high"):
-        if not all(isinstance(value, int | float) for value in getattr(settings, name)):
+        numbers = getattr(settings, name)
+        if not all(isinstance(value, int | float) and abs(value) < 1e30 for value in numbers):
             raise UserError(f"{path}: {name!r} must be a list of numbers, one for each dimension")
     tasks = {str(name): _task(path, str(name), each) for name, each in settings.tasks.items()}
     if not any(task.category == Category.EXPERT for task in tasks.values()):

@@ -1,8 +1,12 @@
 """Any gymnasium environment as a suite: `--suite gym:FILE.yaml` (docs/your-data.md)."""
 
+import difflib
 import importlib
+import math
 import random
-from collections.abc import Callable, Mapping
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, redirect_stdout
 from functools import cache, partial
 from pathlib import Path
 from typing import Any
@@ -19,6 +23,8 @@ from irevla.envs.suite import ActionRange, Suite
 from irevla.errors import UserError
 from irevla.images import square
 from irevla.tasks import Task
+
+UNBOUNDED = 1e30  # a bound beyond it is none: some write the largest number that there is
 
 Expert = Callable[[gym.Env[Any, Any]], Any]
 """(environment) -> its next action, in the environment's own units."""
@@ -59,6 +65,20 @@ def gym_suite(name: str) -> Suite:
     )
 
 
+@contextmanager
+def _theirs(doing: str, remedy: str) -> Iterator[None]:
+    """Let code of others run: whatever it raises, and be it the end of the process, is one line,
+    and what it prints is no output of ours."""
+    try:
+        with redirect_stdout(sys.stderr):
+            yield
+    except UserError:
+        raise
+    except (Exception, SystemExit) as error:
+        reason = " ".join(str(error).split())[:400]
+        raise UserError(f"{doing}: {reason} ({type(error).__name__}); {remedy}") from error
+
+
 def _spaces(settings: GymSettings, task: str) -> tuple[ActionRange, tuple[str, ...], float]:
     """Return the actions of a task, what the robot says of itself, and its steps per second (0: not
     said).
@@ -67,15 +87,16 @@ def _spaces(settings: GymSettings, task: str) -> tuple[ActionRange, tuple[str, .
     than we give.
     """
     env = _make_env(settings, task)
-    try:
+    with _theirs(f"{settings.id} is no environment of gymnasium", "mend it"):
         for path in settings.images:
             if path != RENDER:
                 _check_image_space(env.observation_space, path, settings)
         actions = _action_range(env.action_space, settings)
         state = _state_names(env.observation_space, settings)
-        return actions, state, float(env.metadata.get("render_fps") or 0)
-    finally:
+        told = (env.metadata or {}).get("render_fps")
         env.close()
+    rate = float(told) if isinstance(told, int | float) and math.isfinite(told) else 0.0
+    return actions, state, rate
 
 
 def _check_tasks(settings: GymSettings) -> None:
@@ -102,15 +123,15 @@ def _make_env(settings: GymSettings, task: str) -> gym.Env[Any, Any]:
     """
     keywords = settings.keywords(task)
     gl.choose_without_display()
-    try:
-        return gym.make(settings.id, max_episode_steps=-1, disable_env_checker=True, **keywords)
-    except Exception as error:  # whatever an environment of others raises
-        reason = " ".join(str(error).split())
-        raise UserError(
-            f"gymnasium cannot make {settings.id} with {keywords}: {reason} "
-            f"({type(error).__name__}); install its package, put its folder on PYTHONPATH, or "
-            "correct id and make (package:ID, where importing the package registers it)"
-        ) from error
+    remedy = (
+        "install its package, put its folder on PYTHONPATH, or correct id and make (package:ID, "
+        "where importing the package registers it)"
+    )
+    with _theirs(f"gymnasium cannot make {settings.id} with {keywords}", remedy):
+        made: gym.Env[Any, Any] = gym.make(
+            settings.id, max_episode_steps=-1, disable_env_checker=True, **keywords
+        )
+    return made
 
 
 def _expert(settings: GymSettings) -> Expert | None:
@@ -118,13 +139,11 @@ def _expert(settings: GymSettings) -> Expert | None:
     if not settings.expert:
         return None
     module, _, name = settings.expert.partition(":")
-    try:
+    remedy = "write module:function, with its folder on PYTHONPATH"
+    with _theirs(f"the expert of {settings.id}, {settings.expert!r}, cannot be imported", remedy):
         found: Expert = getattr(importlib.import_module(module), name)
-    except (ImportError, AttributeError, ValueError, TypeError) as error:  # of any kind of name
-        raise UserError(
-            f"the expert of {settings.id}, {settings.expert!r}, cannot be imported ({error}): "
-            "write module:function, with its folder on PYTHONPATH"
-        ) from error
+        if not callable(found):
+            raise TypeError(f"{name} is {found!r:.60}, and no function")
     return found
 
 
@@ -169,12 +188,18 @@ class GymEnv(PixelEnv):
         self._inner = _make_env(settings, task.name)
         self._seen: Any = None  # the last observation
         self._ended = (False, False)  # terminated and truncated, as the environment says
+        self._info: Mapping[str, Any] = {}  # what it said with the last step
+        self._told = False  # whether it has said in this episode if its task is solved
 
     def _set_scene(self) -> None:
         seed = int(self.np_random.integers(2**31))
         random.seed(seed)  # some environments draw from these, whatever reset is told
         np.random.seed(seed)
-        self._seen, _ = self._inner.reset(seed=seed)
+        self._told = False
+        told = self._inner.reset(seed=seed)
+        if not (isinstance(told, tuple) and len(told) == 2 and isinstance(told[1], Mapping)):
+            raise self._unlike("reset", "(observation, info)", told)
+        self._seen = told[0]
 
     def step(
         self, action: Float32[np.ndarray, " A"]
@@ -188,29 +213,59 @@ class GymEnv(PixelEnv):
         image, reward, success, truncated, info = super().step(action)
         failed, cut_off = self._ended
         terminated = success or failed
+        # Some say it only once it is true; but not under another name that is nearly the same.
+        if truncated and not self._told and self._settings.success != REWARD:
+            key = self._settings.success.removeprefix(INFO)
+            if difflib.get_close_matches(key, map(str, self._info), n=1):
+                raise self._success_unsaid(self._info)
         return image, reward, terminated, not terminated and (truncated or cut_off), info
 
     def _advance(self, action: Float32[np.ndarray, " A"]) -> bool:
-        native = self._actions.native(action).astype(self._inner.action_space.dtype)
+        native = _cast(self._actions.native(action), self._inner.action_space)
         success = False
         for _ in range(self.config.action_repeat):
-            self._seen, reward, terminated, truncated, info = self._inner.step(native)
-            self._ended = (bool(terminated), bool(truncated))
-            success = self._is_solved(float(reward), info)
-            if success or terminated or truncated:
+            told = self._inner.step(native)
+            wanted = "(observation, reward, terminated, truncated, info)"
+            if not (isinstance(told, tuple) and len(told) == 5 and isinstance(told[4], Mapping)):
+                raise self._unlike("step", wanted, told)
+            self._seen, reward, *ended, info = told
+            self._info = info
+            self._ended = (_flag(ended[0]) is True, _flag(ended[1]) is True)
+            success = self._is_solved(reward, info)
+            if success or any(self._ended):
                 break
         return success
 
-    def _is_solved(self, reward: float, info: Mapping[str, Any]) -> bool:
+    def _is_solved(self, reward: Any, info: Mapping[str, Any]) -> bool:
         if self._settings.success == REWARD:
-            return self._ended[0] and reward > 0
+            self._told = True
+            if np.asarray(reward).ndim or np.asarray(reward).dtype.kind not in "biuf":
+                raise self._unlike("step", "a reward that is a number", reward)
+            return self._ended[0] and float(reward) > 0
         key = self._settings.success.removeprefix(INFO)
         if key not in info and any(self._ended):
-            raise UserError(
-                f"{self._settings.id} ends an episode without info[{key!r}] (it has "
-                f"{', '.join(sorted(info)) or 'nothing'}): say in the YAML file what success is"
-            )
-        return bool(info.get(key, False))
+            raise self._success_unsaid(info)
+        if key not in info:
+            return False
+        self._told = True
+        success = _flag(info[key])
+        if success is None:
+            raise self._unlike(f"info[{key!r}]", "true or false", info[key])
+        return success
+
+    def _success_unsaid(self, info: Mapping[str, Any]) -> UserError:
+        key = self._settings.success.removeprefix(INFO)
+        has = ", ".join(sorted(map(str, info))) or "nothing"
+        return UserError(
+            f"{self._settings.id} ends an episode without info[{key!r}] (it has {has}): say in "
+            "the YAML file what success is"
+        )
+
+    def _unlike(self, what: str, wanted: str, found: Any) -> UserError:
+        return UserError(
+            f"{what} of {self._settings.id} is {' '.join(repr(found).split()):.80}, and must be "
+            f"{wanted}, as gymnasium has it: mend the environment, or name another"
+        )
 
     def picture(self, size: int) -> UInt8[np.ndarray, "size size 3"]:
         """Return what a policy with one camera sees, at another size."""
@@ -220,7 +275,7 @@ class GymEnv(PixelEnv):
         return self._image(self._settings.cameras[camera], size)
 
     def _image(self, path: str, size: int) -> UInt8[np.ndarray, "size size 3"]:
-        image: Any = self._inner.render() if path == RENDER else _entry(self._seen, path)
+        image: Any = self._inner.render() if path == RENDER else self._entry(path)
         if not _is_image(image):
             found = f"{image.dtype}{list(image.shape)}" if hasattr(image, "shape") else repr(image)
             raise UserError(
@@ -231,7 +286,16 @@ class GymEnv(PixelEnv):
 
     def _robot_state(self) -> Float32[np.ndarray, " S"]:
         told = self._settings.state
-        return np.asarray(_entry(self._seen, told) if told else (), np.float32)
+        return np.asarray(self._entry(told) if told else (), np.float32)
+
+    def _entry(self, path: str) -> Any:
+        """Return what the observation has under a dotted path; all of it under ""."""
+        seen = self._seen
+        for key in path.split(".") if path else ():
+            if not isinstance(seen, Mapping) or key not in seen:
+                raise self._unlike("an observation", f"one with {path}", seen)
+            seen = seen[key]
+        return seen
 
     def expert_action(self) -> Float32[np.ndarray, " A"]:
         """Return what the scripted expert does now. Raises `UserError` where nobody named one."""
@@ -262,11 +326,21 @@ def _is_image(image: Any) -> bool:
     )
 
 
-def _entry(observation: Any, path: str) -> Any:
-    """Return what an observation has under a dotted path; all of it under ""."""
-    for key in path.split(".") if path else ():
-        observation = observation[key]
-    return observation
+def _flag(value: Any) -> bool | None:
+    """Return what is true or false, or 1 or 0; None for anything else, as a score or a text."""
+    number = np.asarray(value)
+    if number.size != 1 or number.dtype.kind not in "biuf" or number.item() not in (0, 1):
+        return None
+    return bool(number.item())
+
+
+def _cast(native: Float32[np.ndarray, " A"], space: gym.Space[Any]) -> Any:
+    """Return an action as its space has it: whole numbers rounded, and rounding never outside."""
+    assert isinstance(space, gym.spaces.Box)
+    exact = native.astype(np.float64)
+    if np.issubdtype(space.dtype, np.integer):
+        exact = np.rint(exact)
+    return exact.astype(space.dtype).clip(space.low, space.high)
 
 
 def _state_names(space: gym.Space[Any], settings: GymSettings) -> tuple[str, ...]:
@@ -293,7 +367,11 @@ def _check_image_space(space: gym.Space[Any], path: str, settings: GymSettings) 
             raise _no_image(space, path, settings)
         space = space[key]
     if not (
-        isinstance(space, gym.spaces.Box) and space.dtype == np.uint8 and len(space.shape) == 3
+        isinstance(space, gym.spaces.Box)
+        and space.dtype == np.uint8
+        and len(space.shape) == 3
+        and space.shape[2] == 3
+        and min(space.shape) > 0
     ):
         raise _no_image(space, path, settings)
 
@@ -302,8 +380,8 @@ def _no_image(space: gym.Space[Any], path: str, settings: GymSettings) -> UserEr
     name = path or "the observation"
     has = ", ".join(space.spaces) if isinstance(space, gym.spaces.Dict) else str(space)
     return UserError(
-        f"{settings.id} has no image {name!r}: there is {has}; name the key of an image as `image` "
-        f"(PART.KEY inside a group), or {RENDER} for what it renders"
+        f"{settings.id} has no image {name!r}, uint8[height, width, 3]: there is {has}; name the "
+        f"key of one as `image` (PART.KEY inside a group), or {RENDER} for what it renders"
     )
 
 
@@ -311,13 +389,16 @@ def _action_range(space: gym.Space[Any], settings: GymSettings) -> ActionRange:
     """Return the bounds of actions. Raises `UserError` for an action that is no bounded vector."""
     if not isinstance(space, gym.spaces.Box) or len(space.shape) != 1:
         raise UserError(f"{settings.id} takes actions of {space}, and irevla gives a Box[A]")
-    low = np.asarray(settings.low or space.low, np.float32)
-    high = np.asarray(settings.high or space.high, np.float32)
+    with np.errstate(over="ignore"):  # infinite: refused below
+        low = np.asarray(settings.low or space.low, np.float64).astype(np.float32)
+        high = np.asarray(settings.high or space.high, np.float64).astype(np.float32)
     if low.shape != space.shape or high.shape != space.shape:
         raise UserError(f"{settings.id} takes {space.shape[0]} numbers, and low or high has others")
-    if not (np.isfinite(low).all() and np.isfinite(high).all() and (low < high).all()):
+    if not (np.abs(low) < UNBOUNDED).all() or not (np.abs(high) < UNBOUNDED).all():
         raise UserError(
             f"{settings.id} takes actions without bounds ({space}): say low and high, one number "
             "for each dimension, in the YAML file"
         )
+    if not (low < high).all():
+        raise UserError(f"{settings.id}: low must be below high, not {low} and {high}")
     return ActionRange(low, high)

@@ -6,6 +6,7 @@ million deep: each becomes one line that names the file.
 
 import json
 import stat
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -70,7 +71,7 @@ def read_yaml(path: Path, *, remedy: str = RESTORE) -> dict[str, Any]:
     """
     text = read_text(path, remedy=remedy)
     with _understood(path, "damaged: no settings in YAML", remedy):
-        data = yaml.safe_load(text)
+        data = yaml.load(text, _EachOnce)
         if not isinstance(data, dict):
             raise ValueError("there are no settings in it")
         # Aliases that name aliases: a few lines can stand for more than any memory holds.
@@ -78,6 +79,18 @@ def read_yaml(path: Path, *, remedy: str = RESTORE) -> dict[str, Any]:
             raise ValueError(f"it has more than {MOST_SETTINGS:,} values")
     settings: dict[str, Any] = data
     return settings
+
+
+class _EachOnce(yaml.SafeLoader):
+    """Refuses a key that is told twice, of which the last would count without a word."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        """Return a group of settings. Raises `ValueError`."""
+        keys = Counter(key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode))
+        for key, times in keys.items():
+            if times > 1 and key != "<<":
+                raise ValueError(f"{key!r} is told twice")
+        return super().construct_mapping(node, deep)
 
 
 def _plain(value: Any) -> Iterator[Any]:
