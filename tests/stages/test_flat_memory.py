@@ -18,6 +18,7 @@ LONG = [
     *("--ppo.steps", "100000000", "--sac.steps", "100000000", "--sac.updates-per-decision", "0.1"),
     *("--env.horizon", "14"),  # too short for some starts: it never converges
     *("--ppo.converged", "1", "--sac.converged", "1", "--sac.attempts", "400"),
+    *("--ppo.window", "10000", "--sac.window", "10000"),  # a hundred in a row came within an hour
 ]
 
 
@@ -58,6 +59,7 @@ def test_stage_1_is_flat(learner: str, tmp_path: Path) -> None:
     finally:
         process.send_signal(signal.SIGINT)
         process.wait(60)
+    assert '"event": "rl:' not in (out / "journal.jsonl").read_text(), "stage 1 came to its end"
     quarter = len(sizes) // 4
     second, last = median(sizes[quarter : 2 * quarter]), median(sizes[-quarter:])
     assert last - second < ALLOWED, [round(size) for size in sizes]
