@@ -19,7 +19,7 @@ from irevla.stages.pipeline import SecondStages
 from irevla.stages.ppo import run_ppo
 from irevla.stages.preflight import preflight
 from irevla.stages.sac import run_sac
-from irevla.stages.start import expert_dataset, new_policy, starting_policy
+from irevla.stages.start import expert_dataset, new_policy, pin_tasks, starting_policy
 from irevla.stages.supervised import run_supervised
 from irevla.tasks import SFT, Stage
 
@@ -34,6 +34,7 @@ def run_algorithm(run: Run) -> VLAPolicy:
     config = run.config
     method = METHODS[config.method]
     suite, tasks = preflight(config)
+    pin_tasks(run, suite, tasks)
     expert = expert_dataset(run, suite, tasks)  # D_e
     baselines(run, suite, tasks, expert)
 

@@ -490,7 +490,7 @@ def test_mutated_files_are_read_or_refused_in_one_line(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("fps", "message"),
     [
-        (25, r"frame 4 is recorded at 0\.1333 s .* at 25 frames a second .* 0\.16 s: mend fps"),
+        (25, r"a frame each 0\.03333 s, and at 25 frames a second .* 0\.04 s; .*: mend fps"),
         (15, "mend fps"),
         (60, "mend fps"),
         (29.97, "fps is 29.97, and must be a whole number"),
@@ -644,3 +644,46 @@ def test_a_column_that_is_missing_is_named(name: str, tmp_path: Path) -> None:
     edit_table(root / DATA, lambda table: table.drop_columns([name]))
     with pytest.raises(UserError, match=f"has no column '{name}'"):
         Dataset(root)
+
+
+def _with_times(root: Path, times: pa.Array) -> None:
+    def edit(table: pa.Table) -> pa.Table:
+        return table.set_column(table.schema.get_field_index("timestamp"), "timestamp", times)
+
+    edit_table(root / DATA, edit)
+
+
+def test_times_count_from_whenever(tmp_path: Path) -> None:
+    """Of images only their distance matters: clocks begin anywhere, written in many ways."""
+    times = np.array(get_column(IMAGES / DATA, "timestamp"), np.float64)
+    numbers = np.array(get_column(IMAGES / DATA, "episode_index"))
+    kinds = {
+        "offset": pa.array(times + 1_764_000_000.5),
+        "through all episodes": pa.array(times + 7.3 * numbers),
+        "float32": pa.array((times * 1.0001).astype(np.float32)),
+        "lists": pa.array([[time] for time in times]),
+        "gaps": pa.array([None, *times[1:]]),
+        "text": pa.array([str(time) for time in times]),
+    }
+    for name, values in kinds.items():
+        root = copied(IMAGES, tmp_path / name)
+        _with_times(root, values)
+        assert len(opened(root)) == 4, name
+    late = copied(VIDEOS, tmp_path / "late")
+    own = np.array(get_column(VIDEOS / DATA, "timestamp"), np.float64)
+    _with_times(late, pa.array(own + 1.0))
+    with pytest.raises(UserError, match="1 s late"):
+        Dataset(late)  # whose images would be others
+
+
+def test_success_in_a_list_of_its_own(tmp_path: Path) -> None:
+    root = copied(VIDEOS, tmp_path / "data")
+    said = get_column(root / DATA, "next.success")
+
+    def edit(table: pa.Table) -> pa.Table:
+        place = table.schema.get_field_index("next.success")
+        return table.set_column(place, "next.success", pa.array([[each] for each in said]))
+
+    edit_table(root / DATA, edit)
+    want = [episode.success for episode in Dataset(VIDEOS).episodes]
+    assert [episode.success for episode in Dataset(root).episodes] == want

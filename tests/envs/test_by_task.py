@@ -1,5 +1,7 @@
 """Each worker keeps to tasks of its own, and every job is played once."""
 
+from dataclasses import replace
+
 from irevla.config import EnvConfig
 from irevla.envs.by_task import ByTask
 from irevla.envs.suite import load_suite
@@ -53,3 +55,14 @@ def test_a_task_is_made_in_one_worker() -> None:
                 seen.setdefault(job.task if job else "", set()).add(worker)
             vec.send(worker, None)
     assert seen == {"win": {0}, "timeout": {1}}
+
+
+def test_what_is_given_up_is_a_share_of_all_jobs() -> None:
+    """Whatever comes first: by task, one that fails is begun with the first."""
+    jobs = numbered("win", 160) + numbered("reset-dies", 1)
+    config = EnvConfig(image_size=16, horizon=3, workers=2, envs_per_worker=4, lost_share=0.02)
+    with VectorEnv(SUITE, config, iter(jobs), by_task=True, max_retries=1) as vec:
+        outcomes = list(Server(vec, ScriptedExpert(), EpisodeRecorder(vec)).serve())
+    seen = {(outcome.job.task, outcome.job.seed) for outcome in outcomes}
+    assert len(outcomes) == len(seen) == len(jobs) - len(vec.given_up) and vec.dropped > 0
+    assert Job("reset-dies", 0) in [replace(job, instruction="") for job in vec.given_up]

@@ -16,6 +16,7 @@ from irevla.cli.main import main
 from irevla.config import EnvConfig
 from irevla.envs.suite import Suite, load_suite, suite_of_file
 from irevla.errors import UserError
+from irevla.storage.read import read_yaml
 
 INSTRUCTION = "move to the mark"
 SLIDER: dict[str, Any] = {
@@ -314,6 +315,8 @@ def test_a_key_that_is_told_twice(tmp_path: Path) -> None:
     path.write_text(yaml.safe_dump(SLIDER) + "image: render()\n")
     with pytest.raises(UserError, match="'image' is told twice"):
         load_suite(f"gym:{path}")
+    path.write_text("a: &a {x: 1, y: 2}\nb: &b {<<: *a, y: 3}\nc: {<<: *b, z: 4}\n")
+    assert read_yaml(path)["c"] == {"x": 1, "y": 3, "z": 4}, "a merge is none"
 
 
 class Odd(gym.Env[Any, Any]):
@@ -348,7 +351,8 @@ class Odd(gym.Env[Any, Any]):
         if self.what in ("success", "info"):
             info = {"is_success": self.value} if self.what == "success" else self.value
         reward = self.value if self.what == "reward" else 0.0
-        return self._image(), reward, self.what == "reward", False, info
+        ended = self.value if self.what == "terminated" else self.what == "reward"
+        return self._image(), reward, ended, False, info
 
     def close(self) -> None:
         if self.what == "close":
@@ -410,6 +414,8 @@ def test_an_odd_environment_is_told_before_any_work(
         ("success", [True, False], "true or false"),
         ("success", {"a": False}, "true or false"),
         ("typo", None, r"without info\['is_success'\] .it has is_succes"),
+        ("terminated", 2, "step of Odd-v0"),
+        ("terminated", "yes", "step of Odd-v0"),
     ],
 )
 def test_an_odd_step_is_told(what: str, value: Any, message: str, tmp_path: Path) -> None:
@@ -450,3 +456,27 @@ def test_actions_in_whole_numbers_are_rounded(tmp_path: Path) -> None:
     env.step(np.ones(1, np.float32))
     inner: Any = env.unwrapped._inner.unwrapped  # type: ignore[attr-defined]
     assert inner.action_space.contains(inner.seen[0]) and inner.seen[0][0] == 0.3
+
+
+def test_bounds_of_the_file_may_be_wider_than_the_environments(tmp_path: Path) -> None:
+    """gym-aloha's joints go beyond the -1 to 1 that it says."""
+    env = odd(tmp_path, "wide", low=[-2.0], high=[2.0], **ODD_TASKS).make("slide", ENV)
+    env.reset(seed=0)
+    env.step(np.ones(1, np.float32))
+    inner: Any = env.unwrapped._inner.unwrapped  # type: ignore[attr-defined]
+    assert inner.seen[0][0] == 2.0
+
+
+@pytest.mark.parametrize("other", ["success_rate", "is_success_subtask", "was_successful"])
+def test_success_may_be_told_only_once_it_is_true(other: str, tmp_path: Path) -> None:
+    assert played(odd(tmp_path, "info", {other: 0.5}, **ODD_TASKS)) == [False] * 20
+    assert played(odd(tmp_path, "success", None, **ODD_TASKS)) == [False] * 20
+
+
+def test_a_rate_of_numpy(tmp_path: Path) -> None:
+    rate = {"render_modes": ["rgb_array"], "render_fps": np.int64(25)}
+    Odd.metadata, before = rate, Odd.metadata
+    try:
+        assert odd(tmp_path, "", **ODD_TASKS).control_hz == 25
+    finally:
+        Odd.metadata = before

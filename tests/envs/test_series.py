@@ -31,6 +31,9 @@ def test_a_series_names_its_tasks_in_their_order() -> None:
     )
     assert SUITE.several(["spatial-1", "spatial"]) == ("spatial-1", "spatial-0")
     assert SUITE.several([]) == ()
+    names = ("fold", "fold-2", "fold-3")
+    mine = replace(SUITE, tasks=tuple(Task(name, Category.EXPERT, "fold") for name in names))
+    assert mine.several(["fold"]) == ("fold",), "a task of that very name comes first"
 
 
 def test_what_is_neither_is_told() -> None:

@@ -20,7 +20,9 @@ from irevla.robot.driver import FRANKA_HAND
 from irevla.robot.settings import FILE, read_settings
 from irevla.robot.suite import PANDA
 from irevla.rollout.demonstrations import open_demonstrations, open_store
+from irevla.runs.run import open_run
 from irevla.stages.preflight import preflight
+from irevla.stages.start import pin_tasks
 from irevla.storage import disk
 from irevla.types import Episode, Provenance
 
@@ -145,6 +147,16 @@ def test_stage_0_of_own_tasks_is_from_a_dataset_of_others(
     shown = open_demonstrations(suite, ["fold-towel"], expert, env=EnvConfig())
     assert isinstance(shown, Demonstrated)
     assert np.allclose(shown.read().actions[0], [1, -0.5, 0, 0.5, 0, 0, 1])
+    thirds = [(np.zeros((7, 48, 64, 3), np.uint8), np.tile(actions[:1] / 3, (7, 1)))]
+    thirds[0][1][:, 6] = 1
+    record(tmp_path / "fast", thirds, instruction="fold the towel", fps=30)
+    fast = ExpertConfig(dataset=str(tmp_path / "fast"), stride=3)
+    added = open_demonstrations(suite, ["fold-towel"], fast, env=EnvConfig())
+    assert isinstance(added, Demonstrated) and "added up" in " ".join(added.notes)
+    whole = np.array([1, -0.5, 0, 0.5, 0, 0])
+    summed = added.read().actions
+    assert np.allclose(summed[:2, :6], [whole, whole], atol=1e-5) and np.allclose(summed[:, 6], 1)
+    assert np.allclose(summed[2, :6], whole / 3, atol=1e-5), "what is left of the last one"
     record(tmp_path / "far", [(episodes[0][0], 2 * actions)], instruction="fold the towel", fps=10)
     far = ExpertConfig(dataset=str(tmp_path / "far"))
     with pytest.raises(UserError, match=r"action is 0\.08 .* and panda takes -0\.04 to 0\.04"):
@@ -167,6 +179,10 @@ def test_stage_0_of_own_tasks_is_from_a_dataset_of_others(
         (
             {"tasks": {"../fold": {"category": "rl", "instruction": "fold"}}},
             "a task's name has letters",
+        ),
+        (
+            {"tasks": {"fold": {"category": "rl", "instruction": "fold"}}},
+            "no task of tasks is of the category 'expert'",
         ),
         ({"tasks": TOWELS, "homes": {"pick-carrot": {}}}, "unknown task of homes 'pick-carrot'"),
         ({"tasks": TOWELS, "undoes": {"fold-towel": "pick-carrot"}}, "unknown task of undoes"),
@@ -321,3 +337,22 @@ def test_the_documented_settings_are_what_one_has_without_them(tmp_path: Path) -
     assert np.allclose(bare.fingertips.quaternion, whole.fingertips.quaternion, atol=1e-5)
     same = {"fingertips": bare.fingertips, "home": bare.home}
     assert replace(whole, **same) == bare
+
+
+def test_a_run_goes_on_with_the_tasks_that_it_began_with(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(FILE, str(written(tmp_path, tasks=TOWELS)))
+    config = replace(find_preset("panda"), expert_tasks=(), rl_tasks=(), unseen_tasks=())
+
+    def begin() -> None:
+        suite = load_suite("panda")
+        with open_run(tmp_path / "run", config) as run:
+            pin_tasks(run, suite, suite.task_lists(config))
+
+    begin()
+    begin()
+    other = {**TOWELS, "fold-red-towel": {"category": "rl", "instruction": "tear the red towel"}}
+    written(tmp_path, tasks=other)
+    with pytest.raises(UserError, match="the description of the tasks of panda is not the one"):
+        begin()

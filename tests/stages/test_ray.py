@@ -81,7 +81,7 @@ def test_a_run_whose_stage_2_is_remote_gives_the_result_of_one_that_is_not(
     assert all(stages)
     assert results[0] == results[1]
     assert policies[0] == policies[1]
-    assert (tmp_path / "ray" / "logs").is_dir()
+    assert (tmp_path / "ray" / "logs" / "sl-left-disc-new.log").exists()
 
 
 def _rows(run: Path) -> list[dict[str, Any]]:

@@ -1,6 +1,7 @@
 """A LeRobotDataset (v3, v2.1, v2.0) that anybody wrote: what is in it, without its images."""
 
 import hashlib
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -16,6 +17,13 @@ from irevla.data.dataset_files_v2 import V2
 from irevla.data.lerobot import STATE
 from irevla.errors import UserError
 from irevla.tasks import plain
+
+SAME_RATE = 0.05  # how far two rates may be apart, as a share: datasets have whole ones
+
+
+def same_rate(one: int | float, other: int | float) -> bool:
+    """Whether two rates are one."""
+    return math.isclose(one, other, rel_tol=SAME_RATE)
 
 
 @dataclass(frozen=True)
@@ -49,11 +57,14 @@ class Dataset:
         self._layout = V2 if info.version in VERSIONS_2 else V3
         rows = files.in_order(root, self._layout.rows(root, info))
         # Whatever info.json lists: a failure that is recorded is no demonstration.
-        recorded = any(files.SUCCESS in files.columns_of(path) for path in self._data_files(rows))
-        self.info = replace(info, has_success=info.has_success or recorded)
+        recorded = info.has_success or any(
+            files.SUCCESS in files.columns_of(path) for path in self._data_files(rows)
+        )
+        self.info = replace(info, has_success=recorded)
         self._check_length(rows)
         numbers = [files.read_numbers(path, self.info) for path in self._data_files(rows)]
-        columns = {name: np.concatenate([part[name] for part in numbers]) for name in numbers[0]}
+        common = [name for name in numbers[0] if all(name in part for part in numbers)]
+        columns = {name: np.concatenate([part[name] for part in numbers]) for name in common}
         self._check_order(rows, columns)
         self._check_times(rows, columns.get(files.TIME))
         self._check_videos(rows)
@@ -124,20 +135,23 @@ class Dataset:
             )
 
     def _check_times(self, rows: Sequence[Row], times: Float64[np.ndarray, " N"] | None) -> None:
-        """Raise `UserError` unless each frame has the time that the rate gives it, where times are
-        recorded: videos are read by time, and the rate is what decisions are counted by."""
-        if times is None:
-            return
-        steps = np.concatenate([np.arange(row.length) for row in rows])
-        late = np.abs(times - steps / self.info.fps) > 0.5 / self.info.fps
-        late |= ~np.isfinite(times)
-        if late.any():
-            frame = int(np.argmax(late))
-            raise UserError(
-                f"dataset {self.root}: frame {frame} is recorded at {times[frame]:.4g} s of its "
-                f"episode, and at {self.info.fps} frames a second (fps in info.json) it would be "
-                f"at {steps[frame] / self.info.fps:.4g} s: mend fps, or name another dataset"
-            )
+        """Raise `UserError` where recorded times say that the rate is another one: decisions are
+        counted by it, and images of videos found. Since when they count is nobody's business."""
+        fps = self.info.fps
+        for row in rows if times is not None else ():
+            assert times is not None
+            own = times[row.start : row.start + row.length]
+            if row.length < 2 or not np.isfinite(own).all():
+                continue
+            step = float(np.median(np.diff(own)))
+            late = own - np.arange(row.length) / fps  # in a video, whose own time is meant
+            lost = bool(row.videos) and float(np.abs(late).max()) > 0.5 / fps
+            if step <= 0 or not same_rate(1 / step, float(fps)) or lost:
+                raise UserError(
+                    f"dataset {self.root}: episode {row.index} has a frame each {step:.4g} s, and "
+                    f"at {fps} frames a second (fps in info.json) that is {1 / fps:.4g} s; its "
+                    f"last one is {late[-1]:.4g} s late: mend fps, or name another dataset"
+                )
 
     def _check_videos(self, rows: Sequence[Row]) -> None:
         """Raise `UserError` where two episodes have the same images of a video."""

@@ -15,7 +15,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
-from jaxtyping import Bool, Float32
+from jaxtyping import Bool, Float32, Float64
 
 from irevla.data.dataset_paths import PATHS_2, PATHS_3, Paths, read_paths
 from irevla.data.lerobot import CHUNK, INFO_PATH, STATE, TASKS_PATH, VERSION, read_as
@@ -280,16 +280,17 @@ def read_numbers(path: Path, info: Info) -> dict[str, np.ndarray]:
     """Return the numbers of each frame of a data file: where it belongs, its time in its episode
     (where that is recorded), and its action."""
     types = dict.fromkeys(("index", "episode_index", "task_index"), pa.int64())
-    if TIME in columns_of(path):
-        types[TIME] = pa.float64()
     success = [SUCCESS] if info.has_success else []
     state = [STATE] if info.state_dim else []
-    table = read_table(path, [*types, *success, "action", *state])
+    time = [TIME] if TIME in columns_of(path) else []
+    table = read_table(path, [*types, *success, *time, "action", *state])
     with shaped(path, remedy=REMEDY):
         typed = read_as(table, types)
         numbers = {name: np.asarray(typed[name].combine_chunks()) for name in types}
         if success:
             numbers[SUCCESS] = _yes_or_no(table[SUCCESS])
+        if time:
+            numbers[TIME] = _seconds(table[TIME])
         sizes = {"action": len(info.action_names), **dict.fromkeys(state, info.state_dim)}
         return numbers | {name: _vectors(table[name], name, size) for name, size in sizes.items()}
 
@@ -297,12 +298,29 @@ def read_numbers(path: Path, info: Info) -> dict[str, np.ndarray]:
 def _yes_or_no(column: pa.ChunkedArray) -> Bool[np.ndarray, " N"]:
     """Return what was recorded as true or false, or as 1 or 0. Raises what `shaped` understands:
     a score is neither."""
-    if column.null_count:
+    array = _flat(column)
+    if array.null_count:
         raise ValueError(f"{SUCCESS} has gaps")
-    values = np.asarray(column.combine_chunks().cast(pa.float64()))
+    values = np.asarray(array.cast(pa.float64()))
     if not np.isin(values, (0.0, 1.0)).all():
         raise ValueError(f"{SUCCESS} is neither true nor false, but {values.max()}")
     return np.asarray(values == 1.0)
+
+
+def _flat(column: pa.ChunkedArray) -> pa.Array:
+    """Return a column of numbers, each of which may be in a list of its own."""
+    array = column.combine_chunks()
+    if pa.types.is_nested(array.type) and len(array.flatten()) == len(array):
+        return array.flatten()
+    return array
+
+
+def _seconds(column: pa.ChunkedArray) -> Float64[np.ndarray, " N"]:
+    """Return recorded times; NaN where they are no numbers, so that nothing hangs on them."""
+    array = _flat(column)
+    if pa.types.is_floating(array.type) or pa.types.is_integer(array.type):
+        return np.asarray(array.cast(pa.float64()).fill_null(float("nan")), np.float64)
+    return np.full(len(column), np.nan)
 
 
 def _vectors(column: pa.ChunkedArray, name: str, dimensions: int) -> Float32[np.ndarray, "N A"]:
@@ -323,15 +341,20 @@ def _vectors(column: pa.ChunkedArray, name: str, dimensions: int) -> Float32[np.
 
 def check_column(path: Path, name: str) -> None:
     """Raise `UserError` where a data file lacks a column."""
-    if name not in columns_of(path):
+    _check_name(path, name, columns_of(path))
+
+
+def _check_name(path: Path, name: str, names: Sequence[str]) -> None:
+    if name not in names:
         raise UserError(f"{path} has no column {name!r}; {REMEDY}")
 
 
 def read_table(path: Path, columns: list[str] | None = None) -> pa.Table:
     """Return all columns of a parquet file, or some. Raises `UserError`, which names a column that
     is not there."""
+    names = columns_of(path) if columns else ()
     for name in columns or ():
-        check_column(path, name)
+        _check_name(path, name, names)
     with _readable(path):
         # A relative path with a colon would be taken for an address.
         return pq.read_table(path.absolute(), columns=columns, partitioning=None)

@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -13,7 +12,7 @@ import numpy as np
 from jaxtyping import Float32
 
 from irevla.data.camera import check_images, decode, find_camera
-from irevla.data.dataset import Dataset, RecordedEpisode
+from irevla.data.dataset import Dataset, RecordedEpisode, same_rate
 from irevla.data.dataset_files import Camera
 from irevla.data.episodes import LARGEST_ACTION, Frames
 from irevla.data.frame_cache import cached
@@ -24,7 +23,6 @@ from irevla.tasks import plain
 
 DECODING = 1  # version of how images come out; raise it when they change: caches are made again
 SHOWN = 5  # instructions that a message lists
-SAME_RATE = 0.05  # how far two rates may be apart: datasets have whole ones
 
 
 @dataclass(frozen=True)
@@ -38,6 +36,7 @@ class Wanted:
     fps: float  # decisions per second
     image_size: int  # side of the square image, pixels
     cameras: tuple[str, ...] = ()  # that the policy sees; empty: one, whatever it is called
+    displacements: int = 0  # so many of an action's first numbers add up from frame to frame
     state_dim: int = 0  # S: how many numbers of the robot's state the policy is told
 
 
@@ -196,9 +195,9 @@ class Demonstrated:
         """Raise `UserError` unless the suite decides as often as the dataset does at the stride."""
         fps = self._dataset.info.fps
         wanted = self._wanted.fps
-        if not math.isclose(fps / self._stride, wanted, rel_tol=SAME_RATE):
+        if not same_rate(fps / self._stride, wanted):
             stride = max(1, round(fps / wanted))
-            fits = math.isclose(fps / stride, wanted, rel_tol=SAME_RATE)
+            fits = same_rate(fps / stride, wanted)
             remedy = f"--expert.stride {stride}" if fits else "no stride makes one of the other"
             raise UserError(
                 f"dataset {self.root} has {fps} frames a second, {fps / self._stride:.3g} at "
@@ -206,7 +205,8 @@ class Demonstrated:
                 f"second: {remedy}, or another --env.action-repeat"
             )
         if self._stride > 1:
-            self.notes.append(f"a decision is one frame in {self._stride}")
+            summed = ", displacements of all of them added up" if self._wanted.displacements else ""
+            self.notes.append(f"a decision is one frame in {self._stride}{summed}")
 
     def _chosen(self) -> dict[str, list[RecordedEpisode]]:
         """Return the episodes of each expert task that are worth imitating."""
@@ -267,11 +267,20 @@ class Demonstrated:
         high = self._wanted.high
         scaled = []
         for episode in self._episodes:
-            recorded = self._dataset.actions[episode.frames][:: self._stride]
+            recorded = self._of_decisions(self._dataset.actions[episode.frames])
             actions = (2 * (recorded - low) / (high - low) - 1).astype(np.float32)
             self._check_actions(episode, recorded, actions)
             scaled.append(np.clip(actions, -1, 1))
         return scaled
+
+    def _of_decisions(self, frames: Float32[np.ndarray, "T A"]) -> Float32[np.ndarray, "_ A"]:
+        """Return the action of each decision: that of its first frame, but displacements are the
+        sum of those of all its frames."""
+        starts = np.arange(0, len(frames), self._stride)
+        actions = frames[starts]
+        adding = self._wanted.displacements
+        actions[:, :adding] = np.add.reduceat(frames[:, :adding], starts, axis=0)
+        return actions
 
     def _check_actions(
         self, episode: RecordedEpisode, recorded: np.ndarray, actions: np.ndarray

@@ -160,7 +160,7 @@ def tables(summary: Summary) -> Iterator[str | Table]:
     """Yield it as lines and tables for a terminal."""
     seconds = summary.frames / summary.fps
     long = f"{seconds / 60:.0f} minutes" if seconds > 120 else f"{seconds:.1f} s"
-    robot = f", recorded with {summary.robot}" if summary.robot else ""
+    robot = f", recorded with {printable(summary.robot)}" if summary.robot else ""
     yield (
         f"{summary.path}: {summary.episodes} episodes, {summary.frames:,} frames at "
         f"{summary.fps} a second ({long}){robot}; format {summary.version}"
@@ -187,7 +187,7 @@ def _task_table(summary: Summary) -> Table:
 def _camera_table(summary: Summary) -> Table:
     table = _table("camera", "size", "stored as")
     for camera in summary.cameras:
-        table.add_row(camera.name, camera.size, camera.kind)
+        table.add_row(printable(camera.name), camera.size, camera.kind)
     return table
 
 
@@ -196,7 +196,7 @@ def _number_table(what: str, dimensions: Sequence[NumberSummary]) -> Table:
     for each in dimensions:
         numbers = (each.min, each.mean, each.max, each.std)
         counts = (each.not_finite, each.outside)
-        table.add_row(each.name, *map(_short, numbers), *map(str, counts))
+        table.add_row(printable(each.name), *map(_short, numbers), *map(str, counts))
     return table
 
 

@@ -12,8 +12,10 @@ class ByTask:
     one that no other worker plays, as long as there is such a task."""
 
     def __init__(self, jobs: Iterable[Job], workers: int) -> None:
+        self.total = 0  # jobs
         self._left: dict[str, deque[Job]] = {}
         for job in jobs:
+            self.total += 1
             self._left.setdefault(job.task, deque()).append(job)
         self._playing: list[str | None] = [None] * workers
 

@@ -8,6 +8,7 @@ import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, redirect_stdout
 from functools import cache, partial
+from numbers import Real
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ from irevla.errors import UserError
 from irevla.images import square
 from irevla.tasks import Task
 
+MISSPELT = 0.9  # how alike two names are of which one is the other with a slip
 UNBOUNDED = 1e30  # a bound beyond it is none: some write the largest number that there is
 
 Expert = Callable[[gym.Env[Any, Any]], Any]
@@ -95,7 +97,7 @@ def _spaces(settings: GymSettings, task: str) -> tuple[ActionRange, tuple[str, .
         state = _state_names(env.observation_space, settings)
         told = (env.metadata or {}).get("render_fps")
         env.close()
-    rate = float(told) if isinstance(told, int | float) and math.isfinite(told) else 0.0
+    rate = float(told) if isinstance(told, Real) and math.isfinite(told) else 0.0
     return actions, state, rate
 
 
@@ -216,12 +218,13 @@ class GymEnv(PixelEnv):
         # Some say it only once it is true; but not under another name that is nearly the same.
         if truncated and not self._told and self._settings.success != REWARD:
             key = self._settings.success.removeprefix(INFO)
-            if difflib.get_close_matches(key, map(str, self._info), n=1):
+            others = [str(each) for each in self._info if each != key]
+            if difflib.get_close_matches(key, others, n=1, cutoff=MISSPELT):
                 raise self._success_unsaid(self._info)
         return image, reward, terminated, not terminated and (truncated or cut_off), info
 
     def _advance(self, action: Float32[np.ndarray, " A"]) -> bool:
-        native = _cast(self._actions.native(action), self._inner.action_space)
+        native = self._cast(self._actions.native(action))
         success = False
         for _ in range(self.config.action_repeat):
             told = self._inner.step(native)
@@ -230,22 +233,34 @@ class GymEnv(PixelEnv):
                 raise self._unlike("step", wanted, told)
             self._seen, reward, *ended, info = told
             self._info = info
-            self._ended = (_flag(ended[0]) is True, _flag(ended[1]) is True)
+            terminated, truncated = map(_flag, ended)
+            if terminated is None or truncated is None:
+                raise self._unlike("step", f"{wanted} with two that are true or false", ended)
+            self._ended = (terminated, truncated)
             success = self._is_solved(reward, info)
             if success or any(self._ended):
                 break
         return success
 
+    def _cast(self, native: Float32[np.ndarray, " A"]) -> np.ndarray:
+        """Return an action as the environment's space has it: whole numbers rounded, and rounding
+        never beyond the bounds, be they the file's or the environment's own."""
+        space = self._inner.action_space
+        assert isinstance(space, gym.spaces.Box)
+        exact = native.astype(np.float64)
+        exact = exact.clip(self._settings.low or space.low, self._settings.high or space.high)
+        return (np.rint(exact) if space.dtype.kind in "iu" else exact).astype(space.dtype)
+
     def _is_solved(self, reward: Any, info: Mapping[str, Any]) -> bool:
         if self._settings.success == REWARD:
-            self._told = True
-            if np.asarray(reward).ndim or np.asarray(reward).dtype.kind not in "biuf":
+            number = np.asarray(reward)
+            if number.size != 1 or number.dtype.kind not in "biuf":
                 raise self._unlike("step", "a reward that is a number", reward)
-            return self._ended[0] and float(reward) > 0
+            return self._ended[0] and float(number.item()) > 0
         key = self._settings.success.removeprefix(INFO)
-        if key not in info and any(self._ended):
+        if info.get(key) is None and any(self._ended):
             raise self._success_unsaid(info)
-        if key not in info:
+        if info.get(key) is None:
             return False
         self._told = True
         success = _flag(info[key])
@@ -332,15 +347,6 @@ def _flag(value: Any) -> bool | None:
     if number.size != 1 or number.dtype.kind not in "biuf" or number.item() not in (0, 1):
         return None
     return bool(number.item())
-
-
-def _cast(native: Float32[np.ndarray, " A"], space: gym.Space[Any]) -> Any:
-    """Return an action as its space has it: whole numbers rounded, and rounding never outside."""
-    assert isinstance(space, gym.spaces.Box)
-    exact = native.astype(np.float64)
-    if np.issubdtype(space.dtype, np.integer):
-        exact = np.rint(exact)
-    return exact.astype(space.dtype).clip(space.low, space.high)
 
 
 def _state_names(space: gym.Space[Any], settings: GymSettings) -> tuple[str, ...]:

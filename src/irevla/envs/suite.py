@@ -78,10 +78,11 @@ yields."""
 
 @dataclass(frozen=True)
 class ActionRange:
-    """The actions that an environment of others takes, in its own units."""
+    """The actions that datasets of others have for a suite, in their own units."""
 
     low: Float32[np.ndarray, " A"]  # -1 for a policy
     high: Float32[np.ndarray, " A"]  # 1 for a policy
+    displacements: int = 0  # so many of the first dimensions add up from frame to frame
 
     def native(self, action: Float32[np.ndarray, " A"]) -> Float32[np.ndarray, " A"]:
         """Return an action in [-1, 1] in the environment's units."""
@@ -140,10 +141,12 @@ class Suite:
     def several(self, names: Sequence[str]) -> tuple[str, ...]:
         """Return the tasks that `names` name: each one task, or a series, as "spatial" names
         "spatial-0", "spatial-1" and so on."""
+        known = {task.name for task in self.tasks}
         found: list[str] = []
         for name in names:
-            numbered = [task.name for task in self.tasks if series(task.name) == name]
-            found += numbered or [self.task(name).name]
+            numbered = [task for task in known if series(task) == name and name not in known]
+            every = [task.name for task in self.tasks if task.name in numbered]
+            found += every or [self.task(name).name]
         return tuple(dict.fromkeys(found))
 
     def task_lists(self, config: Config) -> TaskLists:

@@ -369,7 +369,9 @@ class VectorEnv:
         job = state.jobs[slot]
         assert job is not None
         self.given_up.append(job)
-        if len(self.given_up) > self.config.lost_share * self._begun:
+        # Of all jobs where their number is known: by task, all hard ones may come first.
+        jobs = self._begun if self._by_task is None else self._by_task.total
+        if len(self.given_up) > self.config.lost_share * jobs:
             last = reason.strip().splitlines()[-1]
             raise UserError(
                 f"the environment of {job.task} ({self.suite.name}), seed {job.seed}, failed "

@@ -7,7 +7,7 @@ import numpy as np
 from jaxtyping import Float32
 
 from irevla.config import EnvConfig
-from irevla.data.dataset import Dataset, RecordedEpisode
+from irevla.data.dataset import Dataset, RecordedEpisode, same_rate
 from irevla.data.episodes import LARGEST_ACTION
 from irevla.data.store_spec import is_ours
 from irevla.envs.suite import Suite
@@ -89,7 +89,7 @@ def _stride(dataset: Dataset, suite: Suite, rate: float) -> int:
     """Return of how many frames one is a decision. Raises `UserError` where it is no number."""
     fps = dataset.info.fps
     stride = max(1, round(fps / rate))
-    if round(fps / stride) != round(rate):
+    if not same_rate(fps / stride, rate):
         raise UserError(
             f"dataset {dataset.root} has {fps} frames a second, and {suite.name} decides "
             f"{rate:.3g} times a second: another --env.action-repeat, or leave --suite out"

@@ -28,7 +28,7 @@ from irevla.robot.values import (
     within,
 )
 from irevla.storage.read import read_yaml
-from irevla.tasks import Task, described
+from irevla.tasks import Category, Task, described
 
 HZ = 10  # decisions per second
 SERL_PORT = 5000  # of a robot server whose address names none
@@ -338,6 +338,8 @@ def _tasks(found: dict[str, Any]) -> tuple[Task, ...]:
         where = f"tasks.{name}"
         own = group_of(TaskSettings, mapping(content, where), where)
         tasks.append(described(str(name), own.category, own.instruction, own.note, where=where))
+    if tasks and not any(task.category is Category.EXPERT for task in tasks):
+        raise UserError("no task of tasks is of the category 'expert': demonstrations are of those")
     return tuple(tasks) or SIMULATED
 
 

@@ -77,6 +77,7 @@ def open_demonstrations(
         instructions={task: suite.task(task).instruction for task in tasks},
         low=actions.low,
         high=actions.high,
+        displacements=actions.displacements,
         fps=suite.rate(env),
         image_size=env.image_size,
         state_dim=suite.state_dim(env),

@@ -67,7 +67,8 @@ class Run:
         return [git_commit(), *commits, *unclean[:1]][-1]
 
     def pin(self, what: str, name: str, *, sha256: str) -> None:
-        """Note in the journal what the run starts from: `what` is "policy" or "dataset".
+        """Note in the journal what the run starts from: `what` is "policy", "dataset" or
+        "description".
 
         Raises `UserError` where it is another one now.
         """

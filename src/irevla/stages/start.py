@@ -1,5 +1,8 @@
-"""What a run starts from: a policy, and the expert dataset D_e. Both are pinned by their hashes."""
+"""What a run starts from: a policy, D_e, and tasks that a file describes. All are pinned by
+their hashes."""
 
+import hashlib
+import json
 from dataclasses import replace
 
 import torch
@@ -7,7 +10,7 @@ import torch
 from irevla.compute.device import find_device, seeded
 from irevla.data.demonstrated import Demonstrated
 from irevla.data.episodes import EpisodeStore, ExpertDataset
-from irevla.envs.suite import Suite
+from irevla.envs.suite import SUITES, Suite
 from irevla.errors import UserError
 from irevla.models.files import WEIGHTS, check_fits
 from irevla.models.policy import VLAPolicy, build_policy
@@ -120,6 +123,20 @@ def expert_dataset(run: Run, suite: Suite, tasks: TaskLists) -> ExpertDataset:
             _note(run, dataset)
     run.pin("dataset", config.expert.dataset, sha256=dataset.hash())
     return dataset
+
+
+def pin_tasks(run: Run, suite: Suite, tasks: TaskLists) -> None:
+    """Note in the journal what the tasks of a run are, where a person's file says so: their names
+    and instructions.
+
+    Raises `UserError` where they are others than when the run began.
+    """
+    if suite.source in SUITES and suite.real_arm is None:
+        return
+    every = [suite.task(name) for name in tasks.all]
+    told = [tasks.expert, tasks.rl, tasks.unseen, [task.instruction for task in every]]
+    sha256 = hashlib.sha256(json.dumps(told).encode()).hexdigest()
+    run.pin("description", f"of the tasks of {suite.name}", sha256=sha256)
 
 
 def _note(run: Run, dataset: Demonstrated) -> None:

@@ -84,13 +84,15 @@ def read_yaml(path: Path, *, remedy: str = RESTORE) -> dict[str, Any]:
 class _EachOnce(yaml.SafeLoader):
     """Refuses a key that is told twice, of which the last would count without a word."""
 
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        """Return a group of settings. Raises `ValueError`."""
-        keys = Counter(key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode))
-        for key, times in keys.items():
-            if times > 1 and key != "<<":
+    def compose_mapping_node(self, anchor: Any) -> yaml.MappingNode:
+        """Return a group as it is written, before other groups are merged into it. Raises
+        `ValueError`."""
+        node: yaml.MappingNode = super().compose_mapping_node(anchor)  # type: ignore[no-untyped-call]
+        scalars = [key for key, _ in node.value if isinstance(key, yaml.ScalarNode)]
+        for (_, key), times in Counter((each.tag, each.value) for each in scalars).items():
+            if times > 1:
                 raise ValueError(f"{key!r} is told twice")
-        return super().construct_mapping(node, deep)
+        return node
 
 
 def _plain(value: Any) -> Iterator[Any]:

@@ -26,7 +26,8 @@ DRAWING = 2  # version of how images look; raise it when they change: old datase
 DYNAMICS = 1  # version of how actions act; likewise
 
 _MOST = np.array([REACH, REACH, REACH, TURN, TURN, TURN, 1.0], np.float32)
-ACTIONS = ActionRange(-_MOST, _MOST)  # of datasets of others: m, rad, and -1 (open) to 1 (closed)
+# Of datasets of others: displacements in m and rad, and the fingers from -1 (open) to 1 (closed).
+ACTIONS = ActionRange(-_MOST, _MOST, displacements=6)
 
 
 def _make(task: str, config: EnvConfig) -> gym.Env[Any, Any]:
