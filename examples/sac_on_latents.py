@@ -154,7 +154,9 @@ def practise(root: Path, config: SACConfig = CONFIG, *, seed: int = 0) -> Iterat
         episode = arm.step(sac.actor)
         if episode is not None:
             online.append(episode)
-            learner.train_pending()
+            learner.take_up_all()
+            while learner.pending_updates > 0:
+                learner.update()
             yield sac
 
 

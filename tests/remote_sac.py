@@ -68,7 +68,7 @@ class Robot:
             if run.journal.done("begun") is None:
                 run.journal.append("begun")  # as a run has, by then
             self.policy, learner = setting(run, episodes)
-            self.online = learner._online
+            self.online = learner.stores[1]
             self.folder = Folder.submit_as_begun(run, self.policy, self.online)
             resume(run.checkpoints, self.policy, STAGE, learner, silent=True)
             remote = RemoteLearner(run, self.policy, STAGE, learner, self.folder)
@@ -78,7 +78,7 @@ class Robot:
     def learn(self) -> str:
         """Learn from what there is; return the hash of the head."""
         with self.learning() as (remote, _):
-            remote.train_pending()
+            remote.learn()
             remote.finish()
             assert remote.moved
         return weights_hash(self.policy.action_head)
@@ -127,12 +127,12 @@ def robot(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Robot:
         monkeypatch.setattr(module, "POLL", 0.01)
     update = SAC.update
 
-    def watched(self: SAC, batches: Any) -> dict[str, float]:
+    def watched(self: SAC, batches: Any, features: Any) -> dict[str, float]:
         if made.killed_at and made.killed_at[0] == self.updates:
             made.killed_at.pop(0)
             raise Killed
         made.updates.append(self.updates)
-        return update(self, batches)
+        return update(self, batches, features)
 
     class Process(threading.Thread):
         def __init__(self, job: Sequence[str], log: Path) -> None:
@@ -186,5 +186,7 @@ def want(tmp_path_factory: pytest.TempPathFactory) -> str:
     """The head that SAC in turn ends with."""
     with open_run(tmp_path_factory.mktemp("inline"), CONFIG) as run:
         policy, learner = setting(run, 4)
-        learner.finish()
+        learner.take_up_all()
+        while learner.pending_updates > 0:
+            learner.update()
     return weights_hash(policy.action_head)

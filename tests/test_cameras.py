@@ -54,10 +54,10 @@ def test_algorithm_1_with_two_and_stopped_on_the_way(
     if rl == "ppo":
         update = PPO.update
 
-        def interrupted(self: Any, batch: Any) -> Any:
+        def interrupted(self: Any, *batch: Any) -> Any:
             if self.updates == 1:
                 raise KeyboardInterrupt
-            return update(self, batch)
+            return update(self, *batch)
 
         with monkeypatch.context() as patch:
             patch.setattr(PPO, "update", interrupted)

@@ -91,10 +91,10 @@ def test_algorithm_1_with_it_and_stopped_on_the_way(
     kind = PPO if rl == "ppo" else SAC
     update = kind.update
 
-    def interrupted(self: Any, batch: Any) -> Any:
+    def interrupted(self: Any, *batch: Any) -> Any:
         if self.updates == 1:
             raise KeyboardInterrupt
-        return update(self, batch)
+        return update(self, *batch)
 
     with monkeypatch.context() as patch:
         patch.setattr(kind, "update", interrupted)
@@ -107,7 +107,7 @@ def test_algorithm_1_with_it_and_stopped_on_the_way(
         assert store.spec.state_dim == 2
         first = EpisodeStore(tmp_path / "whole" / "online")[0]
         expected = policy.state_scale(torch.from_numpy(first.state))
-        found = store._features(np.arange(len(first))).state
+        found = store.features(np.arange(len(first))).state
         torch.testing.assert_close(found, expected)
 
 

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 
+from irevla.data.read_replay import ReadReplay, sample_both
 from irevla.data.replay import (
     EPISODES,
     HEADER,
@@ -14,7 +15,6 @@ from irevla.data.replay import (
     LatentEpisode,
     LatentReplay,
     LatentSpec,
-    sample_both,
 )
 from irevla.errors import UserError
 from irevla.storage import disk
@@ -38,16 +38,19 @@ def episode(first: int, length: int, *, success: bool, tokens: int = 3) -> Laten
     return LatentEpisode(features, torch.stack([numbers, -numbers], 1), rewards)
 
 
-def sampled(buffer: LatentReplay, count: int = 500, *, gamma: float = 0.5) -> Any:
-    return buffer.sample(count, torch.Generator().manual_seed(0), gamma=gamma)
-
-
 def numbers(features: Features) -> torch.Tensor:
     return features.tokens[:, 0, 0]
 
 
 def seen(buffer: LatentReplay) -> set[float]:
-    return set(numbers(sampled(buffer).features).tolist())
+    return set(numbers(buffer.features(np.arange(len(buffer)))).tolist())
+
+
+def read(buffer: LatentReplay, *, gamma: float = 0.5) -> ReadReplay:
+    """All of it, by a head whose h' is the first token."""
+    made = ReadReplay(buffer, lambda features: features.tokens[:, 0], gamma=gamma)
+    made.take_up(len(buffer.episodes))
+    return made
 
 
 def test_every_decision_comes_back_with_what_was_seen_and_what_came_of_it(tmp_path: Path) -> None:
@@ -56,33 +59,38 @@ def test_every_decision_comes_back_with_what_was_seen_and_what_came_of_it(tmp_pa
     buffer.append(episode(20, 2, success=True))
     buffer.append(episode(30, 1, success=True))
     assert len(buffer) == 6
-    batch = sampled(buffer)
-    seen = numbers(batch.features)
+    every = np.arange(6)
+    batch, features = read(buffer).decisions(every), buffer.features(every)
+    seen = numbers(features)
     assert torch.equal(batch.actions, torch.stack([seen, -seen], 1))
-    assert batch.features.mask.all() and batch.features.tokens.dtype == torch.float32
+    assert torch.equal(batch.h, features.tokens[:, 0])
+    assert features.mask.all() and features.tokens.dtype == torch.float32
     returns = dict(zip(seen.tolist(), batch.returns.tolist(), strict=True))
     assert returns == {10: 0, 11: 0, 12: 0, 20: 0.5, 21: 1, 30: 1}
-    again = sampled(buffer, gamma=0.25)
-    assert dict(zip(seen.tolist(), again.returns.tolist(), strict=True))[20] == 0.25
+    assert read(buffer, gamma=0.25).decisions(every).returns[3] == 0.25
 
 
 def test_returns_add_up_and_are_of_what_came_since(tmp_path: Path) -> None:
     buffer = LatentReplay(tmp_path, SPEC)
     shown = episode(0, 3, success=True)
     buffer.append(replace(shown, rewards=torch.tensor([4.0, 2.0, 8.0])))
-    assert sampled(buffer).returns.unique().tolist() == [6.0, 7.0, 8.0]  # 2 + 8 / 2, 4 + 6 / 2
+    once = read(buffer)
+    first = [6.0, 7.0, 8.0]  # the middle one 2 + 8 / 2, the first 4 + 6 / 2
+    assert sorted(once.decisions(np.arange(3)).returns.tolist()) == first
     buffer.append(replace(shown, rewards=torch.tensor([0.0, 0.0, 16.0])))
-    assert sampled(buffer).returns.unique().tolist() == [4.0, 6.0, 7.0, 8.0, 16.0]
+    once.take_up(2)
+    for buffered in (once, read(buffer)):
+        assert sorted(buffered.decisions(np.arange(6)).returns.tolist()) == [4, *first, 8, 16]
 
 
 def test_decisions_are_drawn_equally_often_and_by_the_generator(tmp_path: Path) -> None:
     buffer = LatentReplay(tmp_path, SPEC)
     buffer.append(episode(0, 1, success=False))
     buffer.append(episode(2, 4, success=True))
-    drawn = numbers(sampled(buffer, 5000).features)
-    assert torch.equal(drawn, numbers(sampled(buffer, 5000).features))
-    counts = torch.unique(drawn, return_counts=True)[1]
-    assert len(counts) == 5 and (counts - 1000).abs().max() < 120
+    drawn, again = (read(buffer).draw(5000, torch.Generator().manual_seed(0)) for _ in range(2))
+    assert (drawn == again).all()
+    _, counts = np.unique(drawn, return_counts=True)
+    assert len(counts) == 5 and abs(counts - 1000).max() < 120
 
 
 @pytest.mark.parametrize("first", [False, True])
@@ -118,7 +126,7 @@ def test_tokens_are_kept_in_bfloat16_and_short_ones_are_padded(tmp_path: Path) -
     tokens = torch.randn(2, 2, 4)
     short = Features(tokens, torch.tensor([[True, False]] * 2))
     buffer.append(LatentEpisode(short, torch.zeros(2, 2), torch.zeros(2)))
-    features = buffer._features(np.arange(2))
+    features = buffer.features(np.arange(2))
     assert torch.equal(features.tokens[:, :2], tokens.bfloat16().float())
     assert features.mask.tolist() == [[True, False, False]] * 2
     with pytest.raises(UserError, match="3 tokens, not 5"):
@@ -130,7 +138,7 @@ def test_what_is_there_is_there_again(tmp_path: Path) -> None:
     buffer.append(episode(0, 5, success=False))
     again = LatentReplay(tmp_path, SPEC)
     assert len(again) == 5
-    assert torch.equal(sampled(again).features.tokens, sampled(buffer).features.tokens)
+    assert seen(again) == seen(buffer) == {0, 1, 2, 3, 4}
     again.append(episode(10, 2, success=True))
     buffer.append(episode(20, 2, success=True))  # after the other's, not over it
     assert seen(LatentReplay(tmp_path, SPEC)) == seen(buffer) == {0, 1, 2, 3, 4, 10, 11, 20, 21}
@@ -225,13 +233,16 @@ def test_half_is_demonstrated(tmp_path: Path) -> None:
     demonstrations, online = LatentReplay(tmp_path / "a", SPEC), LatentReplay(tmp_path / "b", SPEC)
     demonstrations.append(episode(0, 3, success=True))
     generator = torch.Generator().manual_seed(0)
-    assert (
-        numbers(sample_both(demonstrations, online, 10, generator, gamma=0.5).features) < 3
-    ).all()
+    both = read(demonstrations), read(online)
+    assert (numbers(sample_both(*both, 10, generator).features()) < 3).all()
     online.append(episode(100, 30, success=False))
-    batch = sample_both(demonstrations, online, 10, generator, gamma=0.5)
-    assert len(batch) == 10 and (numbers(batch.features) < 3).sum() == 5
-    assert torch.equal(batch.actions[:, 0], numbers(batch.features))
+    assert len(both[1]) == 0, "only what was taken up is sampled"
+    both[1].take_up(1)
+    sample = sample_both(*both, 10, generator)
+    batch, features = sample.decisions(), sample.features()
+    assert len(batch) == 10 and (numbers(features) < 3).sum() == 5
+    assert torch.equal(batch.actions[:, 0], numbers(features))
+    assert torch.equal(batch.h[:, 0], numbers(features))
 
 
 def test_an_episode_of_unequal_parts_is_our_fault() -> None:
@@ -257,4 +268,5 @@ def test_returns_over_chunks_are_those_over_steps(tmp_path: Path) -> None:
     store = LatentReplay(tmp_path / "latents", replace(SPEC, action_dim=4))
     actions = torch.zeros(5, 2)
     store.append(LatentEpisode.of_steps(seen, actions, rewards, execute=2, gamma=0.5), seed=0)
-    assert store._returns(0.5**2).tolist() == [0.5 + 2 * 0.5**4, 2 * 0.5**2, 2]
+    returns = read(store, gamma=0.5**2).decisions(np.arange(3)).returns
+    assert returns.tolist() == [0.5 + 2 * 0.5**4, 2 * 0.5**2, 2]

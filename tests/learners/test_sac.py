@@ -12,7 +12,8 @@ import torch
 
 from irevla.config import SACConfig
 from irevla.data.buffers import Decisions
-from irevla.data.replay import LatentEpisode, LatentReplay, sample_both
+from irevla.data.read_replay import ReadReplay, sample_both
+from irevla.data.replay import LatentEpisode, LatentReplay
 from irevla.errors import UserError
 from irevla.learners import sac as sac_module
 from irevla.learners.sac import SAC
@@ -52,21 +53,27 @@ def buffers(tmp_path: Path) -> Buffers:
     return demonstrations, online
 
 
-def batches(sac: SAC, buffers: Buffers) -> list[Decisions]:
-    """What an update is given: other samples in each."""
+def read(sac: SAC, buffer: LatentReplay) -> ReadReplay:
+    """All of a buffer as the critics see it."""
+    seen = ReadReplay(buffer, sac.read, gamma=sac.config.gamma)
+    seen.take_up(len(buffer.episodes))
+    return seen
+
+
+def batches(sac: SAC, buffers: Buffers) -> tuple[list[Decisions], Features]:
+    """What an update is given: other samples in each, and the latents of the last."""
     generator = torch.Generator().manual_seed(sac.updates)
     config = sac.config
-    return [
-        sample_both(*buffers, config.batch, generator, gamma=config.gamma)
-        for _ in range(config.utd)
-    ]
+    both = [read(sac, buffer) for buffer in buffers]
+    samples = [sample_both(*both, config.batch, generator) for _ in range(config.utd)]
+    return [sample.decisions() for sample in samples], samples[-1].features()
 
 
 def learn(sac: SAC, buffers: Buffers, *, updates: int = 1) -> dict[str, float]:
     """The metrics of the last update."""
     metrics: dict[str, float] = {}
     for _ in range(updates):
-        metrics = sac.update(batches(sac, buffers))
+        metrics = sac.update(*batches(sac, buffers))
     return metrics
 
 
@@ -109,9 +116,10 @@ def test_the_critics_are_fitted_to_returns(buffers: Buffers) -> None:
     """Of two successes seen by a far larger critic, each decision's value is its return."""
     sac = sac_for(replace(CONFIG, critic_lr=3e-3, warmup=10_000, gamma=0.5))
     learn(sac, buffers, updates=400)
-    shown = buffers[0].sample(200, torch.Generator().manual_seed(1), gamma=0.5)
+    buffer = read(sac, buffers[0])
+    shown = buffer.decisions(buffer.draw(200, torch.Generator().manual_seed(1)))
     motion, gripper = sac.actor.split(shown.actions)
-    said = sac.critic(sac._read(shown.features), motion).mean(0)
+    said = sac.critic(shown.h, motion).mean(0)
     said = said.gather(1, gripper[:, None]).squeeze(1)
     assert set(shown.returns.tolist()) == {0.5**k for k in range(8)}
     assert (said - shown.returns).abs().mean() < 0.1
@@ -152,7 +160,8 @@ def test_the_actors_step_leaves_the_critics_alone(buffers: Buffers) -> None:
     sac = sac_for(replace(CONFIG, warmup=1))
     learn(sac, buffers)
     critic, reference = everything(sac)[1:3]
-    sac._actor_step(batches(sac, buffers)[0])
+    decisions, features = batches(sac, buffers)
+    sac._actor_step(decisions[-1], features)
     assert everything(sac)[1:3] == [critic, reference]
     parameters = [parameter for group in sac.groups.values() for parameter in group]
     assert all(parameter.grad is None for parameter in parameters)

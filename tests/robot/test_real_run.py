@@ -189,7 +189,7 @@ def test_algorithm_1_with_sac_on_an_arm(
     assert solved <= {
         info.provenance.seed for info in EpisodeStore(directory / "online").episodes
     }, "D_RL has them too"
-    actions = online.sample(4000, torch.Generator().manual_seed(0), gamma=config.sac.gamma).actions
+    actions = torch.cat([online.read(index).actions for index in range(len(online.episodes))])
     assert actions[:, 1].mean() > 0.05, "to the left, as the hand went"
     before = VLAPolicy.from_pretrained(config.from_checkpoint)
     after = VLAPolicy.from_pretrained(directory / "checkpoints" / f"rl-{TASK}")

@@ -105,6 +105,7 @@ def test_what_was_acted_upon_is_what_the_buffer_gives_back(tmp_path: Path) -> No
         assert episode.latents is not None
         store.append(episode.latents, seed=episode.job.seed)
     assert len(store) == 12
-    sample = store.sample(200, torch.Generator().manual_seed(0), gamma=1.0)
-    for tokens, action in zip(sample.features.tokens, sample.actions, strict=True):
-        assert (tokens.numpy().tobytes(), tuple(action.tolist())) in decided
+    for index in range(len(episodes)):
+        stored = store.read(index)
+        for tokens, action in zip(stored.features.tokens, stored.actions, strict=True):
+            assert (tokens.numpy().tobytes(), tuple(action.tolist())) in decided

@@ -33,7 +33,7 @@ def test_it_ends_as_here(robot: Robot, want: str) -> None:
 
 def test_what_is_played_meanwhile_is_learnt_from(robot: Robot) -> None:
     with robot.learning() as (remote, _):
-        remote.train_pending()
+        remote.learn()
         robot.online.append(episode(robot.online, 7), seed=7, success=False)
         robot.online.append(episode(robot.online, 8), seed=8, success=True)
         remote.finish()
@@ -43,10 +43,10 @@ def test_what_is_played_meanwhile_is_learnt_from(robot: Robot) -> None:
 def test_the_newest_head_acts(robot: Robot) -> None:
     with robot.learning() as (remote, _):
         before = weights_hash(robot.policy.action_head)
-        metrics = dict(remote.train_pending())
+        metrics = dict(remote.learn())
         noise, seen = torch.zeros(1, 2), robot.online.read(0).features[:1]
         while remote.updates < 12:
-            metrics |= remote.train_pending()
+            metrics |= remote.learn()
         remote._courier.stop()
         action = remote.act(seen, noise=noise, chance=noise[:, 0])
         assert weights_hash(robot.policy.action_head) != before
@@ -232,9 +232,9 @@ def widened(weights: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
 
 def test_a_damaged_head_is_never_installed(robot: Robot) -> None:
     with robot.learning() as (remote, _):
-        remote.train_pending()
+        remote.learn()
         while remote.updates < 12:
-            remote.train_pending()
+            remote.learn()
     courier, folder = remote._courier, robot.folder
     courier.heads.clear()
     courier._last = None
@@ -255,7 +255,7 @@ def test_a_learner_with_nothing_to_learn_is_not_silent(
 ) -> None:
     monkeypatch.setattr(sac_trainer, "SILENCE", 0.02)
     with robot.learning(episodes=1) as (remote, _):
-        remote.train_pending()
+        remote.learn()
         courier, words = remote._courier, []
         monkeypatch.setattr(sac_elsewhere, "SILENT", 2.0)
         until = time.monotonic() + 4.0
@@ -317,7 +317,7 @@ def test_a_share_out_of_reach_stops_neither_side(
 )
 def test_what_was_played_is_checked(robot: Robot, text: bytes) -> None:
     with robot.learning(episodes=1) as (remote, _):
-        remote.train_pending()
+        remote.learn()
     (robot.folder.job_folder / "played.json").write_bytes(text)
     with pytest.raises(Damaged):
         robot.folder.played()
@@ -336,7 +336,7 @@ def test_what_was_played_is_checked(robot: Robot, text: bytes) -> None:
 )
 def test_what_was_learnt_is_checked(robot: Robot, change: dict[str, Any]) -> None:
     with robot.learning(episodes=1) as (remote, _):
-        remote.train_pending()
+        remote.learn()
     said = vars(Learnt(3, "0" * 64, 1, 1)) | {"metrics": {}} | change
     robot.folder.share.say(f"{robot.folder._root}/learnt.json", said)
     with pytest.raises(Damaged):
@@ -345,7 +345,7 @@ def test_what_was_learnt_is_checked(robot: Robot, change: dict[str, Any]) -> Non
 
 def test_a_job_is_what_was_submitted(robot: Robot) -> None:
     with robot.learning(episodes=1) as (remote, _):
-        remote.train_pending()
+        remote.learn()
         job = robot.folder.job
         assert SACJob.of_text(job.to_text().encode()) == job
         assert job.latents == robot.online.spec and job.sac == CONFIG.sac

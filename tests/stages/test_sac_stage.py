@@ -144,11 +144,10 @@ def test_all_of_it(config: Config, tmp_path: Path) -> None:
     assert weights_hash(after.action_head) != weights_hash(before.action_head)
     curves = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
     points = [row for row in curves if row["stage"] == f"rl:{TASK}"]
-    assert (
-        points[-1]["updates"] == len(online) // 2
-        and {"critic_loss", "success", "length"} <= points[-1].keys()
-    )
-    assert sum(row["episodes"] for row in points) == len(seeds)
+    last = points[-1]
+    assert {"critic_loss", "success", "length"} <= set().union(*points)
+    assert last["updates"] == len(online) // 2
+    assert sum(row.get("episodes", 0) for row in points) == len(seeds)
     assert TASK in write_report(tmp_path).read_text()
 
 
@@ -244,7 +243,7 @@ def test_a_second_round_begins_with_the_successes_of_the_first(
     seen = Observation.of(first.images, [first.instruction] * len(first.images))
     with torch.no_grad():
         expected = policies[2].encode(seen).rounded().tokens
-    kept = store._features(np.arange(len(first.images))).tokens
+    kept = store.features(np.arange(len(first.images))).tokens
     torch.testing.assert_close(kept, expected.float(), atol=2e-2, rtol=2e-2)
     assert store._map["action"][: len(first.actions)].tolist() == first.actions.tolist()
     assert store._map["reward"][: len(first.actions)].tolist() == first.rewards.tolist()

@@ -196,14 +196,14 @@ def _learner(opened: Run, policy: VLAPolicy) -> SACLearner:
 @contextmanager
 def _off(opened: Run, policy: VLAPolicy, learner: SACLearner) -> Iterator[Acting]:
     """Do not learn at all."""
-    yield Acting(learner.act, lambda: learner.updates)
+    yield Acting(learner.sac.actor.act, lambda: learner.updates)
 
 
 @contextmanager
 def _server(opened: Run, policy: VLAPolicy, learner: SACLearner) -> Iterator[Acting]:
     """Do not learn, and let a server encode, as a run with `rollouts.encoder ray` does."""
     with encoder_of(opened.config.rollouts, policy, stored=True):
-        yield Acting(learner.act, lambda: learner.updates)
+        yield Acting(learner.sac.actor.act, lambda: learner.updates)
 
 
 @contextmanager
@@ -215,7 +215,7 @@ def _async(opened: Run, policy: VLAPolicy, learner: SACLearner) -> Iterator[Acti
     with AsyncLearner(opened, policy, STAGE, learner) as apart:
 
         def decide(features: Features, *, noise: Tensor, chance: Tensor) -> Tensor:
-            apart.train_pending()
+            apart.learn()
             return apart.act(features, noise=noise, chance=chance)
 
         yield Acting(decide, lambda: apart.updates)
@@ -232,7 +232,7 @@ def _elsewhere(opened: Run, policy: VLAPolicy, learner: SACLearner) -> Iterator[
         with RemoteLearner(opened, policy, STAGE, learner, job) as remote:
 
             def decide(features: Features, *, noise: Tensor, chance: Tensor) -> Tensor:
-                remote.train_pending()
+                remote.learn()
                 return remote.act(features, noise=noise, chance=chance)
 
             yield Acting(decide, lambda: remote.updates)
@@ -247,13 +247,14 @@ def _thread(opened: Run, policy: VLAPolicy, learner: SACLearner) -> Iterator[Act
 
     def learn() -> None:
         torch.set_num_threads(1)
+        learner.take_up_all()
         while not over.is_set():
             learner.update()
 
     thread = threading.Thread(target=learn, daemon=True)
     thread.start()
     try:
-        yield Acting(learner.act, lambda: learner.updates)
+        yield Acting(learner.sac.actor.act, lambda: learner.updates)
     finally:
         over.set()
         thread.join()

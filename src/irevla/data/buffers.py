@@ -40,7 +40,7 @@ class RolloutBatch:
 class Decisions:
     """`B` decisions of any time, each with what was seen before it and what came after it."""
 
-    features: Features
+    h: Float[Tensor, "B n"]  # h' and the robot's state, as the SFT policy's head reads them
     actions: Float[Tensor, "B nA"]  # as executed, in [-1, 1]
     returns: Float[Tensor, " B"]  # rewards from there to the episode's end, discounted
 
@@ -49,13 +49,13 @@ class Decisions:
 
     def to(self, device: torch.device | str) -> "Decisions":
         """Return the same on another device."""
-        return Decisions(self.features.to(device), self.actions.to(device), self.returns.to(device))
+        return Decisions(self.h.to(device), self.actions.to(device), self.returns.to(device))
 
     @staticmethod
     def cat(parts: Sequence["Decisions"]) -> "Decisions":
         """Join batches."""
         return Decisions(
-            Features.cat([part.features for part in parts]),
+            torch.cat([part.h for part in parts]),
             torch.cat([part.actions for part in parts]),
             torch.cat([part.returns for part in parts]),
         )

@@ -10,16 +10,14 @@ import json
 import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Float, Float32, Int64
+from jaxtyping import Float, Int64
 from torch import Tensor
 
-from irevla.data.buffers import Decisions
 from irevla.errors import UserError
 from irevla.storage import disk
 from irevla.storage.journal import Journal, read_lines, whole_lines
@@ -114,7 +112,6 @@ class LatentReplay:
         self.spec = spec
         self._record = spec.record()
         self._journal = Journal(root / EPISODES)
-        self._known: dict[float, Float32[np.ndarray, " N"]] = {}  # returns, by their discount
         if not (root / HEADER).exists():
             _create(root, spec)
         _check_header(root, spec)
@@ -154,7 +151,7 @@ class LatentReplay:
         part = np.arange(self._ends[index], self._ends[index + 1])
         actions, rewards = self._map["action"][part], self._map["reward"][part]
         return LatentEpisode(
-            self._features(part), torch.from_numpy(actions), torch.from_numpy(rewards)
+            self.features(part), torch.from_numpy(actions), torch.from_numpy(rewards)
         )
 
     def rewind(self, episodes: int) -> None:
@@ -169,31 +166,8 @@ class LatentReplay:
         if whole_lines(self.root / EPISODES) != self._journal_size:
             self._refresh()
 
-    def sample(self, count: int, generator: torch.Generator, *, gamma: float) -> Decisions:
-        """Return decisions drawn with equal chances, with replacement; returns discounted by
-        `gamma`.
-
-        They are on the CPU, and so is `generator`.
-        """
-        assert len(self) > 0, "nothing to sample from"
-        index = torch.randint(len(self), (count,), generator=generator).numpy()
-        return Decisions(
-            self._features(index),
-            torch.from_numpy(self._map["action"][index]),
-            torch.from_numpy(self._returns(gamma)[index]),
-        )
-
-    def _returns(self, gamma: float) -> Float32[np.ndarray, " N"]:
-        """Return what each decision brought until its episode's end."""
-        if gamma not in self._known:
-            returns = np.array(self._map["reward"])
-            for start, end in pairwise(self._ends.tolist()):
-                for index in range(end - 2, start - 1, -1):
-                    returns[index] += gamma * returns[index + 1]
-            self._known = {gamma: returns}
-        return self._known[gamma]
-
-    def _features(self, index: Int64[np.ndarray, " n"]) -> Features:
+    def features(self, index: Int64[np.ndarray, " n"]) -> Features:
+        """Return what was seen before some decisions, counted over all episodes; on the CPU."""
         bits = torch.from_numpy(self._map["tokens"][index])
         mask = torch.from_numpy(self._map["mask"][index])
         state = torch.from_numpy(self._map["state"][index])
@@ -229,7 +203,6 @@ class LatentReplay:
         if not all(type(size) is int and size > 0 for size in sizes):
             raise UserError(f"{self.root / EPISODES} is damaged; {ANEW}")
         self._ends: Int64[np.ndarray, " E"] = np.cumsum([0, *sizes])
-        self._known = {}
         self._size = len(self) * self._record.itemsize
         if (self.root / RECORDS).stat().st_size < self._size:
             raise UserError(
@@ -258,26 +231,6 @@ def _unpadded(features: Features) -> Features:
     first = first[:, :most]
     rows = torch.arange(len(features))[:, None]
     return Features(features.tokens[rows, first], features.mask[rows, first], features.state)
-
-
-def sample_both(
-    demonstrations: LatentReplay,
-    online: LatentReplay,
-    count: int,
-    generator: torch.Generator,
-    *,
-    gamma: float,
-) -> Decisions:
-    """Draw half from each (section V-D); all from the demonstrations while that is empty."""
-    if not len(online):
-        return demonstrations.sample(count, generator, gamma=gamma)
-    half = count // 2
-    return Decisions.cat(
-        [
-            demonstrations.sample(count - half, generator, gamma=gamma),
-            online.sample(half, generator, gamma=gamma),
-        ]
-    )
 
 
 def _create(root: Path, spec: LatentSpec) -> None:

@@ -39,8 +39,8 @@ class SAC:
 
     The head as it is now, the SFT policy's, is kept as `reference`: what the actor is anchored to.
     Of a chunk, `execute` actions are learnt, as one of so many dimensions. The reference's token
-    learner reads the latents for all critics, so that a step computes h' once. New
-    critics, and the motions of an update, are drawn from (`seed`, update).
+    learner reads the latents for all critics, each decision once (`read`). New critics, and the
+    motions of an update, are drawn from (`seed`, update).
     """
 
     def __init__(self, head: ActionHead, config: SACConfig, *, seed: int, execute: int = 1) -> None:
@@ -76,18 +76,26 @@ class SAC:
             fused=device.type == "cpu" or None,  # all of these small tensors in one call
         )
 
-    def update(self, batches: Sequence[Decisions]) -> dict[str, float]:
-        """Take one step of the critics on each batch, then one of the actor and the temperature.
+    @torch.no_grad()
+    def read(self, features: Features) -> Float[Tensor, "B n"]:
+        """Return h' of the SFT policy, and the robot's state, which all critics share."""
+        h: Tensor = self.reference.read(features.to(self.log_alpha.device))
+        return h
+
+    def update(self, batches: Sequence[Decisions], features: Features) -> dict[str, float]:
+        """Take one step of the critics on each batch, then one of the actor and the temperature on
+        the last, whose latents are `features`.
 
         In the warm-up, the first `config.warmup` updates, the critics learn alone. Steps with a
         non-finite gradient are skipped and counted. Returns means over the steps, and counts.
         """
         means = Means()
+        device = self.log_alpha.device
         for batch in batches:
-            last = batch.to(self.log_alpha.device)
+            last = batch.to(device)
             means.add(self._critic_step(last))
         if self.updates >= self.config.warmup:
-            means.add(self._actor_step(last))
+            means.add(self._actor_step(last, features.to(device)))
         self.updates += 1
         metrics = means.take()
         self.moved |= metrics.get("actor_grad_norm", 0.0) != 0
@@ -96,7 +104,7 @@ class SAC:
     def _critic_step(self, batch: Decisions) -> Metrics:
         """Take one gradient step of the critics."""
         motion, gripper = self.actor.split(batch.actions)
-        q = self.critic(self._read(batch.features), motion)
+        q = self.critic(batch.h, motion)
         loss = critic_loss(q, gripper=gripper, returns=batch.returns)
         loss.backward()  # type: ignore[no-untyped-call]
         done = self._descend("critic")
@@ -104,16 +112,17 @@ class SAC:
             return done
         return {"critic_loss": loss.detach(), "return": batch.returns.mean(), **done}
 
-    def _actor_step(self, batch: Decisions) -> Metrics:
+    def _actor_step(self, batch: Decisions, features: Features) -> Metrics:
         """Take one gradient step of the actor and the temperature."""
         generator = torch.Generator().manual_seed(draw_seed(self.seed, "sac", self.updates))
-        u = self.actor(batch.features)
+        u = self.actor(features)
         noise = torch.randn((len(u), self.actor.motion), generator=generator)
         motion = self.actor.move(u, noise.to(u.device))
         gripper = self.actor.gripper_log_probs(u)
-        q = self.critic(self._read(batch.features), motion).mean(0)
+        q = self.critic(batch.h, motion).mean(0)
         value = soft_value(q, gripper=gripper, alpha=self.log_alpha.detach().exp()).mean()
-        anchor = anchor_penalty(torch.tanh(u), reference=self.reference(batch.features))
+        reference = torch.tanh(self.reference.mlp(batch.h))
+        anchor = anchor_penalty(torch.tanh(u), reference=reference)
         entropy = gripper_entropy(gripper).detach()
         loss = self.config.anchor * anchor - value
         loss = loss + temperature_loss(self.log_alpha, entropy=entropy, wanted=self.wanted)
@@ -128,12 +137,6 @@ class SAC:
             "gripper_entropy": entropy,
             **done,
         }
-
-    @torch.no_grad()
-    def _read(self, features: Features) -> Float[Tensor, "B d"]:
-        """Return h' of the SFT policy, and the robot's state, which all critics share."""
-        h: Tensor = self.reference.read(features)
-        return h
 
     def _descend(self, *names: str) -> Metrics:
         """Take one gradient step of some groups; the others have no gradients."""

@@ -138,7 +138,11 @@ class AsyncLearner:
         self._weights.read()
         return self._actor.act(features, noise=noise, chance=chance)
 
-    def train_pending(self) -> dict[str, float]:
+    def settle(self) -> dict[str, float]:
+        """It has a clock of its own, and is not waited for."""
+        return {}
+
+    def learn(self) -> dict[str, float]:
         """Return what the learner has said since the last call.
 
         At first it waits until the learner stands ready; later for nothing. One that has died is
@@ -251,15 +255,13 @@ class LearnerProcess:
         assert found is not None, "the actor saves one before it starts a learner"
         _, files = found
         latents = directory / "latents" / stage.target
-        self._demonstrations = reopen(latents / "demonstrations")
-        self._online = reopen(latents / "online")
         learning = Learning(
             files,
             config.sac,
             seed=draw_seed(config.seed, stage.name),
             device=find_device(config.device),
-            demonstrations=self._demonstrations,
-            online=self._online,
+            demonstrations=reopen(latents / "demonstrations"),
+            online=reopen(latents / "online"),
         )
         self._policy, self.learner = learning.policy, learning.learner
 
@@ -288,8 +290,9 @@ class LearnerProcess:
 
     def _refresh(self) -> None:
         """Take up what was played, and what a person showed meanwhile."""
-        self._demonstrations.refresh()
-        self._online.refresh()
+        for store in self.learner.stores:
+            store.refresh()
+        self.learner.take_up_all()
 
     def _update(self, pipe: Connection, weights: SharedWeights, means: Means) -> None:
         """Make one update; publish, report and save where it is time."""

@@ -5,7 +5,7 @@ demonstration buffer (`zero_shot`); then it acts with exploration noise, and eve
 the online buffer (`keeping`).
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 
@@ -30,7 +30,7 @@ from irevla.runs.run import Run
 from irevla.stages.async_learner import AsyncLearner
 from irevla.stages.contract import check_learnt, complete, load_if_done, resume, save
 from irevla.stages.keeping import Kept, length, open_environments, open_kept, recorder
-from irevla.stages.learner import OnlineLearner, SACLearner
+from irevla.stages.learner import InStepLearner, OnlineLearner, SACLearner
 from irevla.stages.sac_elsewhere import RemoteLearner, submit_sac
 from irevla.stages.sac_job import SACFolder
 from irevla.stages.zero_shot import collect_successes
@@ -81,13 +81,14 @@ def _run_sac(
         _learning(run, policy, stage, learner, job) as learning,
         open_environments(run, suite, Authorization(acting, learning=True)) as vec,
     ):
-        learning.train_pending()
+        learning.learn()
+        learning.settle()
         _count(progress, kept)
         actor = ExploringActor(policy, _noise(run, policy, stage), learning.act)
         records = recorder(run, policy, acting, vec, images=kept.images)
         practise = _Practice(run, policy, stage, suite, kept, learning, progress, advance)
         for _ in practise.legs(Server(vec, actor, records)):
-            if learning is learner:
+            if isinstance(learning, InStepLearner):
                 save(run.checkpoints, policy, stage, learner, **progress.files())
         advance(progress.decisions, f"success {progress.rate:.2f}; making the pending updates")
         learning.finish()
@@ -138,8 +139,11 @@ class _Practice:
                 progress.dropped = dropped + server.vec.dropped
                 self._learn(outcome, server)
                 if progress.over:
-                    return
-            yield
+                    break
+            if metrics := self.learning.settle():
+                self._log(metrics)
+            if not progress.over:
+                yield
 
     def _learn(self, outcome: Outcome, server: Server[Outcome]) -> None:
         shown = outcome.shown()
@@ -148,11 +152,16 @@ class _Practice:
             self.kept.demonstrations.append(shown, seed=seed, success=True, person=True)
         self.kept.keep_practice(outcome)
         _count(self.progress, self.kept)
-        metrics = self.learning.train_pending()
-        metrics |= _of_episode(outcome, server, self.learning.updates, self.progress)
+        metrics = self.learning.learn()
+        metrics |= _of_episode(outcome, server, self.progress)
         metrics |= _clipped(outcome, self.policy)
-        self.run.metrics.log(self.stage.name, self.progress.decisions, **metrics)
+        self._log(metrics)
         self.advance(self.progress.decisions, self.progress.note())
+
+    def _log(self, metrics: Mapping[str, float]) -> None:
+        updates = float(self.learning.updates)
+        decisions = self.progress.decisions
+        self.run.metrics.log(self.stage.name, decisions, updates=updates, **metrics)
 
 
 def _play_leg(
@@ -187,10 +196,13 @@ def _and_back(jobs: Iterator[Job], partner: str, kept: Kept) -> Iterator[Job]:
 def _learning(
     run: Run, policy: VLAPolicy, stage: Stage, learner: SACLearner, job: SACFolder | None
 ) -> AbstractContextManager[OnlineLearner]:
-    """Return who learns: another machine, a process of its own, or `learner`, in turn."""
+    """Return who learns: another machine, a process of its own, or a thread, in step."""
     if job is not None:
         return RemoteLearner(run, policy, stage, learner, job)
-    return AsyncLearner(run, policy, stage, learner) if run.config.sac.async_learner else learner
+    if run.config.sac.async_learner:
+        return AsyncLearner(run, policy, stage, learner)
+    env = run.config.env
+    return InStepLearner(learner, lag=env.workers * env.envs_per_worker)
 
 
 def _repeats(suite: Suite, config: Config) -> bool:
@@ -219,14 +231,13 @@ def _clipped(outcome: Outcome, policy: VLAPolicy) -> dict[str, float]:
 
 
 def _of_episode(
-    outcome: Outcome, server: Server[Outcome], updates: int, progress: RLProgress
+    outcome: Outcome, server: Server[Outcome], progress: RLProgress
 ) -> dict[str, float]:
     """Return what is logged of an episode beside SAC's own metrics; seconds are of this process."""
     return {
         "success": float(outcome.success),
         "length": float(outcome.length),
         "episodes": 1.0,
-        "updates": float(updates),
         "dropped": float(progress.dropped),
         "interventions": float(outcome.interventions),
         "intervention_decisions": float(0 if outcome.person is None else outcome.person.sum()),

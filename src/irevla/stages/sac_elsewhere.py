@@ -88,7 +88,11 @@ class RemoteLearner:
             self._head.load_state_dict(self._courier.heads.pop())
         return self._actor.act(features, noise=noise, chance=chance)
 
-    def train_pending(self) -> dict[str, float]:
+    def settle(self) -> dict[str, float]:
+        """It has a clock of its own, and is not waited for."""
+        return {}
+
+    def learn(self) -> dict[str, float]:
         """Return what the learner has said since the last call.
 
         At first it waits until the learner stands ready; later for nothing. One that has died is

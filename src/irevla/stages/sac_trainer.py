@@ -81,6 +81,7 @@ class Trainer:
         for name, store in self._stores.items():
             for sha256 in getattr(played, name)[len(store.episodes) :]:
                 store.append(self._folder.get_episode(sha256))
+        self._learning.learner.take_up_all()
         self._over = played.over
         self._say()
 
