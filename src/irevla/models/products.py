@@ -57,8 +57,18 @@ def linear(
     """Return x W^T + b, float32."""
     if not is_mixed(x):
         return F.linear(x, weight, bias)
+    if not torch.is_grad_enabled():  # the same numbers, without what a graph costs
+        return _product(x, weight, bias)[0]
     product: Tensor = _Product.apply(x, weight, bias)  # type: ignore[no-untyped-call]
     return product
+
+
+def _product(x: Tensor, weight: Tensor, bias: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Return x W^T + b, and in bfloat16 what it was made of: the rows of x, and W."""
+    rows = x.reshape(-1, x.shape[-1]).bfloat16()
+    small = weight.bfloat16()
+    out = torch.addmm(bias.bfloat16(), rows, small.t())
+    return out.float().view(*x.shape[:-1], -1), rows, small
 
 
 class _Product(torch.autograd.Function):
@@ -66,12 +76,10 @@ class _Product(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-        rows = x.reshape(-1, x.shape[-1]).bfloat16()
-        small = weight.bfloat16()
+        out, rows, small = _product(x, weight, bias)
         ctx.save_for_backward(rows, small)
         ctx.shape = x.shape
-        out = torch.addmm(bias.bfloat16(), rows, small.t())
-        return out.float().view(*x.shape[:-1], -1)
+        return out
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
