@@ -1,6 +1,7 @@
 import json
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -243,6 +244,25 @@ def test_half_is_demonstrated(tmp_path: Path) -> None:
     assert len(batch) == 10 and (numbers(features) < 3).sum() == 5
     assert torch.equal(batch.actions[:, 0], numbers(features))
     assert torch.equal(batch.h[:, 0], numbers(features))
+
+
+def test_where_the_disk_is_full_what_was_read_is_not_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    buffer = LatentReplay(tmp_path, SPEC)
+    buffer.append(episode(0, 3, success=True))
+    made = read(buffer)
+    buffer.append(episode(10, 2, success=True))
+
+    def full(content: bytes) -> int:
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch, pytest.raises(UserError, match="make room"):
+        patch.setattr(made, "_file", SimpleNamespace(write=full, seek=made._file.seek))
+        made.take_up(2)
+    assert len(made) == 3
+    made.take_up(2)
+    assert made.decisions(np.arange(5)).actions[:, 0].tolist() == [0, 1, 2, 10, 11]
 
 
 def test_an_episode_of_unequal_parts_is_our_fault() -> None:
