@@ -362,7 +362,7 @@ class SACConfig:
     lr: float = 3e-4  # of the actor and of the gripper's temperature
     critic_lr: float = 3e-4
     gamma: float = 0.98  # discount per decision
-    critics: int = 4  # size of the ensemble
+    critics: int = 2  # size of the ensemble
     alpha: float = 2e-4  # first temperature: what one nat of the gripper's entropy is worth
     gripper_entropy: float = 0.1  # wanted of the gripper, as a share of its largest, log 2
     anchor: float = 0.1  # weight of the squared distance to the SFT policy's mean; 0: none

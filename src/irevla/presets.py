@@ -19,7 +19,7 @@ from irevla.errors import unknown
 
 # With a deviation of 0.2 too few episodes succeed to learn from. Which thing is meant is what a
 # policy gets wrong first: other words find that out in three minutes (docs/log.md, 26 November).
-PANDA_SAC = SACConfig(steps=2_000, std=0.1, demonstrations=50, other_words=True)
+PANDA_SAC = SACConfig(steps=2_000, std=0.1, critics=4, demonstrations=50, other_words=True)
 # 24 of 64 pixels of the wrist's view, in the corner of the front's, are too few to grasp by.
 PANDA_ENV = EnvConfig(horizon=80, rl_horizon=45, cameras=("front", "wrist"), state=True)
 # Colours say which block is meant: mixed as strongly as elsewhere, it takes any
@@ -87,7 +87,7 @@ PRESETS: dict[str, tuple[str, Config]] = {
             rl="sac",
             sft=SFTConfig(steps=30_000, batch=64, validate_every=1_000),
             sl=SFTConfig(steps=2_000, batch=64, lr=5e-4, validate_every=500),
-            sac=SACConfig(steps=15_000, gripper=False),
+            sac=SACConfig(gripper=False),
         ),
     ),
     "kitchen": (
@@ -113,7 +113,7 @@ PRESETS: dict[str, tuple[str, Config]] = {
                 augment=AugmentConfig(colour_share=0.5),
             ),
             ppo=PPOConfig(steps=80_000, rollout=256, epochs=8, lr=1e-4),
-            sac=SACConfig(gripper=False),
+            sac=SACConfig(steps=60_000, gripper=False),
             harvest=HarvestConfig(episodes=100, attempts=200),
             # D_e has the left door as well, as stage 0 opens it: stage 2 keeps to what RL found.
             mixture=MixtureConfig(trained=0.0),
@@ -154,7 +154,7 @@ PRESETS: dict[str, tuple[str, Config]] = {
             sft=SFTConfig(steps=12_000, batch=64, validate_every=1_000),
             sl=SFTConfig(steps=1_500, batch=64, lr=5e-4, validate_every=500),
             # With an anchor of 0.1 the actor leaves what stage 0 can do at once, for good.
-            sac=SACConfig(steps=6_000, std=0.1, anchor=2.0),
+            sac=SACConfig(steps=6_000, std=0.1, critics=4, anchor=2.0),
             harvest=HarvestConfig(episodes=15, attempts=60, from_training=True),
             eval=EvalConfig(episodes=20, interim=0),  # failures last: minutes for each task
         ),
