@@ -353,7 +353,7 @@ class SACConfig:
         False  # try instructions of other tasks for them too, which the policy knows
     )
     keep_failures: bool = False  # those of them that failed begin the online buffer
-    updates_per_decision: float = 0.125  # after each episode, for each of its decisions
+    updates_per_decision: float = 0.125  # made from each episode, while the next are played
     async_learner: bool = False  # learn in a process of its own: a real arm must not wait
     gripper: bool = True  # the last action dimension opens (-1) or closes (1); off: all is motion
     batch: int = 128  # decisions per gradient step, half of them demonstrated

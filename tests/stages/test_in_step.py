@@ -1,15 +1,21 @@
 """SAC in a thread beside acting, in step with it."""
 
+import time
+from dataclasses import replace
 from pathlib import Path
+from unittest.mock import MagicMock
 
 import pytest
 import torch
 
+from irevla.envs.pointmass import POINTMASS
+from irevla.envs.suite import RealArm
 from irevla.learners.sac import SAC
 from irevla.runs.run import open_run
+from irevla.stages import sac as sac_stage
 from irevla.stages.learner import InStepLearner
 from irevla.types import weights_hash
-from remote_sac import CONFIG, episode, setting
+from remote_sac import CONFIG, STAGE, episode, setting
 
 
 def test_what_was_learnt_is_acted_upon_when_so_many_more_have_ended(tmp_path: Path) -> None:
@@ -46,6 +52,19 @@ def test_what_goes_wrong_in_the_thread_is_raised_beside_it(
     with open_run(tmp_path, CONFIG) as run:
         _, learner = setting(run, 2)
         monkeypatch.setattr(SAC, "update", fails)
-        with pytest.raises(torch.OutOfMemoryError), InStepLearner(learner, lag=1) as beside:
-            beside.learn()
-            beside.settle()
+        with pytest.raises(torch.OutOfMemoryError), InStepLearner(learner, lag=99) as beside:
+            for _ in range(50):  # at once, not when its turn would come
+                beside.learn()
+                time.sleep(0.1)
+
+
+def test_a_real_arm_waits_until_the_thread_has_learnt(tmp_path: Path) -> None:
+    arm = replace(POINTMASS, real_arm=MagicMock(spec=RealArm, env_config=lambda env: env))
+    with open_run(tmp_path, CONFIG) as run:
+        policy, learner = setting(run, 2)
+        lags = []
+        for suite in (arm, POINTMASS):
+            beside = sac_stage._learning(run, policy, STAGE, learner, None, suite)
+            assert isinstance(beside, InStepLearner)
+            lags.append(beside._lag)
+    assert lags == [0, CONFIG.env.workers * CONFIG.env.envs_per_worker]

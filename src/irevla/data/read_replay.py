@@ -37,8 +37,7 @@ class ReadReplay:
         self._read = read
         self._gamma = gamma
         self._width = store.spec.width + store.spec.state_dim
-        self._file = tempfile.TemporaryFile(dir=store.root)  # noqa: SIM115  # as long as this lives
-        weakref.finalize(self, self._file.close)
+        self._file: Any = None  # made with the first episode
         self._rows: Any = np.zeros((0, self._width + 1 + store.spec.action_dim), np.float32)
         self._episodes = 0
 
@@ -57,14 +56,17 @@ class ReadReplay:
         _, numbers = self._rows.shape
         count = len(self) + sum(map(len, new))
         try:
+            if self._file is None:
+                self._file = tempfile.TemporaryFile(dir=self.store.root)  # noqa: SIM115
+                weakref.finalize(self, self._file.close)
             self._file.seek(4 * numbers * len(self))
             self._file.write(np.concatenate(new).tobytes())
             self._file.flush()
+            self._rows = np.memmap(self._file, np.float32, "r", shape=(count, numbers))
         except OSError as error:
             raise UserError(
                 f"cannot write to {self.store.root}: {error.strerror}; {disk.remedy(error)}"
             ) from error
-        self._rows = np.memmap(self._file, np.float32, "r", shape=(count, numbers))
         self._episodes = episodes
 
     def draw(self, count: int, generator: torch.Generator) -> Int64[np.ndarray, " count"]:

@@ -1,10 +1,10 @@
 """Actor and learner apart, as on a real arm: acting never waits for learning (section V-D; SERL).
 
-The learner has a process of its own: in a thread, each step of an update could hold Python's lock
-while a decision is due. Episodes reach it through the buffers on disk. It publishes the newest
-actor through a piece of anonymous memory, which the actor looks at before each decision and never
-waits for, and says over a pipe, in JSON, how it fares; it writes the checkpoints. "finish" over the
-pipe: make the pending updates, save, leave. "stop": save and leave.
+The learner has a process of its own: in a thread (`InStepLearner`, for simulators) each step of an
+update could hold Python's lock while a decision is due. Episodes reach it through the buffers on
+disk. It publishes the newest actor through a piece of anonymous memory, which the actor looks at
+before each decision and never waits for, and says over a pipe, in JSON, how it fares; it writes the
+checkpoints. "finish" over the pipe: make the pending updates, save, leave. "stop": save and leave.
 """
 
 import json

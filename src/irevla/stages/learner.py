@@ -123,7 +123,7 @@ class SACLearner:
 
 class InStepLearner:
     """SAC in a thread beside acting, and in step with it: what it has learnt from an episode is
-    acted upon once `lag` more have ended.
+    acted upon once `lag` more have ended; with a `lag` of 0 acting waits.
 
     So a second core is of use, and the same run gives the same bits.
     """
@@ -147,7 +147,13 @@ class InStepLearner:
 
     def learn(self) -> dict[str, float]:
         """Begin to learn from what has come to the buffers. Act on what was learnt until `lag`
-        calls before, which is waited for; return the means of its metrics."""
+        calls before, which is waited for; return the means of its metrics.
+
+        Raises at once what has been raised in the thread.
+        """
+        for begun in self._begun:
+            if begun.done():
+                begun.result()
         episodes = [len(store.episodes) for store in self._learner.stores]
         self._begun.append(self._thread.submit(self._train_pending, *episodes))
         return self._take(self._lag)

@@ -17,6 +17,7 @@ from irevla.config import Config
 from irevla.data.episodes import EpisodeStore
 from irevla.envs.suite import Authorization, Suite
 from irevla.envs.vector import Job
+from irevla.learners.optim import Means
 from irevla.learners.sac import SAC
 from irevla.models.policy import VLAPolicy
 from irevla.progress import Advance, bar
@@ -78,7 +79,7 @@ def _run_sac(
     with (
         threads(1),
         bar(f"Stage 1: SAC on {stage.target}", config.steps) as advance,
-        _learning(run, policy, stage, learner, job) as learning,
+        _learning(run, policy, stage, learner, job, suite) as learning,
         open_environments(run, suite, Authorization(acting, learning=True)) as vec,
     ):
         learning.learn()
@@ -117,7 +118,7 @@ def _remark(progress: RLProgress) -> dict[str, str]:
 
 @dataclass(frozen=True)
 class _Practice:
-    """Acting and learning in turn."""
+    """Acting, and learning from it."""
 
     run: Run
     policy: VLAPolicy
@@ -132,31 +133,40 @@ class _Practice:
         """Play until the stage is over; yield between two legs, when no episode is under way."""
         progress = self.progress
         dropped = progress.dropped
+        learnt: Mapping[str, float] = {}
         while not progress.over:
             for outcome in _play_leg(self.run, self.stage, server, self.kept, self.suite):
                 if outcome.job.task != self.stage.task:
                     continue  # it put things back
                 progress.dropped = dropped + server.vec.dropped
-                self._learn(outcome, server)
+                learnt = self._learn(outcome, server)
                 if progress.over:
                     break
-            if metrics := self.learning.settle():
-                self._log(metrics)
+            self._settle(learnt)
             if not progress.over:
                 yield
 
-    def _learn(self, outcome: Outcome, server: Server[Outcome]) -> None:
+    def _settle(self, learnt: Mapping[str, float]) -> None:
+        """Learn from all that was played; with what was `learnt` last, that is one row."""
+        means = Means()
+        means.add(learnt)
+        means.add(self.learning.settle())
+        if metrics := means.take():
+            self._log(metrics)
+
+    def _learn(self, outcome: Outcome, server: Server[Outcome]) -> dict[str, float]:
+        """Learn from an episode, and log it; return the metrics of the updates known of by now."""
         shown = outcome.shown()
         if shown is not None:
             seed = outcome.job.seed
             self.kept.demonstrations.append(shown, seed=seed, success=True, person=True)
         self.kept.keep_practice(outcome)
         _count(self.progress, self.kept)
-        metrics = self.learning.learn()
-        metrics |= _of_episode(outcome, server, self.progress)
-        metrics |= _clipped(outcome, self.policy)
-        self._log(metrics)
+        learnt = self.learning.learn()
+        of_episode = _of_episode(outcome, server, self.progress) | _clipped(outcome, self.policy)
+        self._log(learnt | of_episode)
         self.advance(self.progress.decisions, self.progress.note())
+        return learnt
 
     def _log(self, metrics: Mapping[str, float]) -> None:
         updates = float(self.learning.updates)
@@ -194,15 +204,24 @@ def _and_back(jobs: Iterator[Job], partner: str, kept: Kept) -> Iterator[Job]:
 
 
 def _learning(
-    run: Run, policy: VLAPolicy, stage: Stage, learner: SACLearner, job: SACFolder | None
+    run: Run,
+    policy: VLAPolicy,
+    stage: Stage,
+    learner: SACLearner,
+    job: SACFolder | None,
+    suite: Suite,
 ) -> AbstractContextManager[OnlineLearner]:
-    """Return who learns: another machine, a process of its own, or a thread, in step."""
+    """Return who learns: another machine, a process of its own, or a thread, in step.
+
+    A real arm stands while a thread learns: the two would share Python's lock.
+    """
     if job is not None:
         return RemoteLearner(run, policy, stage, learner, job)
     if run.config.sac.async_learner:
         return AsyncLearner(run, policy, stage, learner)
-    env = run.config.env
-    return InStepLearner(learner, lag=env.workers * env.envs_per_worker)
+    env = suite.env_config(run.config.env)
+    at_once = env.workers * env.envs_per_worker
+    return InStepLearner(learner, lag=0 if suite.real_arm is not None else at_once)
 
 
 def _repeats(suite: Suite, config: Config) -> bool:

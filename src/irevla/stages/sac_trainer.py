@@ -78,10 +78,12 @@ class Trainer:
     def _exchange(self) -> None:
         """Take up what was played, and say what was learnt."""
         played = self._folder.played()
-        for name, store in self._stores.items():
-            for sha256 in getattr(played, name)[len(store.episodes) :]:
-                store.append(self._folder.get_episode(sha256))
-        self._learning.learner.take_up_all()
+        try:
+            for name, store in self._stores.items():
+                for sha256 in getattr(played, name)[len(store.episodes) :]:
+                    store.append(self._folder.get_episode(sha256))
+        finally:  # where the share is lost in between: learn from what came
+            self._learning.learner.take_up_all()
         self._over = played.over
         self._say()
 
