@@ -281,6 +281,18 @@ def test_a_scripted_expert_acts_in_the_environments_own_units(tmp_path: Path) ->
         assert any(ends)
 
 
+def test_an_expert_that_leaves_the_action_space_is_told_of_once(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    told = "the expert of others_env:Slider-v0 leaves the action space"
+    for name, times in (("expert", 0), ("eager", 1)):
+        env = made(tmp_path, expert=f"others_env:{name}")
+        for seed in range(3):
+            env.reset(seed=seed)
+            assert np.abs(env.expert_action()).max() <= 1
+        assert caplog.text.count(told) == times
+
+
 def test_an_expert_changes_no_dataset(tmp_path: Path) -> None:
     plain = suite(tmp_path).render_settings(ENV)
     assert suite(tmp_path, expert="others_env:expert").render_settings(ENV) == plain

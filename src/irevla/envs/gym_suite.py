@@ -2,6 +2,7 @@
 
 import difflib
 import importlib
+import logging
 import math
 import random
 import sys
@@ -27,6 +28,8 @@ from irevla.tasks import Task
 
 MISSPELT = 0.9  # how alike two names are of which one is the other with a slip
 UNBOUNDED = 1e30  # a bound beyond it is none: some write the largest number that there is
+
+_log = logging.getLogger(__name__)
 
 Expert = Callable[[gym.Env[Any, Any]], Any]
 """(environment) -> its next action, in the environment's own units."""
@@ -325,11 +328,20 @@ class GymEnv(PixelEnv):
                 f"the expert of {self._settings.id} says {native}, and must say "
                 f"{len(self._actions.low)} numbers"
             )
+        hair = 1e-4 * (self._actions.high - self._actions.low)
+        if ((native < self._actions.low - hair) | (native > self._actions.high + hair)).any():
+            _tell_clipped(self._settings.id)
         return self._actions.scaled(native)
 
     def close(self) -> None:
         """Close what gymnasium has made."""
         self._inner.close()
+
+
+@cache
+def _tell_clipped(name: str) -> None:
+    """Say, once in a process, that an expert goes further than the environment can."""
+    _log.warning("the expert of %s leaves the action space: its actions are clipped to it", name)
 
 
 def _is_image(image: Any) -> bool:
