@@ -23,7 +23,7 @@ def test_a_config_comes_back_from_its_file(name: str) -> None:
     assert read_config(plain) == from_dict(plain) == config
 
 
-def test_the_quickstarts_results_are_of_todays_settings() -> None:
+def test_the_quickstarts_results_are_of_todays_settings_but_for_two_critics() -> None:
     run = RESULTS / "evidence" / "quickstart" / "irevla-sac" / "seed-0"
     config, preset = read_run(run), find_preset("quickstart")
     assert config == replace(
@@ -33,6 +33,7 @@ def test_the_quickstarts_results_are_of_todays_settings() -> None:
         expert=replace(preset.expert, dataset=config.expert.dataset),
         env=replace(preset.env, workers=1, envs_per_worker=8),
         eval=replace(preset.eval, interim=0, videos=False),
+        sac=replace(preset.sac, critics=4),
     )
 
 
