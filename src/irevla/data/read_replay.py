@@ -1,8 +1,8 @@
 """A buffer of latents as SAC's critics see it: h' of each decision, which a frozen head has read
 once.
 
-Beside a success or a failure of whole episodes it is all that they are fitted to, many times over.
-The numbers lie in a file without a name, beside the latents: memory stays as it is.
+With the action and the return it is all that they are fitted to, many times over. The numbers lie
+in a file without a name, beside the latents: memory stays as it is.
 """
 
 import tempfile

@@ -308,7 +308,7 @@ def _warm(results: Results, metrics: MetricRows, stage: Stage) -> int:
     settings = results.settings
     warmup = settings[settings["rl"]]["warmup"]
     if settings["rl"] == "sac":
-        updates = [row["updates"] for row in points]  # a point is an episode, or a pause
+        updates = [row["updates"] for row in points]  # a point is an episode
     else:
         updates = list(range(1, len(points) + 1))  # a point is an update
     over = [row["step"] for row, count in zip(points, updates, strict=True) if count >= warmup]
