@@ -338,6 +338,11 @@ def cut_file(name: str) -> Spoil:
     return lambda root: (root / name).write_bytes((root / name).read_bytes()[:-20])
 
 
+def tell_twice(root: Path) -> None:
+    info = root / "meta/info.json"
+    info.write_text(info.read_text().replace("{", '{"fps": 3, ', 1))
+
+
 def remove(name: str) -> Spoil:
     return lambda root: (root / name).unlink()
 
@@ -372,6 +377,7 @@ SPOILT: dict[str, tuple[Path, Spoil, str]] = {
     ),
     "no dataset": (IMAGES, remove("meta/info.json"), "no LeRobotDataset"),
     "no JSON": (IMAGES, cut_file("meta/info.json"), "damaged"),
+    "a key twice": (IMAGES, tell_twice, "info.json is damaged.*'fps' is told twice"),
     "no features": (IMAGES, lambda root: edit_info(root, features=3), "damaged"),
     "no actions": (IMAGES, lambda root: edit_info(root, features={"x": {}}), "no feature 'action'"),
     "no rate": (IMAGES, lambda root: edit_info(root, fps=0), "0 frames a second"),

@@ -61,7 +61,7 @@ def read_json(path: Path, *, remedy: str = RESTORE) -> Any:
 def parse_json(content: bytes, path: Path | str, *, remedy: str = RESTORE) -> Any:
     """Return what JSON says that was read from `path`. Raises `UserError` where it is none."""
     with _understood(path, "damaged: no JSON", remedy):
-        return json.loads(content)
+        return json.loads(content, object_pairs_hook=_each_once)
 
 
 def read_yaml(path: Path, *, remedy: str = RESTORE) -> dict[str, Any]:
@@ -81,8 +81,20 @@ def read_yaml(path: Path, *, remedy: str = RESTORE) -> dict[str, Any]:
     return settings
 
 
+def _each_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Return a group of JSON.
+
+    Raises `ValueError` where a key is told twice: the last would count without a word.
+    """
+    group = dict(pairs)
+    if len(group) < len(pairs):
+        key, _ = Counter(key for key, _ in pairs).most_common(1)[0]
+        raise ValueError(f"{key!r} is told twice")
+    return group
+
+
 class _EachOnce(yaml.SafeLoader):
-    """Refuses a key that is told twice, of which the last would count without a word."""
+    """As `_each_once`, for YAML."""
 
     def compose_mapping_node(self, anchor: Any) -> yaml.MappingNode:
         """Return a group as it is written, before other groups are merged into it. Raises
