@@ -226,7 +226,7 @@ def load_suite(name: str) -> Suite:
     if not attribute:
         raise unknown("suite", name, SUITES)
     if module == GYM:
-        described: Suite = importlib.import_module("irevla.envs.gym_suite").gym_suite(attribute)
+        described: Suite = importlib.import_module("irevla.envs.gym.suite").gym_suite(attribute)
         return replace(described, source=name)
     try:
         suite = getattr(importlib.import_module(module), attribute, None)

@@ -1,16 +1,12 @@
-"""Any gymnasium environment as a suite: `--suite gym:FILE.yaml` (docs/your-data.md)."""
+"""One task of anybody's gymnasium environment, and how code of others is let run."""
 
 import difflib
-import importlib
 import logging
-import math
 import random
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, redirect_stdout
-from functools import cache, partial
-from numbers import Real
-from pathlib import Path
+from functools import cache
 from typing import Any
 
 import gymnasium as gym
@@ -19,15 +15,14 @@ from jaxtyping import Float32, UInt8
 
 from irevla.config import EnvConfig
 from irevla.envs import gl
-from irevla.envs.gym_settings import INFO, RENDER, REWARD, GymSettings, read_settings
+from irevla.envs.gym.settings import INFO, RENDER, REWARD, GymSettings
 from irevla.envs.pixel_env import PixelEnv
-from irevla.envs.suite import ActionRange, Suite
+from irevla.envs.suite import ActionRange
 from irevla.errors import UserError
 from irevla.images import square
 from irevla.tasks import Task
 
 MISSPELT = 0.9  # how alike two names are of which one is the other with a slip
-UNBOUNDED = 1e30  # a bound beyond it is none: some write the largest number that there is
 
 _log = logging.getLogger(__name__)
 
@@ -35,43 +30,8 @@ Expert = Callable[[gym.Env[Any, Any]], Any]
 """(environment) -> its next action, in the environment's own units."""
 
 
-def gym_suite(name: str) -> Suite:
-    """Return the suite that the YAML file `name` describes. Raises `UserError` for what cannot be.
-
-    An environment is made once, to see its spaces; nothing is played.
-    """
-    if not name.endswith((".yaml", ".yml")):
-        raise UserError(
-            f"gym:{name} names no YAML file: write what is the image, the instruction and success "
-            f"(docs/your-data.md), with id: {name}, and say --suite gym:FILE.yaml"
-        )
-    settings = read_settings(Path(name))
-    tasks = settings.task_list()
-    actions, state, rate = _spaces(settings, tasks[0].name)
-    expert = _expert(settings)
-    control_hz = settings.fps or rate
-    if control_hz <= 0:
-        raise UserError(
-            f"{settings.id} does not say how many steps a second has: set fps in {name}"
-        )
-    return Suite(
-        name=settings.id,
-        tasks=tasks,
-        action_dim=len(actions.low),
-        fps=max(1, round(control_hz / EnvConfig().action_repeat)),
-        control_hz=control_hz,
-        make=partial(_make, settings, actions, control_hz, expert),
-        render_settings=partial(_render_settings, settings),
-        check=cache(partial(_check_tasks, settings)),
-        scripted_expert=expert is not None,
-        action_range=actions,
-        state=state,
-        cameras=tuple(settings.cameras),
-    )
-
-
 @contextmanager
-def _theirs(doing: str, remedy: str) -> Iterator[None]:
+def theirs(doing: str, remedy: str) -> Iterator[None]:
     """Let code of others run: whatever it raises, and be it the end of the process, is one line,
     and what it prints is no output of ours."""
     try:
@@ -84,44 +44,7 @@ def _theirs(doing: str, remedy: str) -> Iterator[None]:
         raise UserError(f"{doing}: {reason} ({type(error).__name__}); {remedy}") from error
 
 
-def _spaces(settings: GymSettings, task: str) -> tuple[ActionRange, tuple[str, ...], float]:
-    """Return the actions of a task, what the robot says of itself, and its steps per second (0: not
-    said).
-
-    Raises `UserError` where it cannot be made, has no such image or state, or takes other actions
-    than we give.
-    """
-    env = _make_env(settings, task)
-    with _theirs(f"{settings.id} is no environment of gymnasium", "mend it"):
-        for path in settings.images:
-            if path != RENDER:
-                _check_image_space(env.observation_space, path, settings)
-        actions = _action_range(env.action_space, settings)
-        state = _state_names(env.observation_space, settings)
-        told = (env.metadata or {}).get("render_fps")
-        env.close()
-    rate = float(told) if isinstance(told, Real) and math.isfinite(told) else 0.0
-    return actions, state, rate
-
-
-def _check_tasks(settings: GymSettings) -> None:
-    """Raise `UserError` unless every task can be made, and takes the same actions."""
-    first, *others = settings.tasks
-    actions, state, _ = _spaces(settings, first)
-    for task in others:
-        found, told, _ = _spaces(settings, task)
-        if told != state:
-            raise UserError(f"{settings.id}: {task} has another state than {first}; leave it out")
-        if not (
-            np.array_equal(found.low, actions.low) and np.array_equal(found.high, actions.high)
-        ):
-            raise UserError(
-                f"{settings.id}: {task} takes other actions than {first}; say low and high in the "
-                "YAML file, or leave it out"
-            )
-
-
-def _make_env(settings: GymSettings, task: str) -> gym.Env[Any, Any]:
+def make_env(settings: GymSettings, task: str) -> gym.Env[Any, Any]:
     """Return what gymnasium makes for a task, without its own limit of steps.
 
     Raises `UserError` where it cannot.
@@ -132,44 +55,11 @@ def _make_env(settings: GymSettings, task: str) -> gym.Env[Any, Any]:
         "install its package, put its folder on PYTHONPATH, or correct id and make (package:ID, "
         "where importing the package registers it)"
     )
-    with _theirs(f"gymnasium cannot make {settings.id} with {keywords}", remedy):
+    with theirs(f"gymnasium cannot make {settings.id} with {keywords}", remedy):
         made: gym.Env[Any, Any] = gym.make(
             settings.id, max_episode_steps=-1, disable_env_checker=True, **keywords
         )
     return made
-
-
-def _expert(settings: GymSettings) -> Expert | None:
-    """Return the scripted expert that the settings name. Raises `UserError` where there is none."""
-    if not settings.expert:
-        return None
-    module, _, name = settings.expert.partition(":")
-    remedy = "write module:function, with its folder on PYTHONPATH"
-    with _theirs(f"the expert of {settings.id}, {settings.expert!r}, cannot be imported", remedy):
-        found: Expert = getattr(importlib.import_module(module), name)
-        if not callable(found):
-            raise TypeError(f"{name} is {found!r:.60}, and no function")
-    return found
-
-
-def _make(
-    settings: GymSettings,
-    actions: ActionRange,
-    control_hz: float,
-    expert: Expert | None,
-    task: str,
-    config: EnvConfig,
-) -> "GymEnv":
-    (found,) = [each for each in settings.task_list() if each.name == task]
-    return GymEnv(found, config, settings, actions, control_hz, expert)
-
-
-def _render_settings(settings: GymSettings, config: EnvConfig) -> Mapping[str, Any]:
-    return {
-        "settings": settings.plain(),
-        "image_size": config.image_size,
-        "action_repeat": config.action_repeat,
-    }
 
 
 class GymEnv(PixelEnv):
@@ -190,7 +80,7 @@ class GymEnv(PixelEnv):
         self._settings = settings
         self._actions = actions
         self._expert = expert
-        self._inner = _make_env(settings, task.name)
+        self._inner = make_env(settings, task.name)
         self._seen: Any = None  # the last observation
         self._ended = (False, False)  # terminated and truncated, as the environment says
         self._info: Mapping[str, Any] = {}  # what it said with the last step
@@ -359,64 +249,3 @@ def _flag(value: Any) -> bool | None:
     if number.size != 1 or number.dtype.kind not in "biuf" or number.item() not in (0, 1):
         return None
     return bool(number.item())
-
-
-def _state_names(space: gym.Space[Any], settings: GymSettings) -> tuple[str, ...]:
-    """Return a name for each number of the state that the settings name.
-
-    Raises `UserError` where there is none.
-    """
-    if not settings.state:
-        return ()
-    for key in settings.state.split("."):
-        if not isinstance(space, gym.spaces.Dict) or key not in space.spaces:
-            has = ", ".join(space.spaces) if isinstance(space, gym.spaces.Dict) else str(space)
-            raise UserError(f"{settings.id} has no state {settings.state!r}: there is {has}")
-        space = space[key]
-    if not isinstance(space, gym.spaces.Box) or len(space.shape) != 1:
-        raise UserError(f"{settings.id}: the state {settings.state!r} is {space}, and no vector")
-    return tuple(f"{settings.state} {number}" for number in range(space.shape[0]))
-
-
-def _check_image_space(space: gym.Space[Any], path: str, settings: GymSettings) -> None:
-    """Raise `UserError` unless observations have the image that the settings name."""
-    for key in path.split(".") if path else ():
-        if not isinstance(space, gym.spaces.Dict) or key not in space.spaces:
-            raise _no_image(space, path, settings)
-        space = space[key]
-    if not (
-        isinstance(space, gym.spaces.Box)
-        and space.dtype == np.uint8
-        and len(space.shape) == 3
-        and space.shape[2] == 3
-        and min(space.shape) > 0
-    ):
-        raise _no_image(space, path, settings)
-
-
-def _no_image(space: gym.Space[Any], path: str, settings: GymSettings) -> UserError:
-    name = path or "the observation"
-    has = ", ".join(space.spaces) if isinstance(space, gym.spaces.Dict) else str(space)
-    return UserError(
-        f"{settings.id} has no image {name!r}, uint8[height, width, 3]: there is {has}; name the "
-        f"key of one as `image` (PART.KEY inside a group), or {RENDER} for what it renders"
-    )
-
-
-def _action_range(space: gym.Space[Any], settings: GymSettings) -> ActionRange:
-    """Return the bounds of actions. Raises `UserError` for an action that is no bounded vector."""
-    if not isinstance(space, gym.spaces.Box) or len(space.shape) != 1:
-        raise UserError(f"{settings.id} takes actions of {space}, and irevla gives a Box[A]")
-    with np.errstate(over="ignore"):  # infinite: refused below
-        low = np.asarray(settings.low or space.low, np.float64).astype(np.float32)
-        high = np.asarray(settings.high or space.high, np.float64).astype(np.float32)
-    if low.shape != space.shape or high.shape != space.shape:
-        raise UserError(f"{settings.id} takes {space.shape[0]} numbers, and low or high has others")
-    if not (np.abs(low) < UNBOUNDED).all() or not (np.abs(high) < UNBOUNDED).all():
-        raise UserError(
-            f"{settings.id} takes actions without bounds ({space}): say low and high, one number "
-            "for each dimension, in the YAML file"
-        )
-    if not (low < high).all():
-        raise UserError(f"{settings.id}: low must be below high, not {low} and {high}")
-    return ActionRange(low, high)

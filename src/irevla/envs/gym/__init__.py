@@ -1,0 +1,1 @@
+"""Any gymnasium environment as a suite, described in a YAML file."""
