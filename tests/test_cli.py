@@ -2,6 +2,7 @@
 overwritten."""
 
 import json
+import re
 import subprocess
 import sys
 import time
@@ -121,6 +122,13 @@ def test_help_is_instant_and_imports_nothing_heavy() -> None:
     assert (
         time.monotonic() - start < 5
     )  # half a second on an idle machine; the import check is the real one
+
+
+def test_it_says_which_irevla_it_is(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--version"]) == 0
+    assert re.fullmatch(
+        r"irevla \d+\.\d+\.\d+( \(commit [0-9a-f]+(-dirty)?\))?\n", capsys.readouterr().out
+    )
 
 
 def test_tasks_as_json(capsys: pytest.CaptureFixture[str]) -> None:

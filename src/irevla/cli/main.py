@@ -5,10 +5,12 @@ import os
 import sys
 from collections.abc import Sequence
 
+from irevla import __version__
 from irevla.cli.commands import COMMANDS
 from irevla.ctrl_c import ctrl_c_is_kept
 from irevla.errors import UserError, unknown
 from irevla.storage.disk import remedy
+from irevla.storage.provenance import git_commit
 
 
 def _keep_freed_memory() -> None:
@@ -29,8 +31,14 @@ def usage() -> str:
     return (
         "usage: irevla COMMAND ...\n\n"
         + "\n".join(lines)
-        + "\n\n`irevla COMMAND --help` says more."
+        + "\n\n`irevla COMMAND --help` says more; `irevla --version` names version and commit."
     )
+
+
+def version() -> str:
+    """Return what `irevla --version` prints: what somebody who reports a fault is asked for."""
+    commit = git_commit()
+    return f"irevla {__version__}{commit and f' (commit {commit})'}"
 
 
 BEGIN_ANEW = ("eval", "arm")  # commands that keep nothing to go on from
@@ -48,6 +56,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         if not words or words[0] in ("-h", "--help"):
             print(usage())
+            return 0
+        if words == ["--version"]:
+            print(version())
             return 0
         if words[0] not in COMMANDS:
             raise unknown("command", words[0], COMMANDS)

@@ -19,19 +19,22 @@ def git_commit() -> str:
 
     Empty for an installed package, and for a tree that is not irevla's own.
     """
-    describe = ["git", "describe", "--always", "--dirty", "--abbrev=12", "--exclude=*"]
+    here = Path(__file__)
     try:
-        described = subprocess.run(
-            describe,
-            cwd=Path(__file__).parent,
-            capture_output=True,
-            text=True,
-            check=True,
-            timeout=10,
+        # Installed inside somebody's project, it would get that project's commit.
+        _git("ls-files", "--error-unmatch", here.name, folder=here.parent)
+        return _git(
+            "describe", "--always", "--dirty", "--abbrev=12", "--exclude=*", folder=here.parent
         )
-    except (OSError, subprocess.SubprocessError):  # no git, no repository
+    except (OSError, subprocess.SubprocessError):  # no git, no repository, not of it
         return ""
-    return described.stdout.strip()
+
+
+def _git(*words: str, folder: Path) -> str:
+    done = subprocess.run(
+        ["git", *words], cwd=folder, capture_output=True, text=True, check=True, timeout=10
+    )
+    return done.stdout.strip()
 
 
 def is_clean(git: str) -> bool:
