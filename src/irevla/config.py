@@ -372,9 +372,12 @@ class SACConfig:
     window: int = 100  # ... of so many
     hopeless: int = 200  # stop when none of so many training episodes has ever succeeded
     checkpoint_every: int = 50  # episodes between checkpoints
+    candidates: int = 1  # of so many last actors, one each so many episodes, the best goes on
+    trial: int = 25  # episodes without noise that each of them is tried in
 
     def __post_init__(self) -> None:
         _positive(self, "sac.", "steps", "demonstrations", "updates_per_decision", "batch", "utd")
+        _positive(self, "sac.", "candidates", "trial")
         _positive(self, "sac.", "lr", "critic_lr", "critics", "alpha")
         _positive(self, "sac.", "grad_clip", "window", "hopeless", "checkpoint_every")
         _not_negative(self, "sac.", "anchor", "warmup")
