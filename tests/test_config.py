@@ -1,13 +1,22 @@
 """Settings as files, of this version and of the one before; what cannot be is told."""
 
-from dataclasses import replace
+from dataclasses import fields, is_dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 
-from irevla.config import AugmentConfig, Config, EnvConfig, MixtureConfig, SACConfig, SFTConfig
+from irevla.config import (
+    AugmentConfig,
+    Config,
+    EnvConfig,
+    EvalConfig,
+    ExpertConfig,
+    MixtureConfig,
+    SACConfig,
+    SFTConfig,
+)
 from irevla.config_io import differences, from_dict, read_config, to_dict
 from irevla.errors import UserError
 from irevla.presets import PRESETS, find_preset
@@ -125,6 +134,10 @@ def test_whole_numbers_are_numbers_and_lists_are_tuples() -> None:
         (AugmentConfig, {"words": 1.5}, r"augment.words must be in \[0, 1\]"),
         (MixtureConfig, {"validation": 1.0}, "leave something to train on"),
         (SACConfig, {"checkpoint_every": 0}, "sac.checkpoint_every must be positive"),
+        (SACConfig, {"candidates": 0}, "sac.candidates must be positive"),
+        (EvalConfig, {"seed": 1000}, "eval.seed must be at most 999"),
+        (EvalConfig, {"episodes": 200_000}, "eval.episodes must be at most 100000"),
+        (ExpertConfig, {"episodes": 10**20}, "expert.episodes must be at most 5000"),
         (Config, {"rounds": 9}, r"rounds must be in 1\.\.4"),
         (Config, {"rl": "dqn"}, "unknown rl"),
         (Config, {"rl": "sac", "method": "ppo-replay"}, "choose --rl ppo"),
@@ -134,6 +147,27 @@ def test_whole_numbers_are_numbers_and_lists_are_tuples() -> None:
 def test_settings_that_cannot_be_are_told(kind: Any, values: dict[str, Any], message: str) -> None:
     with pytest.raises(UserError, match=message):
         kind(**values)
+
+
+GROUPS = (
+    Config,
+    *(each.default_factory for each in fields(Config) if callable(each.default_factory)),
+)
+FLOATS = [
+    (type(made), field.name)
+    for made in (make() for make in GROUPS)
+    if is_dataclass(made)
+    for field in fields(made)
+    if isinstance(getattr(made, field.name), float)
+]
+
+
+@pytest.mark.parametrize(("kind", "name"), FLOATS)
+def test_no_number_is_infinite(kind: Any, name: str) -> None:
+    """Its run's config.yaml could not be read again."""
+    for value in (float("inf"), float("-inf"), float("nan")):
+        with pytest.raises(UserError):
+            kind(**{name: value})
 
 
 def test_episodes_of_stage_1_may_be_shorter_but_never_longer() -> None:

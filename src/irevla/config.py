@@ -4,13 +4,14 @@ Read-only after parsing; imports nothing heavy, so that `--help` is instant. The
 its help from the comments behind the fields.
 """
 
+import math
 import re
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from irevla.errors import UserError, unknown
-from irevla.tasks import Parts
+from irevla.tasks import SHARE, Parts
 
 MOST_ROUNDS = 4  # seeds of later ones would not fit in 32 bits
 MOST_GRIPPER_STEPS = 8  # of a chunk: SAC has a value for each of 2^n ways to open and close
@@ -46,12 +47,14 @@ def _positive(config: Any, group: str, *names: str) -> None:
     for name in names:
         value = getattr(config, name)
         _check(value > 0, f"{group}{name} must be positive, not {value}")
+        _check(math.isfinite(value), f"{group}{name} must be a finite number, not {value}")
 
 
 def _not_negative(config: Any, group: str, *names: str) -> None:
     for name in names:
         value = getattr(config, name)
         _check(value >= 0, f"{group}{name} must not be negative, but is {value}")
+        _check(math.isfinite(value), f"{group}{name} must be a finite number, not {value}")
 
 
 def _at_most(config: Any, group: str, **largest: int) -> None:
@@ -69,7 +72,7 @@ def _shares(config: Any, group: str, *names: str) -> None:
 
 def _convergence(config: Any, group: str) -> None:
     _check(
-        config.converged > 0,
+        0 < config.converged < math.inf,
         f"{group}converged must be positive; above 1 it never stops before the budget",
     )
 
@@ -138,6 +141,7 @@ class ExpertConfig:
 
     def __post_init__(self) -> None:
         _positive(self, "expert.", "episodes")
+        _at_most(self, "expert.", episodes=SHARE // 20)  # each is tried with so many seeds
         _shares(self, "expert.", "noisy_fraction")
         _not_negative(self, "expert.", "burst", "horizon", "noise")
         _positive(self, "expert.", "stride")
@@ -378,6 +382,7 @@ class SACConfig:
     def __post_init__(self) -> None:
         _positive(self, "sac.", "steps", "demonstrations", "updates_per_decision", "batch", "utd")
         _positive(self, "sac.", "candidates", "trial")
+        _at_most(self, "sac.", attempts=SHARE, trial=SHARE)
         _positive(self, "sac.", "lr", "critic_lr", "critics", "alpha")
         _positive(self, "sac.", "grad_clip", "window", "hopeless", "checkpoint_every")
         _not_negative(self, "sac.", "anchor", "warmup")
@@ -406,6 +411,7 @@ class HarvestConfig:
 
     def __post_init__(self) -> None:
         _check(0 < self.episodes <= self.attempts, "harvest needs 0 < episodes <= attempts")
+        _at_most(self, "harvest.", attempts=SHARE)
         _not_negative(self, "harvest.", "noise", "burst")
 
 
@@ -421,6 +427,7 @@ class EvalConfig:
     def __post_init__(self) -> None:
         _positive(self, "eval.", "episodes")
         _not_negative(self, "eval.", "interim", "seed")
+        _at_most(self, "eval.", episodes=SHARE, interim=SHARE, seed=999)
 
 
 ENGINES = ("inline", "torchrun", "ray")

@@ -76,7 +76,7 @@ class ScriptedEnv(gym.Env[Any, Any]):
         if self.task.name == "user-error":
             raise UserError("the table is missing; bring one")
         if self.task.name == "raise":
-            raise ArithmeticError("the arm went through the table")
+            raise ArithmeticError("the arm went through\nthe table")
         flag = Path(os.environ.get(FLAG, "/"))
         if self.task.name == "hang" or (
             self.task.name == "hang-once" and self.seed == 1 and not flag.exists()

@@ -240,6 +240,7 @@ def test_every_task_is_made_once_before_any_work(
     found = suite(tmp_path, tasks={**SLIDER["tasks"], "slide-odd": odd})
     with pytest.raises(UserError, match=message):
         found.check()
+    assert main(["tasks", str(found.source)]) == 2
     suite(tmp_path).check()
 
 
@@ -304,7 +305,7 @@ def test_who_is_no_expert(tmp_path: Path) -> None:
             suite(tmp_path, expert=expert)
     env = made(tmp_path, expert="others_env:mute")
     env.reset(seed=0)
-    with pytest.raises(UserError, match=r"says \[\], and must say 1 numbers"):
+    with pytest.raises(UserError, match=r"says \[\], and must say 1 finite numbers"):
         env.expert_action()
     with pytest.raises(UserError, match="no scripted expert"):
         made(tmp_path).expert_action()
@@ -483,6 +484,23 @@ def test_bounds_of_the_file_may_be_wider_than_the_environments(tmp_path: Path) -
 def test_success_may_be_told_only_once_it_is_true(other: str, tmp_path: Path) -> None:
     assert played(odd(tmp_path, "info", {other: 0.5}, **ODD_TASKS)) == [False] * 20
     assert played(odd(tmp_path, "success", None, **ODD_TASKS)) == [False] * 20
+
+
+def test_success_that_is_never_told_is_said_once(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """As where it has another name; nothing is ever solved then."""
+    for _ in range(2):
+        found = odd(tmp_path, "info", {"success": True}, success="info.is_success", **ODD_TASKS)
+        assert played(found) == [False] * 20
+    said = "Odd-v0 has not said info['is_success'] in a whole episode (it has success)"
+    assert caplog.text.count(said) == 1
+
+
+def test_success_in_a_group_of_info(tmp_path: Path) -> None:
+    told = {"metrics": {"solved": True}}
+    found = odd(tmp_path, "info", told, success="info.metrics.solved", **ODD_TASKS)
+    assert played(found, decisions=1) == [True]
 
 
 def test_a_rate_of_numpy(tmp_path: Path) -> None:

@@ -243,7 +243,8 @@ def test_an_exception_is_retried_then_told_with_its_traceback() -> None:
         vec.send(0, zeros(vec))
         with pytest.raises(
             UserError,
-            match=r"raise \(scripted\), seed 0, failed 2 times.*Error: the arm went through",
+            match=r"raise \(scripted\), seed 0, failed 2 times, at last: the worker raised "
+            r"ArithmeticError: the arm went through the table; mend it",
         ):
             vec.recv(0)
 

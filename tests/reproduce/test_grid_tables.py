@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from irevla.config import Config
+from irevla.config import Config, SFTConfig
 from irevla.config_io import to_dict
 from irevla.envs.suite import load_suite
 from irevla.evaluation.stats import Row, read_results
@@ -38,7 +38,8 @@ def write_run(
 ) -> None:
     """A run of the kitchen with these rates: stage -> task -> rate, of 100 episodes each."""
     directory.mkdir(parents=True)
-    config = Config(suite="kitchen", rl_tasks=RL, unseen_tasks=UNSEEN, method=method, seed=seed)
+    tasks = {"rl_tasks": RL, "unseen_tasks": UNSEEN}
+    config = Config(suite="kitchen", method=method, seed=seed, **{**tasks, **settings})
     suite = load_suite("kitchen")
     measured = {
         stage: [
@@ -162,6 +163,21 @@ def test_of_one_seed_it_is_wilsons(tmp_path: Path) -> None:
     found = read(tmp_path, ("irevla",), (0,))
     assert rates(found, "irevla", ("knob-on",)).text() == "0.80 [0.71, 0.87]"
     assert rates(found, "sft", ("knob-on",)).text() == "0.50 [0.40, 0.60]"
+
+
+def test_seeds_that_were_made_with_other_settings_are_told(tmp_path: Path) -> None:
+    """Their mean stands beside what tells that they are not alike; threads do not matter."""
+    write_run(tmp_path / "irevla" / "seed-0", ENDS, seed=0, threads=1)
+    write_run(tmp_path / "irevla" / "seed-1", ENDS, seed=1, threads=2)
+    alike = table(read(tmp_path, ("irevla",), (0, 1)), ("irevla",))
+    assert "other settings" not in alike
+    longer = SFTConfig(steps=8)
+    write_run(tmp_path / "irevla" / "seed-2", ENDS, seed=2, sft=longer, rounds=2)
+    said = table(read(tmp_path, ("irevla",), (0, 1, 2)), ("irevla",))
+    assert (
+        f"**other settings in seed 2** (rounds 2, not 1, sft.steps 8, not {SFTConfig().steps})"
+        in said
+    )
 
 
 def test_a_folder_of_runs_of_one_method(tmp_path: Path) -> None:

@@ -300,9 +300,12 @@ def tasks(argv: Sequence[str]) -> None:
 
     arguments = parse(TasksArguments, argv, prog="irevla tasks")
 
-    from irevla.envs.suite import load_suite
+    from irevla.envs.suite import GYM, load_suite
 
-    found = load_suite(arguments.suite).tasks
+    suite = load_suite(arguments.suite)
+    if arguments.suite.startswith(f"{GYM}:"):
+        suite.check()  # of later tasks, too, what somebody has written
+    found = suite.tasks
     if arguments.json:
         print(json.dumps([dataclasses.asdict(task) for task in found], indent=1))
         return

@@ -10,7 +10,7 @@ import logging
 import mmap
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, fields, replace
-from itertools import islice
+from itertools import dropwhile, islice
 from types import TracebackType
 from typing import Any
 
@@ -372,11 +372,10 @@ class VectorEnv:
         # Of all jobs where their number is known: by task, all hard ones may come first.
         jobs = self._begun if self._by_task is None else self._by_task.total
         if len(self.given_up) > self.config.lost_share * jobs:
-            last = reason.strip().splitlines()[-1]
             raise UserError(
                 f"the environment of {job.task} ({self.suite.name}), seed {job.seed}, failed "
-                f"{state.losses[slot]} times, at last: the worker {last}; mend it, or bear with "
-                "more such episodes: --env.lost-share"
+                f"{state.losses[slot]} times, at last: the worker {_told(reason)}; mend it, or "
+                "bear with more such episodes: --env.lost-share"
             )
         state.jobs[slot] = state.deck[slot]
         state.deck[slot] = self._job_on_deck(state.worker)
@@ -402,6 +401,16 @@ class VectorEnv:
             lost=lost,
             **copies,
         )
+
+
+def _told(reason: str) -> str:
+    """Return why a worker was lost in one line: of an exception, not where it came from."""
+    lines = reason.strip().splitlines()
+    frames = [number for number, line in enumerate(lines) if line.startswith("  File ")]
+    if not frames:
+        return " ".join(lines)
+    rest = dropwhile(lambda line: line.startswith("    "), lines[frames[-1] + 1 :])
+    return f"raised {' '.join(' '.join(rest).split())[:400]}"
 
 
 def lost_note(given_up: Sequence[Job]) -> dict[str, str]:

@@ -4,6 +4,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import mean
+from typing import Any
 
 from irevla.config import METHODS
 from irevla.errors import UserError
@@ -95,6 +96,27 @@ def _stages(directory: Path) -> Iterable[Stage]:
     for record in read_lines(directory / "journal.jsonl", facts={"event"}):
         if str(record["event"]).startswith(("rl:", "sl:")):
             yield Stage.parse(record["event"])
+
+
+OWN = ("seed", "from_checkpoint", "expert.dataset", "device", "threads", "compute", "rollouts")
+"""Settings that each run of a row may have for itself, or that say where it ran."""
+NO_MATTER = ("workers", "envs_per_worker", "timeout", "lost_share", "videos", "interim")
+"""Likewise, in any group."""
+
+
+def different(one: Mapping[str, Any], other: Mapping[str, Any], where: str = "") -> list[str]:
+    """Return in what the settings of two runs differ that should be alike but for their seeds, as
+    "sft.steps 4, not 8"."""
+    told: list[str] = []
+    for key in sorted(one.keys() & other.keys()):
+        name, mine, theirs = where + key, one[key], other[key]
+        if name in OWN or key in NO_MATTER or mine == theirs:
+            continue
+        if isinstance(mine, Mapping) and isinstance(theirs, Mapping):
+            told += different(mine, theirs, f"{name}.")
+        else:
+            told.append(f"{name} {theirs}, not {mine}")
+    return told
 
 
 def _before(ran: Ran) -> Ran:

@@ -1,10 +1,10 @@
 """What the runs of a grid came to, as tables in Markdown, from their results alone."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from statistics import mean
 
 from irevla.evaluation.stats import Results
-from irevla.reproduce.found import Found, Group, Pairs, blind, groups, pairs, rates
+from irevla.reproduce.found import Found, Group, Pairs, Ran, blind, different, groups, pairs, rates
 from irevla.reproduce.grid import SFT as FIRST
 from irevla.reproduce.kept import matrices, practice
 from irevla.reproduce.markdown import head, line, signed
@@ -126,9 +126,21 @@ def _runs(found: Found, rows: Sequence[str]) -> list[str]:
         runs = found.get(row, {})
         commits = sorted({_commit(run.results.git) for run in runs.values()})
         taken = any(not run.own for run in runs.values())
-        about = [*commits, *(["as other rows measured it"] if taken else [])]
+        about = [*commits, *(["as other rows measured it"] if taken else []), *_others(runs)]
         lines.append("; ".join([f"- {row}: seeds {', '.join(map(str, runs)) or 'none'}", *about]))
     return lines
+
+
+def _others(runs: Mapping[int, Ran]) -> list[str]:
+    """Return which seeds of a row were made with other settings than its first, and with which."""
+    settings = {seed: run.results.settings for seed, run in runs.items()}
+    first = next(iter(settings.values()), {})
+    changed = {seed: different(first, each) for seed, each in settings.items()}
+    return [
+        f"**other settings in seed {seed}** ({', '.join(what)})"
+        for seed, what in changed.items()
+        if what
+    ]
 
 
 def _commit(git: str) -> str:

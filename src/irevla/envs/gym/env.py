@@ -114,6 +114,7 @@ class GymEnv(PixelEnv):
             others = [str(each) for each in self._info if each != key]
             if difflib.get_close_matches(key, others, n=1, cutoff=MISSPELT):
                 raise self._success_unsaid(self._info)
+            _tell_unsaid(self._settings.id, key, ", ".join(sorted(others)) or "nothing")
         return image, reward, terminated, not terminated and (truncated or cut_off), info
 
     def _advance(self, action: Float32[np.ndarray, " A"]) -> bool:
@@ -151,14 +152,15 @@ class GymEnv(PixelEnv):
                 raise self._unlike("step", "a reward that is a number", reward)
             return self._ended[0] and float(number.item()) > 0
         key = self._settings.success.removeprefix(INFO)
-        if info.get(key) is None and any(self._ended):
+        told = info[key] if key in info else _under(info, key)
+        if told is None and any(self._ended):
             raise self._success_unsaid(info)
-        if info.get(key) is None:
+        if told is None:
             return False
         self._told = True
-        success = _flag(info[key])
+        success = _flag(told)
         if success is None:
-            raise self._unlike(f"info[{key!r}]", "true or false", info[key])
+            raise self._unlike(f"info[{key!r}]", "true or false", told)
         return success
 
     def _success_unsaid(self, info: Mapping[str, Any]) -> UserError:
@@ -198,12 +200,10 @@ class GymEnv(PixelEnv):
 
     def _entry(self, path: str) -> Any:
         """Return what the observation has under a dotted path; all of it under ""."""
-        seen = self._seen
-        for key in path.split(".") if path else ():
-            if not isinstance(seen, Mapping) or key not in seen:
-                raise self._unlike("an observation", f"one with {path}", seen)
-            seen = seen[key]
-        return seen
+        found = _under(self._seen, path) if path else self._seen
+        if found is None:
+            raise self._unlike("an observation", f"one with {path}", self._seen)
+        return found
 
     def expert_action(self) -> Float32[np.ndarray, " A"]:
         """Return what the scripted expert does now. Raises `UserError` where nobody named one."""
@@ -216,7 +216,7 @@ class GymEnv(PixelEnv):
         if native.shape != self.action_space.shape or not np.isfinite(native).all():
             raise UserError(
                 f"the expert of {self._settings.id} says {native}, and must say "
-                f"{len(self._actions.low)} numbers"
+                f"{len(self._actions.low)} finite numbers"
             )
         hair = 1e-4 * (self._actions.high - self._actions.low)
         if ((native < self._actions.low - hair) | (native > self._actions.high + hair)).any():
@@ -232,6 +232,27 @@ class GymEnv(PixelEnv):
 def _tell_clipped(name: str) -> None:
     """Say, once in a process, that an expert goes further than the environment can."""
     _log.warning("the expert of %s leaves the action space: its actions are clipped to it", name)
+
+
+@cache
+def _tell_unsaid(name: str, key: str, has: str) -> None:
+    """Say, once in a process, that an episode ended without a word on success."""
+    _log.warning(
+        "%s has not said info[%r] in a whole episode (it has %s): where it never does, nothing is "
+        "ever solved; say in the YAML file what success is",
+        name,
+        key,
+        has,
+    )
+
+
+def _under(group: Any, path: str) -> Any:
+    """Return what groups of groups have under a dotted path; None: there is nothing."""
+    for key in path.split("."):
+        if not isinstance(group, Mapping) or key not in group:
+            return None
+        group = group[key]
+    return group
 
 
 def _is_image(image: Any) -> bool:

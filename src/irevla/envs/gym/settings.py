@@ -90,7 +90,7 @@ def read_settings(path: Path) -> GymSettings:
             )
     for name in ("low", "high"):
         numbers = getattr(settings, name)
-        if not all(isinstance(value, int | float) and abs(value) < 1e30 for value in numbers):
+        if not all(type(value) in (int, float) and abs(value) < 1e30 for value in numbers):
             raise UserError(f"{path}: {name!r} must be a list of numbers, one for each dimension")
     tasks = {str(name): _task(path, str(name), each) for name, each in settings.tasks.items()}
     if not any(task.category == Category.EXPERT for task in tasks.values()):

@@ -33,6 +33,8 @@ def gym_suite(name: str) -> Suite:
     actions, state, rate = _spaces(settings, tasks[0].name)
     expert = _expert(settings)
     control_hz = settings.fps or rate
+    if settings.fps < 0:
+        raise UserError(f"fps in {name} must be positive, not {settings.fps}")
     if control_hz <= 0:
         raise UserError(
             f"{settings.id} does not say how many steps a second has: set fps in {name}"
