@@ -65,7 +65,7 @@ def test_they_are_kept_with_a_checkpoint(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("lost", [0, 1])
 def test_the_best_of_them_goes_on(tmp_path: Path, lost: int) -> None:
-    """Of equals the latest; all are tried in the same episodes, which are no others'."""
+    """Of equals the latest; all are tried in the same episodes."""
     with open_run(tmp_path / "run", CONFIG) as run:
         policy = policy_of(run)
         last = LastActors(2)
