@@ -135,6 +135,11 @@ def test_whole_numbers_are_numbers_and_lists_are_tuples() -> None:
         (MixtureConfig, {"validation": 1.0}, "leave something to train on"),
         (SACConfig, {"checkpoint_every": 0}, "sac.checkpoint_every must be positive"),
         (SACConfig, {"candidates": 0}, "sac.candidates must be positive"),
+        (
+            Config,
+            {"sac": SACConfig(candidates=2, async_learner=True)},
+            "--sac.candidates 1, or leave",
+        ),
         (EvalConfig, {"seed": 1000}, "eval.seed must be at most 999"),
         (EvalConfig, {"episodes": 200_000}, "eval.episodes must be at most 100000"),
         (ExpertConfig, {"episodes": 10**20}, "expert.episodes must be at most 5000"),

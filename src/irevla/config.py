@@ -566,6 +566,16 @@ LEARNERS = ("ppo", "sac")
 """How stage 1 can learn: by PPO, as in simulation, or by SAC, as on a real arm."""
 
 
+def _check_candidates(sac: SACConfig, compute: ComputeConfig) -> None:
+    """A learner with a clock of its own has no actors that a leg of practice ended with."""
+    beside = not sac.async_learner and compute.stage1 == "inline"
+    _check(
+        sac.candidates == 1 or beside,
+        "sac.candidates are of a learner in the run's own process: --sac.candidates 1, or leave "
+        "--sac.async-learner and --compute.stage1 out",
+    )
+
+
 @dataclass(frozen=True)
 class Config:
     """One run of Algorithm 1."""
@@ -600,6 +610,7 @@ class Config:
         return self.rl == "sac" and self.sac.gripper
 
     def __post_init__(self) -> None:
+        _check_candidates(self.sac, self.compute)
         if self.method not in METHODS:
             raise unknown("method", self.method, METHODS)
         if self.rl not in LEARNERS:
