@@ -4,7 +4,7 @@ import mujoco
 import numpy as np
 import pytest
 
-from irevla.envs.metaworld.env import stock
+from irevla.envs.metaworld.stock import stock
 from irevla.envs.metaworld.tasks import SPECS, Variant
 from irevla.pretraining import palette
 from irevla.pretraining.arm import PALM

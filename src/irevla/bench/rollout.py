@@ -51,6 +51,7 @@ class StockEnv(MetaWorldEnv):
 
     def picture(self, size: int) -> UInt8[np.ndarray, "size size 3"]:
         """Return what `render_mode="rgb_array"` gives."""
+        self._inner.take()
         image = self._stock.render("rgb_array")
         assert isinstance(image, np.ndarray) and image.shape == (size, size, 3)
         return image
