@@ -74,12 +74,14 @@ STOCK = replace(METAWORLD, name="metaworld-stock", make=_make, render_settings=_
 """The suite of stock environments, for `load_suite`."""
 
 
-def run(*, seconds: float = 20.0) -> dict[str, Any]:
-    """Collect for `seconds` on each side, after a short warm-up.
+def run(*, seconds: float = 20.0, batch: int = 0) -> dict[str, Any]:
+    """Collect for `seconds` on each side, after a short warm-up, with `batch` environments in each
+    worker (0: as many as by default).
 
     "ratio" is ours over theirs, in decisions/s.
     """
     config = EnvConfig()
+    config = replace(config, envs_per_worker=batch or config.envs_per_worker)
     with threads(1):  # the other cores are the workers'
         ours = _measure(load_suite("metaworld"), config, seconds=seconds, steps=32)
         # slow: short rollouts, so as to stop in time

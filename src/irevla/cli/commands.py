@@ -350,7 +350,7 @@ def bench(argv: Sequence[str]) -> None:
         vlm: str = (
             "tiny"  # encode, sft, ppo-update: or "blip2", which is BLIP-2 2.7B with random weights
         )
-        batch: int = 0  # encode, sft: pictures at once; 0: as many as suit the VLM
+        batch: int = 0  # encode, sft: pictures at once; rollout: environments a worker; 0: as suits
         gradient_checkpointing: bool = (
             False  # sft of blip2: compute activations again, for less memory
         )
