@@ -1,4 +1,5 @@
-"""A name for all tasks that differ in a number alone, as benchmarks have them."""
+"""A name for all tasks that differ in a number alone, as benchmarks have them, and for those of a
+category."""
 
 from dataclasses import replace
 
@@ -34,6 +35,15 @@ def test_a_series_names_its_tasks_in_their_order() -> None:
     names = ("fold", "fold-2", "fold-3")
     mine = replace(SUITE, tasks=tuple(Task(name, Category.EXPERT, "fold") for name in names))
     assert mine.several(["fold"]) == ("fold",), "a task of that very name comes first"
+
+
+def test_a_category_names_its_tasks() -> None:
+    assert POINTMASS.several(["unseen", "rl"]) == (
+        *POINTMASS.named((), Category.UNSEEN),
+        *POINTMASS.named((), Category.RL),
+    )
+    mine = replace(SUITE, tasks=(Task("rl", Category.EXPERT, "go"), Task("a", Category.RL, "go")))
+    assert mine.several(["rl"]) == ("rl",), "a task of that very name comes first"
 
 
 def test_what_is_neither_is_told() -> None:

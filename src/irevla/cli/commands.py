@@ -121,8 +121,7 @@ def evaluate(argv: Sequence[str]) -> None:
         policy: tyro.conf.Positional[
             Path
         ]  # a run directory, a checkpoint, or a policy that push has written
-        tasks: tuple[str, ...] = ()  # of the suite, or series of them, as spatial for spatial-0,
-        # spatial-1 and so on; none: all of the run's
+        tasks: tuple[str, ...] = ()  # or "unseen", "spatial" (for spatial-0, ...); none: the run's
         suite: str = ""  # another one than the run's, as `panda` for a policy of panda-sim
         episodes: int = 50  # per task
         seed: int = 0  # which block of evaluation seeds
@@ -186,7 +185,7 @@ def collect(argv: Sequence[str]) -> None:
 
         suite: tyro.conf.Positional[str]
         out: Path  # the dataset's directory
-        tasks: tuple[str, ...] = ()  # none: all expert tasks
+        tasks: tuple[str, ...] = ()  # as for `irevla eval`; none: all expert tasks
         demonstrations: Path | None = (
             None  # recordings of people (kitchen: files of Minari or R3M, or a folder)
         )

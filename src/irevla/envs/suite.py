@@ -140,14 +140,18 @@ class Suite:
 
     def several(self, names: Sequence[str]) -> tuple[str, ...]:
         """Return the tasks that `names` name: each one task, or a series, as "spatial" names
-        "spatial-0", "spatial-1" and so on."""
-        known = {task.name for task in self.tasks}
-        found: list[str] = []
-        for name in names:
-            numbered = [task for task in known if series(task) == name and name not in known]
-            every = [task.name for task in self.tasks if task.name in numbered]
-            found += every or [self.task(name).name]
+        "spatial-0", "spatial-1" and so on, or a category of the suite."""
+        found = [task for name in names for task in self._named_by(name)]
         return tuple(dict.fromkeys(found))
+
+    def _named_by(self, name: str) -> list[str]:
+        known = [task.name for task in self.tasks]
+        if name not in known:
+            numbered = [task for task in known if series(task) == name]
+            same = [task.name for task in self.tasks if task.category == name]
+            if numbered or same:
+                return numbered or same
+        return [self.task(name).name]
 
     def task_lists(self, config: Config) -> TaskLists:
         """Return the tasks of a run. Raises `UserError` for an unknown one and for a leak."""
