@@ -12,6 +12,7 @@ import pytest
 
 from irevla.cli.main import main
 from irevla.config import EnvConfig
+from irevla.envs.suite import load_suite
 from irevla.presets import find_preset
 
 
@@ -129,6 +130,15 @@ def test_it_says_which_irevla_it_is(capsys: pytest.CaptureFixture[str]) -> None:
     assert re.fullmatch(
         r"irevla \d+\.\d+\.\d+( \(commit [0-9a-f]+(-dirty)?\))?\n", capsys.readouterr().out
     )
+
+
+def test_names_of_tasks_can_be_copied_from_a_narrow_terminal(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("COLUMNS", "44")
+    assert main(["tasks", "metaworld"]) == 0
+    shown = capsys.readouterr().out
+    assert all(f" {task.name} " in shown for task in load_suite("metaworld").tasks)
 
 
 def test_tasks_as_json(capsys: pytest.CaptureFixture[str]) -> None:

@@ -308,11 +308,13 @@ def tasks(argv: Sequence[str]) -> None:
     if arguments.json:
         print(json.dumps([dataclasses.asdict(task) for task in found], indent=1))
         return
-    from rich.table import Table
+    from rich.table import Column, Table
 
     from irevla.progress import screen
 
-    table = Table("task", "category", "instruction", "what is new", box=None, header_style="bold")
+    longest = max(len(task.name) for task in found)
+    name = Column("task", min_width=longest)  # to be copied: whole, however narrow the terminal is
+    table = Table(name, "category", "instruction", "what is new", box=None, header_style="bold")
     for task in found:
         table.add_row(task.name, task.category.value, task.instruction, task.note)
     screen.print(table)
