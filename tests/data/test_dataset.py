@@ -19,6 +19,7 @@ from PIL import Image
 from recorded import (
     DATA,
     EPISODES,
+    FRAMES,
     FRONT,
     IMAGES,
     INSTRUCTIONS,
@@ -64,6 +65,81 @@ def videos(root: Path) -> Demonstrated:
 
 
 # --- What is read
+
+
+def _feature(root: Path, name: str, **changes: Any) -> None:
+    """Change what info.json says of one feature; None: it says nothing of that."""
+    features = json.loads((root / "meta/info.json").read_text())["features"]
+    told = features.get(name, {}) | changes
+    features[name] = {key: value for key, value in told.items() if value != ()}
+    edit_info(root, features=features)
+
+
+def _no_vectors(root: Path) -> None:
+    rows = [["a", "b"]] * sum(FRAMES)
+    edit_table(root / DATA, lambda table: table.drop_columns("observation.state"))
+    edit_table(root / DATA, lambda table: table.append_column("observation.state", pa.array(rows)))
+
+
+def _plain_images(root: Path) -> None:
+    """Keep images as bytes alone, without a group that has their path too."""
+    name = "observation.images.front"
+
+    def changed(table: pa.Table) -> pa.Table:
+        packed = pa.array([each["bytes"] for each in table[name].to_pylist()])
+        return table.set_column(table.column_names.index(name), name, packed)
+
+    edit_table(root / DATA, changed)
+
+
+def _two_columns(root: Path) -> None:
+    kinds = pa.array(["easy"] * len(INSTRUCTIONS))
+    edit_table(root / "meta/tasks.parquet", lambda table: table.add_column(0, "kind", kinds))
+
+
+HEALTHY: dict[str, Callable[[Path], None]] = {
+    "a state of two dimensions": lambda root: _feature(root, "observation.state", shape=[2, 2]),
+    "a state without a shape": lambda root: _feature(root, "observation.state", shape=()),
+    "a state of no numbers": _no_vectors,
+    "a camera without a shape": lambda root: _feature(root, "observation.images.front", shape=None),
+    "images without paths": _plain_images,
+    "tasks with another column": _two_columns,
+}
+
+
+@pytest.mark.parametrize("kind", HEALTHY)
+def test_what_nobody_asks_of_a_dataset_is_no_damage(kind: str, tmp_path: Path) -> None:
+    root = copied(IMAGES, tmp_path / "own")
+    HEALTHY[kind](root)
+    found = opened(root).read()
+    want = opened(IMAGES).read()
+    np.testing.assert_array_equal(found.images, want.images)
+    np.testing.assert_array_equal(found.actions, want.actions)
+
+
+@pytest.mark.parametrize(
+    ("kind", "message"),
+    [("a state of two dimensions", "has no vector in"), ("a state of no numbers", "is damaged")],
+)
+def test_a_state_that_somebody_asks_for(kind: str, message: str, tmp_path: Path) -> None:
+    root = copied(IMAGES, tmp_path / "own")
+    HEALTHY[kind](root)
+    with pytest.raises(UserError, match=message):
+        opened(root, state_dim=3)
+
+
+@pytest.mark.parametrize("value", [3e38, 1e300, -1e300])
+def test_an_action_far_outside_is_told_as_such(value: float, tmp_path: Path) -> None:
+    root = copied(IMAGES, tmp_path / "own")
+    actions = [[value, 0.0], *get_column(root / DATA, "action")[1:]]
+
+    def changed(table: pa.Table) -> pa.Table:
+        doubles = pa.array(actions, pa.list_(pa.float64()))
+        return table.set_column(table.column_names.index("action"), "action", doubles)
+
+    edit_table(root / DATA, changed)
+    with pytest.raises(UserError, match=r"an action is -?3.*e\+38 .*takes -1 to 1: scale them"):
+        opened(root)
 
 
 @pytest.mark.parametrize(

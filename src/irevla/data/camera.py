@@ -164,12 +164,24 @@ def _images(path: Path, key: str) -> Iterator[Frame]:
         number = 0
         for batch in batches:
             with shaped(path, remedy=REMEDY):
-                packed = batch.column(0).field("bytes").to_pylist()
+                packed = _packed(batch.column(0))
             for content in packed:
                 yield number, _unpacker(content, f"{path}: the image of frame {number}")
                 number += 1
     except (pa.ArrowException, OSError) as error:
         raise UserError(f"{path} is broken or cannot be read; {REMEDY}") from error
+
+
+def _packed(column: pa.Array) -> list[bytes | None]:
+    """Return a column of images: each by itself, or in a group with its path, as LeRobot has it.
+
+    Raises what `shaped` understands for what is neither.
+    """
+    found = column.field("bytes") if pa.types.is_struct(column.type) else column
+    if not (pa.types.is_binary(found.type) or pa.types.is_large_binary(found.type)):
+        raise TypeError(f"images are {found.type}, and must be PNG or JPEG")
+    packed: list[bytes | None] = found.to_pylist()
+    return packed
 
 
 def _unpacker(content: bytes | None, where: str) -> Unpack:

@@ -14,7 +14,6 @@ from jaxtyping import Float32, Float64
 from irevla.data import dataset_files as files
 from irevla.data.dataset_files import REMEDY, V3, VERSIONS_2, Camera, Row, VideoPlace
 from irevla.data.dataset_files_v2 import V2
-from irevla.data.lerobot import STATE
 from irevla.errors import UserError
 from irevla.tasks import plain
 
@@ -70,11 +69,21 @@ class Dataset:
         self._check_videos(rows)
         instructions = self._layout.instructions(root)
         self.actions: Float32[np.ndarray, "N A"] = columns["action"]  # as recorded
-        self.state: Float32[np.ndarray, "N S"] | None = columns.get(STATE)  # the robot's
         self.episodes = tuple(self._episode(row, columns, instructions) for row in rows)
 
     def __len__(self) -> int:
         return len(self.episodes)
+
+    @cached_property
+    def state(self) -> Float32[np.ndarray, "N S"] | None:
+        """What the robot says of itself in each frame; None: no vector of it is recorded.
+
+        Raises `UserError` where it is damaged, which is nobody's business who does not ask.
+        """
+        if not self.info.state_dim:
+            return None
+        paths = dict.fromkeys(episode.data for episode in self.episodes)
+        return np.concatenate([files.read_state(path, self.info) for path in paths])
 
     @cached_property
     def by_instruction(self) -> dict[str, list[RecordedEpisode]]:

@@ -18,7 +18,15 @@ import pyarrow.parquet as pq
 from jaxtyping import Bool, Float32, Float64
 
 from irevla.data.dataset_paths import PATHS_2, PATHS_3, Paths, read_paths
-from irevla.data.lerobot import CHUNK, INFO_PATH, STATE, TASKS_PATH, VERSION, read_as
+from irevla.data.lerobot import (
+    CHUNK,
+    INFO_PATH,
+    STATE,
+    TASKS_PATH,
+    VERSION,
+    instruction_column,
+    read_as,
+)
 from irevla.errors import UserError
 from irevla.storage.read import mapping, read_json, shaped
 
@@ -78,7 +86,7 @@ class Info:
     action_names: tuple[str, ...]  # one for each dimension
     has_success: bool
     robot: str  # empty: not said
-    state_dim: int  # numbers of "observation.state"; 0: there is none
+    state_dim: int  # numbers of "observation.state"; 0: it is no vector, or not there
 
 
 def read_info(root: Path) -> Info:
@@ -117,7 +125,7 @@ def read_info(root: Path) -> Info:
             action_names=_action_names(features["action"]),
             has_success=SUCCESS in features,
             robot=str(content.get("robot_type") or ""),
-            state_dim=_state_dim(features.get(STATE)),
+            state_dim=_state_dim(features.get(STATE, {})),
         )
 
 
@@ -135,7 +143,15 @@ def _cameras(features: Mapping[str, Mapping[str, Any]]) -> Iterator[Camera]:
             # The key is the name of a folder: of none above videos/, and of nothing hidden.
             if not key or key[0] == "." or set(key) & set("/\\\0"):
                 raise ValueError(f"a camera called {key!r}")
-            yield Camera(key, feature["dtype"], tuple(map(int, feature["shape"])))
+            yield Camera(key, feature["dtype"], _stated_shape(feature))
+
+
+def _stated_shape(feature: Mapping[str, Any]) -> tuple[int, ...]:
+    """Return the shape that info.json states; () where it states none, or what is no shape."""
+    shape = feature.get("shape")
+    if not isinstance(shape, list) or not all(type(size) is int for size in shape):
+        return ()
+    return tuple(shape)
 
 
 def _is_depth(feature: Mapping[str, Any]) -> bool:
@@ -156,11 +172,15 @@ def _action_names(feature: Mapping[str, Any]) -> tuple[str, ...]:
     return tuple(map(str, range(dimensions)))
 
 
-def _state_dim(feature: Mapping[str, Any] | None) -> int:
-    (numbers,) = map(int, feature["shape"]) if feature is not None else (0,)
-    if not 0 <= numbers <= MOST_DIMENSIONS:
-        raise ValueError(f"a state of {numbers} numbers")
-    return numbers
+def _state_dim(feature: Mapping[str, Any]) -> int:
+    """Return how many numbers the robot says of itself; 0 where that is no vector, which is no
+    fault of a dataset of which nobody asks it."""
+    shape = _stated_shape(feature)
+    if len(shape) != 1:
+        return 0
+    if not 0 <= shape[0] <= MOST_DIMENSIONS:
+        raise ValueError(f"a state of {shape[0]} numbers")
+    return shape[0]
 
 
 # --- Places
@@ -250,7 +270,7 @@ def read_instructions(root: Path) -> dict[int, str]:
     path = root / TASKS_PATH
     table = read_table(path)
     with shaped(path, remedy=REMEDY):
-        (name,) = [column for column in table.column_names if column != "task_index"]
+        name = instruction_column(table)
         typed = read_as(table, {"task_index": pa.int64(), name: pa.string()})
         return once(zip(typed["task_index"].to_pylist(), typed[name].to_pylist(), strict=True))
 
@@ -278,12 +298,11 @@ def columns_of(path: Path) -> list[str]:
 
 def read_numbers(path: Path, info: Info) -> dict[str, np.ndarray]:
     """Return the numbers of each frame of a data file: where it belongs, its time in its episode
-    (where that is recorded), and its action."""
+    (where that is recorded), and its action. Raises `UserError`."""
     types = dict.fromkeys(("index", "episode_index", "task_index"), pa.int64())
     success = [SUCCESS] if info.has_success else []
-    state = [STATE] if info.state_dim else []
     time = [TIME] if TIME in columns_of(path) else []
-    table = read_table(path, [*types, *success, *time, "action", *state])
+    table = read_table(path, [*types, *success, *time, "action"])
     with shaped(path, remedy=REMEDY):
         typed = read_as(table, types)
         numbers = {name: np.asarray(typed[name].combine_chunks()) for name in types}
@@ -291,8 +310,15 @@ def read_numbers(path: Path, info: Info) -> dict[str, np.ndarray]:
             numbers[SUCCESS] = _yes_or_no(table[SUCCESS])
         if time:
             numbers[TIME] = _seconds(table[TIME])
-        sizes = {"action": len(info.action_names), **dict.fromkeys(state, info.state_dim)}
-        return numbers | {name: _vectors(table[name], name, size) for name, size in sizes.items()}
+        actions = _vectors(table["action"], "action", len(info.action_names))
+        return {**numbers, "action": actions}
+
+
+def read_state(path: Path, info: Info) -> Float32[np.ndarray, "N S"]:
+    """Return what the robot says of itself in each frame of a data file. Raises `UserError`."""
+    table = read_table(path, [STATE])
+    with shaped(path, remedy=REMEDY):
+        return _vectors(table[STATE], STATE, info.state_dim)
 
 
 def _yes_or_no(column: pa.ChunkedArray) -> Bool[np.ndarray, " N"]:
@@ -324,7 +350,10 @@ def _seconds(column: pa.ChunkedArray) -> Float64[np.ndarray, " N"]:
 
 
 def _vectors(column: pa.ChunkedArray, name: str, dimensions: int) -> Float32[np.ndarray, "N A"]:
-    """Return a column of vectors as float32. Raises what `shaped` understands for what is none."""
+    """Return a column of vectors as float32; a number that is too large for one is its largest.
+
+    Raises what `shaped` understands for what is none.
+    """
     array = column.combine_chunks()
     if pa.types.is_nested(array.type):
         lengths = pc.unique(pc.list_value_length(array)).to_pylist()
@@ -335,8 +364,11 @@ def _vectors(column: pa.ChunkedArray, name: str, dimensions: int) -> Float32[np.
         pa.types.is_floating(array.type) or pa.types.is_integer(array.type)
     ):
         raise TypeError(f"{name} is {array.type}, with {array.null_count} gaps")
-    values = np.asarray(array.cast(pa.float32(), safe=False))
-    return values.reshape(len(column), dimensions)
+    exact = np.asarray(array, np.float64)
+    # Not the infinity that a cast would make of it: that is something else to look for.
+    largest = float(np.finfo(np.float32).max)
+    finite = np.where(np.isfinite(exact), exact.clip(-largest, largest), exact)
+    return finite.astype(np.float32).reshape(len(column), dimensions)
 
 
 def check_column(path: Path, name: str) -> None:

@@ -169,15 +169,17 @@ class Demonstrated:
     def _check_state(self) -> None:
         """Raise `UserError` unless what the policy is told of the robot is recorded."""
         wanted = self._wanted.state_dim
+        if not wanted:
+            return
         state = self._dataset.state
-        found = 0 if state is None else state.shape[1]
-        if wanted and found != wanted:
+        if state is None or state.shape[1] != wanted:
+            found = "no vector" if state is None else f"{state.shape[1]} numbers"
             raise UserError(
-                f"dataset {self.root} has {found} numbers in {STATE}, and {self._wanted.suite} "
-                f"says {wanted} of its robot: --env.no-state, or name a dataset that was recorded "
-                "with it"
+                f"dataset {self.root} has {found} in {STATE}, and {self._wanted.suite} says "
+                f"{wanted} numbers of its robot: --env.no-state, or name a dataset that was "
+                "recorded with it"
             )
-        if wanted and state is not None and not np.isfinite(state).all():
+        if not np.isfinite(state).all():
             frame = int(np.argwhere(~np.isfinite(state))[0, 0])
             raise UserError(
                 f"dataset {self.root}: {STATE} is not finite in frame {frame}; --env.no-state, or "
@@ -186,8 +188,8 @@ class Demonstrated:
 
     def _state(self, episode: RecordedEpisode) -> Float32[np.ndarray, "_ S"]:
         """Return what the robot said of itself with each image of an episode."""
-        state = self._dataset.state
-        if not self._wanted.state_dim or state is None:
+        state = self._dataset.state if self._wanted.state_dim else None
+        if state is None:
             return np.zeros((len(range(0, episode.length, self._stride)), 0), np.float32)
         return state[episode.frames][:: self._stride]
 
@@ -267,8 +269,10 @@ class Demonstrated:
         high = self._wanted.high
         scaled = []
         for episode in self._episodes:
-            recorded = self._of_decisions(self._dataset.actions[episode.frames])
-            actions = (2 * (recorded - low) / (high - low) - 1).astype(np.float32)
+            # What is so far outside that it overflows is refused as all that is outside.
+            with np.errstate(over="ignore"):
+                recorded = self._of_decisions(self._dataset.actions[episode.frames])
+                actions = (2 * (recorded - low) / (high - low) - 1).astype(np.float32)
             self._check_actions(episode, recorded, actions)
             scaled.append(np.clip(actions, -1, 1))
         return scaled

@@ -43,6 +43,7 @@ INFO_PATH, STATS_PATH, TASKS_PATH = "meta/info.json", "meta/stats.json", "meta/t
 IMAGES = "observation.images."
 IMAGE = f"{IMAGES}front"
 STATE = "observation.state"
+INSTRUCTION = ("task", "__index_level_0__")  # an index of pandas, with a name or without
 
 Shape = tuple[int, int, int]
 Stats = dict[
@@ -317,7 +318,7 @@ def tasks_table(instructions: Sequence[str]) -> pa.Table:
 
     lerobot reads it with pandas and takes the instruction from the index: it is marked as one.
     """
-    index = "__index_level_0__"
+    _, index = INSTRUCTION
     names: dict[str, Any] = {
         "name": None,
         "field_name": None,
@@ -346,10 +347,20 @@ def tasks_table(instructions: Sequence[str]) -> pa.Table:
 
 def read_tasks(table: pa.Table) -> list[str]:
     """Return the instructions of meta/tasks.parquet, in the order of their task_index."""
-    (name,) = [column for column in table.column_names if column != "task_index"]
+    name = instruction_column(table)
     typed = read_as(table, {"task_index": pa.int64(), name: pa.string()})
     by_index = dict(zip(typed["task_index"].to_pylist(), typed[name].to_pylist(), strict=True))
     return [by_index[index] for index in range(len(by_index))]
+
+
+def instruction_column(table: pa.Table) -> str:
+    """Return which column of meta/tasks.parquet has the instructions: one of LeRobot's names, or
+    the only one beside task_index. Raises `ValueError` where that is not to be seen."""
+    names = [name for name in table.column_names if name != "task_index"]
+    known = [name for name in INSTRUCTION if name in names]
+    if not known and len(names) != 1:
+        raise ValueError(f"no column is called 'task', but {', '.join(names) or 'none'}")
+    return (known or names)[0]
 
 
 def episodes_table(infos: Sequence[EpisodeInfo], stats: Sequence[Mapping[str, Stats]]) -> pa.Table:

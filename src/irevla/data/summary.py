@@ -49,7 +49,7 @@ class CameraSummary:
     """One camera."""
 
     name: str
-    size: str  # as the dataset states it
+    size: str  # as the dataset states it, or "not said"
     kind: str  # "image" or "video"
 
 
@@ -96,7 +96,7 @@ def summary_of(dataset: Dataset) -> Summary:
             for instruction, episodes in dataset.by_instruction.items()
         ),
         cameras=tuple(
-            CameraSummary(each.name, " x ".join(map(str, each.shape)), each.kind)
+            CameraSummary(each.name, " x ".join(map(str, each.shape)) or "not said", each.kind)
             for each in info.cameras
         ),
         actions=tuple(

@@ -115,7 +115,8 @@ def _actions(
         )
     if suite.action_range is not None and not is_ours(dataset.root):  # irevla's are scaled
         low, high = suite.action_range.low, suite.action_range.high
-        recorded = 2 * (recorded - low) / (high - low) - 1
+        with np.errstate(over="ignore"):  # what overflows is outside
+            recorded = 2 * (recorded - low) / (high - low) - 1
     if not (np.abs(recorded) <= LARGEST_ACTION).all():  # NaN is not
         raise UserError(
             f"dataset {dataset.root}: actions of episode {episode.index} are outside of what "
