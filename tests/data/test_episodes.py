@@ -204,6 +204,24 @@ def test_another_spec_is_refused(
     assert files(store.root) == before
 
 
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"image_shape": (32, 32, 3)}, "say --env.image-size 12, or"),
+        ({"fps": 7}, "say --env.action-repeat 2, or"),
+        ({"state_dim": 3, "cameras": ("front",)}, "say --env.cameras --env.no-state, or"),
+        ({"image_shape": (32, 32, 3), "action_dim": 7}, "action_dim = 4, .*the settings it was"),
+    ],
+)
+def test_the_option_that_asks_for_what_is_there(
+    tmp_path: Path, change: Mapping[str, Any], words: str
+) -> None:
+    spec = replace(SPEC, render={"action_repeat": 2})
+    EpisodeStore(tmp_path / "own", spec)
+    with pytest.raises(UserError, match=words):
+        EpisodeStore(tmp_path / "own", replace(spec, **change))
+
+
 def test_what_is_no_dataset_is_refused(tmp_path: Path) -> None:
     (tmp_path / "notes").mkdir()
     (tmp_path / "notes/diary.txt").write_text("dear diary")

@@ -23,7 +23,7 @@ from jaxtyping import Float32, Int64, UInt8
 
 from irevla.data import lerobot
 from irevla.data.lerobot import EpisodeInfo, Stats
-from irevla.data.store_spec import StoreSpec, create, flat, is_vacant, read_spec, summary
+from irevla.data.store_spec import StoreSpec, create, flat, is_vacant, option, read_spec, summary
 from irevla.errors import UserError
 from irevla.storage import disk
 from irevla.storage.mapped import mapped
@@ -153,13 +153,21 @@ class EpisodeStore:
         """Raise `UserError` with the first difference unless the store was made with `spec`."""
         mine = flat(self.spec)
         theirs = flat(spec)
-        for key in sorted(mine.keys() | theirs.keys()):
-            if mine.get(key) != theirs.get(key):
-                raise UserError(
-                    f"dataset {self.root} was made with {key} = {mine.get(key)!r}, but "
-                    f"{theirs.get(key)!r} is wanted; use the settings it was made with, or another "
-                    "directory"
-                )
+        different = [
+            key for key in sorted(mine.keys() | theirs.keys()) if mine.get(key) != theirs.get(key)
+        ]
+        if not different:
+            return
+        options = {key: option(self.spec, key) for key in different}
+        # What no option mends comes first.
+        key = min(different, key=lambda each: options[each] != "")
+        remedy = "use the settings it was made with"
+        if options[key]:
+            remedy = f"say {' '.join(dict.fromkeys(options.values()))}"
+        raise UserError(
+            f"dataset {self.root} was made with {key} = {mine.get(key)!r}, but "
+            f"{theirs.get(key)!r} is wanted; {remedy}, or name another directory"
+        )
 
     def __getitem__(self, index: int) -> Episode:
         info = self._episodes[index]

@@ -158,3 +158,17 @@ def flat(spec: StoreSpec) -> dict[str, Any]:
     plain: dict[str, Any] = json.loads(json.dumps(asdict(spec)))
     render = plain.pop("render")
     return plain | {f"render.{key}": value for key, value in render.items()}
+
+
+def option(spec: StoreSpec, key: str) -> str:
+    """Return the option of a run that asks for what `spec` has under `key` of `flat`; "" where none
+    does."""
+    if key == "cameras":
+        return " ".join(["--env.cameras", *spec.cameras])
+    if key == "state_dim":
+        return "--env.state" if spec.state_dim else "--env.no-state"
+    if key in ("image_shape", "render.image_size"):
+        return f"--env.image-size {spec.image_shape[1]}"
+    if key in ("fps", "render.action_repeat") and "action_repeat" in spec.render:
+        return f"--env.action-repeat {spec.render['action_repeat']}"
+    return ""
