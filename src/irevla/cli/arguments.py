@@ -31,8 +31,24 @@ def parse(kind: type[Any], argv: Sequence[str], *, prog: str) -> Any:
     except SystemExit as error:
         raise UserError(f"{_one_line(complaint.getvalue())} (see `{prog} --help`)") from error
     if strangers:
-        raise unknown("option", strangers[0].partition("=")[0], _options(kind))
+        raise _unknown_option(strangers[0].partition("=")[0], kind)
     return arguments
+
+
+def _unknown_option(word: str, kind: type[Any]) -> UserError:
+    """The error for an option that does not exist: a no is answered with a no, wherever it
+    stands."""
+    options = _options(kind)
+    switches = [_negated(option) for option, default in options if type(default) is bool]
+    if switches and "no" in re.split(r"[-._]", word):
+        return unknown("option", word, switches)
+    return unknown("option", word, [*(option for option, _ in options), *switches])
+
+
+def _negated(option: str) -> str:
+    """Return what switches an option off: "--eval.no-videos" for "--eval.videos"."""
+    *groups, last = option.removeprefix("--").split(".")
+    return "--" + ".".join([*groups, f"no-{last}"])
 
 
 def _one_line(box: str) -> str:
@@ -46,11 +62,11 @@ def _one_line(box: str) -> str:
     ).strip()
 
 
-def _options(kind: type[Any]) -> list[str]:
-    """All options of an argument class, as "--sft.steps", for "did you mean"."""
+def _options(kind: type[Any]) -> list[tuple[str, Any]]:
+    """All options of an argument class, as "--sft.steps", with their defaults."""
 
-    def walk(cls: type[Any], prefix: str) -> list[str]:
-        names: list[str] = []
+    def walk(cls: type[Any], prefix: str) -> list[tuple[str, Any]]:
+        found: list[tuple[str, Any]] = []
         for field in dataclasses.fields(cls):
             default = (
                 field.default_factory()
@@ -58,12 +74,12 @@ def _options(kind: type[Any]) -> list[str]:
                 else field.default
             )
             if isinstance(default, Config):
-                names += walk(Config, "")
+                found += walk(Config, "")
             elif dataclasses.is_dataclass(default):
-                names += walk(type(default), f"{prefix}{field.name}.")
+                found += walk(type(default), f"{prefix}{field.name}.")
             else:
-                names.append(f"--{prefix}{field.name}".replace("_", "-"))
-        return names
+                found.append((f"--{prefix}{field.name}".replace("_", "-"), default))
+        return found
 
     return walk(kind, "")
 
