@@ -125,6 +125,10 @@ def test_whole_numbers_are_numbers_and_lists_are_tuples() -> None:
     assert config.rl_tasks == ("a", "b")
 
 
+def test_rl_may_improve_a_task_that_is_demonstrated_too() -> None:
+    assert Config(expert_tasks=("a", "b"), rl_tasks=("b", "c")).rl_tasks == ("b", "c")
+
+
 @pytest.mark.parametrize(
     ("kind", "values", "message"),
     [
@@ -147,6 +151,9 @@ def test_whole_numbers_are_numbers_and_lists_are_tuples() -> None:
         (Config, {"rl": "dqn"}, "unknown rl"),
         (Config, {"rl": "sac", "method": "ppo-replay"}, "choose --rl ppo"),
         (Config, {"expert_tasks": ("a",), "unseen_tasks": ("a",)}, "must not be trained on"),
+        (Config, {"expert_tasks": ("a", "b", "a")}, "expert_tasks must name each task once, .* a "),
+        (Config, {"rl_tasks": ("a", "a")}, "rl_tasks must name each task once"),
+        (Config, {"unseen_tasks": ("b", "b")}, "unseen_tasks must name each task once"),
     ],
 )
 def test_settings_that_cannot_be_are_told(kind: Any, values: dict[str, Any], message: str) -> None:

@@ -70,6 +70,13 @@ def _shares(config: Any, group: str, *names: str) -> None:
         _check(0 <= value <= 1, f"{group}{name} must be in [0, 1], not {value}")
 
 
+def _each_once(config: Any, *names: str) -> None:
+    for name in names:
+        listed = getattr(config, name)
+        twice = [each for each in dict.fromkeys(listed) if listed.count(each) > 1]
+        _check(not twice, f"{name} must name each task once, but has {', '.join(twice)} twice")
+
+
 def _convergence(config: Any, group: str) -> None:
     _check(
         0 < config.converged < math.inf,
@@ -667,6 +674,7 @@ class Config:
             1 <= self.rounds <= MOST_ROUNDS,
             f"rounds must be in 1..{MOST_ROUNDS}, not {self.rounds}",
         )
+        _each_once(self, "expert_tasks", "rl_tasks", "unseen_tasks")
         held_out = set(self.unseen_tasks) & (set(self.expert_tasks) | set(self.rl_tasks))
         _check(
             not held_out,
