@@ -45,12 +45,14 @@ def run(config: "Config", *, out: Path | str, tensorboard: bool = False) -> "VLA
     from irevla.algorithm import run_algorithm
     from irevla.progress import console
     from irevla.runs.run import is_finished, open_run
-    from irevla.stages.preflight import preflight
+    from irevla.stages.preflight import preflight, say_what_surprises
     from irevla.stages.start import finished_policy
 
     if not is_finished(Path(out)):
         preflight(config)  # before there is a directory that would have to be given another name
     with open_run(Path(out), config, tensorboard=tensorboard) as opened:
+        if not is_finished(Path(out)):
+            say_what_surprises(config)
         policy = finished_policy(opened) or run_algorithm(opened)
         opened.finish()  # what the journal knows, before the page
         if all(find_spec(package) for package in ("jinja2", "matplotlib")):

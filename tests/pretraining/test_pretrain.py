@@ -125,13 +125,14 @@ def test_a_shard_is_a_function_of_seed_split_and_number(tmp_path: Path) -> None:
 
 
 def test_everything_from_the_scenes_to_the_weights(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """A corpus of one shard each, a few steps, the exam, and a file that speaks."""
     monkeypatch.setattr(module, "FULL", 40)
     monkeypatch.setattr(module, "GLANCE", 40)
-    config = replace(SMALL, image_size=16, pictures=1, exam=1, steps=4)
+    config = replace(SMALL, image_size=16, pictures=1, exam=1, steps=4, warmup=8)
     results = pretrain(tmp_path / "out", config, appearances=2)
+    assert "warmup 8 is more than steps 4: the learning rate ends at 50%" in capsys.readouterr().err
     assert {"all", "motion", "place"} <= results["exam"].keys() <= results["exam_blind"].keys()
     model, size = load_tiny(tmp_path / "out" / "tiny.safetensors")
     seen = Observation(torch.zeros(1, 16, 16, 3, dtype=torch.uint8), ("what?",))

@@ -18,7 +18,10 @@ from irevla.config import (
     EnvConfig,
     ExpertConfig,
     ModelConfig,
+    PPOConfig,
     RolloutsConfig,
+    SACConfig,
+    SFTConfig,
 )
 from irevla.envs.suite import RealArm, load_suite
 from irevla.errors import UserError
@@ -26,13 +29,13 @@ from irevla.evaluation import in_run
 from irevla.evaluation.evaluate import Evaluation, Protocol
 from irevla.evaluation.stats import Row
 from irevla.models.policy import build_policy
-from irevla.presets import find_preset
+from irevla.presets import PRESETS, find_preset
 from irevla.rollout import fleet
 from irevla.rollout.demonstrations import collect_expert, open_demonstrations, open_store
 from irevla.runs.run import open_run
 from irevla.stages import elsewhere
 from irevla.stages import preflight as preflighting
-from irevla.stages.preflight import preflight
+from irevla.stages.preflight import preflight, say_what_surprises
 from irevla.stages.start import expert_dataset, starting_policy
 from irevla.stages.supervised import out_of_suite_words
 from irevla.storage import disk
@@ -232,6 +235,34 @@ def test_settings_of_a_dataset_need_one_of_others(tmp_path: Path) -> None:
         open_demonstrations(POINTMASS, ("left-disc",), config, env=env)
 
 
+# --- warm-ups
+
+
+@pytest.mark.parametrize(
+    ("config", "said"),
+    [
+        (Config(sft=SFTConfig(steps=50)), "sft.warmup 100 is more than sft.steps 50: the learning"),
+        (Config(sl=SFTConfig(steps=20, warmup=40)), "ends at 50% of sl.lr"),
+        (Config(ppo=PPOConfig(steps=3_000)), "ppo.warmup 3 leaves nothing of the 3 updates"),
+        (Config(rl="sac", sac=SACConfig(steps=800)), "sac.warmup 100 leaves nothing of the 100"),
+        (Config(method="sft", sl=SFTConfig(steps=20), ppo=PPOConfig(steps=64)), ""),
+        (Config(from_checkpoint="runs/x", sft=SFTConfig(steps=20)), ""),
+    ],
+)
+def test_a_warm_up_that_never_ends_is_said(
+    config: Config, said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    say_what_surprises(config)
+    found = capsys.readouterr().err
+    assert said in found if said else not found
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_no_preset_surprises(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    say_what_surprises(find_preset(name))
+    assert not capsys.readouterr().err
+
+
 # --- actors on a cluster
 
 ACTORS = RolloutsConfig(backend="ray")
@@ -252,12 +283,10 @@ def test_actors_without_ray_or_for_an_arm_are_refused(monkeypatch: pytest.Monkey
 
 
 def test_what_actors_do_not_play_is_said(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
-    monkeypatch.setattr(fleet, "find_spec", lambda name: name)
-    monkeypatch.setattr(fleet, "check_cluster", lambda config, *, workers: None)
     for rl in ("ppo", "sac"):
-        preflight(Config(suite="pointmass", model=MODEL, rl=rl, rollouts=ACTORS))
+        say_what_surprises(Config(suite="pointmass", model=MODEL, rl=rl, rollouts=ACTORS))
         said = "stage 1 by SAC plays in this process's environments" in capsys.readouterr().err
         assert said == (rl == "sac")
 

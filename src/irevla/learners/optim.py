@@ -51,6 +51,20 @@ def learning_rate(config: SFTConfig, step: int) -> float:
     return config.lr * 0.5 * (1 + math.cos(math.pi * progress))
 
 
+def unfinished_warm_up(config: SFTConfig, group: str = "") -> str:
+    """Return what is said of a warm-up that is longer than the whole schedule; of others "".
+
+    `group` is what the settings are called: "sft.".
+    """
+    if config.warmup <= config.steps:
+        return ""
+    reached = config.steps / config.warmup
+    return (
+        f"{group}warmup {config.warmup} is more than {group}steps {config.steps}: the learning "
+        f"rate ends at {reached:.0%} of {group}lr; choose a smaller {group}warmup"
+    )
+
+
 class Means:
     """The means of metrics over steps, each over the steps that have it; "skipped" is counted."""
 

@@ -20,7 +20,7 @@ from rich.table import Table
 from irevla.compute.device import find_device, seeded, threads
 from irevla.config import PretrainConfig, SFTConfig
 from irevla.errors import UserError
-from irevla.learners.optim import learning_rate, step_if_finite
+from irevla.learners.optim import learning_rate, step_if_finite, unfinished_warm_up
 from irevla.models.vlm.pretrained import save_tiny
 from irevla.models.vlm.tiny import IGNORE, TinyVLM
 from irevla.pretraining.corpus import EXAM, TRAIN, Corpus, RenderSettings, corpus
@@ -115,6 +115,8 @@ def fit(
     state.resume(checkpoints)
     batches = _Batches(train, config)
     schedule = SFTConfig(steps=config.steps, lr=config.lr, warmup=config.warmup)
+    if line := unfinished_warm_up(schedule):
+        console.print(line, style="yellow", soft_wrap=True)
     losses: list[float] = []
     with bar("Pretraining", config.steps) as advance, threads(config.threads):
         while state.step < config.steps:

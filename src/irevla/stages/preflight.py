@@ -1,12 +1,15 @@
 """Everything that can be refused before any work."""
 
+from collections.abc import Iterator
 from importlib.util import find_spec
+from math import ceil
 
 from irevla.compute.device import find_device
 from irevla.config import METHODS, Config, ModelConfig
 from irevla.data.fetched import named
 from irevla.envs.suite import Suite, load_suite
 from irevla.errors import UserError
+from irevla.learners.optim import unfinished_warm_up
 from irevla.models.files import check_fits, parse, read_policy
 from irevla.models.hub import locate
 from irevla.models.vlm.registry import VLMS, check_model
@@ -36,8 +39,6 @@ def preflight(config: Config) -> tuple[Suite, TaskLists]:
         )
     check_engines(config)
     check_rollouts(suite, config, execute=model.execute)
-    if config.rollouts.backend == "ray" and config.rl == "sac":
-        _say_who_plays_sac(config)
     if config.eval.videos and find_spec("av") is None:
         raise UserError("videos need PyAV: pip install 'irevla[report]', or --eval.no-videos")
     tasks = suite.task_lists(config)
@@ -45,14 +46,49 @@ def preflight(config: Config) -> tuple[Suite, TaskLists]:
     return suite, tasks
 
 
-def _say_who_plays_sac(config: Config) -> None:
-    if METHODS[config.method].rl != "none":
-        console.print(
-            "stage 1 by SAC plays in this process's environments, since its learner takes each "
-            "episode as it ends: the actors of rollouts.backend ray play the harvest and the "
-            "evaluations",
-            soft_wrap=True,
+def say_what_surprises(config: Config) -> None:
+    """Say what a run can do, and few would want: once, as it starts."""
+    for line in (_who_plays_sac(config), *_warm_ups(config)):
+        if line:
+            console.print(line, style="yellow", soft_wrap=True)
+
+
+def _who_plays_sac(config: Config) -> str:
+    if config.rollouts.backend != "ray" or config.rl != "sac":
+        return ""
+    if METHODS[config.method].rl == "none":
+        return ""
+    return (
+        "stage 1 by SAC plays in this process's environments, since its learner takes each "
+        "episode as it ends: the actors of rollouts.backend ray play the harvest and the "
+        "evaluations"
+    )
+
+
+def _warm_ups(config: Config) -> Iterator[str]:
+    """Yield what is said of each learner whose warm-up its budget does not outlast."""
+    method = METHODS[config.method]
+    stage_0 = method.sft and not config.from_checkpoint
+    if stage_0:
+        yield unfinished_warm_up(config.sft, "sft.")
+    if method.sl != "none":
+        yield unfinished_warm_up(config.sl, "sl.")
+    updates = _rl_updates(config)
+    warmup = config.sac.warmup if config.rl == "sac" else config.ppo.warmup
+    if method.rl != "none" and warmup >= updates:
+        yield (
+            f"{config.rl}.warmup {warmup} leaves nothing of the {updates} updates that "
+            f"{config.rl}.steps allow: the policy will not change in stage 1; choose a smaller "
+            f"{config.rl}.warmup, or more {config.rl}.steps"
         )
+
+
+def _rl_updates(config: Config) -> int:
+    """Return how many updates stage 1 makes of its whole budget."""
+    if config.rl == "sac":
+        return int(config.sac.steps * config.sac.updates_per_decision)
+    environments = config.env.workers * config.env.envs_per_worker * config.rollouts.actors
+    return ceil(config.ppo.steps / (config.ppo.rollout * environments))
 
 
 def _check_demonstrations(suite: Suite, tasks: TaskLists, config: Config) -> None:
