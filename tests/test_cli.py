@@ -173,6 +173,14 @@ def test_collect_wants_the_suite_first(tmp_path: Path, capsys: pytest.CaptureFix
     assert "name the suite first" in capsys.readouterr().err and not (tmp_path / "demos").exists()
 
 
+@pytest.mark.parametrize("option", [["--tasks", "nix"], ["--env.cameras", "front"]])
+def test_a_refused_collection_leaves_nothing(
+    option: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    complaint(["collect", "pointmass", *option, "--out", str(tmp_path / "demos")], capsys)
+    assert not (tmp_path / "demos").exists()
+
+
 def test_collect_is_what_run_would_collect(tmp_path: Path) -> None:
     out = tmp_path / "demos"
     assert (

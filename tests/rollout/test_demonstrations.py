@@ -79,6 +79,38 @@ def test_an_expert_that_cannot_is_named(tmp_path: Path, monkeypatch: pytest.Monk
         )
 
 
+def test_a_collection_that_fails_at_once_binds_no_other(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*args: object) -> None:
+        raise UserError("there is no table")
+
+    root = tmp_path / "demos"
+    with monkeypatch.context() as patched:
+        patched.setattr("irevla.rollout.demonstrations.play_expert", refuse)
+        with pytest.raises(UserError, match="no table"):
+            collect(root, ExpertConfig(episodes=1))
+        assert not root.exists()
+    collect(root, ExpertConfig(episodes=1))
+    with monkeypatch.context() as patched:
+        patched.setattr("irevla.rollout.demonstrations.play_expert", refuse)
+        with pytest.raises(UserError, match="no table"):
+            collect(root, ExpertConfig(episodes=2))
+    assert len(EpisodeStore(root)) == len(TASKS)
+
+
+@pytest.mark.parametrize(
+    ("tasks", "env"), [(("nix",), ENV), (TASKS, replace(ENV, cameras=("front",)))]
+)
+def test_nothing_is_collected_of_what_there_is_not(
+    tasks: tuple[str, ...], env: EnvConfig, tmp_path: Path
+) -> None:
+    root = tmp_path / "demos"
+    with pytest.raises(UserError):
+        collect_expert(POINTMASS, tasks, ExpertConfig(), env=env, seed=0, root=root)
+    assert not root.exists()
+
+
 def test_in_order() -> None:
     jobs = [Job("t", seed) for seed in range(4)]
     outcomes = [Outcome(jobs[index], True, np.zeros((1, 2), np.float32)) for index in (2, 0, 1, 3)]

@@ -204,6 +204,7 @@ def collect(argv: Sequence[str]) -> None:
 
     suite = load_suite(arguments.suite)
     suite.check()
+    suite.check_senses(arguments.env)
     names = suite.several(arguments.tasks) or suite.named((), Category.EXPERT)
     writable(arguments.out)
     expert, env, root = arguments.expert, arguments.env, arguments.out

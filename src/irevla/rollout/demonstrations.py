@@ -1,8 +1,9 @@
 """Episodes worth imitating that no policy of ours played: the expert dataset D_e."""
 
+import shutil
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,7 +15,7 @@ from irevla.data.demonstrated import Demonstrated, Wanted
 from irevla.data.episodes import EpisodeStore, ExpertDataset
 from irevla.data.fetched import dataset_folder
 from irevla.data.lerobot import EpisodeInfo
-from irevla.data.store_spec import Kind, StoreSpec, is_ours
+from irevla.data.store_spec import Kind, StoreSpec, is_ours, is_vacant
 from irevla.envs.processes import let_go
 from irevla.envs.suite import PERSON, ActionRange, Authorization, Suite
 from irevla.envs.vector import Job, VectorEnv
@@ -123,15 +124,16 @@ def collect_expert(
             f"{suite.name} moves an arm with a person beside it, and noise would shake it: "
             "--expert.noisy-fraction 0"
         )
-    store = open_store(suite, env, root)
+    suite.check_senses(env)
+    for task in tasks:
+        suite.task(task)
     wanted = dict.fromkeys(tasks, config.episodes)
     first = first_seed(Purpose.EXPERT, seed)
     patient = replace(env, horizon=config.horizon or env.horizon)
     with (
-        _alone(root),
+        _collecting(suite, env, root) as store,
         bar(f"Demonstrations of {len(tasks)} tasks", sum(wanted.values())) as advance,
     ):
-        store = open_store(suite, env, root)  # another collection may just have ended
         for attempt in range(ATTEMPTS):
             jobs = list(_missing(store, wanted, attempt, config=config, first=first))
             if suite.real_arm is not None:
@@ -156,17 +158,27 @@ def collect_expert(
 
 
 @contextmanager
-def _alone(root: Path) -> Iterator[None]:
-    """Hold the dataset for the whole of a collection.
+def _collecting(suite: Suite, env: EnvConfig, root: Path) -> Iterator[EpisodeStore]:
+    """Yield the dataset at `root`, new where there is none, and hold it for a whole collection.
 
-    Raises `UserError` where another process collects into it.
+    One that is refused before it has an episode leaves no dataset behind, whose settings would
+    bind the next. Raises `UserError` where another process collects into it.
     """
+    new = is_vacant(root)
+    open_store(suite, env, root)
     with disk.locked(root / "meta", wait=False) as mine:
         if not mine:
             raise UserError(
                 f"another process is collecting into {root}; wait for it, or choose another place"
             )
-        yield
+        try:
+            yield open_store(suite, env, root)  # another collection may just have ended
+        except UserError:
+            if new and not (root / "data").exists():
+                shutil.rmtree(root / "meta")
+                with suppress(OSError):  # what else is in it is not ours
+                    root.rmdir()
+            raise
 
 
 def play_expert(suite: Suite, env: EnvConfig, jobs: Sequence[Job]) -> Iterator[Outcome]:
