@@ -101,6 +101,16 @@ def test_a_file_as_out_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[
     )
 
 
+@pytest.mark.parametrize(
+    "words", [["run", "pointmass"], ["reproduce", "figure5", "pointmass"], ["pretrain"]]
+)
+def test_a_folder_that_nobody_can_make_is_told_first(
+    words: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    said = complaint([*words, "--out", "/proc/irevla/run"], capsys)
+    assert said == "irevla: cannot write to /proc; choose another --out"
+
+
 def test_other_settings_do_not_resume(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     from irevla.presets import find_preset
     from irevla.runs.run import open_run

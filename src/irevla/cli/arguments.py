@@ -3,8 +3,8 @@
 import contextlib
 import dataclasses
 import io
-import os
 import re
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -101,5 +101,8 @@ def _renamed(word: str) -> str:
 def writable(directory: Path) -> None:
     """`UserError` unless files can be written below `directory`."""
     place = next(path for path in (directory, *directory.parents) if path.exists())
-    if not place.is_dir() or not os.access(place, os.W_OK):
-        raise UserError(f"cannot write to {place}; choose another --out")
+    try:
+        # Tried: that root may write anywhere does not mean that it can, to /proc for one.
+        tempfile.TemporaryFile(dir=place).close()
+    except OSError as error:
+        raise UserError(f"cannot write to {place}; choose another --out") from error

@@ -43,13 +43,14 @@ def run(argv: Sequence[str]) -> None:
         )
 
     arguments = parse(RunArguments, argv[1:], prog=f"irevla run {argv[0]}")
+    out = arguments.out
+    writable(out)
 
     import irevla
     from irevla.evaluation.stats import read_results
     from irevla.evaluation.tables import forgetting, summary
     from irevla.progress import screen
 
-    out = arguments.out
     irevla.run(arguments.config, out=out, tensorboard=arguments.tensorboard)
     results = read_results(out / "results.json")
     screen.print(summary(results))
@@ -101,8 +102,8 @@ def reproduce(argv: Sequence[str]) -> None:
     from irevla.reproduce.figures import draw
     from irevla.reproduce.runs import make
 
-    print(question)
     wanted = chosen(rows, arguments.rows)
+    print(question)
     if arguments.plot:
         rows = wanted
     else:
@@ -448,6 +449,7 @@ def pretrain(argv: Sequence[str]) -> None:
         )
 
     arguments = parse(PretrainArguments, argv, prog="irevla pretrain")
+    writable(arguments.out)
 
     from irevla.pretraining.fit import pretrain as run_pretraining
     from irevla.pretraining.fit import table
