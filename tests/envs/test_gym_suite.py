@@ -211,6 +211,15 @@ def test_images_that_nobody_looks_at_are_not_rendered(tmp_path: Path) -> None:
         ({"tasks": {"a:b": SLIDER["tasks"]["slide"]}}, "a task's name has letters"),
         ({"tasks": {"a" * 101: SLIDER["tasks"]["slide"]}}, "100 at most"),
         ({"fps": "often"}, "fps' must be float"),
+        ({"fps": 1e-9}, "'fps' is 1e-09, and must be 0.1 to 10,000 steps per second"),
+        ({"fps": -3.0}, "'fps' is -3, and must be 0.1 to 10,000 steps per second"),
+        ({"make": {"render_mode": "human"}}, "make has render_mode 'human', .*: leave it out"),
+        ({"make": {"max_episode_steps": 9}}, "make has max_episode_steps: .*say --env.horizon"),
+        ({"make": {"id": "Slider-v0"}}, "make has id: .*leave it out"),
+        (
+            {"tasks": {"slide": {**SLIDER["tasks"]["slide"], "make": {"max_episode_steps": 9}}}},
+            "tasks.slide.make has max_episode_steps",
+        ),
     ],
 )
 def test_one_line(
@@ -401,6 +410,7 @@ ODD_TASKS = {"tasks": {"slide": SLIDER["tasks"]["slide"]}}
         ("close", None, "it will not close"),
         ("fps", "fast", "set fps in"),
         ("fps", float("nan"), "set fps in"),
+        ("fps", 1e-9, "says that a second has 1e-09 steps: set fps in"),
     ],
 )
 def test_an_odd_environment_is_told_before_any_work(

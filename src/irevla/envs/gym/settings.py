@@ -12,8 +12,16 @@ from irevla.storage.read import read_yaml
 from irevla.tasks import Category, Task, described
 
 RENDER = "render()"  # for `image`: what the environment renders, not what it observes
+RGB = "rgb_array"  # how it renders images to be seen by a policy, and opens no window
 REWARD = "reward"  # for `success`: the episode terminates with a reward above 0
 INFO = "info."  # for `success`: how the name of an entry of `info` begins
+SLOWEST, FASTEST = 0.1, 10_000.0  # steps per second: what is beyond them is of another unit
+OURS = {
+    "id": "the file's own id says it",
+    "max_episode_steps": "an episode ends after env.horizon decisions, so say --env.horizon",
+    "disable_env_checker": "irevla looks at what it needs itself",
+}
+"""Keywords of gymnasium.make that are not for the file, and why."""
 
 
 @dataclass(frozen=True)
@@ -52,7 +60,7 @@ class GymSettings:
 
     def keywords(self, task: str) -> dict[str, Any]:
         """Return what gymnasium.make is given for a task."""
-        rendered = {"render_mode": "rgb_array"} if RENDER in self.images else {}
+        rendered = {"render_mode": RGB} if RENDER in self.images else {}
         return {**rendered, **self.make, **self.tasks[task].make}
 
     @property
@@ -92,6 +100,12 @@ def read_settings(path: Path) -> GymSettings:
         numbers = getattr(settings, name)
         if not all(type(value) in (int, float) and abs(value) < 1e30 for value in numbers):
             raise UserError(f"{path}: {name!r} must be a list of numbers, one for each dimension")
+    if settings.fps and not SLOWEST <= settings.fps <= FASTEST:
+        raise UserError(
+            f"{path}: 'fps' is {settings.fps:g}, and must be {SLOWEST:g} to {FASTEST:,.0f} steps "
+            "per second; leave it out where the environment says it itself"
+        )
+    _check_make(settings.make, f"{path}: make")
     tasks = {str(name): _task(path, str(name), each) for name, each in settings.tasks.items()}
     if not any(task.category == Category.EXPERT for task in tasks.values()):
         raise UserError(f"{path}: no task is of the category 'expert'; demonstrations are of those")
@@ -104,4 +118,18 @@ def _task(path: Path, name: str, content: Any) -> TaskSettings:
         raise UserError(f"{where} must be a group with category and instruction, not {content!r}")
     task: TaskSettings = from_dict(content, kind=TaskSettings, where=f"{where}.")
     described(name, task.category, task.instruction, where=where)
+    _check_make(task.make, f"{where}.make")
     return task
+
+
+def _check_make(keywords: Mapping[str, Any], where: str) -> None:
+    """Raise `UserError` for a keyword of gymnasium.make that irevla sets itself."""
+    for name, reason in OURS.items():
+        if name in keywords:
+            raise UserError(f"{where} has {name}: {reason}; leave it out")
+    mode = keywords.get("render_mode", RGB)
+    if mode != RGB:
+        raise UserError(
+            f"{where} has render_mode {mode!r}, and a policy sees {RGB} alone: leave it out "
+            f"(image: {RENDER} asks for what the environment renders)"
+        )

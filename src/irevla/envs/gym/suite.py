@@ -12,7 +12,7 @@ import numpy as np
 
 from irevla.config import EnvConfig
 from irevla.envs.gym.env import Expert, GymEnv, make_env, theirs
-from irevla.envs.gym.settings import RENDER, GymSettings, read_settings
+from irevla.envs.gym.settings import FASTEST, RENDER, SLOWEST, GymSettings, read_settings
 from irevla.envs.gym.spaces import action_range, check_image_space, state_names
 from irevla.envs.suite import ActionRange, Suite
 from irevla.errors import UserError
@@ -33,12 +33,11 @@ def gym_suite(name: str) -> Suite:
     actions, state, rate = _spaces(settings, tasks[0].name)
     expert = _expert(settings)
     control_hz = settings.fps or rate
-    if settings.fps < 0:
-        raise UserError(f"fps in {name} must be positive, not {settings.fps}")
-    if control_hz <= 0:
-        raise UserError(
-            f"{settings.id} does not say how many steps a second has: set fps in {name}"
-        )
+    if not SLOWEST <= control_hz <= FASTEST:
+        says = "does not say how many steps a second has"
+        if control_hz:
+            says = f"says that a second has {control_hz:g} steps"
+        raise UserError(f"{settings.id} {says}: set fps in {name}")
     return Suite(
         name=settings.id,
         tasks=tasks,
