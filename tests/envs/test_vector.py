@@ -15,7 +15,7 @@ import pytest
 
 from irevla.config import EnvConfig
 from irevla.envs.suite import Authorization, load_suite
-from irevla.envs.vector import Job, StepResult, VectorEnv
+from irevla.envs.vector import Job, StepResult, VectorEnv, _failures
 from irevla.envs.worker import Disturbance
 from irevla.errors import UserError
 from irevla.rollout.actors import ScriptedExpert
@@ -235,18 +235,32 @@ def test_close_with_a_hung_worker_returns_and_leaves_nobody() -> None:
     assert not any(map(alive, pids))
 
 
-def test_an_exception_is_retried_then_told_with_its_traceback() -> None:
-    with VectorEnv(SCRIPTED, CONFIG, iter([Job("raise", 0)]), max_retries=1) as vec:
+def test_an_exception_is_retried_then_told_with_one_traceback(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    with VectorEnv(SCRIPTED, CONFIG, iter([Job("raise", 0)]), max_retries=2) as vec:
         vec.recv(0)
-        vec.send(0, zeros(vec))
-        assert vec.recv(0).lost.tolist() == [True, False]
+        for _ in range(2):
+            vec.send(0, zeros(vec))
+            assert vec.recv(0).lost.tolist() == [True, False]
         vec.send(0, zeros(vec))
         with pytest.raises(
             UserError,
-            match=r"raise \(scripted\), seed 0, failed 2 times, at last: the worker raised "
-            r"ArithmeticError: the arm went through the table; mend it",
+            match=r"raise \(scripted\), seed 0, failed 3 times, each time as the worker raised "
+            r"ArithmeticError: the arm went through the table; mend it$",
         ):
             vec.recv(0)
+    assert caplog.text.count("Traceback") == 1
+    assert caplog.text.count("ArithmeticError: the arm went through") == 2
+
+
+def test_who_fails_in_several_ways_may_be_borne() -> None:
+    same = ["raised ValueError: no light"] * 3
+    assert _failures(same).endswith("no light; mend it")
+    for other in ("raised ValueError: no table", "gave no answer for 60 s"):
+        assert "4 times, at last: the worker" in _failures([*same, other])
+        assert _failures([*same, other]).endswith("--env.lost-share")
+    assert _failures(["gave no answer for 60 s"] * 4).endswith("--env.lost-share")
 
 
 def test_a_share_of_lost_episodes_is_borne() -> None:

@@ -26,6 +26,8 @@ from irevla.envs.worker import SharedBuffers
 from irevla.errors import UserError
 from irevla.types import Observation
 
+RAISED = "raised"  # how it is told that a worker was lost to an exception
+
 _log = logging.getLogger(__name__)
 
 
@@ -100,7 +102,7 @@ class _WorkerState:
         self.jobs: list[Job | None] = [None] * n
         self.deck: list[Job | None] = [None] * n
         self.taken: list[list[list[float]]] = [[] for _ in range(n)]  # what was meant
-        self.losses = np.zeros(n, np.int64)  # of each slot's present job
+        self.losses: list[list[str]] = [[] for _ in range(n)]  # why each slot's job was lost so far
         self.waiting = True  # a command is under way ...
         self.stepping = False  # ... which is a step, not the start of episodes
 
@@ -134,7 +136,7 @@ class _WorkerState:
             self.jobs[slot] = self.deck[slot]
             self.deck[slot] = None
             self.taken[slot] = []
-            self.losses[slot] = 0
+            self.losses[slot] = []
         return list(ended)
 
 
@@ -172,6 +174,7 @@ class VectorEnv:
         self.dropped = 0  # partial episodes lost with their worker, so far
         self.given_up: list[Job] = []  # jobs that failed again and again
         self._begun = 0  # jobs so far
+        self._logged: set[str] = set()  # why workers were lost
         self._max_retries = max_retries
         size = {
             "n": self.n,
@@ -353,18 +356,20 @@ class VectorEnv:
         playing = state.playing()
         self.dropped += int(playing.sum())
         guilty = state.buffers.active & playing
-        state.losses += guilty if guilty.any() else playing
-        for slot in np.flatnonzero(state.losses > self._max_retries).tolist():
-            self._give_up(state, slot, reason)
+        for slot in np.flatnonzero(guilty if guilty.any() else playing).tolist():
+            state.losses[slot].append(_told(reason))
+            if len(state.losses[slot]) > self._max_retries:
+                self._give_up(state, slot)
         _log.warning(
             "worker %d %s; replaced, %d partial episodes start again",
             worker,
-            reason,
+            _told(reason) if reason in self._logged else reason,  # a traceback once
             playing.sum(),
         )
+        self._logged.add(reason)
         state.begin_again(self._new_process())
 
-    def _give_up(self, state: _WorkerState, slot: int, reason: str) -> None:
+    def _give_up(self, state: _WorkerState, slot: int) -> None:
         """Let the slot play its next job. Raises `UserError` where too many are given up."""
         job = state.jobs[slot]
         assert job is not None
@@ -374,12 +379,11 @@ class VectorEnv:
         if len(self.given_up) > self.config.lost_share * jobs:
             raise UserError(
                 f"the environment of {job.task} ({self.suite.name}), seed {job.seed}, failed "
-                f"{state.losses[slot]} times, at last: the worker {_told(reason)}; mend it, or "
-                "bear with more such episodes: --env.lost-share"
+                f"{_failures(state.losses[slot])}"
             )
         state.jobs[slot] = state.deck[slot]
         state.deck[slot] = self._job_on_deck(state.worker)
-        state.losses[slot] = 0
+        state.losses[slot] = []
 
     @property
     def lost_note(self) -> dict[str, str]:
@@ -403,6 +407,18 @@ class VectorEnv:
         )
 
 
+def _failures(losses: Sequence[str]) -> str:
+    """Return how often an episode failed, why, and what to do: one that always raises the same
+    would do so in every run, and is nothing to bear with."""
+    last = losses[-1]
+    if last.startswith(RAISED) and set(losses) == {last}:
+        return f"{len(losses)} times, each time as the worker {last}; mend it"
+    return (
+        f"{len(losses)} times, at last: the worker {last}; mend it, or bear with more such "
+        "episodes: --env.lost-share"
+    )
+
+
 def _told(reason: str) -> str:
     """Return why a worker was lost in one line: of an exception, not where it came from."""
     lines = reason.strip().splitlines()
@@ -410,7 +426,7 @@ def _told(reason: str) -> str:
     if not frames:
         return " ".join(lines)
     rest = dropwhile(lambda line: line.startswith("    "), lines[frames[-1] + 1 :])
-    return f"raised {' '.join(' '.join(rest).split())[:400]}"
+    return f"{RAISED} {' '.join(' '.join(rest).split())[:400]}"
 
 
 def lost_note(given_up: Sequence[Job]) -> dict[str, str]:
