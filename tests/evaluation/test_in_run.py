@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from unittest.mock import create_autospec
 
 import numpy as np
 import pytest
@@ -21,7 +22,9 @@ from irevla.config import (
     ModelConfig,
     SFTConfig,
 )
+from irevla.data.episodes import ExpertDataset
 from irevla.envs.suite import load_suite
+from irevla.evaluation import in_run
 from irevla.evaluation.evaluate import Protocol, evaluate_policy
 from irevla.evaluation.video import film
 from irevla.models.policy import VLAPolicy, build_policy
@@ -153,3 +156,23 @@ def test_results_keep_the_commit_that_measured(
         monkeypatch.setattr("irevla.runs.run.git_commit", lambda: "d2afbd9a59d7")
         run.write_results()
     assert json.loads((tmp_path / "results.json").read_text())["git"] == "3f2a91c04b7d-dirty"
+
+
+@pytest.mark.parametrize(
+    ("scripted", "said"),
+    [
+        (True, "the scripted expert did not succeed once"),
+        (False, "the demonstrations have no episode with its instruction"),
+    ],
+)
+def test_why_a_task_has_no_blind_replay(
+    scripted: bool, said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(in_run, "replayed_demonstrations", lambda *args, **kwargs: {})
+    monkeypatch.setattr(in_run, "recorded_demonstrations", lambda *args: {})
+    suite = replace(POINTMASS, scripted_expert=scripted)
+    with open_run(tmp_path, CONFIG) as run:
+        expert = create_autospec(ExpertDataset, instance=True)
+        in_run.baselines(run, suite, suite.task_lists(CONFIG), expert)
+        record = run.journal.done("blind replay")
+    assert record is not None and record["note"].endswith(f"left-square-orange: {said}")

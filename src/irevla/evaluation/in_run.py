@@ -41,13 +41,15 @@ def baselines(run: Run, suite: Suite, tasks: TaskLists, expert: ExpertDataset) -
     if suite.scripted_expert:
         played = replayed_demonstrations(suite, tasks.all, env=config.env, seed=config.seed)
         found = {task: [outcome.actions for outcome in played[task]] for task in played}
+        reason = "the scripted expert did not succeed once"
     else:
         found = recorded_demonstrations(suite, tasks.all, expert)
+        reason = "the demonstrations have no episode with its instruction"
     lacking = [task for task in tasks.all if task not in found]
     if lacking:
         run.journal.append(
             "blind replay",
-            note=f"no blind replay of {', '.join(lacking)}: nobody demonstrated it",
+            note=f"no blind replay of {', '.join(lacking)}: {reason}",
         )
     if found:
         protocol = Protocol(suite, tuple(found), config.env, config.eval.episodes, config.eval.seed)
