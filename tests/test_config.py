@@ -139,6 +139,7 @@ def test_rl_may_improve_a_task_that_is_demonstrated_too() -> None:
         (MixtureConfig, {"validation": 1.0}, "leave something to train on"),
         (SACConfig, {"checkpoint_every": 0}, "sac.checkpoint_every must be positive"),
         (SACConfig, {"candidates": 0}, "sac.candidates must be positive"),
+        (SACConfig, {"starts": 0}, "sac.starts must be positive"),
         (
             Config,
             {"sac": SACConfig(candidates=2, async_learner=True)},

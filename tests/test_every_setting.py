@@ -680,6 +680,7 @@ SETTINGS: dict[str, Seen] = {
     **{f"sac.{name}": Seen(reinforced, value, SAC) for name, value in SAC_FIELDS.items()},
     "sac.candidates": Seen(reinforced, 3, SAC),
     "sac.trial": Seen(reinforced, 2, {**SAC, "sac.candidates": 3}),
+    "sac.starts": Seen(reinforced, 4, SAC),
     "sac.converged": Seen(reinforced, 0.4, {**SAC, "sac.window": 4}),
     "sac.hopeless": Seen(partial(reinforced, play=Unlucky), 2, SAC),
     "sac.window": Seen(reinforced, 6, {**SAC, "sac.window": 4, "sac.converged": 0.4}),

@@ -385,10 +385,11 @@ class SACConfig:
     checkpoint_every: int = 50  # episodes between checkpoints
     candidates: int = 1  # of so many last actors, one each so many episodes, the best goes on
     trial: int = 25  # episodes without noise that each of them is tried in
+    starts: int = 1  # of so many starts, looked at beforehand, the least certain one is played
 
     def __post_init__(self) -> None:
         _positive(self, "sac.", "steps", "demonstrations", "updates_per_decision", "batch", "utd")
-        _positive(self, "sac.", "candidates", "trial")
+        _positive(self, "sac.", "candidates", "trial", "starts")
         _at_most(self, "sac.", attempts=SHARE, trial=SHARE)
         _positive(self, "sac.", "lr", "critic_lr", "critics", "alpha")
         _positive(self, "sac.", "grad_clip", "window", "hopeless", "checkpoint_every")
