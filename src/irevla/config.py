@@ -405,6 +405,11 @@ class SACConfig:
             self.demonstrations <= self.attempts,
             f"sac.attempts {self.attempts} cannot give {self.demonstrations} sac.demonstrations",
         )
+        _check(
+            self.starts == 1 or self.checkpoint_every > 1,
+            "the first start after a checkpoint is played as it comes: for a choice of sac.starts, "
+            "sac.checkpoint_every must be 2 at least",
+        )
 
 
 @dataclass(frozen=True)
