@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from breaking_suite import BREAKING, BROKEN
 from torch import Tensor
 
 from irevla.config import Config, EnvConfig
@@ -63,6 +64,13 @@ def test_the_outcomes_of_those_that_look_alike_say_how_certain_one_is() -> None:
     assert least_certain(looks, places[:, None], success.float()).tolist() == [2, 0, 0]
 
 
+def test_one_that_nobody_could_see_comes_last() -> None:
+    places = torch.tensor([0.0, 1.0])
+    lost = torch.nan
+    looks = torch.tensor([[lost, 0.2, 0.4], [0.1, lost, lost], [lost, lost, lost]])[..., None]
+    assert least_certain(looks, places[:, None], torch.tensor([1.0, 1.0])).tolist() == [1, 0, 0]
+
+
 def test_of_some_starts_one_is_played_and_every_fourth_as_it_comes(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -105,3 +113,11 @@ def test_a_start_is_looked_at_before_anything_moves(tmp_path: Path) -> None:
         features = starts.policy.encode(Observation.of(images, [text] * 5))
     torch.testing.assert_close(looks, first_token(features), atol=2e-2, rtol=2e-2)
     assert not torch.equal(looks[0], looks[1])
+
+
+def test_what_fails_while_it_is_looked_at_ends_no_run(tmp_path: Path) -> None:
+    """Of so few, one is more than `env.lost_share` bears."""
+    with open_run(tmp_path / "run", CONFIG) as run:
+        starts = replace(starts_of(run, CONFIG), suite=BREAKING)
+        looks = starts._looks([BROKEN - 2, BROKEN - 1, BROKEN])
+    assert looks.isnan().any(1).tolist() == [False, False, True]

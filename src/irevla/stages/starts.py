@@ -31,6 +31,7 @@ BEFORE = 50  # episodes that are played as they come, before anything can be tol
 LATELY = 150  # that tell: the policy of earlier ones was another
 ALIKE = 6  # of these, those whose start looks most like one
 UNCHOSEN = 4  # every so many-th start is played as it comes, wherever it may be
+LOST = 0.5  # of those that are looked at: may fail for good, since others are played
 
 
 @dataclass(frozen=True)
@@ -70,8 +71,10 @@ class Starts:
         return self.read(self.kept.practice.starts(where)).cpu(), torch.tensor(success)
 
     def _looks(self, seeds: Sequence[int]) -> Float[Tensor, "B n"]:
-        """Return h' of what is seen first in the episodes of these seeds."""
-        env = replace(self.run.config.env.for_training(), horizon=1)
+        """Return h' of what is seen first in the episodes of these seeds; NaN where the environment
+        fails again and again."""
+        env = self.run.config.env.for_training()
+        env = replace(env, horizon=1, lost_share=max(LOST, env.lost_share))
         jobs = iter([Job(self.stage.task, seed) for seed in seeds])
         who = Authorization(self.policy.hash())
         seen: dict[int, Tensor] = {}
@@ -80,7 +83,7 @@ class Starts:
             for outcome in Server(vec, MeanActor(self.policy, stored=True), recorder).serve():
                 assert outcome.latents is not None
                 seen[outcome.job.seed] = self.read(outcome.latents.features[:1]).cpu()[0]
-        lost = torch.zeros_like(next(iter(seen.values())))  # its environment fails again and again
+        lost = torch.full_like(next(iter(seen.values())), torch.nan)
         return torch.stack([seen.get(seed, lost) for seed in seeds])
 
 
@@ -88,8 +91,10 @@ def least_certain(
     looks: Float[Tensor, "G k n"], known: Float[Tensor, "E n"], success: Float[Tensor, " E"]
 ) -> Int64[np.ndarray, " G"]:
     """Return which of the `k` looks in each group is of a start whose outcome is least certain, by
-    the outcomes of the known ones that are nearest."""
+    the outcomes of the known ones that are nearest. One that is NaN comes last."""
     alike = torch.cdist(looks, known).topk(min(ALIKE, len(known)), largest=False).indices
     share = success[alike].mean(-1)
-    best: Int64[np.ndarray, " G"] = (share * (1 - share)).argmax(1).numpy()
+    promise = share * (1 - share)
+    promise[looks.isnan().any(-1)] = -1.0
+    best: Int64[np.ndarray, " G"] = promise.argmax(1).numpy()
     return best
