@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from breaking_suite import BREAKING, BROKEN
 
 from irevla.config import EnvConfig
 from irevla.envs.suite import Authorization, load_suite
@@ -273,6 +274,16 @@ def test_a_share_of_lost_episodes_is_borne() -> None:
         assert vec.given_up == [jobs[1]] and vec.dropped == 2 * 3
         assert "1 episodes are missing" in vec.lost_note["note"]
     assert played == [job for job in jobs if job != jobs[1]]
+
+
+def test_one_whose_start_fails_does_not_take_the_one_before_along() -> None:
+    jobs = [Job("left-disc", seed) for seed in range(BROKEN - 2, BROKEN + 2)]
+    config = EnvConfig(image_size=16, horizon=2, workers=1, envs_per_worker=1, lost_share=0.5)
+    with VectorEnv(BREAKING, config, iter(jobs), max_retries=1) as vec:
+        server = Server(vec, ScriptedExpert(), EpisodeRecorder(vec))
+        played = [outcome.job.seed for outcome in server.serve()]
+        assert [job.seed for job in vec.given_up] == [BROKEN]
+    assert played == [BROKEN - 2, BROKEN - 1, BROKEN + 1]
 
 
 def test_a_users_error_is_told_at_once() -> None:

@@ -126,6 +126,12 @@ class _WorkerState:
     def playing(self) -> Bool[np.ndarray, " n"]:
         return np.array([job is not None for job in self.jobs])
 
+    def begins_next(self, slot: int) -> bool:
+        """Return whether the slot's episode has ended, and its worker is at the job on deck."""
+        buffers = self.buffers
+        ended = buffers.terminated[slot] | buffers.truncated[slot]
+        return bool(self.stepping and buffers.active[slot] and ended)
+
     def count_step(self) -> list[int]:
         """Return, after a step, the slots whose episode ended; they are at the job on deck by
         now."""
@@ -370,8 +376,12 @@ class VectorEnv:
         state.begin_again(self._new_process())
 
     def _give_up(self, state: _WorkerState, slot: int) -> None:
-        """Let the slot play its next job. Raises `UserError` where too many are given up."""
-        job = state.jobs[slot]
+        """Let the slot play without the job that failed: its present one, or the one on deck.
+
+        Raises `UserError` where too many are given up.
+        """
+        on_deck = state.begins_next(slot)
+        job = state.deck[slot] if on_deck else state.jobs[slot]
         assert job is not None
         self.given_up.append(job)
         # Of all jobs where their number is known: by task, all hard ones may come first.
@@ -381,7 +391,8 @@ class VectorEnv:
                 f"the environment of {job.task} ({self.suite.name}), seed {job.seed}, failed "
                 f"{_failures(state.losses[slot])}"
             )
-        state.jobs[slot] = state.deck[slot]
+        if not on_deck:
+            state.jobs[slot] = state.deck[slot]
         state.deck[slot] = self._job_on_deck(state.worker)
         state.losses[slot] = []
 
