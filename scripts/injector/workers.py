@@ -145,7 +145,7 @@ class Hits:
         time.sleep(0.003 * self._luck.random())  # before, amid or after its step
         states = [state for state in vec._states if state.process is not None]
         state = self._luck.choice(states)
-        if state.process is None or state.losses.max() >= MOST_LOSSES:
+        if state.process is None or max(map(len, state.losses)) >= MOST_LOSSES:
             return
         silent = state.process._greeted and self._luck.random() < SILENT
         send(state.process.pid, SIGSTOP if silent else SIGKILL)
