@@ -140,6 +140,7 @@ def test_rl_may_improve_a_task_that_is_demonstrated_too() -> None:
         (SACConfig, {"checkpoint_every": 0}, "sac.checkpoint_every must be positive"),
         (SACConfig, {"candidates": 0}, "sac.candidates must be positive"),
         (SACConfig, {"starts": 0}, "sac.starts must be positive"),
+        (SACConfig, {"starts": 3000}, "sac.starts"),
         (SACConfig, {"starts": 2, "checkpoint_every": 1}, "sac.checkpoint_every must be 2 at"),
         (
             Config,

@@ -1,13 +1,25 @@
-"""Policies that are small enough to work out by hand."""
+"""Policies that are small enough to work out by hand, and settings of a small run."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from irevla.config import EnvConfig
+from irevla.presets import find_preset
 from irevla.tasks import Parts
 from irevla.types import Features, Observation, tensors_hash
+
+_TOY = find_preset("pointmass")
+SMALL_SAC = replace(
+    _TOY,
+    rl="sac",
+    threads=1,
+    env=EnvConfig(image_size=32, horizon=12, workers=1, envs_per_worker=4),
+    model=replace(_TOY.model, vlm="tiny-random", width=32, layers=1, head_groups=4, head_hidden=16),
+)
 
 
 class ToyPolicy:

@@ -390,7 +390,7 @@ class SACConfig:
     def __post_init__(self) -> None:
         _positive(self, "sac.", "steps", "demonstrations", "updates_per_decision", "batch", "utd")
         _positive(self, "sac.", "candidates", "trial", "starts")
-        _at_most(self, "sac.", attempts=SHARE, trial=SHARE)
+        _at_most(self, "sac.", attempts=SHARE, trial=SHARE, starts=100)
         _positive(self, "sac.", "lr", "critic_lr", "critics", "alpha")
         _positive(self, "sac.", "grad_clip", "window", "hopeless", "checkpoint_every")
         _not_negative(self, "sac.", "anchor", "warmup")

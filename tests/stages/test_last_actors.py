@@ -6,26 +6,20 @@ from pathlib import Path
 import pytest
 import torch
 
-from irevla.config import EnvConfig
 from irevla.envs.suite import load_suite
 from irevla.evaluation.stats import _practice
 from irevla.models.policy import VLAPolicy
-from irevla.presets import find_preset
 from irevla.runs.run import Run, open_run
 from irevla.stages.last_actors import LastActors, choose_actor
 from irevla.stages.start import new_policy
 from irevla.tasks import SFT, Stage
+from toys import SMALL_SAC
 
 TASK = "left-disc-new"
 STAGE = Stage("rl", TASK)
-TOY = find_preset("pointmass")
 CONFIG = replace(
-    TOY,
-    rl="sac",
-    threads=1,
-    env=EnvConfig(image_size=32, horizon=12, workers=1, envs_per_worker=4),
-    model=replace(TOY.model, vlm="tiny-random", width=32, layers=1, head_groups=4, head_hidden=16),
-    sac=replace(TOY.sac, trial=20, gripper=False),
+    SMALL_SAC,
+    sac=replace(SMALL_SAC.sac, trial=20, gripper=False),
 )
 
 

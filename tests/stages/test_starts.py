@@ -10,10 +10,9 @@ import torch
 from breaking_suite import BREAKING, BROKEN
 from torch import Tensor
 
-from irevla.config import Config, EnvConfig
+from irevla.config import Config
 from irevla.data.replay import LatentEpisode
 from irevla.envs.suite import load_suite
-from irevla.presets import find_preset
 from irevla.rollout.demonstrations import open_store
 from irevla.runs.run import Run, open_run
 from irevla.stages.keeping import open_kept
@@ -21,17 +20,13 @@ from irevla.stages.start import new_policy
 from irevla.stages.starts import BEFORE, UNCHOSEN, Starts, least_certain
 from irevla.tasks import SFT, Purpose, Stage, first_seed
 from irevla.types import Features, Observation
+from toys import SMALL_SAC
 
 TASK = "left-disc-new"
 STAGE = Stage("rl", TASK)
-TOY = find_preset("pointmass")
 CONFIG = replace(
-    TOY,
-    rl="sac",
-    threads=1,
-    env=EnvConfig(image_size=32, horizon=12, workers=1, envs_per_worker=4),
-    model=replace(TOY.model, vlm="tiny-random", width=32, layers=1, head_groups=4, head_hidden=16),
-    sac=replace(TOY.sac, starts=4, checkpoint_every=8),
+    SMALL_SAC,
+    sac=replace(SMALL_SAC.sac, starts=4, checkpoint_every=8),
 )
 FIRST = first_seed(Purpose.RL, CONFIG.seed)
 
