@@ -58,7 +58,7 @@ from irevla.rollout.demonstrations import open_demonstrations, open_store
 from irevla.rollout.episodes import EpisodeRecorder, Outcome
 from irevla.rollout.serve import Server
 from irevla.runs.run import Run, open_run
-from irevla.stages import keeping, last_actors, pipeline, zero_shot
+from irevla.stages import keeping, pipeline, zero_shot
 from irevla.stages import ppo as ppo_stage
 from irevla.stages import sac as sac_stage
 from irevla.stages.harvest import run_harvest
@@ -351,7 +351,7 @@ def reinforced(config: Config, folder: Path, *, play: type[Play] = Play) -> Any:
     online = open_store(POINTMASS, config.env, folder / "online", kind="online")
     with pytest.MonkeyPatch.context() as patch, new_run(config, folder) as (run, made):
         patch.setattr(keeping, "VectorEnv", no_environments)
-        for module in (sac_stage, zero_shot, last_actors):
+        for module in (sac_stage, zero_shot):
             patch.setattr(module, "Server", play)
         patch.setattr(sac_stage, "AsyncLearner", told)
         patch.setattr(sac_stage, "submit_sac", told)
@@ -678,8 +678,6 @@ SETTINGS: dict[str, Seen] = {
     "ppo.hopeless": Seen(partial(optimised, rollouts=UnluckyRollouts), 8),
     "ppo.window": Seen(optimised, 12, {"ppo.window": 8, "ppo.converged": 0.5}),
     **{f"sac.{name}": Seen(reinforced, value, SAC) for name, value in SAC_FIELDS.items()},
-    "sac.candidates": Seen(reinforced, 3, SAC),
-    "sac.trial": Seen(reinforced, 2, {**SAC, "sac.candidates": 3}),
     "sac.starts": Seen(reinforced, 4, SAC),
     "sac.converged": Seen(reinforced, 0.4, {**SAC, "sac.window": 4}),
     "sac.hopeless": Seen(partial(reinforced, play=Unlucky), 2, SAC),

@@ -383,14 +383,12 @@ class SACConfig:
     window: int = 100  # ... of so many
     hopeless: int = 200  # stop when none of so many training episodes has ever succeeded
     checkpoint_every: int = 50  # episodes between checkpoints
-    candidates: int = 1  # of so many last actors, one each so many episodes, the best goes on
-    trial: int = 25  # episodes without noise that each of them is tried in
     starts: int = 1  # of so many starts, looked at beforehand, the least certain one is played
 
     def __post_init__(self) -> None:
         _positive(self, "sac.", "steps", "demonstrations", "updates_per_decision", "batch", "utd")
-        _positive(self, "sac.", "candidates", "trial", "starts")
-        _at_most(self, "sac.", attempts=SHARE, trial=SHARE, starts=100)
+        _positive(self, "sac.", "starts")
+        _at_most(self, "sac.", attempts=SHARE, starts=100)
         _positive(self, "sac.", "lr", "critic_lr", "critics", "alpha")
         _positive(self, "sac.", "grad_clip", "window", "hopeless", "checkpoint_every")
         _not_negative(self, "sac.", "anchor", "warmup")
@@ -579,16 +577,6 @@ LEARNERS = ("ppo", "sac")
 """How stage 1 can learn: by PPO, as in simulation, or by SAC, as on a real arm."""
 
 
-def _check_candidates(sac: SACConfig, compute: ComputeConfig) -> None:
-    """A learner with a clock of its own has no actors that a leg of practice ended with."""
-    beside = not sac.async_learner and compute.stage1 == "inline"
-    _check(
-        sac.candidates == 1 or beside,
-        "sac.candidates are of a learner in the run's own process: --sac.candidates 1, or leave "
-        "--sac.async-learner and --compute.stage1 out",
-    )
-
-
 @dataclass(frozen=True)
 class Config:
     """One run of Algorithm 1."""
@@ -623,7 +611,6 @@ class Config:
         return self.rl == "sac" and self.sac.gripper
 
     def __post_init__(self) -> None:
-        _check_candidates(self.sac, self.compute)
         if self.method not in METHODS:
             raise unknown("method", self.method, METHODS)
         if self.rl not in LEARNERS:

@@ -113,8 +113,7 @@ PRESETS: dict[str, tuple[str, Config]] = {
                 augment=AugmentConfig(colour_share=0.5),
             ),
             ppo=PPOConfig(steps=80_000, rollout=256, epochs=8, lr=1e-4),
-            # A door that is nearly learnt is lost again within a hundred episodes.
-            sac=SACConfig(gripper=False, candidates=4),
+            sac=SACConfig(gripper=False),
             harvest=HarvestConfig(episodes=100, attempts=200),
             # D_e has the left door as well, as stage 0 opens it: stage 2 keeps to what RL found.
             mixture=MixtureConfig(trained=0.0),

@@ -155,7 +155,6 @@ class Purpose(IntEnum):
     HARVEST = 2  # successes for D_RL
     BLIND = 3  # the demonstrations that the blind baseline replays
     ZERO_SHOT = 4  # successes of the policy as it is, before SAC trains it
-    TRIAL = 5  # which of SAC's last actors goes on
     EVALUATION = 9
 
 

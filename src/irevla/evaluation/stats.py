@@ -402,8 +402,7 @@ def _practice(journal: Sequence[Mapping[str, Any]]) -> int | None:
     stages = [each for each in journal if str(each["event"]).partition(":")[0] in PRACTICE]
     if not journal or not all("decisions" in each for each in stages):
         return None
-    trials = [each["trial"] for each in stages if "trial" in each]
-    return sum(int(each["decisions"]) for each in (*stages, *trials))
+    return sum(int(each["decisions"]) for each in stages)
 
 
 def _latest(rows: Iterable[Row]) -> tuple[Row, ...]:

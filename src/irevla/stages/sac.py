@@ -31,7 +31,6 @@ from irevla.runs.run import Run
 from irevla.stages.async_learner import AsyncLearner
 from irevla.stages.contract import check_learnt, complete, load_if_done, resume, save
 from irevla.stages.keeping import Kept, length, open_environments, open_kept, recorder
-from irevla.stages.last_actors import LastActors, choose_actor
 from irevla.stages.learner import InStepLearner, OnlineLearner, SACLearner
 from irevla.stages.sac_elsewhere import RemoteLearner, submit_sac
 from irevla.stages.sac_job import SACFolder
@@ -69,7 +68,6 @@ def _run_sac(
     sac = SAC(policy.action_head, config, seed=run.draws(stage), execute=policy.execute)
     learner = SACLearner(sac, demonstrations=kept.demonstrations, online=kept.practice)
     progress = RLProgress(config)
-    last = LastActors(config.candidates - 1)
     job = None
     if run.config.compute.stage1 != "inline":
         job = submit_sac(run, policy, stage, kept.practice.spec)  # as the stage begins
@@ -77,7 +75,6 @@ def _run_sac(
     told = not files or FILE in files  # a learner elsewhere does not know how far acting is
     if told and _repeats(suite, run.config):  # what came after it is played again, to the same bits
         progress.load_files(files)
-        last.load_files(files)
         before = len(kept.practice.episodes) - len(kept.practised)
         kept.practice.rewind(before + progress.episodes)
     with (
@@ -95,15 +92,12 @@ def _run_sac(
         practise = _Practice(run, policy, stage, suite, kept, learning, progress, advance, starts)
         for _ in practise.legs(Server(vec, actor, records)):
             if isinstance(learning, InStepLearner):
-                last.add(policy.action_head)
-                save(run.checkpoints, policy, stage, learner, **progress.files(), **last.files())
+                save(run.checkpoints, policy, stage, learner, **progress.files())
         advance(progress.decisions, f"success {progress.rate:.2f}; making the pending updates")
         learning.finish()
     check_learnt(stage, updates=learning.updates - config.warmup, moved=learning.moved)
-    facts = progress.facts() | vec.lost_note | _remark(progress)
-    if suite.real_arm is None and not progress.hopeless:
-        facts |= choose_actor(run, policy, stage, last, suite=suite)
-    complete(run, policy, stage, **facts, updates=learning.updates)
+    remark = vec.lost_note | _remark(progress)
+    complete(run, policy, stage, **progress.facts(), **remark, updates=learning.updates)
 
 
 def _noise(run: Run, policy: VLAPolicy, stage: Stage) -> PinkNoise:
