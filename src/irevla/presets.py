@@ -137,14 +137,21 @@ PRESETS: dict[str, tuple[str, Config]] = {
         ),
     ),
     "libero": (
-        "LIBERO on two cores: 8 expert tasks of libero_object and libero_spatial, RL on 3 variants "
+        "LIBERO on two cores: 8 expert tasks of libero_object and libero_spatial, RL on 5 variants "
         "of LIBERO-PRO, 10 unseen",
         Config(
             suite="libero",
             rl="sac",
             expert_tasks=LIBERO_EXPERT,
-            # LIBERO-PRO's variants that stage 0 solves now and then; of other tasks it solves none.
-            rl_tasks=("object-with-mug-0", "spatial-lan-0", "spatial-object-0"),
+            # LIBERO-PRO's variants that stage 0 solves now and then (docs/libero.md); of most others
+            # it solves none.
+            rl_tasks=(
+                "spatial-with-yellow-book-3",
+                "spatial-with-mug-5",
+                "spatial-with-mug-0",
+                "spatial-object-2",
+                "spatial-with-yellow-book-5",
+            ),
             unseen_tasks=LIBERO_UNSEEN,
             # 10 decisions a second; a scene that was never drawn takes its time (docs/libero.md)
             env=EnvConfig(
