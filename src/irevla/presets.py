@@ -143,8 +143,8 @@ PRESETS: dict[str, tuple[str, Config]] = {
             suite="libero",
             rl="sac",
             expert_tasks=LIBERO_EXPERT,
-            # LIBERO-PRO's variants that stage 0 solves now and then (docs/libero.md); of most others
-            # it solves none.
+            # LIBERO-PRO's variants that stage 0 solves now and then (docs/libero.md); most others
+            # never.
             rl_tasks=(
                 "spatial-with-yellow-book-3",
                 "spatial-with-mug-5",
