@@ -21,10 +21,15 @@ class UserError(ValueError):
     """
 
 
-def unknown(kind: str, name: str, known: Iterable[str]) -> UserError:
+def unknown(kind: str, name: str, known: Iterable[str], *, see: str = "") -> UserError:
     """The error for a name that does not exist: "unknown task 'door-opne'; did you mean
-    'door-open'?"."""
+    'door-open'?".
+
+    `see`: the command that lists them, where they are too many for a line.
+    """
     options = sorted(known)
     close = difflib.get_close_matches(name, options, n=1)
-    hint = f"did you mean {close[0]!r}?" if close else f"choose from: {', '.join(options)}"
+    hint = f"see `{see}`" if see else f"choose from: {', '.join(options)}"
+    if close:
+        hint = f"did you mean {close[0]!r}?"
     return UserError(f"unknown {kind} {name!r}; {hint}")

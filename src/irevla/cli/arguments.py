@@ -5,7 +5,7 @@ import dataclasses
 import io
 import re
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -31,18 +31,35 @@ def parse(kind: type[Any], argv: Sequence[str], *, prog: str) -> Any:
     except SystemExit as error:
         raise UserError(f"{_one_line(complaint.getvalue())} (see `{prog} --help`)") from error
     if strangers:
-        raise _unknown_option(strangers[0].partition("=")[0], kind)
+        word = strangers[0].partition("=")[0]
+        options = dict(_options(kind))
+        if word.startswith("-"):
+            raise _unknown_option(word, options, see=f"{prog} --help")
+        raise UserError(f"{_of_no_option(word, argv, options)} (see `{prog} --help`)")
     return arguments
 
 
-def _unknown_option(word: str, kind: type[Any]) -> UserError:
+def _unknown_option(word: str, options: Mapping[str, Any], *, see: str) -> UserError:
     """The error for an option that does not exist: a no is answered with a no, wherever it
     stands."""
-    options = _options(kind)
-    switches = [_negated(option) for option, default in options if type(default) is bool]
+    switches = [_negated(option) for option, default in options.items() if type(default) is bool]
     if switches and "no" in re.split(r"[-._]", word):
-        return unknown("option", word, switches)
-    return unknown("option", word, [*(option for option, _ in options), *switches])
+        return unknown("option", word, switches, see=see)
+    return unknown("option", word, [*options, *switches], see=see)
+
+
+def _of_no_option(word: str, argv: Sequence[str], options: Mapping[str, Any]) -> str:
+    """Say what a value does that nobody takes: "--eval.videos takes no value ..."."""
+    words = [part for each in argv for part in each.split("=", 1)]
+    before = [each for each in words[: words.index(word)] if each.startswith("--")]
+    option = before[-1].replace("_", "-") if before else ""
+    positive = {_negated(each): each for each in options}.get(option, option)
+    if type(options.get(positive)) is bool:
+        off = _negated(positive)
+        return f"{option} takes no value: leave {word!r} out; {positive} is a yes, {off} a no"
+    if option in options:
+        return f"{option} takes no {word!r} besides its value"
+    return f"unexpected {word!r}"
 
 
 def _negated(option: str) -> str:
