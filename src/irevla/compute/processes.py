@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from irevla.errors import UserError
 
 ENGINE = "IREVLA_ENGINE"  # variable with the process id of the engine that starts processes
+MEETING = "IREVLA_MEETING"  # ... with the folder, this user's alone, in which they find each other
 
 
 def outlive_nobody(parent: int) -> None:

@@ -10,6 +10,7 @@ from torch import Tensor, distributed, nn
 from torch.distributed.fsdp import fully_shard
 
 from irevla.compute.device import find_device
+from irevla.compute.processes import MEETING
 from irevla.errors import UserError
 
 
@@ -113,11 +114,19 @@ def joined(device: str) -> Iterator[tuple[Ranks, torch.device]]:
     if chosen.type == "cuda":
         chosen = _own_gpu(int(os.environ["LOCAL_RANK"]))
         torch.cuda.set_device(chosen)
-    distributed.init_process_group("nccl" if chosen.type == "cuda" else "gloo")
+    _meet("nccl" if chosen.type == "cuda" else "gloo")
     try:
         yield Ranks(distributed.get_rank(), distributed.get_world_size()), chosen
     finally:
         distributed.destroy_process_group()
+
+
+def _meet(backend: str) -> None:
+    """Find the other processes through a file: the port of torch's own store would listen to all
+    the network."""
+    rank, size = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
+    place = f"file://{os.environ[MEETING]}/group"
+    distributed.init_process_group(backend, init_method=place, rank=rank, world_size=size)
 
 
 def _own_gpu(local_rank: int) -> torch.device:

@@ -1,6 +1,6 @@
 """The engine torchrun: several processes of this machine, one for each GPU if there are any.
 
-They find each other through a file that is this user's alone: torch unpickles what lies there.
+They find each other through files that are this user's alone: torch unpickles what lies there.
 They talk on the loopback interface. One that dies ends all.
 """
 
@@ -12,18 +12,21 @@ from uuid import uuid4
 
 from torch.distributed import run
 
-from irevla.compute.processes import ENGINE, outlive_nobody
+from irevla.compute.processes import ENGINE, MEETING, outlive_nobody
 
 LOOPBACK = {"GLOO_SOCKET_IFNAME": "lo", "NCCL_SOCKET_IFNAME": "lo"}
+# torchrun would open a port for addresses, which all the network reaches and nobody here needs.
+NO_PORT = {"TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1"}
 
 
 def main() -> None:
     """`python -m irevla.compute.torchrun PARENT_PID PROCESSES MODULE ARGUMENT ...`."""
     parent, processes, module, *arguments = sys.argv[1:]
     threading.Thread(target=outlive_nobody, args=(int(parent),), daemon=True).start()
-    os.environ.update(LOOPBACK)
+    os.environ.update(LOOPBACK | NO_PORT)
     os.environ[ENGINE] = str(os.getpid())
     with TemporaryDirectory() as folder:
+        os.environ[MEETING] = folder
         run.main([*meeting(folder), "--nproc-per-node", processes, "--module", module, *arguments])
 
 
