@@ -39,13 +39,11 @@ from irevla.learners.sac import SAC
 from irevla.models.policy import VLAPolicy, build_policy
 from irevla.models.sac_actor import SoftActor
 from irevla.rollout.actors import MeanActor
-from irevla.rollout.demonstrations import open_store
 from irevla.rollout.serve import Server, View
 from irevla.runs.run import open_run
 from irevla.stages import async_learner, keeping
 from irevla.stages.async_learner import AsyncLearner, SharedWeights
 from irevla.stages.keeping import Kept, recall
-from irevla.stages.sac import run_sac
 from irevla.stages.start import new_policy, starting_policy
 from irevla.storage.metrics import Metrics
 from irevla.tasks import SFT, Stage
@@ -495,16 +493,25 @@ def test_the_actor_reads_only_whole_weights() -> None:
     assert reader.read() and weights_hash(read) == weights_hash(written)
 
 
-def test_without_any_success_it_says_what_to_do(config: Config, tmp_path: Path) -> None:
-    few = replace(config, sac=replace(config.sac, attempts=5))
-    with open_run(tmp_path / "run", few) as run:
-        policy = starting_policy(run, POINTMASS)
-        # up and to the right, away from the target
-        torch.nn.init.zeros_(policy.action_head.mlp[-1].weight)
-        torch.nn.init.constant_(policy.action_head.mlp[-1].bias, 5.0)
-        online = open_store(POINTMASS, config.env, tmp_path / "online", kind="online")
-        with pytest.raises(UserError, match=r"none of 5 episodes.*--sac\.attempts"):
-            run_sac(run, policy, Stage("rl", TASK), suite=POINTMASS, online=online)
+def test_a_task_without_any_success_says_what_to_do_and_is_left_out(
+    config: Config, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    policy = VLAPolicy.from_pretrained(config.from_checkpoint)
+    # up and to the right, away from the target
+    torch.nn.init.zeros_(policy.action_head.mlp[-1].weight)
+    torch.nn.init.constant_(policy.action_head.mlp[-1].bias, 5.0)
+    policy.save_pretrained(tmp_path / "stubborn")
+    sac = replace(config.sac, attempts=5)
+    few = replace(config, sac=sac, from_checkpoint=str(tmp_path / "stubborn"))
+    play(tmp_path / "run", few)
+    said = "left-disc-new in none of 5 episodes, so that SAC has nothing to begin with"
+    assert said in " ".join(capsys.readouterr().err.split())
+    done = events(tmp_path / "run")
+    assert said in done[f"zero-shot:{TASK}"]["note"] and done[f"rl:{TASK}"]["updates"] == 0
+    assert done[f"harvest:{TASK}"]["tried"] == 0 and f"evaluated sl:{TASK}" in done
+    write_report(tmp_path / "run")
+    play(tmp_path / "run", few)  # and nothing is played again
+    assert events(tmp_path / "run").keys() == done.keys()
 
 
 def test_it_stops_where_it_has_converged(config: Config, tmp_path: Path) -> None:

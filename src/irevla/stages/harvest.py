@@ -12,6 +12,7 @@ from irevla.rollout.episodes import in_order
 from irevla.rollout.played import open_episodes
 from irevla.runs.run import Run
 from irevla.stages.contract import note_failure, still_to_play
+from irevla.stages.zero_shot import found_nothing
 from irevla.tasks import SHARE, Purpose, Stage, first_seed
 
 
@@ -26,6 +27,9 @@ def run_harvest(
     within `ppo.steps` or `sac.steps` decisions come first (the control "self-imitation").
     """
     if run.journal.done(stage.name) is not None:
+        return
+    if found_nothing(run, stage):  # the policy is as it was then
+        run.journal.append(stage.name, tried=0, decisions=0, kept=0)
         return
     config = run.config.harvest
     practice = _practice(run.config)

@@ -35,7 +35,7 @@ from irevla.stages.learner import InStepLearner, OnlineLearner, SACLearner
 from irevla.stages.sac_elsewhere import RemoteLearner, submit_sac
 from irevla.stages.sac_job import SACFolder
 from irevla.stages.starts import Starts
-from irevla.stages.zero_shot import collect_successes
+from irevla.stages.zero_shot import collect_successes, found_nothing
 from irevla.tasks import Stage, draw_seed
 
 LATENCIES = 1000  # decisions, the last ones, over which the latency is logged
@@ -65,6 +65,9 @@ def _run_sac(
     acting = policy.hash()  # as the stage begins: what its episodes are marked with
     kept = open_kept(run, policy, stage, suite=suite, online=online)
     collect_successes(run, policy, stage.then("zero-shot"), suite=suite, kept=kept)
+    if found_nothing(run, stage):  # other tasks must not wait for this one
+        complete(run, policy, stage, **RLProgress(config).facts(), updates=0)
+        return
     sac = SAC(policy.action_head, config, seed=run.draws(stage), execute=policy.execute)
     learner = SACLearner(sac, demonstrations=kept.demonstrations, online=kept.practice)
     progress = RLProgress(config)

@@ -7,9 +7,8 @@ from typing import Any
 from irevla.compute.device import threads
 from irevla.envs.suite import Authorization, Suite
 from irevla.envs.vector import Job
-from irevla.errors import UserError
 from irevla.models.policy import VLAPolicy
-from irevla.progress import bar
+from irevla.progress import bar, console
 from irevla.rollout.actors import MeanActor
 from irevla.rollout.episodes import Outcome, in_order
 from irevla.rollout.serve import Server
@@ -29,10 +28,12 @@ def collect_successes(
     without noise.
 
     Those of earlier rounds count. With `sac.keep_failures` those that fail begin the online buffer:
-    they are encoded already. Fewer are told; where there is none at all, `UserError`. A buffer that
-    was deleted, since it was damaged, is made again.
+    they are encoded already. Fewer are told, and none too. A buffer that was deleted, since it was
+    damaged, is made again.
     """
     if run.journal.done(stage.name) is not None and kept.demonstrations.episodes:
+        return
+    if found_nothing(run, stage):
         return
     known = lengths(kept.demonstrations.episodes)
     done = {seed: steps for seed, steps in known.items() if not is_earlier(seed, stage)}
@@ -42,17 +43,24 @@ def collect_successes(
         run.journal.append(stage.name, tried=0, decisions=0, kept=0, recalled=recalled)
         return
     facts = _play(run, policy, stage, suite=suite, kept=kept, done=done, wanted=wanted)
-    if not facts["kept"] + recalled:
-        raise UserError(
-            f"the policy solved {stage.task} in none of {facts['tried']} episodes, so that SAC has "
-            "nothing to begin with: begin with a better policy, allow more --sac.attempts, or "
-            "choose --rl ppo (with another --out)"
-        )
     if recalled:
         facts["recalled"] = recalled
     if facts["kept"] < wanted:
         facts["note"] = f"only {facts['kept']} successes in {facts['tried']} episodes"
+    if not facts["kept"] + recalled:
+        facts["note"] = (
+            f"the policy solved {stage.task} in none of {facts['tried']} episodes, so that SAC has "
+            "nothing to begin with: begin with a better policy, allow more --sac.attempts, or "
+            "choose --rl ppo (with another --out)"
+        )
+        console.print(f"{stage.name}: {facts['note']}", style="yellow", soft_wrap=True)
     run.journal.append(stage.name, **facts)
+
+
+def found_nothing(run: Run, stage: Stage) -> bool:
+    """Whether the zero-shot episodes of a turn were played, and none has ever succeeded."""
+    record = run.journal.done(stage.then("zero-shot").name)
+    return record is not None and not record["kept"] + record.get("recalled", 0)
 
 
 def _play(
