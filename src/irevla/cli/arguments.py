@@ -31,10 +31,10 @@ def parse(kind: type[Any], argv: Sequence[str], *, prog: str) -> Any:
     except SystemExit as error:
         raise UserError(f"{_one_line(complaint.getvalue())} (see `{prog} --help`)") from error
     if strangers:
-        word = strangers[0].partition("=")[0]
+        word = strangers[0]
         options = dict(_options(kind))
         if word.startswith("-"):
-            raise _unknown_option(word, options, see=f"{prog} --help")
+            raise _unknown_option(word.partition("=")[0], options, see=f"{prog} --help")
         raise UserError(f"{_of_no_option(word, argv, options)} (see `{prog} --help`)")
     return arguments
 
@@ -50,7 +50,7 @@ def _unknown_option(word: str, options: Mapping[str, Any], *, see: str) -> UserE
 
 def _of_no_option(word: str, argv: Sequence[str], options: Mapping[str, Any]) -> str:
     """Say what a value does that nobody takes: "--eval.videos takes no value ..."."""
-    words = [part for each in argv for part in each.split("=", 1)]
+    words = [part for each in argv for part in (each.split("=", 1) if each[:2] == "--" else [each])]
     before = [each for each in words[: words.index(word)] if each.startswith("--")]
     option = before[-1].replace("_", "-") if before else ""
     positive = {_negated(each): each for each in options}.get(option, option)
