@@ -65,7 +65,7 @@ def test_a_mistake_gets_one_line(
         (["--device", "quantum"], "quantum"),
         (["--eval.videos", "false"], "--eval.videos is a yes, --eval.no-videos a no"),
         (["--eval.videos=a=b"], "leave 'a=b' out"),
-        (["a=b"], "unexpected 'a=b'"),
+        (["a=b"], "--eval.episodes takes no 'a=b' besides its value"),
         (["--eval.no-videos=true"], "--eval.no-videos takes no value: leave 'true' out"),
         (["--sac.steps", "10", "20"], "--sac.steps takes no '20' besides its value"),
         (["--dry-run"], "unknown option '--dry-run'; see `irevla run pointmass --help`"),
