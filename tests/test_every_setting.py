@@ -678,7 +678,6 @@ SETTINGS: dict[str, Seen] = {
     "ppo.hopeless": Seen(partial(optimised, rollouts=UnluckyRollouts), 8),
     "ppo.window": Seen(optimised, 12, {"ppo.window": 8, "ppo.converged": 0.5}),
     **{f"sac.{name}": Seen(reinforced, value, SAC) for name, value in SAC_FIELDS.items()},
-    "sac.starts": Seen(reinforced, 4, SAC),
     "sac.converged": Seen(reinforced, 0.4, {**SAC, "sac.window": 4}),
     "sac.hopeless": Seen(partial(reinforced, play=Unlucky), 2, SAC),
     "sac.window": Seen(reinforced, 6, {**SAC, "sac.window": 4, "sac.converged": 0.4}),

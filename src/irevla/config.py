@@ -383,12 +383,10 @@ class SACConfig:
     window: int = 100  # ... of so many
     hopeless: int = 200  # stop when none of so many training episodes has ever succeeded
     checkpoint_every: int = 50  # episodes between checkpoints
-    starts: int = 1  # of so many starts, looked at beforehand, the least certain one is played
 
     def __post_init__(self) -> None:
         _positive(self, "sac.", "steps", "demonstrations", "updates_per_decision", "batch", "utd")
-        _positive(self, "sac.", "starts")
-        _at_most(self, "sac.", attempts=SHARE, starts=100)
+        _at_most(self, "sac.", attempts=SHARE)
         _positive(self, "sac.", "lr", "critic_lr", "critics", "alpha")
         _positive(self, "sac.", "grad_clip", "window", "hopeless", "checkpoint_every")
         _not_negative(self, "sac.", "anchor", "warmup")
@@ -402,11 +400,6 @@ class SACConfig:
         _check(
             self.demonstrations <= self.attempts,
             f"sac.attempts {self.attempts} cannot give {self.demonstrations} sac.demonstrations",
-        )
-        _check(
-            self.starts == 1 or self.checkpoint_every > 1,
-            "the first start after a checkpoint is played as it comes: for a choice of sac.starts, "
-            "sac.checkpoint_every must be 2 at least",
         )
 
 

@@ -27,6 +27,7 @@ line."""
 GONE = (
     "sft.online_share", "sft.discount", "sl.validation", "sac.rate", "sac.backup_entropy",
     "sac.tau", "sac.subset", "sac.entropy", "sac.candidates", "sac.trial",
+    "sac.starts",
 )  # fmt: skip
 """Settings of older versions that did nothing, that no run had, or whose part of an algorithm is
 gone: in files of then."""

@@ -173,10 +173,6 @@ class LatentReplay:
         state = torch.from_numpy(self._map["state"][index])
         return Features(bits.view(torch.bfloat16).float(), mask, state)
 
-    def starts(self, episodes: Sequence[int]) -> Features:
-        """Return what was seen first in some episodes; on the CPU."""
-        return self.features(self._ends[list(episodes)])
-
     def _records(self, episode: LatentEpisode) -> np.ndarray:
         features = episode.features.to("cpu")
         spec = self.spec

@@ -124,8 +124,6 @@ def _check_real_arm(suite: Suite, config: Config) -> None:
             "the arm's settings say dry_run: true, where nothing moves, so nothing can be learnt: "
             "set it to false (`irevla eval` plays dry episodes)"
         )
-    if config.rl == "sac" and config.sac.starts > 1:
-        raise UserError("where things stand on a real arm is a person's choice: --sac.starts 1")
     only = suite.real_arm.only_policy()
     if (learns or method.sl != "none") and only:
         raise UserError(

@@ -34,9 +34,8 @@ from irevla.stages.keeping import Kept, length, open_environments, open_kept, re
 from irevla.stages.learner import InStepLearner, OnlineLearner, SACLearner
 from irevla.stages.sac_elsewhere import RemoteLearner, submit_sac
 from irevla.stages.sac_job import SACFolder
-from irevla.stages.starts import Starts
 from irevla.stages.zero_shot import collect_successes, found_nothing
-from irevla.tasks import Stage, draw_seed
+from irevla.tasks import Purpose, Stage, draw_seed, first_seed
 
 LATENCIES = 1000  # decisions, the last ones, over which the latency is logged
 
@@ -91,8 +90,7 @@ def _run_sac(
         _count(progress, kept)
         actor = ExploringActor(policy, _noise(run, policy, stage), learning.act)
         records = recorder(run, policy, acting, vec, images=kept.images)
-        starts = Starts(run, policy, stage, suite, kept, sac.read)
-        practise = _Practice(run, policy, stage, suite, kept, learning, progress, advance, starts)
+        practise = _Practice(run, policy, stage, suite, kept, learning, progress, advance)
         for _ in practise.legs(Server(vec, actor, records)):
             if isinstance(learning, InStepLearner):
                 save(run.checkpoints, policy, stage, learner, **progress.files())
@@ -133,7 +131,6 @@ class _Practice:
     learning: OnlineLearner
     progress: RLProgress
     advance: Advance
-    starts: Starts
 
     def legs(self, server: Server[Outcome]) -> Iterator[None]:
         """Play until the stage is over; yield between two legs, when no episode is under way."""
@@ -141,7 +138,7 @@ class _Practice:
         dropped = progress.dropped
         learnt: Mapping[str, float] = {}
         while not progress.over:
-            for outcome in _play_leg(self.starts, server):
+            for outcome in _play_leg(self.run, self.stage, server, self.kept, self.suite):
                 if outcome.job.task != self.stage.task:
                     continue  # it put things back
                 progress.dropped = dropped + server.vec.dropped
@@ -180,18 +177,21 @@ class _Practice:
         self.run.metrics.log(self.stage.name, decisions, updates=updates, **metrics)
 
 
-def _play_leg(starts: Starts, server: Server[Outcome]) -> Iterator[Outcome]:
+def _play_leg(
+    run: Run, stage: Stage, server: Server[Outcome], kept: Kept, suite: Suite
+) -> Iterator[Outcome]:
     """Play so many whole episodes; when all of them have ended, there may be a checkpoint.
 
     Nothing is under way then, so that a run that goes on from it plays what one would that was
     never stopped. On a real arm each success of a task that another one undoes is followed by an
     episode of that, with the same policy: nothing is learnt from it.
     """
-    task = starts.stage.task
-    jobs = (Job(task, seed) for seed in starts.next_leg())
-    arm = starts.suite.real_arm
-    partner = "" if arm is None else arm.partner(task)
-    return server.play(_and_back(jobs, partner, starts.kept) if partner else jobs)
+    first = first_seed(Purpose.RL, run.config.seed, round=stage.round)
+    first = max([first, *(episode["seed"] + 1 for episode in kept.practised)])
+    seeds = range(first, first + run.config.sac.checkpoint_every)
+    jobs = (Job(stage.task, seed) for seed in seeds)
+    partner = "" if suite.real_arm is None else suite.real_arm.partner(stage.task)
+    return server.play(_and_back(jobs, partner, kept) if partner else jobs)
 
 
 def _and_back(jobs: Iterator[Job], partner: str, kept: Kept) -> Iterator[Job]:
