@@ -54,11 +54,12 @@ def test_what_an_engine_refuses_is_known_from_its_log(tmp_path: Path) -> None:
 
 
 SUBMITTER = """
-import sys, time
+import signal, sys, time
 from pathlib import Path
 from irevla.compute import engine
+signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored in what a shell's `&` started
 with engine.started(engine.torchrun(2), "sleeps", sys.argv[1:], log=Path(sys.argv[1]) / "log"):
-    time.sleep(100)
+    time.sleep(1000)
 """
 
 
