@@ -62,9 +62,15 @@ def differences(some: dict[str, Tensor], others: dict[str, Tensor]) -> float:
     return max(float((some[name] - others[name]).abs().max()) for name in compared)
 
 
+LOOPBACK = (
+    "0100007F",  # 127.0.0.1, as /proc/net/tcp has it; in tcp6 the same, and ::1
+    "0000000000000000FFFF00000100007F",
+    "00000000000000000000000001000000",
+)
+
+
 def listening() -> list[str]:
-    """Return where this process and torchrun listen, but for loopback, as in /proc/net/tcp and
-    tcp6."""
+    """Return where this process and torchrun listen, but for loopback."""
     folders = [Path(f"/proc/{process}/fd") for process in (os.getpid(), os.getppid())]
     mine = {
         str(each.readlink()) for folder in folders for each in folder.iterdir() if each.is_symlink()
@@ -73,7 +79,7 @@ def listening() -> list[str]:
     for table in ("tcp", "tcp6"):
         rows = [line.split() for line in Path(f"/proc/net/{table}").read_text().splitlines()[1:]]
         waits = [row for row in rows if row[3] == "0A" and f"socket:[{row[9]}]" in mine]
-        found += [row[1] for row in waits if not row[1].startswith("0100007F")]
+        found += [row[1] for row in waits if not row[1].startswith(LOOPBACK)]
     return found
 
 
