@@ -62,6 +62,12 @@ def read_config(data: Mapping[str, Any]) -> Config:
     return config
 
 
+def gone(data: Mapping[str, Any]) -> list[str]:
+    """Return the settings of an older version that have no meaning now, as "sac.tau: 0.005 ->
+    gone"."""
+    return [f"{name}: {value!r} -> gone" for name, value in _flat(data).items() if name in GONE]
+
+
 def _flat(data: Mapping[str, Any], where: str = "") -> dict[str, Any]:
     """Return nested groups of settings as {"sft.augment.colour": 0.35, ...}."""
     flat: dict[str, Any] = {}

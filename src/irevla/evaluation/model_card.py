@@ -4,8 +4,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from irevla import config_io
 from irevla.config import Config
-from irevla.config_io import from_dict, to_dict
 from irevla.errors import UserError
 from irevla.evaluation.report import acting, code, describe
 from irevla.evaluation.stats import Results, read_results
@@ -40,7 +40,7 @@ def export(path: Path | str, *, name: str) -> tuple[dict[str, Any], str]:
         if written.exists():
             return files, read_text(written)
         return files, model_card(files[CONFIG], name=name)
-    settings = to_dict(read_config(run))
+    settings = config_io.to_dict(read_config(run))
     files[CONFIG] |= {"run": {key: settings[key] for key in SETTINGS}}
     return files, model_card(files[CONFIG], name=name, results=_results(run, place.name))
 
@@ -56,8 +56,7 @@ def run_of(place: Path) -> Path | None:
 def exported_settings(place: Path) -> Config | None:
     """Return the settings that an exported policy carries; None where it carries none."""
     carried = read_policy(place)[CONFIG].get("run")
-    config: Config | None = from_dict(carried) if carried else None
-    return config
+    return config_io.read_config(carried) if carried else None
 
 
 def _results(run: Path, checkpoint: str) -> str:

@@ -164,7 +164,8 @@ def _settings_of_run(run: Path) -> Config:
     try:
         return read_config(run)
     except UserError as error:
-        reason = str(error).partition(";")[0]  # without its remedy, for who wrote the file by hand
+        reason = str(error).removeprefix(f"{run / 'config.yaml'}: ")
+        reason = reason.partition(";")[0]  # without its remedy, for who wrote the file by hand
         raise UserError(
             f"{run} is no run of Algorithm 1 that can be read here ({reason}): name one, or what "
             "push has written"

@@ -143,7 +143,7 @@ def _check_whole(run: Run) -> None:
 
 def _note_changes(run: Run) -> None:
     """Write down what was changed since the run was started, or since it was last resumed."""
-    changed = _differences(run.directory, run.config)
+    changed = _differences(run.directory, run.config) + config_io.gone(_settings(run.directory))
     known = run.journal.done(CHANGED)
     if changed == (known["settings"] if known else []):
         return
@@ -185,7 +185,11 @@ def open_directory(
 
 def read_config(directory: Path) -> Config:
     """Return the settings that a run of Algorithm 1 was started with."""
-    return config_io.read_config(_settings(directory))
+    settings = _settings(directory)
+    try:
+        return config_io.read_config(settings)
+    except UserError as error:
+        raise UserError(f"{directory / CONFIG}: {error}") from error
 
 
 def _check_vacant(directory: Path) -> None:
@@ -222,11 +226,12 @@ def _differences(directory: Path, config: Any) -> list[str]:
     nor does a path that is written in another way.
     """
     data = _settings(directory)
-    old = config_io.from_dict(data, kind=type(config))
+    is_run = type(config) is Config
+    old = read_config(directory) if is_run else config_io.from_dict(data, kind=type(config))
     groups = [name for name, value in vars(old).items() if is_dataclass(value)]
     younger = {name: getattr(old, name) for name in groups if name not in data}
     config = replace(config, **younger)
-    return config_io.differences(old, _as_spelt(old, config) if type(old) is Config else config)
+    return config_io.differences(old, _as_spelt(old, config) if is_run else config)
 
 
 def _as_spelt(old: Config, new: Config) -> Config:
