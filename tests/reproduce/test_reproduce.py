@@ -142,6 +142,8 @@ def test_a_table_from_the_command_line(tmp_path: Path, capsys: pytest.CaptureFix
     }  # fmt: skip
     before = {path: path.read_bytes() for path in tmp_path.glob("*/seed-0/*.jsonl")}
     assert main(command) == 0
+    by_sac = ["reproduce", "controls", *command[2:], "--rows", "sft", "--rl", "sac"]
+    assert main(by_sac) == 0, "stage 0 is the same, whatever follows it"
     assert {path: path.read_bytes() for path in before} == before, "nothing is run again"
     capsys.readouterr()
     assert main([*command, "--plot", "--rows", "irevla"]) == 0

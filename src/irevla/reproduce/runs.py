@@ -1,6 +1,7 @@
 """The runs of a grid, one after the other; what several rows share is measured once."""
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -8,13 +9,16 @@ import irevla
 from irevla.config import METHODS
 from irevla.progress import console
 from irevla.reproduce.grid import SFT, Cell
-from irevla.runs.run import JOURNAL, Run, is_finished, open_run, read_config
+from irevla.runs.run import CONFIG, JOURNAL, Run, is_finished, open_run, read_config
 from irevla.storage.journal import CHECKSUM, Journal
 from irevla.tasks import BASELINE
 from irevla.tasks import SFT as STAGE_0
 
 MEASURES = ("suite", "seed", "expert_tasks", "rl_tasks", "unseen_tasks", "env", "eval", "model")
 """The settings that an evaluation of stage 0 hangs on, beside the policy itself."""
+
+LATER = ("rl", "rounds", "ppo", "sac", "harvest", "sl")
+"""The settings that stage 0 does not read: rows that differ in them share one."""
 
 
 def make(grid: Sequence[Cell]) -> Iterator[Cell]:
@@ -23,6 +27,7 @@ def make(grid: Sequence[Cell]) -> Iterator[Cell]:
     The same call again goes on where the last one stopped. Raises `UserError` where one was made
     with other settings.
     """
+    grid = [_as_begun(cell) for cell in grid]
     for cell in grid:
         if is_finished(cell.directory):
             with open_run(cell.directory, cell.config) as run:  # of these settings, and all written
@@ -36,6 +41,16 @@ def make(grid: Sequence[Cell]) -> Iterator[Cell]:
                 take_over(run, first)
         irevla.run(cell.config, out=cell.directory)
         yield cell
+
+
+def _as_begun(cell: Cell) -> Cell:
+    """Return a cell, of the row "sft" with those of its settings that do not matter to it as they
+    were when it was begun: another table may have begun it."""
+    if cell.row != SFT or not (cell.directory / CONFIG).exists():
+        return cell
+    known = read_config(cell.directory)
+    begun = {name: getattr(known, name) for name in LATER}
+    return replace(cell, config=replace(cell.config, **begun))
 
 
 def first_of(cell: Cell) -> Path:
