@@ -162,6 +162,19 @@ def test_a_task_that_rl_trains_counts_as_an_rl_task_alone() -> None:
     assert [line.task for line in results.lines() if line.task == "both"] == ["both"]
 
 
+def test_a_task_counts_as_what_it_was_in_the_run_not_in_the_suite() -> None:
+    """As LIBERO's object-1, an expert task of the suite that the preset's policy never saw."""
+    named = {"expert_tasks": ["a"], "rl_tasks": ["b"], "unseen_tasks": ["c", "d"]}
+    others = [row(task, 1, 2) for task in "abc"]
+    rows = (*others, replace(row("d", 1, 2), category=Category.RL))
+    results = Results(named, "", {}, "", rows)
+    assert [results.tasks(category) for category in results.categories] == [
+        ("a",),
+        ("b",),
+        ("c", "d"),
+    ]
+
+
 def test_settings_younger_than_the_run_have_their_defaults() -> None:
     old = Results({"suite": "kitchen", "ppo": {"warmup": 7}}, "", {}, "", ())
     assert old.settings["ppo"]["warmup"] == 7

@@ -293,8 +293,14 @@ class Results:
         return bool(settings["rl"] == "sac" and settings["sac"]["gripper"])
 
     def category(self, row: Row) -> Category:
-        """Return where a task counts: what RL trains is an RL task, even if it is demonstrated."""
-        return Category.RL if row.task in self.settings["rl_tasks"] else row.category
+        """Return where a task counts: what RL trains is an RL task, even if it is demonstrated.
+
+        A run names its tasks, or leaves them to the suite, whose categories rows have.
+        """
+        for category in (Category.RL, Category.EXPERT, Category.UNSEEN):
+            if row.task in self.settings[f"{category}_tasks"]:
+                return category
+        return row.category
 
     @property
     def categories(self) -> tuple[Category, ...]:
