@@ -158,6 +158,15 @@ def evaluated(path: Path, capsys: pytest.CaptureFixture[str], *, code: int = 0) 
     return capsys.readouterr()[0 if code == 0 else 1]
 
 
+def test_a_task_is_what_it_was_to_the_policy(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    settings = {**to_dict(CONFIG), "expert_tasks": ["right-disc"], "unseen_tasks": ["left-disc"]}
+    (run / "config.yaml").write_text(yaml.safe_dump(settings, sort_keys=False))
+    assert json.loads(evaluated(run, capsys))[0]["category"] == "unseen"
+    elsewhere = ["eval", str(run), "--suite", "pointmass", "--tasks", "left-disc"]
+    assert main([*elsewhere, "--episodes", "1", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)[0]["category"] == "expert"
+
+
 def test_settings_around_an_exported_policy_are_not_its_own(
     run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

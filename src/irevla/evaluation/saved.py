@@ -11,7 +11,7 @@ from irevla.envs.suite import load_suite, suite_of_file
 from irevla.errors import UserError
 from irevla.evaluation.evaluate import Played, Protocol, evaluate_policy, rows_of
 from irevla.evaluation.model_card import exported_settings, run_of
-from irevla.evaluation.stats import Row
+from irevla.evaluation.stats import Row, role
 from irevla.models.files import CONFIG, check_fits
 from irevla.models.hub import locate
 from irevla.models.policy import VLAPolicy
@@ -79,17 +79,25 @@ def evaluate_saved(
     protocol = Protocol(found, chosen, env, episodes, seed, words, playing.rollouts)
     method = config.method + ("" if words == "right" else f", {words} words")
     named: Any = {"method": method, "stage": path.absolute().name, "run_seed": config.seed}
+    own = Config() if suite else config  # elsewhere its tasks are the suite's
     played: list[Played] = []
     try:
         with threads(1):
-            return evaluate_policy(policy, protocol, **named, keep=played.append).rows
+            rows = evaluate_policy(policy, protocol, **named, keep=played.append).rows
+        return _as_in_run(rows, own)
     except (KeyboardInterrupt, UserError) as error:
         if found.real_arm is None or not played:
             raise
         rows = rows_of(played, protocol, **named, chunk=policy.chunk, execute=policy.execute)
+        rows = _as_in_run(rows, own)
         if isinstance(error, UserError):
             raise Unfinished(str(error), rows) from error
         raise Interrupted(rows) from error
+
+
+def _as_in_run(rows: Sequence[Row], config: Config) -> list[Row]:
+    """Return rows with each task as what it was to the policy, whatever it is in its suite."""
+    return [replace(row, category=role(row, vars(config))) for row in rows]
 
 
 def evaluate_on(

@@ -180,6 +180,18 @@ class Count:
         return wilson(self.successes, self.episodes)
 
 
+def role(row: Row, settings: Mapping[str, Any]) -> Category:
+    """Return what a task is in the run with these settings: what RL trains is an RL task, even if
+    it is demonstrated.
+
+    A run names its tasks, or leaves them to the suite, whose categories rows have.
+    """
+    for category in (Category.RL, Category.EXPERT, Category.UNSEEN):
+        if row.task in settings[f"{category}_tasks"]:
+            return category
+    return row.category
+
+
 def pool(rows: Sequence[Row]) -> Count | None:
     """Return rows of one stage as one count; None of no rows.
 
@@ -293,14 +305,8 @@ class Results:
         return bool(settings["rl"] == "sac" and settings["sac"]["gripper"])
 
     def category(self, row: Row) -> Category:
-        """Return where a task counts: what RL trains is an RL task, even if it is demonstrated.
-
-        A run names its tasks, or leaves them to the suite, whose categories rows have.
-        """
-        for category in (Category.RL, Category.EXPERT, Category.UNSEEN):
-            if row.task in self.settings[f"{category}_tasks"]:
-                return category
-        return row.category
+        """Return where a task counts: see `role`."""
+        return role(row, self.settings)
 
     @property
     def categories(self) -> tuple[Category, ...]:
