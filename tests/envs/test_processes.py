@@ -2,6 +2,8 @@
 
 import os
 import signal
+import subprocess
+import sys
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -114,3 +116,20 @@ def test_episodes_look_as_in_a_fresh_worker(kept: None) -> None:
     again = play(config)
     for old, new in zip(fresh, again, strict=True):
         assert len(old) == len(new) and all(map(np.array_equal, old, new))
+
+
+LEAVING = """
+import os, signal, sys, threading
+from irevla.envs import worker
+
+worker._serve = lambda connection, memory: None
+read, write = os.pipe()
+sys.argv = ["worker", str(os.getppid()), str(read), "0"]
+worker.main()
+threading._register_atexit(lambda: os.kill(os.getpid(), signal.SIGTERM))
+"""
+
+
+def test_a_worker_that_is_ended_as_it_leaves_says_nothing() -> None:
+    done = subprocess.run([sys.executable, "-c", LEAVING], capture_output=True, check=False)
+    assert (done.returncode, done.stderr) == (-signal.SIGTERM, b"")

@@ -321,6 +321,9 @@ def main() -> None:
     parent, pipe, memory = map(int, sys.argv[1:])
     threading.Thread(target=outlive_nobody, args=(parent,), daemon=True).start()
     _serve(Connection(pipe), memory)
+    signal.signal(
+        signal.SIGTERM, signal.SIG_DFL
+    )  # nothing is held; Python's end must not be cut off
 
 
 if __name__ == "__main__":
