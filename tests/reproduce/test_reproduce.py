@@ -160,6 +160,9 @@ def test_a_table_from_the_command_line(tmp_path: Path, capsys: pytest.CaptureFix
     assert draw("other", tmp_path, rows, (0, 1)) == text
     assert "irevla against more-sft" not in text and "irevla against ppo-full" in said
 
+    (practised,) = [each for each in said.splitlines() if each.startswith("| scratch |")]
+    assert practised.split("|")[3].strip() == "–", "it did not begin with what SFT can"
+
     # Each task's own policy is what learning from scratch came to, and there is none of others.
     assert "scratch against sft, rl:" in said and "scratch against sft, expert" not in said
 

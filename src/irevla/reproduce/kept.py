@@ -48,7 +48,9 @@ def _practice_line(found: Found, row: str) -> str:
 
 
 def _gained(found: Found, row: str) -> str:
-    """Return what the RL tasks gained in an hour of practice."""
+    """Return what the RL tasks gained in an hour of practice, where SFT is what it began with."""
+    if not METHODS[ROWS[row][0]].sft:
+        return NONE
     example = next(iter(found[row].values())).results
     compared = pairs(found, FIRST, row, example.tasks(Category.RL))
     hours = [found[row][seed].hours for seed in compared.seeds]
